@@ -27,7 +27,6 @@ from hf_mpwriter.system.process import safe_name
 Environ = Mapping[str, str]
 
 LONGEST_NAME = 64  # characters of the name of a job
-JOB_VARIABLE = "HF_MPWRITER_JOB"
 # SLURM sets SLURM_PROCID=0 in the batch script too, which is not a task of a step.
 SLURM_STEP_VARIABLES = ("SLURM_STEP_ID", "SLURM_STEPID")
 NOT_A_STEP = ("", "batch", "4294967291", "extern", "4294967292", "interactive", "4294967290")
@@ -48,10 +47,6 @@ def _match(environ: Environ, variable: str, pattern: str) -> str:
     """The value of a variable if all of it matches, else ""."""
     value = environ.get(variable)
     return value if value and re.fullmatch(pattern, value, re.ASCII) else ""
-
-
-def _named(environ: Environ) -> str:
-    return environ.get(JOB_VARIABLE, "").strip()
 
 
 def _slurm(environ: Environ) -> str:
@@ -113,7 +108,6 @@ def _torchrun(environ: Environ) -> str:
 
 
 ROWS = (
-    JobSystem("", _named),
     JobSystem("slurm", _slurm),
     JobSystem("pbs", _pbs),
     JobSystem("lsf", _lsf),
@@ -136,7 +130,7 @@ def job_name(environ: Environ) -> str:
 
 
 def _name(system: str, job: str) -> str:
-    whole = f"{system}_{job}" if system else job
+    whole = f"{system}_{job}"
     name = safe_name(whole)
     if name == whole:
         return name

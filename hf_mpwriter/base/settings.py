@@ -14,19 +14,16 @@ Environment:
     HF_MPWRITER_GRACE               seconds between SIGTERM and SIGKILL
     HF_MPWRITER_COMMITS_PER_HOUR    to one repository, by all runs of a user on a host; 100 if not set
     HF_MPWRITER_NODES               of the job, if its launcher does not tell; read by base/nodes.py
-    HF_MPWRITER_PUSH_ON             signals such as USR1, separated by commas, that ask for a push
     HF_MPWRITER_LOGDIR              the run directory of a writer without one
-    HF_MPWRITER_PROMETHEUS          1: uploaders write what they do for Prometheus, see uploader/health/metrics.py
     HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/home.py
     HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`
     HF_MPWRITER_SYSTEM_METRICS      1: what the machine does is logged too, see `Settings`
     HF_MPWRITER_ALL_RANKS           1: a run of all ranks together is derived, see `Settings`
-    HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/supervision/contact.py
+    HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/contact.py
     HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes without `sys.executable`; see system/launch.py
     HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and one that is open to
                                     that group is trusted
-    HF_MPWRITER_JOB                 name of the job, and so of the default run directory; read by base/job.py
     HF_MPWRITER_DEBUG               1: commands show tracebacks; read by cli/words.py
     HF_MPWRITER_FAILPOINT           faults for tests, see system/failpoints.py
 """
@@ -42,11 +39,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from hf_mpwriter.base.arguments.values import check_endpoint, switch
-from hf_mpwriter.base.arguments.variables import ON
+from hf_mpwriter.base.arguments import check_endpoint, switch
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.names import commit_url, folder_url, name_on_hub
-from hf_mpwriter.system.supervision import push_on
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
@@ -57,6 +52,20 @@ DEFAULT_COMMITS_PER_HOUR = 100.0  # the Hub refuses more than 128 per repository
 MINUTES = "It is a number of minutes above 0."
 OFFLINE = "HF_HUB_OFFLINE is set"
 REPO_TYPES = ("model", "dataset", "space")
+
+PREFIX = "HF_MPWRITER_"
+SWITCHES = frozenset(PREFIX + name for name in ("ALL_RANKS", "DISABLED", "GROUP", "SYSTEM_METRICS"))
+VARIABLES = SWITCHES | {
+    PREFIX + name
+    for name in (
+        *("COMMITS_PER_HOUR", "DEBUG", "EXIT_TIMEOUT", "GRACE", "LOGDIR", "MIRROR_EVERY", "NODES", "PYTHON"),
+        *("REPO_ID", "REPO_PRIVATE", "REPO_TYPE", "STAGING"),
+        *("LAUNCHED_AT", "SUPERVISOR"),  # set by `hf-mpwriter run`
+        *("FAILPOINT", "LOCALHUB_READ_TOKEN", "LOCALHUB_TOKEN"),  # for tests, also of users
+        *("SABOTAGED", "SOAK", "SOAK_HUB", "TEST_LOCK_CHECK"),  # for tests and proofs of this package
+    )
+}
+ON, OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 # The rule of huggingface_hub/utils/_validators.py, copied so that training does not load the client.
 _REPO_ID = re.compile(r"(?:\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
@@ -243,6 +252,17 @@ def normalised_endpoint(url: str) -> str:
     return f"{scheme.lower()}://{host.lower().removesuffix(default_port)}/{path}".rstrip("/")
 
 
+def unclear_switches(environ: Mapping[str, str]) -> dict[str, str]:
+    """The switches whose value is neither on nor off, each with the value."""
+    found = {name: environ[name] for name in sorted(SWITCHES & environ.keys())}
+    return {name: value for name, value in found.items() if value.strip().lower() not in ON + OFF}
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """The variables that have our prefix and do not exist."""
+    return [name for name in sorted(environ) if name.startswith(PREFIX) and name not in VARIABLES]
+
+
 def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
     value = environ.get(name)
     try:
@@ -254,19 +274,6 @@ def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
 def group_access() -> bool:
     """Whether the spool is shared with the group of the run directory."""
     return is_on(os.environ.get("HF_MPWRITER_GROUP", ""))
-
-
-def writes_metrics(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether uploaders write what they do for Prometheus."""
-    return is_on(environ.get("HF_MPWRITER_PROMETHEUS", ""))
-
-
-def push_signals(environ: Mapping[str, str] = os.environ) -> tuple[int, ...]:
-    """The signals that ask for a push."""
-    try:
-        return push_on.parse(environ.get("HF_MPWRITER_PUSH_ON", ""))
-    except ValueError as error:
-        raise SettingsError(f"HF_MPWRITER_PUSH_ON: {error}", hint="Give names such as USR1, or TERM,USR1.") from None
 
 
 def is_on(text: str) -> bool:

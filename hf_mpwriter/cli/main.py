@@ -3,12 +3,12 @@
 | module | commands |
 |---|---|
 | `status` | `status`: what the disk knows of runs |
-| `syncing.command`, `sync` | `sync`: upload what is missing of runs, and of one |
+| `syncing` | `sync`: upload what is missing of runs, and of one |
 | `verify` | `verify`: compare a run with the Hub |
 | `pull` | `pull`: bring a run back from the Hub |
 | `run` | `run`: supervise a program until its data is on the Hub |
-| `storage.clean` | `clean`: remove local copies of staged runs that are complete elsewhere |
-| `processes.logs`, `processes.stop` | `logs`, `stop`: what the uploader of a run logs, and its end |
+| `clean` | `clean`: remove local copies of staged runs that are complete elsewhere |
+| `logs`, `stop` | `logs`, `stop`: what the uploader of a run logs, and its end |
 | `doctor` | `doctor`: what keeps uploads from working; with `storage.doctor`, what a filesystem can do |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
 | `destination` | the argument LOGDIR, what is read from it, the Hub that a token may go to |
@@ -42,15 +42,15 @@ from hf_mpwriter.system.process import fill_standard
 from hf_mpwriter.system.redaction import printable
 
 HOMES = {  # module below this package, and the name of the command in it
-    "clean": "storage.clean:clean_staging",
+    "clean": "clean:clean_staging",
     "demo": "local_hub:run_demo",
-    "doctor": "doctor.command:examine",
+    "doctor": "doctor:examine",
     "hub": "local_hub:serve_hub",
-    "logs": "processes.logs:show_logs",
+    "logs": "logs:show_logs",
     "pull": "pull:pull_run",
     "run": "run:run_program",
     "status": "status.command:show_status",
-    "stop": "processes.stop:stop_run",
+    "stop": "stop:stop_run",
     "sync": "syncing.command:sync_runs",
     "verify": "verify:verify_run",
 }

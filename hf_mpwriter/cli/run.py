@@ -5,7 +5,7 @@
     --patch           `integrations/site/` comes first in PYTHONPATH: each Python that the program starts runs the
                       `sitecustomize.py` in there, which calls `hf_mpwriter.patch()`
     --kill-orphans    before the program starts, see `supervisor/orphans`
-    --follow          while the program runs, see `syncing/sidecar` and `supervisor/followed`
+    --follow          while the program runs, see `syncing/following`
     --pull            in the process of the program, before it becomes the program: a signal ends it as it would end the
                       program, and the supervisor loads no client. See `pull/selection` for what is pulled
 
@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 
 from hf_mpwriter.base.home import normalised_logdir
-from hf_mpwriter.base.settings import check_repo_id, push_signals
+from hf_mpwriter.base.settings import check_repo_id
 from hf_mpwriter.cli.pull import pull_before
 from hf_mpwriter.cli.words import examples
 
@@ -95,7 +95,7 @@ def run_program(
         os.environ["HF_MPWRITER_REPO_ID"] = check_repo_id(repo_id)
     if logdir is not None:
         os.environ["HF_MPWRITER_LOGDIR"] = normalised_logdir(logdir)
-    from hf_mpwriter.cli.syncing.sidecar import followed
+    from hf_mpwriter.cli.syncing.following import followed
 
     folders = followed(follows, None if pull else logdir, repo_id, os.environ)  # what is pulled is of writers of ours
     before = _pull_first(command) if pull else None
@@ -104,11 +104,10 @@ def run_program(
     from hf_mpwriter.supervisor.loop import supervise
     from hf_mpwriter.supervisor.orphans import end_orphans
 
-    signals = push_signals()
     try:
         for line in end_orphans(normalised_logdir(os.environ["HF_MPWRITER_LOGDIR"])) if kill_orphans else ():
             click.echo(f"hf-mpwriter run: {line}", err=True)
-        code = supervise(command, os.environ, grace, signals, before=before, followed=folders)
+        code = supervise(command, os.environ, grace, before=before, followed=folders)
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'run'}: {error.strerror or error}") from error
     with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -9,11 +9,11 @@ A writer that names a repository takes none of the three.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from hf_mpwriter.base.arguments.names import check_known
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Environment, check_repo_id, is_on
 from hf_mpwriter.writer.summary_writer import SummaryWriter
@@ -30,7 +30,7 @@ def with_destination(options: Mapping[str, Any], environ: Mapping[str, str] = os
         SettingsError: no repository is named, or its name is not valid. With HF_MPWRITER_DISABLED none is needed.
         TypeError: an option is no argument of `SummaryWriter`.
     """
-    check_known(options, SummaryWriter)
+    inspect.signature(SummaryWriter).bind_partial(**options)  # rather than when the first rank logs
     found = _merged(options, environ)
     if "repo_id" in found:
         check_repo_id(found["repo_id"])

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from hf_mpwriter.base.arguments import values
+from hf_mpwriter.base import arguments
 
 NAMES = {
     "torch.utils.tensorboard": ["SummaryWriter"],
@@ -47,8 +47,8 @@ def patch() -> None:
     if not _undo:
         finder = _Finder()
         sys.meta_path.insert(0, finder)
-        _undo.append(lambda: setattr(values, "fractions_are_cut", False))
-        values.fractions_are_cut = True
+        _undo.append(lambda: setattr(arguments, "fractions_are_cut", False))
+        arguments.fractions_are_cut = True
         _undo.append(lambda: sys.meta_path.remove(finder))
         for name in NAMES:
             if name in sys.modules:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -28,7 +27,6 @@ class HubReply:
 
     status: int  # of HTTP
     fields: dict[str, Any]  # of the JSON object in it, {} if it is none
-    date: float | None  # unix time by the clock of the Hub, None if it does not say
 
 
 class Account:
@@ -63,9 +61,7 @@ class Account:
 
     def _ask(self, path: str) -> HubReply:
         response = self._get(path)
-        fields, date = None, None
+        fields = None
         with contextlib.suppress(ValueError):
             fields = json.loads(response.content)
-        with contextlib.suppress(ValueError, TypeError):
-            date = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
-        return HubReply(response.status_code, fields if isinstance(fields, dict) else {}, date)
+        return HubReply(response.status_code, fields if isinstance(fields, dict) else {})

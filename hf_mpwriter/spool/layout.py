@@ -22,7 +22,6 @@
         hosts/<host>/died.json                        workers that died, see deaths      that host's uploader
         hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
-        hosts/<host>/uploader.prom                    for Prometheus, if asked for       that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
         hosts/<host>/outbox/copies/<sha256>           copies of attachments              that host's uploader
         hosts/<host>/in_flight.json                   the batch that is being sent       that host's uploader
@@ -111,11 +110,6 @@ class HostSpool:
     def log(self) -> Place:
         """Log of the uploader and its pushes."""
         return self.root / "uploader.log"
-
-    @property
-    def metrics(self) -> Place:
-        """What the uploader tells Prometheus."""
-        return self.root / "uploader.prom"
 
     @property
     def outbox(self) -> Place:

@@ -22,7 +22,7 @@ import signal
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
-from hf_mpwriter.system.supervision.kernel import Entry
+from hf_mpwriter.system.kernel import Entry
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PASSED_ON = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)

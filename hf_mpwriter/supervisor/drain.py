@@ -2,11 +2,19 @@
 
     ask      a push is requested of every run directory that has something to send: a member file without a claim
     finish   training is over: what there is, is measured once, and waited for
-    follow   folders that others write event files into are runs, too, see `followed`
+    follow   folders that others write event files into are runs, too
 
     supervisor                 thread of the drain
     ask, finish   ---------->  member files, uploaders, ledgers
     outcomes, is_over  <-----  one outcome per run directory, replaced as a whole
+
+A followed folder:
+
+    no event file yet              a look every LOOK_EVERY seconds
+    event files                    the folder becomes a run; what is new is asked for every ROUND seconds
+    a worker of ours logs there    its uploader sends all of the folder, when it is due
+
+`sync --follow` has no thread: it calls `turn` until the writers have gone.
 
 Invariants:
 - Only this thread touches run directories. A disk that hangs holds up nothing else: the supervisor ends in time.
@@ -38,12 +46,14 @@ from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.spool.workers.members import OBSERVER, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.spool.workers.share import Share
-from hf_mpwriter.supervisor.followed import ABSENT, LOOK_EVERY, NOTHING_THERE, Followed, NotARunError
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker.election import Election, MirrorElection
 
 POLL = 0.1  # seconds between two looks at the ledgers
 ENSURE_EVERY = 1.0  # seconds between two checks that an uploader lives
+LOOK_EVERY = 5.0  # seconds between two looks at followed folders
+ROUND = 300.0  # seconds between two uploads, as between two commits of a writer of ours
+NOTHING_THERE, ABSENT = "it has no event files", "it does not exist"  # that may change while the program runs
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,13 @@ class Upload:
     """What one run directory has to send to the Hub, and to its logdir if it is staged."""
 
     def __init__(
-        self, spool: Spool, clock: Callable[[], float], *, with_others: bool = False, private: bool | None = None
+        self,
+        spool: Spool,
+        clock: Callable[[], float],
+        *,
+        with_others: bool = False,
+        private: bool | None = None,
+        endpoint: str | None = None,
     ) -> None:
         self._spool, self._clock, self._with_others, self._private = spool, clock, with_others, private
         self._view, self._members = Progress(self._spool), Members(self._spool)
@@ -75,7 +91,7 @@ class Upload:
         self._asked_for: dict[str, int] = {}
         self._next_check, self._asked_at = 0.0, time.time()
         self.destination = self._spool.destination()  # where it goes, None for a local run
-        is_ours = self.destination is not None and self.destination.is_at(Environment.read().endpoint)
+        is_ours = self.destination is not None and self.destination.is_at(endpoint or Environment.read().endpoint)
         self._election = Election(self._spool, self.destination if is_ours else None)
         self._mirror = MirrorElection(self._spool)
 
@@ -85,14 +101,18 @@ class Upload:
         is_said = self.destination is not None or not self._spool.has_destination()
         return is_said and self._spool.run.is_at_path() and self._spool.directory.is_at_path()
 
+    def join(self) -> MemberFile:
+        """Be a member of the run: its uploader stays, and `status` says that the upload goes on."""
+        if self._file is None:
+            self._file = MemberFile(self._spool, SUPERVISOR, Process.current(), self._settings())
+        return self._file
+
     def ask(self) -> None:
         """Ask for a push, if there is something to send."""
-        lengths, settings = self._measure(growing=True)
+        lengths = self._measure(growing=True)
         if not self._missing(lengths) and not self._mirror.logdir.missing(lengths):
             return
-        if self._file is None:
-            self._file = MemberFile(self._spool, SUPERVISOR, Process.current(), settings)
-        self._file.count(requests=1)
+        self.join().count(requests=1)
         self._asked_for = lengths
         self._ensure()
 
@@ -107,20 +127,22 @@ class Upload:
         """What the Hub does not have, if anything is to go there."""
         return {} if self.destination is None else self._view.missing(lengths)
 
-    def _measure(self, *, growing: bool) -> tuple[dict[str, int], Settings]:
-        """Bytes per path, and how they are uploaded; what the Hub has is not read again."""
-        ledger, members = self._view.ledger(), self._members.all()
+    def _settings(self) -> Settings:
+        """How the run is uploaded."""
+        if members := self._members.all():
+            return max(members, key=lambda member: member.started_at).settings
+        ledger = self._view.ledger()
         settings = (ledger.settings if ledger else None) or Settings()
-        if self._private is not None:
-            settings = dataclasses.replace(settings, private=self._private)
-        if members:
-            settings = max(members, key=lambda member: member.started_at).settings
-        there = self._mirror.logdir.mirrored().files
+        return settings if self._private is None else dataclasses.replace(settings, private=self._private)
+
+    def _measure(self, *, growing: bool) -> dict[str, int]:
+        """Bytes per path; what the Hub has is not read again."""
+        ledger, there = self._view.ledger(), self._mirror.logdir.mirrored().files
         known = lambda path: max(there.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
-        scan, allows = EventFileScan(self._spool.run, known), Share(self._spool).of(settings.allows)
+        scan, allows = EventFileScan(self._spool.run, known), Share(self._spool).of(self._settings().allows)
         files = scan.files(allows, self._members.growing)
         lengths = {file.path: file.length for file in files if growing or self._is_final(file)}
-        return lengths | attachments.sizes(self._spool.run, allows), settings
+        return lengths | attachments.sizes(self._spool.run, allows)
 
     def _is_final(self, file: LocalFile) -> bool:
         """Whether nothing more comes, now that training is over."""
@@ -136,7 +158,7 @@ class Upload:
     def finish(self) -> Delivered:
         """See what is missing of what there was when training was over, and that an uploader sends it."""
         if self._lengths is None:
-            self._lengths, _ = self._measure(growing=False)
+            self._lengths = self._measure(growing=False)
         missing, status = self._missing(self._lengths), self._view.uploader()
         there, mirror = self._mirror.logdir.shortfall(self._lengths), self._mirror.logdir.status()
         refused = status.kind == Refused.__name__ and status.failed_at >= self._asked_at
@@ -180,8 +202,44 @@ class Upload:
         self._file = None
 
 
+class NotARunError(HfMpWriterError):
+    """A folder has nothing that could be sent."""
+
+
+class Followed:
+    """A folder into which others write event files."""
+
+    def __init__(
+        self,
+        make_run: Callable[[], Spool],
+        *,
+        is_named: bool = True,
+        private: bool | None = None,
+        endpoint: str | None = None,
+    ) -> None:
+        self.make_run, self.is_named, self.private = make_run, is_named, private
+        self.endpoint = endpoint  # of the Hub that the user has confirmed, None for that of the environment
+        self.is_told = False  # whether a worker of ours logs there
+        self._next = 0.0
+        self._last_reason = ""
+
+    def is_due(self, now: float) -> bool:
+        """Whether what is new is to be asked for now; then the next round begins."""
+        if self.is_told or now < self._next:
+            return False
+        self._next = now + ROUND
+        return True
+
+    def change(self, reason: str) -> str:
+        """What to tell of the folder: that it begins to fail, or does not fail any more; "" for nothing new."""
+        before, self._last_reason = self._last_reason, reason
+        if reason == before:
+            return ""
+        return f"not on the Hub yet: {reason}" if reason else "uploads work again"
+
+
 class Drain:
-    """The thread; it starts with the first `ask`."""
+    """The run directories of a program, and the thread that tends them; it starts with the first `ask`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -205,15 +263,14 @@ class Drain:
         self._followed |= folders
         for folder, followed in folders.items():
             self._outcomes[folder] = Delivered(folder, is_expected=followed.is_named)
-        if folders:
-            self._start()
 
     def ask(self) -> None:
         """Ask for a push of all run directories."""
         self._asked += 1
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread, or wake it."""
         self._wake.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
@@ -238,10 +295,19 @@ class Drain:
         while not self.is_over:
             self._wake.wait(POLL if self._is_finishing else LOOK_EVERY if self._followed else None)
             self._wake.clear()
-            asked, is_finishing = self._asked, self._is_finishing
-            for run_dir in list(self._outcomes):
-                if not self._outcomes[run_dir].is_over:
-                    self._outcomes[run_dir] = self._tend(run_dir, asked, is_finishing=is_finishing)
+            self.turn()
+
+    def turn(self) -> None:
+        """Do what is due for each run directory."""
+        asked, is_finishing = self._asked, self._is_finishing
+        for run_dir in list(self._outcomes):
+            if not self._outcomes[run_dir].is_over:
+                self._outcomes[run_dir] = self._tend(run_dir, asked, is_finishing=is_finishing)
+
+    def leave(self) -> None:
+        """Ask for nothing any more, where there is no thread: the uploaders need not stay."""
+        for upload, _ in self._uploads.values():
+            upload.leave()
 
     def _tend(self, run_dir: str, asked: int, *, is_finishing: bool) -> Delivered:
         """Do for a run directory what is due; what the disk refuses is tried again."""
@@ -278,7 +344,9 @@ class Drain:
     def _opened(self, run_dir: str, followed: Followed | None) -> Upload:
         """What a run directory has to send."""
         if followed is not None and not followed.is_told:
-            upload = Upload(followed.make_run(), self._clock, with_others=True, private=followed.private)
+            run, private, endpoint = followed.make_run(), followed.private, followed.endpoint
+            upload = Upload(run, self._clock, with_others=True, private=private, endpoint=endpoint)
+            upload.join()
             self._say(f"uploading {run_dir} to {upload.page}")
             return upload
         if not os.path.lexists(run_dir):  # a temporary directory

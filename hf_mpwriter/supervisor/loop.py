@@ -17,7 +17,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from hf_mpwriter.base.settings import is_offline
@@ -32,11 +32,10 @@ from hf_mpwriter.supervisor.decision import (
     is_passed_on,
     kill_after,
 )
-from hf_mpwriter.supervisor.drain import Drain
-from hf_mpwriter.supervisor.followed import Followed
+from hf_mpwriter.supervisor.drain import Drain, Followed
 from hf_mpwriter.supervisor.program import Child
-from hf_mpwriter.system.supervision import contact, kernel
-from hf_mpwriter.system.supervision.kernel import Received, SignalQueue
+from hf_mpwriter.system import contact, kernel
+from hf_mpwriter.system.kernel import Received, SignalQueue
 from hf_mpwriter.worker import role
 
 TICK = 0.1  # seconds
@@ -47,7 +46,6 @@ def supervise(
     command: Sequence[str],
     environ: Mapping[str, str],
     grace: float,
-    push_on: Collection[int] = (),
     *,
     before: Callable[[], object] | None = None,
     followed: Mapping[str, Followed] = MappingProxyType({}),
@@ -57,15 +55,17 @@ def supervise(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some daemons leave it, no exit code could be had
     # a signal that is blocked comes although it is ignored, as by nohup
     ignored = {number for number in ENDING if signal.getsignal(number) == signal.SIG_IGN}
-    queue = SignalQueue({*PASSED_ON, *push_on, signal.SIGCHLD} - ignored)
+    queue = SignalQueue({*PASSED_ON, signal.SIGCHLD} - ignored)
     inbox = contact.Inbox()
     below = environment_below(environ, inbox.name, grace, role.rank_of(environ))
     shares_group = program.has_terminal()
     child = Child(command, below, queue.mask_before, own_group=not shares_group, before=before)
-    supervisor = Supervisor(child, queue, inbox, grace, push_on, shares_group=shares_group)
+    supervisor = Supervisor(child, queue, inbox, grace, shares_group=shares_group)
     supervisor.has_peers = (role.world_size_of(environ) or 1) > 1
     quiet = role.rank_of(environ) not in (None, 0)
     supervisor.drain.follow(followed, (lambda _: None) if quiet else report.say)
+    if followed:
+        supervisor.drain.start()
     code = supervisor.run()
     outcomes, is_first = supervisor.drain.outcomes, os.getpid() == 1
     for line in report.lines(outcomes, is_first=is_first, is_offline=is_offline(environ), is_quiet=quiet):
@@ -91,12 +91,11 @@ class Supervisor:
         queue: SignalQueue,
         inbox: contact.Inbox,
         grace: float,
-        push_on: Collection[int],
         *,
         shares_group: bool,
     ) -> None:
         self._child, self._queue, self._inbox = child, queue, inbox
-        self._grace, self._push_on, self._shares_group = grace, push_on, shares_group
+        self._grace, self._shares_group = grace, shares_group
         self.drain, self.has_peers = Drain(), False
         self._signalled_at: float | None = None
         self._ended_at: float | None = None
@@ -140,8 +139,6 @@ class Supervisor:
         self._passed.append(number)
         if number in ENDING and self._signalled_at is None:
             self._signalled_at = time.monotonic()
-            self.drain.ask()
-        elif number in self._push_on:
             self.drain.ask()
 
     def _moment(self) -> Moment:

@@ -21,9 +21,9 @@ from collections.abc import Collection, Iterator
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.system import kernel
+from hf_mpwriter.system.kernel import Handle
 from hf_mpwriter.system.process import Process, start_ticks
-from hf_mpwriter.system.supervision import kernel
-from hf_mpwriter.system.supervision.kernel import Handle
 from hf_mpwriter.worker.naming.holders import is_orphan
 
 PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL

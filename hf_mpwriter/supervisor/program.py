@@ -20,8 +20,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from hf_mpwriter.supervisor.decision import remaining
-from hf_mpwriter.system import launch
-from hf_mpwriter.system.supervision import kernel
+from hf_mpwriter.system import kernel, launch
 
 # Python ignores these; a program expects their defaults
 _IGNORED_HERE = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]

@@ -198,7 +198,7 @@ def answer(parent: int | None = None) -> Callable[[bytes], None]:
     What libraries print goes to the log. A line begins anew, in case that the start of Python has printed something.
     """
     from hf_mpwriter.system import disk, redaction  # here: training imports this module
-    from hf_mpwriter.system.supervision.kernel import die_with_parent
+    from hf_mpwriter.system.kernel import die_with_parent
 
     fill_standard()
     die_with_parent(int(sys.argv[3]) if parent is None else parent)

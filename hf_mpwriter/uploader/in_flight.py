@@ -62,7 +62,7 @@ class InFlight:
         self._ledger, self._pacing, self._clock = ledger, pacing, clock
         self.push: PushHandle | None = None  # the push that runs, None while there is none
         self._lingering: PushHandle | None = None  # has gone well, or was prepared, and may take the next batch
-        self._ended_at = -math.inf  # when the last push ended
+        self._began_at = self._ended_at = -math.inf  # when the last push began, and when it ended
         # the last commit of this uploader; None if there is none, or if it may have been overtaken
         self.own_head: str | None = None
         self.may_create = self._creates = False
@@ -112,7 +112,7 @@ class InFlight:
     def start(self, lane: Lane, batch: Batch, *, squash: bool) -> None:
         """Start a push."""
         self._fenced = batch.has_attachments or self._pacing.is_fenced or self.is_settling or not self._is_alone()
-        self._sent = (lane, batch)
+        self._sent, self._began_at = (lane, batch), self._clock()
         if batch.files:
             lane.start()
         if self._unsaved:
@@ -123,6 +123,11 @@ class InFlight:
         self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
         self._fenced = self._fenced or not self._is_alone()  # one that came before the record did has not seen it
         self.push = self._begin(self._job(lane, batch, squash=squash))
+
+    @property
+    def took(self) -> float:
+        """Seconds that the last push took."""
+        return self._ended_at - self._began_at
 
     def prepare(self, lane: Lane) -> None:
         """Start the process of a push that is sure to come, so that it has its client when there is something to send.

@@ -170,7 +170,6 @@ class Uploader:
     # scan and push
 
     def _scan(self, members: list[Member]) -> None:
-        began = self.run.clock()
         if self.run.audit:  # a push is sure to come, even if there is nothing to send
             self.run.in_flight.prepare(self.run.events)
         try:
@@ -184,7 +183,6 @@ class Uploader:
             logger.info("cannot scan the event files: %s", error)
             self.run.pacing.hold(Step(FIRST_WAIT))
             return
-        self.run.metrics.scanned(began)
         self.run.pacing.scanned(self.run.events.settings.commit_every)
         self.run.requests.scanned(members, files)
         self.run.satisfy()

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from hf_mpwriter.base.names import is_attachment
-from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
+from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Unknown, Verdict
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.progress import size_text
@@ -32,13 +32,21 @@ TOLD_REFUSALS = 3  # refused files of one push that are told by name
 def conclude(run: RunState, verdict: Verdict) -> None:
     """Take in the verdict on what was in flight."""
     verdict, lane, batch = run.in_flight.end(verdict)
-    size, seconds = run.metrics.concluded(verdict, run.ledger)
     if isinstance(verdict, Done):
         if verdict.own:
-            logger.info("%s", pushed(verdict, size, seconds))
+            size = sum(new_bytes(run.ledger, path, sent) for path, sent in verdict.files.items())
+            logger.info("%s", pushed(verdict, size, run.in_flight.took))
         _acknowledge(run, verdict, lane, batch)
     else:
         _fail(run, verdict, lane, batch)
+
+
+def new_bytes(ledger: Ledger, path: str, sent: Sent) -> int:
+    """How much of a file the Hub did not have: an event file grows, an attachment is replaced as a whole."""
+    held = ledger.files.get(path)
+    if held is None or is_attachment(path):
+        return 0 if held is not None and held.sent == sent else sent.length
+    return max(0, sent.length - held.length)
 
 
 def pushed(verdict: Done, size: int, seconds: float) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.nodes import Nodes
-from hf_mpwriter.base.settings import Destination, Environment, writes_metrics
+from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.ranks_view.view import RanksView, is_of_another
 from hf_mpwriter.spool import ledger
@@ -35,7 +35,6 @@ from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import abandoned_for
-from hf_mpwriter.uploader.health.metrics import EVENT_FILES, UploaderMetrics
 from hf_mpwriter.uploader.in_flight import InFlight
 from hf_mpwriter.uploader.lanes import EventFileLane
 from hf_mpwriter.uploader.pace.pacing import Backoff, Pacing
@@ -72,8 +71,6 @@ class RunState:
         process = Process.current()
         self.host = spool.host(process.host)  # what this uploader writes
         self.status = StatusFile(self.host, process, clock, token_issued_at)  # what it publishes
-        # what is counted for Prometheus
-        self.metrics = UploaderMetrics(self.host if writes_metrics() else None, spool.logdir, clock)
         self._tenure = Tenure(self.host.starts, clock)
         self.requests, self.seals = Requests(), Seals(clock)
         # of all ranks, if the settings ask for it
@@ -251,13 +248,6 @@ class RunState:
         self.status.goes_to(self.ledger.repo_id, private=self.ledger.private)
         waiting = self.events.batches + self.attachments.batches
         push = self.in_flight.push
-        self.metrics.publish(
-            {EVENT_FILES: len(self.events.batches), "attachments": len(self.attachments.batches)},
-            quarantined=len(self.ledger.quarantined),
-            repo_id=self.ledger.resolved.repo_id,
-            is_pushing=push is not None,
-            is_over=phase == "left",
-        )
         self.status.publish(
             phase=phase or ("pushing" if push else "waiting" if self.events.batches else "idle"),
             waiting=len(waiting),

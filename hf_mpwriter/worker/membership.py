@@ -270,13 +270,6 @@ class Membership:
         """Have the next `record_request` ask for a push."""
         self._is_push_requested = True
 
-    def request_push_now(self) -> None:
-        """Ask for a push from a signal handler; where it has interrupted us, the next `record_request` asks."""
-        self._is_push_requested, joined = True, self._joined
-        if joined is not None and not locks.is_any_held():
-            joined.file.request()
-            self._is_push_requested = False
-
     def record_request(self) -> None:
         """Record a request for a push of all that was written, if there is one and the last one is old enough."""
         if not self._is_push_requested or self._joined is None or self._clock() < self._next_request:

@@ -20,14 +20,13 @@ from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
 from hf_mpwriter.base.home import Home
-from hf_mpwriter.base.settings import Destination, Settings, push_signals
+from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool import homes
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.supervision import contact, push_on
 from hf_mpwriter.worker.ending.patience import is_failure
 from hf_mpwriter.worker.messages import environment
 from hf_mpwriter.worker.staging import restoring
@@ -81,8 +80,6 @@ def enter(
             worker.users.add(user)
             if memory_limit is not None:
                 _limits.memory = memory_limit
-        if destination is not None and contact.supervisor() is None:  # a supervisor asks itself
-            push_on.install(push_signals(), request_pushes)
         worker.files.check()
         if attempt_started_at is None:
             worker.try_to_join()
@@ -94,13 +91,6 @@ def _announce(text: str, rank: int | None) -> None:
     if environment.is_first(rank):
         logger.warning("%s", text)
         logger.flush()
-
-
-def request_pushes() -> None:
-    """Ask for a push of every run directory, from a signal handler."""
-    for worker in list(_workers.values()):
-        worker.sealing.note_urgent()
-        worker.membership.request_push_now()
 
 
 def _usable(spool: Spool) -> tuple[Spool, bool]:

@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 
 from hf_mpwriter.base import job
 from hf_mpwriter.base.names import is_reserved
+from hf_mpwriter.system import contact
 from hf_mpwriter.system.process import (
     Process,
     ancestors,
@@ -47,7 +48,6 @@ from hf_mpwriter.system.process import (
     parent_started_at,
     safe_name,
 )
-from hf_mpwriter.system.supervision import contact
 
 # The rank and the number of ranks, one launcher each: torchrun, Accelerate, DeepSpeed and Ray Train; Open MPI; MPICH
 # and Intel MPI; MVAPICH; PMIx; LSF's jsrun; Cray's PALS; Flux; horovodrun.

@@ -31,8 +31,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Status
-from hf_mpwriter.system import locks, process
-from hf_mpwriter.system.supervision import contact
+from hf_mpwriter.system import contact, locks, process
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.counting.step_count import StepCount
 from hf_mpwriter.worker.election import Election, SamplerElection

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from hf_mpwriter.base.arguments.names import naming
 from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, check_repo_id
 from hf_mpwriter.writer.commit_scheduler import CommitScheduler
 from hf_mpwriter.writer.summary_writer import SummaryWriter
@@ -57,7 +56,6 @@ class HFSummaryWriter(SummaryWriter):
         scheduler: the interface of huggingface_hub's CommitScheduler.
     """
 
-    @naming
     def __init__(
         self,
         repo_id: str,

@@ -15,7 +15,6 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from hf_mpwriter.base.arguments.names import check_known
 from hf_mpwriter.writer.values import as_text
 
 
@@ -65,7 +64,7 @@ def refusing(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not kwargs.keys() <= parameters.keys():
-            check_known(kwargs, method)
+            return method(self, *args, **kwargs)  # Python says which one
         try:
             if takes_tag and args and type(args[0]) is bytes:
                 args = (args[0].decode(), *args[1:])

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Self
+from types import FunctionType
+from typing import Any, Self, TypeVar
 
 from tensorboardX.writer import DummyFileWriter
 
-from hf_mpwriter.base.arguments.names import named_for_users, naming
-from hf_mpwriter.base.arguments.values import (
+from hf_mpwriter.base.arguments import (
     check_memory_limit,
     check_rank,
     check_step,
@@ -54,6 +54,23 @@ _PROCESS_STATE = (
     *("_worker", "_user", "_encoders", "_step_encoders", "_last_logged"),
     *("_scalars_directories", "_exported", "_purged", "scheduler"),
 )
+_Class = TypeVar("_Class", bound=type)
+
+
+def named_for_users(cls: _Class) -> _Class:
+    """Name the public methods of a class after it, wherever their code stands: Python's errors have that name.
+
+    That costs a call nothing. What another package has written keeps its name.
+    """
+    package = cls.__module__.partition(".")[0]
+    for name in dir(cls):
+        method = getattr(cls, name)
+        while isinstance(method, FunctionType) and not name.startswith("_"):
+            if method.__module__.partition(".")[0] != package:
+                break
+            method.__module__, method.__qualname__ = cls.__module__, f"{cls.__qualname__}.{name}"  # pickle finds it
+            method = getattr(method, "__wrapped__", None)
+    return cls
 
 
 @named_for_users
@@ -94,13 +111,12 @@ class SummaryWriter(StepMethods, AddMethods):
 
     Raises:
         SettingsError: an argument is not valid.
-        TypeError: there is no argument of that name; the message names the nearest one.
+        TypeError: there is no argument of that name.
         LogdirError: the logdir cannot be used.
         SpoolFormatError: another version of hf_mpwriter wrote into this logdir.
         DestinationError: this run directory is recorded for another destination.
     """
 
-    @naming
     def __init__(
         self,
         logdir: str | os.PathLike[str] | None = None,

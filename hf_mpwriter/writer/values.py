@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_mpwriter.base.arguments import values as arguments
-from hf_mpwriter.base.arguments.values import whole
+from hf_mpwriter.base import arguments
+from hf_mpwriter.base.arguments import whole
 
 
 def as_number(value: Any) -> float | None:

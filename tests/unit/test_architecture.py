@@ -165,8 +165,8 @@ def test_only_held_directories_are_listed():
         "cli.status.finding",  # the folders of a user who looks for runs
         "mirror.posix",  # the logdir of a staged run
         "worker.orphans",  # /proc
-        "cli.syncing.follow",  # /proc
-        "system.supervision.kernel",  # /proc
+        "cli.syncing.following",  # /proc
+        "system.kernel",  # /proc
     }
 
 

@@ -21,12 +21,10 @@ import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.cli.destination import existing_spool
-from hf_mpwriter.cli.output import counted
 from hf_mpwriter.cli.status import schema, text
 from hf_mpwriter.cli.status.facts import RunFacts, gather
 from hf_mpwriter.cli.status.finding import named, others_below, runs_below
 from hf_mpwriter.cli.status.judgement import Judgement, RunHealth, judge
-from hf_mpwriter.cli.status.steps import StepFacts, judge_step, steps_of
 from hf_mpwriter.cli.words import as_argument, examples
 from hf_mpwriter.system.redaction import printable
 
@@ -40,18 +38,11 @@ class Look(NamedTuple):
     logdir: str  # as it was typed, or found
     facts: RunFacts | None  # None if it cannot be read
     judgement: Judgement  # on it
-    steps: Sequence[StepFacts] | None = None  # with `--step`
-    on_step: Judgement | None = None  # with `--step`, the judgement on that
-
-    @property
-    def asked(self) -> Judgement:
-        """The judgement that was asked for."""
-        return self.on_step or self.judgement
 
     @property
     def code(self) -> int:
         """Its exit code."""
-        return self.asked.state.value
+        return self.judgement.state.value
 
     @property
     def is_live(self) -> bool:
@@ -63,11 +54,7 @@ class Look(NamedTuple):
         """For programs."""
         if self.facts is None:
             return schema.unreadable(self.logdir, self.judgement.next)
-        found = schema.to_json(self.facts, self.judgement)
-        if self.steps is not None:
-            found["steps"] = [one.to_json(self.facts) for one in self.steps]
-            found["next"] = self.asked.next or None
-        return found
+        return schema.to_json(self.facts, self.judgement)
 
 
 @click.command(
@@ -76,26 +63,22 @@ class Look(NamedTuple):
         "status                  all runs below this folder",
         "status runs/exp1        one in full",
         "status runs/exp1 --watch",
-        "status runs/exp1 --step 500",
     ),
 )
 @click.argument("logdirs", metavar="[LOGDIR]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, see docs/operations.md.")
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until no process of the runs lives.")
-@click.option("--step", type=int, metavar="N", help="Is step N of each worker on the Hub, and by which commit?")
-def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool, step: int | None) -> None:
+def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool) -> None:
     """Show how much of a run is on the Hub, and what is to be done.
 
     Without LOGDIR, one line for each run below the current folder. Asks the disk only, not the Hub.
 
     Exit code 0: complete; 1: no run; 3: waiting, it comes by itself; 4: a person is needed, the last line says for
-    what. With --step, the same of that step.
+    what.
     """
-    if step is not None and len(logdirs) != 1:
-        raise click.UsageError("--step needs one LOGDIR.")
     is_drawn, before = watch and sys.stdout.isatty() and not as_json, ""
     while True:
-        looks = _looks(logdirs, step)
+        looks = _looks(logdirs)
         lasting = _lasting(looks)
         if is_drawn or lasting != before:
             shown = _json(looks, logdirs) if as_json else "\n".join(_lines(looks, is_single=len(logdirs) == 1))
@@ -128,27 +111,22 @@ def _lasting(looks: Iterable[Look]) -> str:
     return json.dumps(found)
 
 
-def _looks(logdirs: tuple[str, ...], step: int | None) -> list[Look]:
+def _looks(logdirs: tuple[str, ...]) -> list[Look]:
     names = logdirs or [as_argument(found) for found in runs_below(os.getcwd())]
-    return [_look(name, step, is_single=len(logdirs) == 1) for name in names]
+    return [_look(name, is_single=len(logdirs) == 1) for name in names]
 
 
-def _look(logdir: str, step: int | None, *, is_single: bool) -> Look:
+def _look(logdir: str, *, is_single: bool) -> Look:
     """Look at one run; what cannot be read is a matter for a person, and hides no other run."""
     try:
-        spool = existing_spool(logdir)
-        facts = gather(spool)
-        steps = None if step is None else steps_of(spool, facts, step)
+        facts = gather(existing_spool(logdir))
     except (HfMpWriterError, OSError) as error:
         return Look(logdir, None, Judgement(RunHealth.PERSON, str(error)))
     except click.ClickException as error:
         if is_single:
             raise
         return Look(logdir, None, Judgement(RunHealth.PERSON, error.message))
-    judgement = judge(facts, logdir)
-    if step is None or steps is None:
-        return Look(logdir, facts, judgement)
-    return Look(logdir, facts, judgement, steps, judge_step(facts, judgement, steps, step, logdir))
+    return Look(logdir, facts, judge(facts, logdir))
 
 
 def _lines(looks: Sequence[Look], *, is_single: bool) -> Iterable[str]:
@@ -157,10 +135,6 @@ def _lines(looks: Sequence[Look], *, is_single: bool) -> Iterable[str]:
         if look.facts is None:
             yield f"{printable(look.logdir)} cannot be read"
             yield printable(f"next: {look.judgement.next}")
-        elif look.steps is not None:
-            yield from (printable(_step_line(one, look.facts)) for one in look.steps)
-            if look.asked.next:
-                yield printable(f"next: {look.asked.next}")
         else:
             yield from text.full(look.facts, look.judgement, look.logdir)
         return
@@ -181,15 +155,3 @@ def _no_run_below(folder: str) -> str:
             "sync --all --repo-id NAME"
         )
     return "No run below this folder. Give the logdir of a run: hf-mpwriter status LOGDIR"
-
-
-def _step_line(one: StepFacts, facts: RunFacts) -> str:
-    if not one.records:
-        last = "nothing yet" if one.last is None else f"up to step {one.last}"
-        return f"{one.worker}: has not logged it; {last}{'' if one.may_log else ', and has ended'}"
-    if facts.destination is None:
-        return f"{one.worker}: logged, in {counted(one.records, 'record')}; the run is local only"
-    if one.is_there and one.held and facts.destination:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.held.time))
-        return f"{one.worker}: on the Hub since {since} at the latest: {facts.destination.commit_url(one.held.commit)}"
-    return f"{one.worker}: not on the Hub yet; {one.on_hub} of {counted(one.records, 'record')} are"

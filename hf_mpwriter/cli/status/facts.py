@@ -46,7 +46,7 @@ class FileFacts:
     """A file of the run directory."""
 
     path: str  # relative to the run directory
-    size: int  # bytes, up to the end of the last whole record
+    bytes: int  # up to the end of the last whole record
     on_hub: int  # of these, bytes that the Hub is known to hold
     in_logdir: int | None  # of these, bytes that are in the logdir; None unless the run is staged, and of attachments
     growing: bool  # whether its writer may append more
@@ -59,8 +59,8 @@ class WorkerFacts:
 
     name: str  # of the worker
     state: str  # alive, ended or died
-    host: str  # id of its host, without the digits of the machine
-    pid: int  # process id, 0 if it is not known
+    host: str | None  # id of its host, without the digits of the machine; None if it is not known
+    pid: int | None  # process id, None if it is not known
     is_here: bool  # whether that is this host
     dropped: int = 0  # records that the disk refused for good
     in_memory: int = 0  # records that wait in memory because the disk refuses them
@@ -70,8 +70,9 @@ class WorkerFacts:
 class LastCommit:
     """The commit that was acknowledged last."""
 
-    commit: str  # its id
+    id: str
     time: float  # unix time
+    url: str  # its page on the Hub
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class RunFacts:
     @property
     def logged(self) -> int:
         """Bytes that are to be uploaded."""
-        return sum(file.size for file in self.files)
+        return sum(file.bytes for file in self.files)
 
     @property
     def on_hub(self) -> int:
@@ -113,7 +114,7 @@ class RunFacts:
         if self.destination is None:
             return 0
         never = {path for path, reason in self.quarantined.items() if reason == NEVER_SENT}
-        return sum(file.size - file.on_hub for file in self.files if file.path not in never)
+        return sum(file.bytes - file.on_hub for file in self.files if file.path not in never)
 
     @property
     def damaged(self) -> tuple[str, ...]:
@@ -124,7 +125,7 @@ class RunFacts:
     def missing_there(self) -> int:
         """Bytes of complete files that are not in the logdir."""
         files = (file for file in self.files if file.in_logdir is not None and not file.growing)
-        return sum(file.size - (file.in_logdir or 0) for file in files)
+        return sum(file.bytes - (file.in_logdir or 0) for file in files)
 
     @property
     def alive(self) -> tuple[WorkerFacts, ...]:
@@ -161,7 +162,7 @@ def gather(spool: Spool) -> RunFacts:
     attached, now = Attachments(spool.run).scan(allows), time.time()
     scan = EventFileScan(spool.run, ledger.length if ledger else lambda _: 0)  # what the Hub has is not read again
     found = scan.files(allows, all_members.growing) + attached.files
-    pulled = pulled_files(spool)
+    pulled, destination = pulled_files(spool), recorded and with_namespace(recorded, ledger.repo_id if ledger else "")
     files = tuple(
         FileFacts(
             file.path,
@@ -177,12 +178,12 @@ def gather(spool: Spool) -> RunFacts:
         logdir=spool.logdir,
         run_dir=spool.run_dir,
         now=now,
-        destination=recorded and with_namespace(recorded, ledger.repo_id if ledger else ""),
+        destination=destination,
         visibility=visibility(ledger),
         workers=tuple(_workers(spool, members, files)),
         files=files,
         lag=_lag(spool, files, now) if recorded else None,
-        last_commit=_last_commit(ledger),
+        last_commit=_last_commit(ledger, destination),
         uploader=progress.uploader(),
         uploader_is_alive=progress.uploader_is_alive(),
         notices=_notices(spool),
@@ -213,10 +214,12 @@ def _notices(spool: Spool) -> tuple[str, ...]:
     return tuple(notice.line for notice in sorted(found, key=lambda notice: notice.time))
 
 
-def _last_commit(ledger: Ledger | None) -> LastCommit | None:
+def _last_commit(ledger: Ledger | None, destination: Destination | None) -> LastCommit | None:
     held = [entry for entry in ledger.files.values() if entry.commit and entry.length] if ledger else []
     newest = max(held, key=lambda entry: entry.time, default=None)
-    return LastCommit(newest.commit, newest.time) if newest else None
+    if newest is None or destination is None:
+        return None
+    return LastCommit(newest.commit, newest.time, destination.commit_url(newest.commit))
 
 
 # workers
@@ -234,7 +237,7 @@ def _workers(spool: Spool, members: Iterable[Member], files: Iterable[FileFacts]
             last = last_of(paths)
             host = safe_name(event_host(last.rpartition("/")[2]).partition(".")[0])
             state = "died" if last in died else "ended"
-            found[name] = WorkerFacts(name, state, host, 0, host == host_id().rpartition("-")[0])
+            found[name] = WorkerFacts(name, state, host or None, None, host == host_id().rpartition("-")[0])
     yield from sorted(found.values(), key=lambda worker: (worker.name != "main", worker.name))
 
 
@@ -265,7 +268,7 @@ def _of_member(member: Member) -> WorkerFacts:
 
 def _lag(spool: Spool, files: Iterable[FileFacts], now: float) -> float | None:
     """Seconds since the oldest record that is not on the Hub was logged."""
-    times = [_time_at(spool, file) for file in files if file.on_hub < file.size and not is_attachment(file.path)]
+    times = [_time_at(spool, file) for file in files if file.on_hub < file.bytes and not is_attachment(file.path)]
     return max(0.0, now - min(times)) if times else None
 
 

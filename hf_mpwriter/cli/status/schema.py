@@ -5,6 +5,7 @@ Times are unix seconds, durations seconds. What is not known is null.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from hf_mpwriter.cli.status.facts import RunFacts
@@ -16,43 +17,24 @@ VERSION = 1  # raised when a key changes its meaning or goes
 
 def to_json(facts: RunFacts, judgement: Judgement) -> dict[str, Any]:
     """The object of one run."""
+    to = facts.destination
     return {
         "version": VERSION,
         "logdir": facts.logdir,
         "run_dir": facts.run_dir,
         "state": judgement.state.word,
         "next": judgement.next or None,
-        "destination": _destination(facts),
+        "destination": to and {"url": to.url, **asdict(to)},
         "visibility": facts.visibility,
-        "workers": [
-            {
-                "name": worker.name,
-                "state": worker.state,
-                "host": worker.host or None,
-                "pid": worker.pid or None,
-                "dropped": worker.dropped,
-                "in_memory": worker.in_memory,
-            }
-            for worker in facts.workers
-        ],
+        "workers": [asdict(worker) for worker in facts.workers],
         "bytes": {"logged": facts.logged, "on_hub": facts.on_hub, "waiting": facts.waiting},
         "lag": facts.lag,
-        "last_commit": _last_commit(facts),
+        "last_commit": facts.last_commit and asdict(facts.last_commit),
         "uploader": _uploader(facts),
         "mirror": _mirror(facts),
         "error": _error(facts),
         "notices": list(facts.notices),
-        "files": [
-            {
-                "path": file.path,
-                "bytes": file.size,
-                "on_hub": file.on_hub,
-                "in_logdir": file.in_logdir,
-                "growing": file.growing,
-                "pulled": file.pulled,
-            }
-            for file in facts.files
-        ],
+        "files": [asdict(file) for file in facts.files],
         "quarantined": dict(facts.quarantined),
         "damaged": {one.path: str(one) for one in facts.damage},
     }
@@ -61,25 +43,6 @@ def to_json(facts: RunFacts, judgement: Judgement) -> dict[str, Any]:
 def unreadable(logdir: str, error: str) -> dict[str, Any]:
     """The object of a run that cannot be read."""
     return {"version": VERSION, "logdir": logdir, "state": RunHealth.PERSON.word, "next": error}
-
-
-def _destination(facts: RunFacts) -> dict[str, str] | None:
-    if (to := facts.destination) is None:
-        return None
-    return {
-        "url": to.url,
-        "endpoint": to.endpoint,
-        "repo_id": to.repo_id,
-        "repo_type": to.repo_type,
-        "revision": to.revision,
-        "path_in_repo": to.path_in_repo,
-    }
-
-
-def _last_commit(facts: RunFacts) -> dict[str, Any] | None:
-    if (last := facts.last_commit) is None or facts.destination is None:
-        return None
-    return {"id": last.commit, "time": last.time, "url": facts.destination.commit_url(last.commit)}
 
 
 def _uploader(facts: RunFacts) -> dict[str, Any]:

@@ -87,9 +87,9 @@ def _on_hub(facts: RunFacts) -> str:
 
 
 def _commits(facts: RunFacts) -> Iterator[tuple[str, str]]:
-    if (last := facts.last_commit) is not None and facts.destination:
+    if (last := facts.last_commit) is not None:
         when = ago(facts.now - last.time)
-        yield "last commit", f"{last.commit[:8]}, {when}: {facts.destination.commit_url(last.commit)}"
+        yield "last commit", f"{last.id[:8]}, {when}: {last.url}"
     if facts.next_in is not None and (facts.alive or facts.waiting):
         yield ("next try" if facts.uploader.failures else "next commit"), f"in {span(facts.next_in)}"
 
@@ -119,7 +119,7 @@ def failure_text(facts: RunFacts) -> str:
 def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
     listed: Sequence[FileFacts] = facts.files
     if len(listed) > LISTED:
-        behind = [file for file in listed if facts.destination and file.on_hub < file.size]
+        behind = [file for file in listed if facts.destination and file.on_hub < file.bytes]
         listed = behind[:LISTED]
     for file in listed:
         yield file_text(file, is_local=facts.destination is None)
@@ -130,11 +130,11 @@ def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
 def file_text(file: FileFacts, *, is_local: bool = False) -> str:
     """A line about a file."""
     what = " (pulled)" if file.pulled else " (may still grow)" if file.growing else ""
-    sizes = f"{size_text(file.on_hub):>9} of {size_text(file.size):>9}"
+    sizes = f"{size_text(file.on_hub):>9} of {size_text(file.bytes):>9}"
     if is_local:
-        sizes = f"{size_text(file.size):>9}"
+        sizes = f"{size_text(file.bytes):>9}"
     if file.in_logdir is not None:
-        here, there, hub = map(size_text, (file.size, file.in_logdir, file.on_hub))
+        here, there, hub = map(size_text, (file.bytes, file.in_logdir, file.on_hub))
         sizes = f"here {here:>9}, logdir {there:>9}" + ("" if is_local else f", Hub {hub:>9}")
     return f"  {sizes}  {file.path}{what}"
 

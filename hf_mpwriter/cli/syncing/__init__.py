@@ -1,1 +1,1 @@
-"""`hf-mpwriter sync` of many runs, and of folders that no writer of ours has logged into."""
+"""`hf-mpwriter sync`: of one run and of several, of folders that others have written; called by `main` and `run`."""

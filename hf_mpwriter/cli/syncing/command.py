@@ -6,27 +6,23 @@ anything is sent; `--all` leaves one of them out.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import click
 from click.core import ParameterSource
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.home import is_url, normalised_logdir
-from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import endpoint_option, place_options
 from hf_mpwriter.cli.output import DAMAGED, counted, failure
 from hf_mpwriter.cli.status.finding import has_one_of, named, others_below, runs_below
-from hf_mpwriter.cli.sync import RemovedError, Wishes, sync_one
-from hf_mpwriter.cli.syncing.folders import candidate
-from hf_mpwriter.cli.syncing.follow import Writers, follow
-from hf_mpwriter.cli.syncing.presence import Presence
+from hf_mpwriter.cli.syncing.folders import Wishes, check_places, clashes, recorded
+from hf_mpwriter.cli.syncing.following import Writers, folders_of, tend
+from hf_mpwriter.cli.syncing.one_run import RemovedError, sync_one
 from hf_mpwriter.cli.words import as_argument, examples, typed
-from hf_mpwriter.supervisor.followed import ROUND
+from hf_mpwriter.supervisor.drain import Drain
 from hf_mpwriter.system.redaction import printable
 
 
@@ -92,8 +88,8 @@ def sync_runs(
         raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
     if not all_below:
         check_places(names, wishes)
-    clashes = list(_clashes(names, wishes)) if all_below else []
-    for clash in clashes:  # of many runs, two of one place hold up no other
+    left_out = list(clashes(names, wishes)) if all_below else []
+    for clash in left_out:  # of many runs, two of one place hold up no other
         click.echo(printable(f"{clash.name}: left out. {clash.text}"), err=True)
         names.remove(clash.name)
     try:
@@ -103,8 +99,8 @@ def sync_runs(
         goes_on = f"An upload that has begun goes on: hf-mpwriter status {name}. To end it: hf-mpwriter stop {name}"
         later = f"What is logged from now on is not uploaded; then: hf-mpwriter sync {name}"
         raise failure(f"Interrupted. {later if follow else goes_on}", damaged=False) from None
-    if clashes:
-        raise failure(f"{counted(len(clashes), 'run')} left out.", damaged=False)
+    if left_out:
+        raise failure(f"{counted(len(left_out), 'run')} left out.", damaged=False)
 
 
 def _sync(names: list[str], wishes: Wishes) -> None:
@@ -127,28 +123,23 @@ def _given(*names: str) -> str:
 
 
 def _follow(names: list[str], wishes: Wishes) -> None:
-    """Upload runs until their writers have gone. What fails meanwhile is printed, and tried again."""
+    """Upload runs until their writers have gone, and once more. What fails meanwhile is tried again."""
     if any(map(is_url, names)):
         raise click.UsageError("--follow takes folders on a disk of this host.")
-    impatient = replace(wishes, timeout=ROUND if wishes.timeout is None else min(wishes.timeout, ROUND))
-    codes, members = dict.fromkeys(names, 0), {name: Presence(name) for name in names}
-
-    def sync(name: str, is_patient: bool) -> bool:
-        codes[name] = _told(name, wishes if is_patient else impatient)
-        members[name].renew()
-        return not codes[name]
-
-    with contextlib.ExitStack() as leaving:
-        for name, member in members.items():
-            try:
-                sync_one(name, wishes)  # what is wrong with the call ends it at once
-            except RemovedError as error:  # by a program that makes its folder anew when it starts
-                click.echo(error.format_message(), err=True)
-            leaving.callback(member.leave)
-            member.renew()
-        _say("Following: what is logged is uploaded until the writers have gone. Ctrl-C ends that.", wishes)
-        follow({name: Writers(normalised_logdir(name)) for name in names}, sync)
-    if failed := [code for code in codes.values() if code]:
+    for name in names:
+        try:
+            sync_one(name, wishes)  # what is wrong with the call ends it at once
+        except RemovedError as error:  # by a program that makes its folder anew when it starts
+            click.echo(error.format_message(), err=True)
+    _say("Following: what is logged is uploaded until the writers have gone. Ctrl-C ends that.", wishes)
+    drain = Drain()
+    drain.follow(folders_of(names, wishes), lambda text: _say(text, wishes))
+    try:
+        tend(drain, [Writers(normalised_logdir(name)) for name in names])
+        failed = [code for code in [_told(name, wishes) for name in names] if code]
+    finally:
+        drain.leave()
+    if failed:
         raise failure("Not all is on the Hub.", damaged=all(code == DAMAGED for code in failed))
 
 
@@ -197,37 +188,3 @@ def _say(text: str, wishes: Wishes) -> None:
     """Print what is no error."""
     if not wishes.is_quiet:
         click.echo(printable(text), err=True)
-
-
-def recorded(name: str) -> Destination | None:
-    """Where a run goes; None if it has no destination, or if that cannot be read: then `sync_one` says why."""
-    try:
-        return candidate(name).destination()
-    except (HfMpWriterError, OSError):
-        return None
-
-
-def check_places(names: Iterable[str], wishes: Wishes) -> None:
-    """Refuse runs that would go to the same folder of a repository, such as two of one name."""
-    if clash := next(_clashes(names, wishes), None):
-        raise click.UsageError(printable(clash.text))
-
-
-class _Clash(NamedTuple):
-    """A run whose place in a repository is that of another one; what to tell."""
-
-    name: str
-    text: str
-
-
-def _clashes(names: Iterable[str], wishes: Wishes) -> Iterator[_Clash]:
-    taken: dict[Destination, str] = {}
-    for name in names:
-        there = recorded(name)
-        place = there or wishes.place_of(name)
-        if place is None:
-            continue
-        other = taken.setdefault(place, name)
-        if normalised_logdir(other) != normalised_logdir(name):
-            apart = "Sync only one of them" if there and recorded(other) else "Sync them apart, with --path-in-repo"
-            yield _Clash(name, f"{other} and {name} would both go to {place}. {apart}.")

@@ -264,16 +264,6 @@ def folders(environ: Mapping[str, str], spool: Directory) -> list[Place]:
     return [Place(own), spool / "rate_limit"]
 
 
-def tokens_left(destination: Destination, limit: float, folders: list[Place], now: float) -> float:
-    """Commits that may start now, as far as the bucket of a repository tells; it is only read."""
-    rule = Rule(limit)
-    for folder in folders:
-        with contextlib.suppress(OSError, state.DamagedError):
-            bucket = state.load(Bucket, disk.read(folder / _name_of(destination)) or b"")
-            return min(rule.burst, max(0.0, bucket.tokens) + max(0.0, now - bucket.at) / rule.pause)
-    return rule.burst
-
-
 def _name_of(destination: Destination) -> str:
     """The file of the bucket of a repository."""
     repository = f"{destination.endpoint} {destination.repo_type} {destination.repo_id}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import Logged, Progress
 from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.system.supervision import contact
+from hf_mpwriter.system import contact
 from hf_mpwriter.worker import delivery, shutdown
 from hf_mpwriter.worker.delivery import Awaited
 from hf_mpwriter.worker.ending.lifetime import ends_here

@@ -11,8 +11,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 
-from hf_mpwriter.base.arguments import variables
-from hf_mpwriter.base.settings import Settings, is_on, writes_metrics
+from hf_mpwriter.base.settings import Settings, is_on, unclear_switches, unknown_variables
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.worker.role import current_role
 
@@ -23,9 +22,9 @@ _told: set[str] = set()  # what was said; a forked child inherits it, so it says
 
 
 def _warnings(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for name, question in variables.unknown(environ).items():
-        yield name, f"{name} is set, but hf_mpwriter has no such variable. {question}".rstrip()
-    for name, value in variables.unclear(environ).items():
+    for name in unknown_variables(environ):
+        yield name, f"{name} is set, but hf_mpwriter has no such variable."
+    for name, value in unclear_switches(environ).items():
         yield name, f"{name} is {value!r}, which is neither on nor off, and counts as off. On is 1, off is 0."
 
 
@@ -48,16 +47,13 @@ def tell_idle(
     settings: Settings, rank: int | None = None, *, uploads: bool, environ: Mapping[str, str] = os.environ
 ) -> None:
     """Say once what is switched on for a run, and has no effect in it."""
-    if not (settings.all_ranks_view or settings.system_metrics or writes_metrics(environ)):
-        return
-    idle = []
-    if not uploads and not is_on(environ.get(DISABLED, "")):
-        idle += ["all_ranks_view"] * settings.all_ranks_view + ["HF_MPWRITER_PROMETHEUS"] * writes_metrics(environ)
-    warnings = {name: f"{name} is on, {NO_UPLOADER}" for name in idle if name not in _told}
+    warnings, name = dict[str, str](), "all_ranks_view"
+    if settings.all_ranks_view and name not in _told and not uploads and not is_on(environ.get(DISABLED, "")):
+        warnings[name] = f"{name} is on, {NO_UPLOADER}"
     if settings.system_metrics and "gpu" not in _told and _lacks_nvml():
         warnings["gpu"] = "system_metrics leaves out the GPUs of this machine: pip install nvidia-ml-py"
     _told.update(warnings)
-    if is_first(rank):
+    if warnings and is_first(rank):
         for text in warnings.values():
             logger.warning("%s", text)
 

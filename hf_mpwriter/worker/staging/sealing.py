@@ -27,11 +27,11 @@ REQUESTED_SHARE = 512  # the parts of a run's age of which one is the least age 
 REQUESTED_MIN = 1.0  # seconds
 
 
-def opened_before(now: float, run_age: float, mirror_every: float, requested_at: float, urgent_at: float) -> float:
+def opened_before(now: float, run_age: float, mirror_every: float, requested_at: float) -> float:
     """The monotonic seconds such that segments that were opened before are to be sealed."""
     by_time = now - least_age(run_age, mirror_every)
     by_request = min(requested_at, now - max(REQUESTED_MIN, run_age / REQUESTED_SHARE))
-    return max(by_time, by_request, urgent_at)
+    return max(by_time, by_request)
 
 
 class Sealing:
@@ -39,7 +39,7 @@ class Sealing:
 
     def __init__(self, files: WorkerFiles, mirror_every: Callable[[], float], clock: Callable[[], float]) -> None:
         self._files, self._mirror_every, self._clock = files, mirror_every, clock
-        self._requested_at = self._urgent_at = -math.inf
+        self._requested_at = -math.inf
         self.made_at: float | None = None  # unix time when the run began; None if it is not staged
 
     def request(self, *, at_once: bool) -> None:
@@ -48,12 +48,8 @@ class Sealing:
         if at_once and self.made_at is not None:
             self._files.seal_older()
 
-    def note_urgent(self) -> None:
-        """Seal all that is open now when the worker keeps house next; from a signal handler, too."""
-        self._urgent_at = self._clock()
-
     def seal_due(self) -> None:
         """Seal the segments that are due; called when the worker keeps house."""
         if self.made_at is not None:
-            age, requests = max(0.0, time.time() - self.made_at), (self._requested_at, self._urgent_at)
-            self._files.seal_older(opened_before(self._clock(), age, self._mirror_every(), *requests))
+            age = max(0.0, time.time() - self.made_at)
+            self._files.seal_older(opened_before(self._clock(), age, self._mirror_every(), self._requested_at))

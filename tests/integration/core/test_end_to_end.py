@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from programs import DEADLINE, wait_for
-from prometheus_client.parser import text_string_to_metric_families
 from runs import (
     LOG_AND_EXIT,
     LOG_FOR_EVER,
@@ -29,7 +28,6 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
-from hf_mpwriter.system.process import host_id
 
 
 def test_a_context_exit_ends_with_the_data_on_the_hub(hub, run_dir, start, unhurried):
@@ -39,21 +37,6 @@ def test_a_context_exit_ends_with_the_data_on_the_hub(hub, run_dir, start, unhur
     assert [file.hub_events for file in report.files.values()] == [500]
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert not os.listdir(Spool(str(run_dir)).members), "the member file of the dead worker is removed"
-
-
-def test_the_health_of_an_uploader_is_written_for_prometheus(hub, run_dir, start, unhurried):
-    """On request: what it has sent, and that it has left."""
-    start(LOG_AND_EXIT, run_dir, 500, env={"HF_MPWRITER_PROMETHEUS": "1"}).succeed()
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    text = next(Path(run_dir).glob(".hf_mpwriter/hosts/*/uploader.prom")).read_text()
-    found = {sample.name: sample for family in text_string_to_metric_families(text) for sample in family.samples}
-    sizes = [
-        os.path.getsize(run_dir / path.removeprefix(f"tensorboard/{run_dir.name}/")) for path in event_paths(run_dir)
-    ]
-    assert found["hf_mpwriter_sent_bytes_total"].value >= sum(sizes)
-    assert found["hf_mpwriter_commits_total"].value >= 1
-    assert found["hf_mpwriter_up"].value == 0
-    assert found["hf_mpwriter_up"].labels == {"run": str(run_dir), "repo": "me/run", "host": host_id()}
 
 
 def test_the_model_card_carries_the_tag_in_the_commit_of_the_data(hub, run_dir, start):

@@ -156,18 +156,6 @@ def test_the_status_of_all_runs_below_a_folder(place):
     assert "the Hub cannot be reached" in text.splitlines()[0]
 
 
-def test_steps_of_a_run(place):
-    """The first ten are there, by a commit that has a page; the others wait."""
-    code, text = transcript(place, "status", "runs/live", "--step", "9")
-    assert (code, text) == (0, "main: on the Hub since DATE at the latest: HUB/me/run/commit/COMMIT\n")
-    assert transcript(place, "status", "runs/live", "--step", "10") == (
-        3,
-        "main: not on the Hub yet; 0 of 1 record are\n",
-    )
-    code, text = transcript(place, "status", "runs/live", "--step", "99")
-    assert (code, text) == (3, "main: has not logged it; up to step 19\n")
-
-
 def test_the_status_while_the_hub_is_down_and_after_its_uploader_has_died(place):
     """It waits as long as an uploader tries; with its host dead, a person has to finish it."""
     code, text = transcript(place, "status", "down/dead")
@@ -231,13 +219,11 @@ def test_a_hub_that_is_down_or_fails_is_one_line(place):
 
 
 def test_what_doctor_says_where_all_is_well(place):
-    """Each check has a line; the uploader of the live run is named."""
+    """Each check has a line."""
     code, text = transcript(place, "doctor", "runs/exp1")
     lines = text.partition("\n\n")[0].splitlines()
-    names = ["versions", "endpoint", "token", "clock", "repository", "commits", "disk", "uploader"]
-    assert [line.split()[1] for line in lines if "uploader" not in line] == names[:-1], text
+    assert [line.split()[1] for line in lines] == ["versions", "endpoint", "token", "repository", "disk"], text
     assert code == 0, text
-    assert f"uploader    {place.folder}/runs/live, process PID: idle".replace(str(place.folder), "FOLDER") in text
     found = json.loads(transcript(place, "doctor", "runs/exp1", "--json")[1])
     assert {check["health"] for check in found["checks"]} <= {"ok", "warn"}
 

@@ -12,7 +12,7 @@ from programs import wait_for
 from runs import LOG_AND_EXIT, hub_view, no_uploader, run, uploader_pid
 
 from hf_mpwriter import testing
-from hf_mpwriter.base.arguments.values import patterns
+from hf_mpwriter.base.arguments import patterns
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 

@@ -76,8 +76,9 @@ def test_a_folder_of_another_user_is_uploaded_and_nothing_is_written_into_it(hub
 FOLLOW = """
 import sys
 from hf_mpwriter.cli.main import main
-from hf_mpwriter.cli.syncing import follow
-follow.ROUND, follow.LOOK_EVERY, follow.QUIET = 2.0, 0.2, 0.5
+from hf_mpwriter.cli.syncing import following
+from hf_mpwriter.supervisor import drain
+drain.ROUND, following.LOOK_EVERY, following.QUIET = 2.0, 0.2, 0.5
 main(["sync", sys.argv[1], "--repo-id", "me/run", "--follow"])
 """
 

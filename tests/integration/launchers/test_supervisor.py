@@ -151,9 +151,8 @@ def test_the_program_dies_with_its_supervisor_and_what_it_leaves_is_ended_on_req
 ANNOUNCED = """
 import os, signal, sys, time
 from hf_mpwriter import HFSummaryWriter
-if sys.argv[2] == "handler":
-    signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"theirs\\n"))
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+signal.signal(signal.SIGUSR1, lambda *_: writer.push())
 writer.add_scalar("loss", 1.0, 0)
 assert writer.push(wait=150)
 writer.add_scalar("loss", 1.0, 1)
@@ -162,23 +161,18 @@ time.sleep(1000)
 """
 
 
-@pytest.mark.parametrize("before", ["handler", "default"])
-def test_a_signal_that_announces_a_deadline_asks_for_a_push(hub, run_dir, start, before):
-    """The program's own handler is called, and it goes on; without one, the signal does what it does by default."""
-    one = start(ANNOUNCED, run_dir, before, env={"HF_MPWRITER_PUSH_ON": "USR1"})
+def test_a_handler_of_a_signal_that_announces_a_deadline_can_ask_for_a_push(hub, run_dir, start):
+    """And the program goes on."""
+    one = start(ANNOUNCED, run_dir)
     assert one.process.stdout.readline() == "logged\n"
     one.process.send_signal(signal.SIGUSR1)
-    if before == "default":
-        assert one.process.wait(DEADLINE) == -signal.SIGUSR1
-    else:
-        assert one.process.stdout.readline() == "theirs\n"
 
     def on_hub() -> int:
         tree = hub.store.tree("model", "me/run", "main")
         return sum(entry.size for path, entry in tree.items() if "tfevents" in path)
 
     wait_for(lambda: on_hub() == event_bytes(run_dir), "all is on the Hub, while the program sleeps")
-    assert (one.process.poll() is None) == (before == "handler")
+    assert one.process.poll() is None
     one.process.kill()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
 
@@ -189,13 +183,12 @@ def test_a_signal_that_announces_a_deadline_asks_for_a_push(hub, run_dir, start,
         pytest.param("trap '' HUP", "kill -HUP $PPID; sleep 1; exit 7", 7, id="nohup"),
         pytest.param("trap '' INT", "kill -INT $PPID; sleep 1; exit 7", 7, id="background"),
         pytest.param("trap '' CHLD", "exit 7", 7, id="children are ignored"),
-        pytest.param("export HF_MPWRITER_PUSH_ON=XCPU", "trap 'exit 7' XCPU; kill -XCPU $PPID; sleep 9", 7, id="XCPU"),
         pytest.param("exec 2>/dev/full", "exit 7", 7, id="no room for its lines"),
     ],
 )
 def test_what_the_supervisor_inherits_does_not_change_the_end_of_a_program(run_dir, before, program, expected):
-    """Ignored signals stay ignored, as below nohup; a signal that asks for a push ends nothing; exit codes are kept."""
-    tell = f"{sys.executable} -c 'from hf_mpwriter.system.supervision import contact; contact.tell({str(run_dir)!r})'"
+    """Ignored signals stay ignored, as below nohup; exit codes are kept."""
+    tell = f"{sys.executable} -c 'from hf_mpwriter.system import contact; contact.tell({str(run_dir)!r})'"
     words = [*RUN, "--grace", "3", "--", "sh", "-c", f'"$@"; {program}', "sh", "sh", "-c", tell]
     ended = subprocess.run(["sh", "-c", f'{before}; exec "$@"', "sh", *words], timeout=DEADLINE, check=False)
     assert ended.returncode == expected

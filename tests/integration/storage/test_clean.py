@@ -15,8 +15,8 @@ from support import event_file
 from hf_mpwriter.base.home import staging_root
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.cli import clean as clean_module
 from hf_mpwriter.cli.main import main
-from hf_mpwriter.cli.storage import clean as clean_module
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.staging.record import mirror_lock

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import JSON
 
-from hf_mpwriter.base import state
-from hf_mpwriter.base.arguments.values import patterns
+import hf_mpwriter
+from hf_mpwriter.base import settings, state
+from hf_mpwriter.base.arguments import patterns
 from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
 from hf_mpwriter.base.settings import (
     DEFAULT_ENDPOINT,
@@ -234,3 +237,16 @@ def test_urls_of_one_hub_are_equal_once_normalised(url: str) -> None:
 def test_urls_of_different_hubs_stay_different(url: str) -> None:
     """Scheme, port, host and path, in its case, tell one Hub from another; what readers read differently is no Hub."""
     assert normalised_endpoint(url) != "https://hub.example"
+
+
+def test_every_variable_of_the_package_is_known():
+    """One that is added must be added there too: else each use of it would be called a mistake."""
+    package = Path(hf_mpwriter.__file__).parent
+    named = {name for path in package.rglob("*.py") for name in re.findall(r"HF_MPWRITER_[A-Z_]+", path.read_text())}
+    assert named - settings.VARIABLES - {settings.PREFIX} == set()
+
+
+def test_a_variable_that_does_not_exist_is_found():
+    """One of another program is not ours."""
+    environ = {"HF_MPWRITER_GRACE": "5", "HF_MPWRITER_repo_id": "me/run", "HF_TOKEN": "x", "MY_HF_MPWRITER_GRACE": "5"}
+    assert settings.unknown_variables(environ) == ["HF_MPWRITER_repo_id"]

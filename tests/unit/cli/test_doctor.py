@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.home import staging_root
+from hf_mpwriter.cli import doctor as cli_doctor
+from hf_mpwriter.cli.destination import spool_at
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.cli.storage import doctor as doctor_of_storage
 from hf_mpwriter.spool.layout import Spool
@@ -121,3 +123,13 @@ def test_an_endpoint_that_is_no_url_is_a_failed_check(monkeypatch):
     assert done.exit_code == 4
     line = "fail endpoint HF_ENDPOINT is 'http://127.0.0.1:80x'. It needs a host, and a port is a number"
     assert line in [" ".join(shown.split()) for shown in done.output.splitlines()]
+
+
+def test_no_run_directory_of_another_uploader_is_looked_at(tmp_path, monkeypatch):
+    """It may be on a mount that hangs. Nor is any other process asked what it does."""
+    looked = list[str]()
+    monkeypatch.setattr(cli_doctor, "spool_at", lambda path: looked.append(path) or spool_at(path))
+    done = CliRunner().invoke(main, ["doctor"])
+    assert [line.split()[1] for line in done.output.splitlines()] == ["versions", "endpoint", "disk"]
+    doctor(tmp_path)
+    assert looked == [str(tmp_path)]

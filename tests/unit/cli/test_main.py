@@ -107,7 +107,7 @@ ALONE = """
 import sys
 from hf_mpwriter.cli.main import main
 main(["sync", "--help"], standalone_mode=False)
-names = ("cli.doctor.command", "cli.verify", "cli.pull", "cli.run", "cli.status.command", "cli.storage.clean")
+names = ("cli.doctor", "cli.verify", "cli.pull", "cli.run", "cli.status.command", "cli.clean")
 print("loaded:", *(name for name in names if f"hf_mpwriter.{name}" in sys.modules))
 """
 

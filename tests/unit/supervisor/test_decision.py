@@ -19,7 +19,7 @@ from hf_mpwriter.supervisor.decision import (
     kill_after,
     remaining,
 )
-from hf_mpwriter.system.supervision.kernel import Entry
+from hf_mpwriter.system.kernel import Entry
 
 TERM, INT, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
 

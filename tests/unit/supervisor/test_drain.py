@@ -10,7 +10,7 @@ from programs import wait_for
 from support import event_file
 
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.cli.syncing.sidecar import followed
+from hf_mpwriter.cli.syncing.following import followed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.members import SUPERVISOR, MemberFile
@@ -45,6 +45,7 @@ def test_a_folder_that_its_program_removes_is_followed_anew_as_soon_as_it_is_bac
     folder, said, one = tmp_path / "exp1", list[str](), Drain()
     event_file(folder / "events.out.tfevents.1700000000.host", 1)
     one.follow(followed([str(folder)], None, "me/run", {}), said.append)
+    one.start()
     wait_for(lambda: len(said) == 1, "it is followed")
     os.rename(folder, tmp_path / "removed")
     if comes_back:

@@ -10,8 +10,7 @@ from click.testing import CliRunner
 
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.supervisor.loop import environment_below
-from hf_mpwriter.system import process
-from hf_mpwriter.system.supervision import contact
+from hf_mpwriter.system import contact, process
 from hf_mpwriter.worker import role
 from hf_mpwriter.worker.role import default_logdir
 

@@ -10,8 +10,8 @@ import pytest
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
 from hf_mpwriter.supervisor.loop import environment_below
+from hf_mpwriter.system import contact
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import role
 from hf_mpwriter.worker.naming import holders
 

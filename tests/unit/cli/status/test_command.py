@@ -77,7 +77,7 @@ def test_a_watch_prints_what_changes_and_ends_with_the_last_process(here, monkey
     seen = []
 
     def sleep(_: float) -> None:
-        seen.append(_lasting(_looks(("runs/exp1",), None)))
+        seen.append(_lasting(_looks(("runs/exp1",))))
         if len(seen) == 2:
             (here / "exp1" / "events.out.tfevents.1.x").write_bytes(b"")
         if len(seen) == 4:
@@ -87,15 +87,6 @@ def test_a_watch_prints_what_changes_and_ends_with_the_last_process(here, monkey
     result = run("status", "runs/exp1", "--watch")
     assert len(seen) == 4
     assert result.output.count("runs/exp1 -> ") == 2, "at the beginning, and when the uploader has gone"
-
-
-def test_a_step_needs_one_run(here):
-    """It is asked of each of its workers."""
-    assert run("status", "--step", "5").exit_code == 2
-    result = run("status", "runs/exp1", "--step", "5")
-    text = "next: ask for another step: no worker logged 5, and none lives; no step was logged"
-    assert (result.exit_code, result.output.strip()) == (4, text)
-    assert json.loads(run("status", "runs/exp1", "--step", "5", "--json").output)["next"] == text.removeprefix("next: ")
 
 
 def test_a_run_that_is_not_there_hides_no_other(here):

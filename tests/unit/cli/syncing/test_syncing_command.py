@@ -12,6 +12,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.cli.syncing import command
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.supervisor.drain import Drain
 from hf_mpwriter.worker.election import Election
 
 HUB = "http://127.0.0.1:9"
@@ -169,23 +170,21 @@ def test_an_interrupt_says_that_the_upload_goes_on_and_how_to_end_it(synced, tmp
 
 
 def test_several_folders_are_followed_at_once(synced, tmp_path, monkeypatch):
-    """Each is uploaded in the rounds; the exit code tells that one was not whole at its last."""
+    """Each is uploaded before and after; the exit code tells that one was not whole in the end."""
     recorded(str(tmp_path / "a"), "tensorboard/a")
     recorded(str(tmp_path / "b"), "tensorboard/b")
-    wishes: list[tuple[str, float | None]] = []
+    tended, left = list[str](), list[bool]()
 
-    def sync_one(name, wish):
-        wishes.append((name, wish.timeout))
-        if len(wishes) > 2 and name == "b":
+    def sync_one(name, _):
+        synced.append(name)
+        if len(synced) > 2 and name == "b":
             raise OSError("no such disk")
 
-    def one_round(folders, sync):
-        assert [sync(name, False) for name in folders] == [True, False]
-
     monkeypatch.setattr(command, "sync_one", sync_one)
-    monkeypatch.setattr(command, "follow", one_round)
+    monkeypatch.setattr(command, "tend", lambda drain, _: tended.extend(one.run_dir for one in drain.outcomes))
+    monkeypatch.setattr(Drain, "leave", lambda _: left.append(True))
     result = run("a", "b", "--follow")
-    assert wishes == [("a", None), ("b", None), ("a", command.ROUND), ("b", command.ROUND)]
+    assert (synced, tended, left) == (["a", "b", "a", "b"], [str(tmp_path / "a"), str(tmp_path / "b")], [True])
     assert (result.exit_code, "Not all is on the Hub." in result.output) == (1, True)
     assert run("s3://bucket/a", "--follow").exit_code == 2
 
@@ -196,8 +195,8 @@ def test_a_folder_that_is_removed_while_it_is_uploaded_is_told_and_not_waited_fo
     monkeypatch.setenv("HF_ENDPOINT", HUB)
     event_file(tmp_path / "exp1" / "events.out.tfevents.1700000000.host", 1)
     monkeypatch.setattr(Election, "ensure_uploader", lambda _: os.rename(tmp_path / "exp1", tmp_path / "gone"))
-    rounds = list[str]()
-    monkeypatch.setattr(command, "follow", lambda folders, _: rounds.extend(folders))
+    rounds = list[object]()
+    monkeypatch.setattr(command, "tend", lambda drain, _: rounds.append(drain))
     result = run(str(tmp_path / "exp1"), "--repo-id", "me/run", *["--follow"] * follows)
     assert "exp1 was removed, or replaced by another folder, while it was uploaded." in result.output
-    assert (result.exit_code, len(rounds)) == ((0, 1) if follows else (1, 0))
+    assert (result.exit_code, len(rounds)) == (1, follows), "it is not back at the end"

@@ -16,15 +16,15 @@ def files_of(duration: float, mirror_every: float, *, asks: bool) -> int:
     """The segments that a program makes which logs every five seconds, and may ask for a push each time."""
     opened, files = 0.0, 0
     for now in range(1, int(duration), 5):
-        if opened < opened_before(float(now), float(now), mirror_every, now if asks else NEVER, NEVER):
+        if opened < opened_before(float(now), float(now), mirror_every, now if asks else NEVER):
             opened, files = float(now), files + 1
     return files
 
 
 def test_a_segment_is_sealed_at_the_interval():
     """In a young run that is `mirror_every`."""
-    assert opened_before(1000.0, HOUR, 5.0, NEVER, NEVER) == 700.0
-    assert opened_before(1000.0, HOUR, 0.5, NEVER, NEVER) == pytest.approx(1000.0 - HOUR / 64)
+    assert opened_before(1000.0, HOUR, 5.0, NEVER) == 700.0
+    assert opened_before(1000.0, HOUR, 0.5, NEVER) == pytest.approx(1000.0 - HOUR / 64)
 
 
 @pytest.mark.parametrize("asks", [False, True])
@@ -36,14 +36,9 @@ def test_files_stay_few_in_a_long_run(asks):
 
 def test_a_request_seals_what_was_open_then():
     """Not what was opened later, and not at once what was opened just now."""
-    assert opened_before(1000.0, HOUR, 5.0, 990.0, NEVER) == 990.0
-    assert opened_before(1000.0, HOUR, 5.0, 999.9, NEVER) == pytest.approx(1000.0 - HOUR / 512)
-    assert opened_before(2000.0, HOUR, 5.0, 990.0, NEVER) == 1700.0, "the request was met long ago"
-
-
-def test_a_signal_seals_all_that_was_open_then():
-    """The process may be killed seconds later."""
-    assert opened_before(1000.0, DAY, 5.0, NEVER, 999.9) == 999.9
+    assert opened_before(1000.0, HOUR, 5.0, 990.0) == 990.0
+    assert opened_before(1000.0, HOUR, 5.0, 999.9) == pytest.approx(1000.0 - HOUR / 512)
+    assert opened_before(2000.0, HOUR, 5.0, 990.0) == 1700.0, "the request was met long ago"
 
 
 class Files:
@@ -62,7 +57,6 @@ def test_who_waits_for_a_push_has_all_sealed_at_once():
     files = Files()
     sealing = Sealing(files, lambda: 5.0, clock=lambda: 1000.0)
     sealing.request(at_once=True)
-    sealing.note_urgent()
     sealing.seal_due()
     assert files.sealed == []
     sealing.made_at = 0.0
@@ -70,5 +64,3 @@ def test_who_waits_for_a_push_has_all_sealed_at_once():
     assert files.sealed == []
     sealing.request(at_once=True)
     assert files.sealed == [math.inf]
-    sealing.seal_due()
-    assert files.sealed[1:] == [1000.0], "a signal has come"

@@ -9,8 +9,9 @@ import pytest
 from support import event_file, scalar
 
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.cli import sync
-from hf_mpwriter.cli.sync import Wishes, shortfall_text
+from hf_mpwriter.cli.syncing import one_run as sync
+from hf_mpwriter.cli.syncing.folders import Wishes
+from hf_mpwriter.cli.syncing.one_run import shortfall_text
 from hf_mpwriter.events import framing
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import UploaderStatus

@@ -1,12 +1,11 @@
-"""What the answers of the Hub mean for token, endpoint, clock and repository."""
+"""`doctor`: what the answers of the Hub mean for token, endpoint and repository."""
 
 from __future__ import annotations
 
 import pytest
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.cli.doctor.checks import Check, Health, lines
-from hf_mpwriter.cli.doctor.hub import clock_check, endpoint_check, repository_check, token_check, token_source
+from hf_mpwriter.cli.doctor import Check, Health, endpoint_check, lines, repository_check, token_check, token_source
 
 HERE = Destination("https://hub", "me/run")
 OK, WARN, FAIL = Health.OK, Health.WARN, Health.FAIL
@@ -44,14 +43,6 @@ def test_a_token_is_told_with_its_source_and_its_rights(status, fields, source, 
 def test_an_endpoint_is_well_if_a_hub_answers_there(status, fields, health):
     """A refusal is an answer, too; a page of a portal is none."""
     assert endpoint_check("https://hub", status, fields).health is health
-
-
-@pytest.mark.parametrize(("ahead", "health"), [(3.0, OK), (-3.0, OK), (600.0, WARN), (-600.0, WARN)])
-def test_a_clock_that_differs_is_told(ahead, health):
-    """By how much, and which way."""
-    check = clock_check(ahead)
-    assert check.health is health
-    assert health is OK or ("ahead of" if ahead > 0 else "behind") in check.text
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import fractions
 import numpy as np
 import pytest
 
-from hf_mpwriter.base.arguments.values import patterns, switch, text_or_none, token_or_none, whole
+from hf_mpwriter.base.arguments import patterns, switch, text_or_none, token_or_none, whole
 from hf_mpwriter.base.errors import SettingsError
 
 

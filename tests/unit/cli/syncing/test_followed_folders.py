@@ -8,11 +8,10 @@ import pytest
 from support import event_file
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.cli.syncing.sidecar import followed
+from hf_mpwriter.cli.syncing.following import followed
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.supervisor.drain import Drain, Upload
-from hf_mpwriter.supervisor.followed import ABSENT, NOTHING_THERE, ROUND, Followed, NotARunError
+from hf_mpwriter.spool.workers.members import SUPERVISOR, Members
+from hf_mpwriter.supervisor.drain import ABSENT, NOTHING_THERE, ROUND, Drain, Followed, NotARunError, Upload
 from hf_mpwriter.worker.election import Election
 
 HUB = "http://127.0.0.1:9"
@@ -156,5 +155,8 @@ def test_the_line_about_a_followed_folder_has_a_page_that_opens(tmp_path):
     one, said = only(followed([], "exp1", "me/run", ENVIRON)), list[str]()
     drain = Drain()
     drain._say = said.append
-    drain._opened(str(tmp_path / "exp1"), one)
+    upload = drain._opened(str(tmp_path / "exp1"), one)
+    (member,) = Members(Spool(str(tmp_path / "exp1"))).all()
+    upload.leave()
+    assert member.name.worker == SUPERVISOR, "the uploader stays, though nothing may be new"
     assert said == [f"uploading {tmp_path / 'exp1'} to {HUB}/me/run/tree/main/tensorboard/exp1"]

@@ -1,15 +1,14 @@
-"""`sync --follow`: how it is known that the writers have gone, and that nothing of theirs is left."""
+"""`sync --follow`: how it is known that the writers have gone."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import pytest
 from support import event_file
 
-from hf_mpwriter.cli.syncing.follow import AFTER_CLOSE, LOOK_EVERY, QUIET, ROUND, Writers, follow
+from hf_mpwriter.cli.syncing.following import AFTER_CLOSE, LOOK_EVERY, QUIET, Writers, tend
 
 NAME = "events.out.tfevents.1700000000.host"
 
@@ -93,36 +92,18 @@ def test_a_file_that_others_have_open_elsewhere_does_not_count(tmp_path, clock):
         assert writers.have_gone()
 
 
-def test_what_is_written_until_the_end_is_in_the_last_upload(tmp_path, clock):
-    """An upload each round, and one that begins after the writers have gone."""
-    event_file(tmp_path / NAME, 1)
-    sizes: list[tuple[float, int]] = []
-    end = clock.now + 2 * ROUND + 2 * LOOK_EVERY
-
-    def sleep(seconds: float) -> None:
-        clock.sleep(seconds)
-        if clock.now <= end:
-            with (tmp_path / NAME).open("ab") as file:
-                file.write(b"x")
-
-    def sync(*_: object) -> bool:
-        sizes.append((clock.now, os.path.getsize(tmp_path / NAME)))
-        return True
-
-    follow({"a": Writers(str(tmp_path), clock)}, sync, clock, sleep)
-    last = os.path.getsize(tmp_path / NAME)
-    assert sizes[-1][1] == last
-    assert sizes[-1][0] >= end + QUIET
-    assert [size < last for _, size in sizes[:2]] == [True] * 2
-    assert len(sizes) == pytest.approx((sizes[-1][0] - sizes[0][0]) / ROUND, abs=2)
-
-
-def test_of_several_folders_each_is_uploaded_until_its_own_writers_have_gone(tmp_path, clock):
-    """One that fails holds up no other: what is left of it comes at the end, patiently."""
+def test_folders_are_tended_until_the_writers_of_each_have_gone(tmp_path, clock):
+    """Also while those of one of them have gone."""
     for name in ("short", "long"):
         event_file(tmp_path / name / NAME, 1)
-    synced: list[tuple[str, float, bool]] = []
-    end = clock.now + 3 * ROUND
+    end, turns = clock.now + 900.0, list[float]()
+
+    class Tended:
+        """Counts the turns of a drain."""
+
+        def turn(self) -> None:
+            """Take one."""
+            turns.append(clock.now)
 
     def sleep(seconds: float) -> None:
         clock.sleep(seconds)
@@ -130,15 +111,7 @@ def test_of_several_folders_each_is_uploaded_until_its_own_writers_have_gone(tmp
             with (tmp_path / "long" / NAME).open("ab") as file:
                 file.write(b"x")
 
-    def sync(name: str, is_patient: bool) -> bool:
-        synced.append((name, clock.now, is_patient))
-        return name == "long"
-
-    follow({name: Writers(str(tmp_path / name), clock) for name in ("short", "long")}, sync, clock, sleep)
-    (*before, last), ends = synced, {name: at for name, at, is_patient in synced if not is_patient}
-    assert ends["short"] < end
-    assert ends["long"] >= end + QUIET
-    assert last == ("short", clock.now, True)
-    assert not any(is_patient for _, _, is_patient in before)
-    rounds = [at for name, at, _ in before if name == "long"]
-    assert len(rounds) == pytest.approx((rounds[-1] - rounds[0]) / ROUND, abs=2)
+    tend(Tended(), [Writers(str(tmp_path / name), clock) for name in ("short", "long")], sleep)
+    assert clock.now >= end + QUIET
+    assert turns == pytest.approx([1000.0 + LOOK_EVERY * turn for turn in range(len(turns))])
+    assert turns[-1] + LOOK_EVERY == clock.now

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
+from hf_mpwriter.system.contact import VARIABLE, Inbox, supervisor, tell
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.system.supervision.contact import VARIABLE, Inbox, supervisor, tell
 
 
 @pytest.fixture

@@ -1,35 +1,48 @@
-"""`logs`: the lines of a log, also while it is rotated."""
+"""`logs`: the last lines of a log, and those that come."""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 from runs import run
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.cli.processes.logs import FollowedLog
+from hf_mpwriter.cli.logs import last_lines
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system.directory import at
 from hf_mpwriter.system.process import host_id
 
 
-def test_each_line_is_shown_once_whatever_is_rotated(tmp_path):
-    """What was written before and after a rotation, and a line that comes in two halves."""
-    path, older = tmp_path / "uploader.log", tmp_path / "uploader.log.1"
-    older.write_text("1\n2\n")
-    path.write_text("3\n4\nfi")
-    log = FollowedLog("here uploader", at(path))
-    assert log.last(3) == ["2", "3", "4"]
-    assert log.news() == []
-    with path.open("a") as file:
-        file.write("ve\n6\n")
-    assert log.news() == ["five", "6"]
-    with path.open("a") as file:
-        file.write("7\n")
-    os.rename(path, older)
-    path.write_text("8\n")
-    assert log.news() == ["7", "8"]
-    assert log.news() == []
+def test_the_last_lines_are_whole_and_may_be_of_the_older_half(tmp_path):
+    """A line that is being written is left out."""
+    (tmp_path / "uploader.log.1").write_text("1\n2\n")
+    (tmp_path / "uploader.log").write_text("3\n4\nfi")
+    place = at(tmp_path / "uploader.log")
+    assert last_lines(place, 3) == ["2", "3", "4"]
+    assert last_lines(place, 0) == []
+
+
+def test_who_follows_a_log_sees_what_is_written_after_a_rotation(own_spool):
+    """What a terminal would obey is escaped; Ctrl-C ends it without a traceback."""
+    log = os.fspath(own_spool.host(host_id()).log)
+    os.makedirs(os.path.dirname(log))
+    Path(log).write_text("1\n2\n")
+    command = [sys.executable, "-m", "hf_mpwriter", "logs", "-f", "-n", "1", own_spool.run_dir]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as following:
+        try:
+            assert following.stdout.readline() == "2\n"
+            os.rename(log, f"{log}.1")
+            Path(log).write_text("\x1b]0;mine\x07\n")
+            shown = next(line for line in following.stdout if "mine" in line)
+            assert shown == "\\x1b]0;mine\\x07\n"
+        finally:
+            following.send_signal(signal.SIGINT)
+        assert "Traceback" not in following.stdout.read()
+    assert following.returncode == 0
 
 
 def test_the_log_of_each_host_is_named_where_there_are_several(own_spool):

@@ -18,25 +18,22 @@ import os
 import time
 from collections.abc import Collection
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import click
 
-from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.names import is_ours
-from hf_mpwriter.base.settings import Destination, Environment, Settings
+from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.cli.destination import (
     command_line,
     newest_settings,
     page_of,
-    path_of_run,
     recorded_destination,
 )
 from hf_mpwriter.cli.output import UploadBar, failure, show_damage
-from hf_mpwriter.cli.syncing.folders import spool_for
+from hf_mpwriter.cli.syncing.folders import Wishes, spool_for
 from hf_mpwriter.cli.words import cure, plain, sentence
 from hf_mpwriter.snapshot import attachments, event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
@@ -55,30 +52,6 @@ class RemovedError(click.ClickException):
 
     def __init__(self, run_dir: str) -> None:
         super().__init__(printable(f"{run_dir} was removed, or replaced by another folder, while it was uploaded."))
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user has asked for, the same for all runs of a call."""
-
-    repo_id: str | None = None  # repository of runs that were local so far, None if none was named
-    repo_type: str = "model"  # where in it, see `place_options`
-    revision: str = "main"  # where in it, see `place_options`
-    folder: str = "tensorboard"  # where in it, see `place_options`
-    timeout: float | None = None  # seconds to wait for a run, None for as long as it takes
-    endpoint: str | None = None  # Hub that the token may go to, see `destination`
-    create: bool = False  # whether a repository that is gone may be made anew
-    is_quiet: bool = False  # whether nothing but errors is printed
-    names_runs: bool = False  # whether what is printed of a run names it, as there are several
-    # whether the repository is for runs without a destination; the others go where they are recorded for
-    only_new: bool = False
-
-    def place_of(self, logdir: str) -> Destination | None:
-        """Where a run goes that has no destination yet; None if no repository was named."""
-        if self.repo_id is None:
-            return None
-        path = path_of_run(self.folder, normalised_logdir(logdir))
-        return Destination(Environment.read().endpoint, self.repo_id, self.repo_type, self.revision, path)
 
 
 def sync_one(logdir: str, wishes: Wishes) -> None:

@@ -10,12 +10,12 @@ import sys
 import pytest
 from programs import succeed
 
+from hf_mpwriter.system import kernel
 from hf_mpwriter.system.process import start_ticks
-from hf_mpwriter.system.supervision import kernel
 
 QUEUE = """
 import os, select, signal
-from hf_mpwriter.system.supervision.kernel import SignalQueue
+from hf_mpwriter.system.kernel import SignalQueue
 queue = SignalQueue((signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD))
 print([received.number for received in queue.read()])
 for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -37,7 +37,7 @@ def test_a_terminal_is_told_from_other_senders():
 import os, pty, select, signal, sys
 pid, fd = pty.fork()
 if not pid:
-    from hf_mpwriter.system.supervision.kernel import SignalQueue
+    from hf_mpwriter.system.kernel import SignalQueue
     queue = SignalQueue((signal.SIGINT,))
     print("ready", flush=True)
     select.select([queue.fd], [], [])

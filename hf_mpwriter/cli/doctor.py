@@ -1,0 +1,283 @@
+"""`hf-mpwriter doctor`: a line for each check, then what the filesystem of LOGDIR can do.
+
+    versions      of the package, Python and the libraries that matter
+    endpoint      whether a Hub answers, in one request with a short timeout
+    token         where it comes from, whose it is, what it may do
+    repository    of the run in LOGDIR, in one more request
+    disk          what is free
+
+Exit codes: 0 if nothing fails, 4 if something does: a person is needed. 1 where a writer would refuse to begin a run.
+
+Invariants:
+- A token goes only to the Hub of HF_ENDPOINT. A run that is recorded for another one is not asked about.
+- No run directory but LOGDIR is looked at: another one may be on a mount that hangs.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from hf_mpwriter._version import __version__
+from hf_mpwriter.base.arguments import check_endpoint
+from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
+from hf_mpwriter.base.home import is_url, normalised_logdir
+from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline
+from hf_mpwriter.cli.destination import spool_at, with_namespace
+from hf_mpwriter.cli.storage.doctor import filesystem_lines, print_aligned
+from hf_mpwriter.cli.words import LOGIN, cure, examples, is_debugging, plain, sentence
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress, size_text
+from hf_mpwriter.system import hf_home, redaction
+from hf_mpwriter.system.filesystem.mounts import nearest
+from hf_mpwriter.system.process import start_directory
+from hf_mpwriter.system.redaction import printable
+
+FAILS = 4  # exit code
+LIBRARIES = ("huggingface_hub", "tensorboardX", "filelock", "psutil")
+LITTLE, NOTHING = 1e9, 50e6  # bytes that are free on a disk
+WRITES = ("write", "admin")  # roles of tokens that may write anywhere
+
+
+class Health(enum.Enum):
+    """Whether something is well; `fail` keeps uploads from working."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found."""
+
+    name: str  # what was looked at
+    health: Health  # whether it is well
+    text: str  # what was found
+    cure: str = ""  # what helps, "" if nothing has to
+
+    def to_json(self) -> dict[str, str | None]:
+        """For programs."""
+        return {"name": self.name, "health": self.health.value, "text": self.text, "cure": self.cure or None}
+
+
+def lines(checks: Iterable[Check]) -> Iterator[str]:
+    """A line for each check."""
+    found = list(checks)
+    width = max((len(check.name) for check in found), default=0)
+    for check in found:
+        cure = f". {check.cure}" if check.cure else ""
+        yield printable(f"{check.health.value:<4}  {check.name:<{width}}  {check.text}{cure}")
+
+
+@click.command("doctor", epilog=examples("doctor", "doctor runs/exp1    also its run and its filesystem"))
+@click.argument("directory", metavar="[LOGDIR]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def examine(directory: str | None, *, as_json: bool) -> None:
+    """Find what keeps uploads from working: token, Hub, disk.
+
+    With LOGDIR also its repository, what its filesystem can do, and how a run there would be kept. It need not exist
+    yet, and may be a URL. Each line begins with ok, warn or fail, and ends with what helps. Ends within seconds.
+
+    Exit code 0: nothing fails; 1: no run can be kept in LOGDIR; 4: something fails.
+    """
+    logdir = None if directory is None else normalised_logdir(directory)
+    if logdir is not None and not is_url(logdir) and os.path.lexists(logdir) and not os.path.isdir(logdir):
+        raise click.ClickException(f"{printable(logdir)} is no directory. Give the logdir of a run.")
+    about = filesystem_lines(logdir) if logdir is not None else []
+    checks = list(_checks(logdir))
+    if as_json:
+        click.echo(json.dumps({"checks": [check.to_json() for check in checks], "filesystem": dict(about)}, indent=1))
+    else:
+        for line in lines(checks):
+            click.echo(line)
+        if about:
+            click.echo()
+            print_aligned(about)
+    click.get_current_context().exit(FAILS if any(check.health is Health.FAIL for check in checks) else 0)
+
+
+def _checks(logdir: str | None) -> Iterator[Check]:
+    yield versions_check()
+    spool, destination, trouble = (None, None, None) if logdir is None else _run_at(logdir)
+    yield from hub_checks(Environment.read().endpoint, destination, has_pushed=spool is not None and _has_pushed(spool))
+    if trouble is not None:
+        yield trouble
+    for path in [os.getcwd()] if spool is None else on_different_disks(spool.run_dir, spool.directory.path):
+        yield disk_check(path)
+
+
+def _has_pushed(spool: Spool) -> bool:
+    """Whether the last push of a run from this machine has succeeded."""
+    status = Progress(spool).uploader()
+    return status.succeeded_at > 0 and not status.kind and not status.place
+
+
+def _run_at(logdir: str) -> tuple[Spool, Destination | None, Check | None]:
+    """The spool of a logdir, its destination if it is a run that has one, and what is wrong with it."""
+    spool = spool_at(logdir)
+    try:
+        recorded = spool.destination() if spool.exists() else None
+    except (HfMpWriterError, OSError) as error:
+        return spool, None, Check("run", Health.FAIL, str(error))
+    if recorded is None:
+        return spool, None, None
+    ledger = Progress(spool).ledger()
+    return spool, with_namespace(recorded, ledger.repo_id if ledger else ""), None
+
+
+def versions_check() -> Check:
+    """The versions of what matters."""
+    found = [f"hf-mpwriter {__version__}", f"Python {platform.python_version()}"]
+    found += [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
+    return Check("versions", Health.OK, ", ".join(found))
+
+
+def on_different_disks(*paths: str) -> list[str]:
+    """The first one of each disk."""
+    found: dict[object, str] = {}
+    for path in paths:
+        try:
+            disk: object = os.stat(nearest(path)[0]).st_dev
+        except OSError:
+            disk = path
+        found.setdefault(disk, path)
+    return list(found.values())
+
+
+def disk_check(path: str) -> Check:
+    """How much is free where a run is kept."""
+    try:
+        status = os.statvfs(nearest(path)[0])
+    except OSError as error:
+        return Check("disk", Health.FAIL, f"{path}: {error.strerror}", "Give another logdir")
+    free = status.f_bavail * status.f_frsize
+    text = f"{size_text(free)} free for {path}"
+    if free < NOTHING or (status.f_files and not status.f_favail):
+        return Check("disk", Health.FAIL, text, "Free space: what the disk refuses waits in memory")
+    return Check("disk", Health.WARN if free < LITTLE else Health.OK, text, "Free space" if free < LITTLE else "")
+
+
+def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bool = False) -> Iterator[Check]:
+    """What the Hub says."""
+    if is_offline():
+        yield Check("endpoint", Health.FAIL, f"{OFFLINE}: nothing is sent", "Unset it to upload")
+        return
+    try:
+        check_endpoint(endpoint)  # before the client reads it, and fails
+    except SettingsError as error:
+        yield Check("endpoint", Health.FAIL, str(error).rstrip("."))
+        return
+    os.environ["HF_ENDPOINT"] = endpoint  # read when the client is imported
+    if not is_debugging():
+        os.environ["HF_HUB_VERBOSITY"] = "error"
+    os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
+    from hf_mpwriter.push.account import Account
+    from hf_mpwriter.push.classify import classify
+
+    account, source = Account(endpoint), token_source(os.environ)
+    try:
+        reply = account.whoami()
+    except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
+        reason = getattr(classify(error), "reason", "")
+        helps = sentence(cure(reason)) or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
+        yield Check("endpoint", Health.FAIL, f"{endpoint}: {plain(reason)}", helps)
+        yield Check("token", Health.WARN, f"{source}; not asked" if source else "there is none; not asked")
+        return
+    yield endpoint_check(endpoint, reply.status, reply.fields)
+    yield token_check(reply.status, reply.fields, source)
+    if destination is None:
+        return
+    if not destination.is_at(endpoint):
+        text = f"the run is recorded for {destination.endpoint}, so it was not asked"
+        yield Check("repository", Health.WARN, text, f"If your token may go there: HF_ENDPOINT={destination.endpoint}")
+        return
+    try:
+        seen = account.repository(destination)
+    except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
+        text = plain(getattr(classify(error), "reason", ""))
+        yield Check("repository", Health.FAIL, f"{destination.url}: {text}", "Try again later")
+        return
+    yield repository_check(destination, seen.status, seen.fields, reply.fields, has_pushed=has_pushed)
+
+
+def token_source(environ: Mapping[str, str]) -> str:
+    """Where the token comes from, "" if there is none."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if environ.get(name):
+            return f"from {name}"
+    path = hf_home.token_files(environ)[0]
+    return f"from {path}" if redaction.known_tokens({**environ}) and os.path.isfile(path) else ""
+
+
+def endpoint_check(endpoint: str, status: int, fields: Mapping[str, Any]) -> Check:
+    """Whether a Hub answers there."""
+    if status >= 500:
+        return Check("endpoint", Health.FAIL, f"{endpoint}: the Hub fails ({status})", "Try again later")
+    if status == 429:
+        return Check("endpoint", Health.WARN, f"{endpoint}: too many requests (429)", "It passes by itself")
+    if not fields:
+        return Check("endpoint", Health.FAIL, f"{endpoint}: what answers is no Hub", "Look at HF_ENDPOINT and proxies")
+    return Check("endpoint", Health.OK, f"{endpoint} answers")
+
+
+def token_check(status: int, fields: Mapping[str, Any], source: str) -> Check:
+    """Whose token it is, and what it may do."""
+    if status in (401, 403) or (status == 200 and not fields.get("name")):
+        text = f"{source}: {plain('401')}" if source else "there is none"
+        return Check("token", Health.FAIL, text, f"Run: {LOGIN}" if "HF_TOKEN" not in source else "Mend HF_TOKEN")
+    if status != 200:
+        return Check("token", Health.WARN, f"{source or 'none'}; not known what it may do ({status})")
+    role, name = role_of(fields), fields.get("name")
+    text = f"{source or 'none is needed'}: {name}, {role or 'rights not told'}"
+    if role == "read":
+        return Check("token", Health.FAIL, f"{text} only", f"Run: {LOGIN}, with a token that may write")
+    return Check("token", Health.OK, text)
+
+
+def role_of(fields: Mapping[str, Any]) -> str:
+    """What a token may do: read, write or fineGrained; "" if the Hub does not say."""
+    auth = fields.get("auth")
+    token = auth.get("accessToken") if isinstance(auth, dict) else None
+    role = token.get("role") if isinstance(token, dict) else None
+    return role if isinstance(role, str) else ""
+
+
+def repository_check(
+    destination: Destination,
+    status: int,
+    fields: Mapping[str, Any],
+    who: Mapping[str, Any],
+    *,
+    has_pushed: bool = False,
+) -> Check:
+    """Whether the repository is there, who can read it, and whether the token may write."""
+    name = destination.repo_id
+    if status in (401, 403, 404):
+        text = f"{name} is not there, or this token may not see it"
+        return Check("repository", Health.WARN, text, "The first push creates it, if the token may")
+    if status != 200:
+        return Check("repository", Health.WARN, f"{name}: answer {status}", "Try again later")
+    text = f"{fields.get('id') or name}, {'private' if fields.get('private') else 'public'}"
+    if role_of(who) == "read":
+        return Check("repository", Health.FAIL, f"{text}, this token may not write", f"Run: {LOGIN}")
+    namespace, own = str(fields.get("id") or name).partition("/")[0], _namespaces(who)
+    if has_pushed:
+        return Check("repository", Health.OK, f"{text}, the last push from here has succeeded")
+    if own and namespace not in own:
+        return Check("repository", Health.WARN, f"{text}, of {namespace}", "Whether this token may write is not known")
+    return Check("repository", Health.OK, f"{text}, this token may write" if role_of(who) in WRITES else text)
+
+
+def _namespaces(who: Mapping[str, Any]) -> set[str]:
+    orgs = who.get("orgs")
+    names = [org.get("name") for org in orgs if isinstance(org, dict)] if isinstance(orgs, list) else []
+    return {name for name in (who.get("name"), *names) if isinstance(name, str)}

@@ -1,1 +1,0 @@
-"""The health of an uploader, in numbers for a monitoring system."""
