@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 
 import click
 
@@ -40,3 +41,8 @@ def derive_ranks(logdir: str, *, follow: bool) -> None:
             click.echo(printable(f"{derived.points:,} points are in {spool.logdir}/{derived.folder}"))
     if spool.has_destination():
         click.echo(f"To upload them, if no process logs any more: {command_line('sync', logdir)}")
+
+
+def main() -> None:
+    """What `run --ranks` starts for a run directory, see `system/launch`."""
+    derive_ranks(["--follow", sys.argv[1]])

@@ -35,32 +35,26 @@ from hf_mpwriter.mirror.posix import PosixTarget
 from hf_mpwriter.mirror.remote import RemoteTarget
 from hf_mpwriter.mirror.targets import ConflictError, CopySource, Target, UnreadableError
 from hf_mpwriter.snapshot.event_files import writer_of
-from hf_mpwriter.system import disk, failpoints, launch, redaction
+from hf_mpwriter.system import failpoints, launch, redaction
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.filesystem import Mount, is_gone, reason_of
-from hf_mpwriter.system.kernel import die_with_parent
-from hf_mpwriter.system.process import fill_standard
 
 Tell = Callable[[Message], object]
 
 
-def main(parent: int, record: int, run_fd: int, lock: int) -> NoReturn:
-    """Entry point of the process; the descriptors are inherited. The timer is set already."""
-    fill_standard()
-    die_with_parent(parent)
-    os.set_inheritable(lock, False)
-    pipe = os.dup(1)
-    os.dup2(2, 1)  # whatever libraries print goes to the log
-    redaction.guard()
+def main() -> NoReturn:
+    """Entry point of the process, see `system/launch`."""
+    write = launch.answer()
+    os.set_inheritable(launch.LOCK_FD, False)
     os.umask(0)  # files get the modes that they have in the run directory
 
     def tell(message: Message) -> None:
-        disk.write_all(pipe, b"\n%s\n" % state.to_line(message))
+        write(state.to_line(message))
 
     try:
-        job = state.load(CopyJob, launch.read_record(record))
+        job = state.load(CopyJob, launch.read_record())
         run = Directory(job.run_dir)
-        run.adopt(run_fd)
+        run.adopt(launch.RUN_DIR_FD)
     except (state.DamagedError, OSError) as error:
         tell(Failure(f"the job cannot be read: {error}", is_refused=False))
     else:

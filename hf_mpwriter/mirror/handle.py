@@ -17,9 +17,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import select
 import signal
-import subprocess
 import time
 
 from hf_mpwriter.base import state
@@ -27,10 +25,10 @@ from hf_mpwriter.mirror.job import CopyJob, Failure, Finished, Message, from_lin
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorRecord
 from hf_mpwriter.system import launch, locks
+from hf_mpwriter.system.launch import Child
 from hf_mpwriter.system.process import host_id
 
 GRACE = 5.0  # seconds after its limit until a copy is killed, and until one that was killed counts as stuck
-READ_SIZE = 1 << 16  # bytes
 
 
 class CopyLivesError(OSError):
@@ -54,48 +52,34 @@ class CopyHandle:
         if lock is None:
             raise CopyLivesError
         try:
-            with launch.push_record(state.dump(job)) as record:
-                given = (record, spool.run.fd, lock)
-                self._process = subprocess.Popen(
-                    launch.copy_command(spool.run_dir, self._limit, *given),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    bufsize=0,
-                    pass_fds=given,
-                )
+            record, descriptors = state.dump(job), {launch.RUN_DIR_FD: spool.run.fd}
+            self._child = Child("copy", record, spool.run_dir, descriptors, lock=lock, limit=self._limit)
         finally:
             locks.release(lock)
-        assert self._process.stdout is not None  # noqa: S101 - for the type checker; PIPE was asked for
-        self._pipe = self._process.stdout
-        os.set_blocking(self._pipe.fileno(), False)
         self._end = time.monotonic() + self._limit + GRACE
         self._killed_at = 0.0
-        self._received = b""
         self._last: Finished | Failure | None = None
 
     @property
     def pid(self) -> int:
         """Process id."""
-        return self._process.pid
+        return self._child.pid
 
     def listen(self) -> tuple[list[Message], Finished | Failure | None]:
         """What has become of files since the last time, and how the copy ended, None before that; never waits."""
-        ended = self._process.poll() is not None
+        ended = self._child.has_ended()
         if not ended and time.monotonic() > self._end:
             self.kill()
-        while chunk := self._pipe.read(READ_SIZE):
-            self._received += chunk
-        *lines, self._received = self._received.split(b"\n")
         told: list[Message] = []
-        for message in map(from_line, lines):
+        for message in map(from_line, self._child.lines()):
             if isinstance(message, Finished | Failure):
                 self._last = message
             elif message is not None:
                 told.append(message)
         if not ended:
             return told, None
-        self._pipe.close()
-        return told, self._last or self._how_it_ended(self._process.returncode)
+        self._child.close()
+        return told, self._last or self._how_it_ended(self._child.code or 0)
 
     def _how_it_ended(self, code: int) -> Failure:
         if code == -signal.SIGALRM or self._killed_at:
@@ -106,13 +90,13 @@ class CopyHandle:
     @property
     def is_stuck(self) -> bool:
         """Whether it lives although it was killed a while ago."""
-        return bool(self._killed_at) and time.monotonic() > self._killed_at + GRACE and self._process.poll() is None
+        return bool(self._killed_at) and time.monotonic() > self._killed_at + GRACE and not self._child.has_ended()
 
     def kill(self) -> None:
         """End the copy, as far as the kernel can; what it has brought so far is there."""
         self._killed_at = self._killed_at or time.monotonic()
-        self._process.kill()
+        self._child.kill()
 
     def wait(self, timeout: float) -> None:
         """Return when the copy says something or ends, or after `timeout` seconds."""
-        select.select([self._pipe], [], [], timeout)
+        self._child.wait(timeout)

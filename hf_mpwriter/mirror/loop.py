@@ -303,8 +303,8 @@ def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     start, spool = inherited(MirrorStart, "mirror")
     prepare_process()
-    locks.adopt(launch.MIRROR_LOCK_FD)
-    mirror = Mirror(spool, start.to, launch.MIRROR_LOCK_FD, time.monotonic, random.Random())  # noqa: S311 - jitter
+    locks.adopt(launch.LOCK_FD)
+    mirror = Mirror(spool, start.to, launch.LOCK_FD, time.monotonic, random.Random())  # noqa: S311 - jitter
     signal.signal(signal.SIGTERM, lambda *_: mirror.terminate())
     logger.info("took the mirror lock of %s, which goes to %s", start.run_dir, start.to)
     keep_on(mirror.tick, TICK)

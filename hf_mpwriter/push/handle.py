@@ -16,11 +16,10 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
-import select
 import signal
 import socket
-import subprocess
 import time
 
 from hf_mpwriter.base import state
@@ -28,10 +27,10 @@ from hf_mpwriter.base.verdicts import Done, Unknown, Verdict
 from hf_mpwriter.push.job import Contact, Job, Notice, from_line
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch
+from hf_mpwriter.system.launch import Child
 from hf_mpwriter.system.process import standard_taken
 
 GRACE = 10.0  # seconds after its limit until a push is killed
-READ_SIZE = 1 << 16  # bytes
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}  # what the user has not set: else each thread of hf_xet keeps memory of its own
 
 
@@ -41,44 +40,33 @@ class PushHandle:
     def __init__(self, job: Job, limit: float, spool: Spool | None = None, linger: int = 0) -> None:
         spool = spool or Spool.of(job.run_dir, job.spool, job.logdir)
         self._more: socket.socket | None = None
-        self._client, self._reads_many = _client_of(job), _reads_many(job)
+        self._linger, self._client, self._reads_many = linger, _client_of(job), _reads_many(job)
+        descriptors = {launch.RUN_DIR_FD: spool.run.fd, launch.SPOOL_FD: spool.directory.fd}
         with contextlib.ExitStack() as stack:
-            given = [stack.enter_context(launch.push_record(state.dump(job))), spool.run.fd, spool.directory.fd]
             if linger:
                 with standard_taken():
                     self._more, theirs = socket.socketpair()
-                given.append(stack.enter_context(theirs).fileno())
-            self._process = subprocess.Popen(
-                launch.push_command(job.run_dir, *given, *([linger] if linger else [])),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-                pass_fds=given,
-                env=ENVIRONMENT | os.environ,
-            )
-        assert self._process.stdout is not None  # noqa: S101 - for the type checker; PIPE was asked for
-        self._pipe = self._process.stdout
-        os.set_blocking(self._pipe.fileno(), False)
+                descriptors[launch.MORE_FD] = stack.enter_context(theirs).fileno()
+            self._child = Child("push", self._record(job), job.run_dir, descriptors, env=ENVIRONMENT | os.environ)
         self._limit, self._end = limit, time.monotonic() + limit + GRACE
-        self._received = b""
         self._verdict: Verdict | None = None
         self.asked_at, self.is_answered = 0.0, False
 
     @property
     def pid(self) -> int:
         """Process id."""
-        return self._process.pid
+        return self._child.pid
+
+    def _record(self, job: Job) -> bytes:
+        return state.dump(dataclasses.replace(job, linger=self._linger))
 
     def listen(self) -> tuple[list[str], Verdict | None]:
         """The notices since the last time, and the verdict once the push has ended or lingers; never waits."""
-        ended = self._process.poll() is not None
+        ended = self.has_ended()
         if not ended and time.monotonic() > self._end:
             self.kill()
-        while chunk := self._pipe.read(READ_SIZE):
-            self._received += chunk
-        *lines, self._received = self._received.split(b"\n")
         notices = []
-        for message in map(from_line, lines):
+        for message in map(from_line, self._child.lines()):
             if isinstance(message, Notice):
                 notices.append(message.text)
             elif isinstance(message, Contact):
@@ -87,8 +75,8 @@ class PushHandle:
                 self._verdict = message
         if not ended:
             return notices, self._verdict if self.lingers and isinstance(self._verdict, Done) else None
-        self._pipe.close()
-        return notices, self._verdict or self._how_it_ended(self._process.returncode)
+        self._child.close()
+        return notices, self._verdict or self._how_it_ended(self._child.code or 0)
 
     def _how_it_ended(self, code: int) -> Unknown:
         if code == -signal.SIGALRM or time.monotonic() > self._end:  # HTTP has timeouts of its own
@@ -103,7 +91,7 @@ class PushHandle:
         if self._reads_many and job.xet and job.is_large:  # hf_xet has read its settings with its first content
             return False
         try:
-            with launch.push_record(state.dump(job)) as record:
+            with launch.record_file(self._record(job)) as record:
                 socket.send_fds(self._more, [b"+"], [record])
         except OSError:
             return False
@@ -119,27 +107,24 @@ class PushHandle:
 
     def has_ended(self) -> bool:
         """Whether the process has ended; then nothing is left of it."""
-        return self._process.poll() is not None
+        return self._child.has_ended()
 
     def let_go(self) -> None:
         """End a process that lingers: no request of it is under way."""
         if self._more is not None:
             self._more.close()
-        self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it may hang in the kernel, on a mount that is gone
-            self._process.wait(GRACE)
-        self._pipe.close()
+        self._child.end(GRACE)  # it may hang in the kernel, on a mount that is gone
 
     def kill(self) -> None:
         """End the push; whether what it has sent arrives is unknown then. It takes no job while it dies."""
         if self._more is not None:
             self._more.close()
             self._more = None
-        self._process.kill()
+        self._child.kill()
 
     def wait(self, timeout: float) -> None:
         """Return when the push says something or ends, or after `timeout` seconds."""
-        select.select([self._pipe], [], [], timeout)
+        self._child.wait(timeout)
 
 
 def _reads_many(job: Job) -> bool:

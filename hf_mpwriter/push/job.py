@@ -50,6 +50,7 @@ class Job(RunPaths):
     # the last commit of this run, None if it is not known; others may have committed since
     last_commit: str | None = None
     was_private: bool | None = None  # visibility of the repository when it was seen last, None if it never was
+    linger: int = 0  # seconds that its process waits for another job; it takes none if that is 0
     prepares: bool = False  # whether nothing is done but to import the client; the job that is meant comes next
 
     @property

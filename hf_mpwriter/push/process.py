@@ -30,6 +30,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from hf_mpwriter.base import state
@@ -37,9 +38,7 @@ from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
 from hf_mpwriter.push.job import Contact, Job, Message, Notice, deadline
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import disk, hf_home, launch, redaction
-from hf_mpwriter.system.kernel import die_with_parent
-from hf_mpwriter.system.process import fill_standard
+from hf_mpwriter.system import hf_home, launch
 
 DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the uploader tries again anyway
     "HF_HUB_VERBOSITY": "error",
@@ -55,8 +54,8 @@ UNUSABLE = "Check HF_ENDPOINT and the other HF_* variables, or run: pip install 
 class Pipe:
     """Writes messages to the uploader."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
 
     def notify(self, text: str) -> None:
         """What the user should know."""
@@ -67,31 +66,39 @@ class Pipe:
         self.write(Contact(answered))
 
     def write(self, message: Message) -> None:
-        """One line; it begins anew, in case that something else has been printed there."""
-        disk.write_all(self._fd, b"\n%s\n" % state.to_line(message))
+        """One line."""
+        self._write(state.to_line(message))
 
 
-def main(parent: int, record: int, run_fd: int, spool_fd: int, more: int = -1, linger: int = 0) -> None:
-    """Entry point of the process; the descriptors are inherited."""
-    fill_standard()
-    die_with_parent(parent)
+def main() -> NoReturn:
+    """Entry point of the process, see `system/launch`."""
+    gc.disable()  # until the client is imported
+    serve(Pipe(launch.answer()), launch.RECORD_FD, launch.RUN_DIR_FD, launch.SPOOL_FD)
+    end()
+
+
+def serve(pipe: Pipe, record: int, run_fd: int, spool_fd: int) -> None:
+    """Do the job on a descriptor, and those that come soon after it."""
     os.umask(0o077)  # the client's caches are for nobody else; the uploader has let others read what it derives
-    pipe = Pipe(os.dup(1))
-    os.dup2(2, 1)  # whatever libraries print goes to the log
-    redaction.guard()
-    held: list[Spool] = []  # of all jobs: the paths of the client's caches lead beneath its descriptors
+    held: Spool | None = None  # of all jobs: the paths of the client's caches lead beneath its descriptors
     while record >= 0:
-        verdict = _verdict(pipe, record, held, run_fd, spool_fd)
+        try:
+            job = state.load(Job, launch.read_record(record))
+            held = held or Spool.adopt(job, run_fd, spool_fd)
+        except (state.DamagedError, ForeignSpoolError, OSError) as error:
+            pipe.write(Retry(f"the job cannot be read: {error}"))
+            return
+        verdict = _verdict(pipe, job, held)
         if verdict is not None:
             pipe.write(verdict)
-        goes_on = more >= 0 and (verdict is None or isinstance(verdict, Done))
-        record = _next_record(more, linger) if goes_on else -1
+        goes_on = job.linger > 0 and (verdict is None or isinstance(verdict, Done))
+        record = _next_record(job.linger) if goes_on else -1
 
 
-def _next_record(more: int, linger: float) -> int:
+def _next_record(linger: float) -> int:
     """The descriptor of the next job, -1 if none has come in time."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    with socket.socket(fileno=os.dup(more)) as end, contextlib.suppress(OSError):
+    with socket.socket(fileno=os.dup(launch.MORE_FD)) as end, contextlib.suppress(OSError):
         if not select.select([end], [], [], linger)[0]:
             end.shutdown(socket.SHUT_RDWR)  # from here on the uploader knows that nobody waits
         _, records, _, _ = socket.recv_fds(end, 1, 1, socket.MSG_DONTWAIT)
@@ -99,19 +106,13 @@ def _next_record(more: int, linger: float) -> int:
     return -1
 
 
-def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: int) -> Verdict | None:
-    """Read the job and do it; None of one that prepares: what is wrong then is found again by the next."""
-    try:
-        job = state.load(Job, launch.read_record(record))
-        if not held:
-            held.append(Spool.adopt(job, run_fd, spool_fd))
-    except (state.DamagedError, ForeignSpoolError, OSError) as error:
-        return Retry(f"the job cannot be read: {error}")
+def _verdict(pipe: Pipe, job: Job, spool: Spool) -> Verdict | None:
+    """Do the job; None of one that prepares: what is wrong then is found again by the next."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, deadline(job))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # what it sends it holds open
-    _set_environment(job, (held[0].directory / job.cache).way)
+    _set_environment(job, (spool.directory / job.cache).way)
     for name in ASYNC_BACKENDS:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import of it fails, as if it were missing
     try:
@@ -125,7 +126,7 @@ def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: 
     if job.prepares:
         return None
     hub = Hub(job.destination, contact=pipe.contact)
-    return carry(job, hub, pipe.notify, random.Random(), held[0])  # noqa: S311 - jitter, no secret
+    return carry(job, hub, pipe.notify, random.Random(), spool)  # noqa: S311 - jitter, no secret
 
 
 def _set_environment(job: Job, cache: str) -> None:

@@ -134,11 +134,11 @@ def main() -> None:
     start, spool = inherited(SamplerStart, "sampler")
     prepare_process()
     let_read(spool.run.fd)
-    locks.adopt(launch.SAMPLER_LOCK_FD)
+    locks.adopt(launch.LOCK_FD)
     sources = Sources(Machine(spool.run.fd).sources() | gpus.sources())
     sources.sample()  # rates begin here
     try:
-        sampler = Sampler(spool, start.settings, launch.SAMPLER_LOCK_FD, sources)
+        sampler = Sampler(spool, start.settings, launch.LOCK_FD, sources)
     except OSError as error:
         raise SystemExit(f"no sampler: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: sampler.terminate())

@@ -49,7 +49,6 @@ from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerStart
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.launch import Handed
 from hf_mpwriter.system.process import boot_id, host_id
 
 STARTS_LIMIT = 3  # uploaders started within STARTS_WINDOW that did not end well; after one more there are pauses
@@ -121,19 +120,19 @@ class Post(NamedTuple):
     lock: Place  # that it holds
     starts: Place  # the count of its starts on this host
     log: Place  # its log on this host
-    start: Callable[[Handed], int]  # starts it, see `system/launch`
+    kind: str  # see `system/launch`
 
 
 def uploader_post(spool: Spool) -> Post:
     """That of the uploader."""
     host = spool.host(host_id())
-    return Post(spool.uploader_lock, host.starts, host.log, launch.start_uploader)
+    return Post(spool.uploader_lock, host.starts, host.log, "uploader")
 
 
 def mirror_post(spool: Spool) -> Post:
     """That of the mirror."""
     places = MirrorPlaces.of(spool.host(host_id()))
-    return Post(mirror_lock(spool), places.starts, places.log, launch.start_mirror)
+    return Post(mirror_lock(spool), places.starts, places.log, "mirror")
 
 
 def sampler_post(spool: Spool) -> Post:
@@ -141,7 +140,7 @@ def sampler_post(spool: Spool) -> Post:
     host = spool.host(host_id())
     disk.make_dirs(host.root, durable=False)
     places = SamplerPlaces.of(host)
-    return Post(places.lock, places.starts, places.log, launch.start_sampler)
+    return Post(places.lock, places.starts, places.log, "sampler")
 
 
 POSTS = {"uploader": uploader_post, "mirror": mirror_post, "sampler": sampler_post}  # by kind, see `system/launch`
@@ -191,7 +190,7 @@ class Starter:
         self._save(post, starts.with_start(now))
         try:
             with opened(self._spool, post.log) as fds:
-                pid = post.start(Handed(state.dump(record), self._spool.run_dir, lock, *fds, env()))
+                pid = launch.start(post.kind, state.dump(record), self._spool.run_dir, fds, lock=lock, env=env())
         except BaseException:
             self._save(post, starts)  # another process may have what this one lacks
             raise
@@ -221,11 +220,11 @@ def _is_left_to_others(record: StartRecord, before: UploaderStatus) -> bool:
 
 
 @contextlib.contextmanager
-def opened(spool: Spool, log: Place) -> Iterator[tuple[int, int, int]]:
-    """Descriptors of the run directory, the spool and a log, for what is started; the first two are those held here."""
+def opened(spool: Spool, log: Place) -> Iterator[dict[int, int]]:
+    """The run directory, the spool and a log, for what is started: descriptors by the numbers that they get there."""
     fd = disk.open_anew(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # no pipe without a reader
     try:
-        yield spool.run.fd, spool.directory.fd, fd
+        yield {launch.RUN_DIR_FD: spool.run.fd, launch.SPOOL_FD: spool.directory.fd, 1: fd, 2: fd}
     finally:
         os.close(fd)
 
@@ -240,7 +239,7 @@ def has_ended(pid: int) -> bool:
 
 def inherited(kind: type[AnyStartT], result: str) -> tuple[AnyStartT, Spool]:
     """What this process was started with: its start record, and the spool of its run."""
-    record = state.load(kind, launch.read_record(launch.START_RECORD_FD))
+    record = state.load(kind, launch.read_record())
     try:
         return record, Spool.adopt(record, launch.RUN_DIR_FD, launch.SPOOL_FD)
     except HfMpWriterError as error:

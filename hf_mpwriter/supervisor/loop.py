@@ -139,7 +139,8 @@ class Supervisor:
 
     def _start_ranks(self, run_dir: str) -> None:
         try:
-            self._ranks[run_dir] = launch.start_ranks(run_dir, os.environ)
+            with open(os.devnull, "wb") as nothing:
+                self._ranks[run_dir] = launch.start("ranks", b"", run_dir, {1: nothing.fileno()})
         except OSError as error:
             self.derives_ranks = False
             report.say(f"{run_dir}: nothing is derived of all ranks: {error.strerror or error}")

@@ -1,22 +1,15 @@
-"""The commands that start the processes of an upload, a mirror or a sampler, and how to find such a process again.
+"""The one start of a Python: what starts the processes of a run, talks with its children, and finds them again.
 
-    worker    --posix_spawn-->  python -P ... -c UPLOADER_BOOT <run directory> <title>
-    worker    --posix_spawn-->  python -P ... -c MIRROR_BOOT   <run directory> <title>
-    worker    --posix_spawn-->  python -P ... -c SAMPLER_BOOT  <run directory> <title>
-    uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <its pid> <descriptors> <title>
-    uploader  --posix_spawn-->  python -P ... -c SEARCH_BOOT   <run directory> <seconds>
-    mirror    --Popen------->   python -P ... -c COPY_BOOT     <run directory> <seconds> <its pid> <descriptors>
-    worker    --posix_spawn-->  python -P ... -c RESTORE_BOOT  <run directory> <seconds>
-    supervisor  --posix_spawn-->  python -P ... -c RANKS_BOOT  <run directory>
+    worker    --start-->  uploader, mirror, sampler     daemons: sessions of their own, see `system/daemon`
+    worker    --Child-->  restore
+    uploader  --Child-->  push                          uploader  --start-->  search
+    mirror    --Child-->  copy                          supervisor --start--> ranks
 
-Inherited descriptors:
+    python -P -X utf8=1 -c BOOT <run directory> <seconds> <pid that started it> <title>
 
-    uploader    3 uploader lock    4 start record    5 run directory    6 spool         1, 2 its log
-    mirror      3 mirror lock      the others as those of an uploader, and so for a sampler
-    push        job, run directory, spool, where more jobs come from: as arguments      1 pipe, 2 log of the uploader
-    copy        job, run directory, and the copy lock, which it holds while it lives    1 pipe, 2 log of the mirror
-    search      4 start record of the uploader                                          1, 2 log of the uploader
-    restore     4 job    5 run directory    6 spool                                     1 pipe, 2 log of the mirror
+Each finds what it needs at the same descriptors, as far as its kind needs it:
+
+    0 nothing    1 pipe or log    2 log    3 its lock    4 its record    5 run directory    6 spool    7 further records
 
 A record is a file without a name: a line of JSON for the start of Python, then what the process itself reads.
 
@@ -24,11 +17,13 @@ A record is a file without a name: a line of JSON for the start of Python, then 
     {...}
 
 Invariants:
-- The commands are imports in a string, which no linter sees. They are the only imports that point upwards, and they
-  stand here alone, with the words by which a process is found again.
+- The boot strings are imports in a string, which no linter sees. They are the only imports that point upwards, and they
+  stand here alone; by the same words a process is found again.
 - The run directory is an argument only so that a process can be found again. The title is for people who read `ps`.
-- Each child of the same Python gets the import path of its parent, because it starts in another directory.
-- A child is run by a Python, see `starting/interpreter`.
+- Each process of the same Python gets the import path of the one that starts it, because it starts elsewhere.
+- It is run by a Python, see `starting/interpreter`.
+- No process waits for a child: its record is a whole file, and its pipe is not blocking.
+- The timer of a process is set before anything that may hang: a mount may hang anywhere.
 """
 
 from __future__ import annotations
@@ -36,177 +31,156 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from hf_mpwriter.system.process import import_path, standard_taken
+from hf_mpwriter.system.process import fill_standard, import_path, standard_taken
 from hf_mpwriter.system.starting.interpreter import interpreter
 
-UPLOADER_LOCK_FD = MIRROR_LOCK_FD = SAMPLER_LOCK_FD = 3  # the descriptors of what a worker starts
-START_RECORD_FD = 4
-RUN_DIR_FD = 5
-SPOOL_FD = 6
+LOCK_FD, RECORD_FD, RUN_DIR_FD, SPOOL_FD, MORE_FD = 3, 4, 5, 6, 7
+READ_SIZE = 1 << 16  # bytes
+END_POLL = 0.01  # seconds
 
-_SET_IMPORT_PATH = (
-    "h=json.loads(os.pread(fd,os.fstat(fd).st_size,0).partition(b'\\n')[0]);"
+DAEMONS = {
+    "uploader": "hf_mpwriter.uploader.loop",
+    "mirror": "hf_mpwriter.mirror.loop",
+    "sampler": "hf_mpwriter.sampler.loop",
+}
+KINDS = DAEMONS | {  # the module of each kind of process; its `main` is the process
+    "push": "hf_mpwriter.push.process",
+    "search": "hf_mpwriter.uploader.siblings",
+    "copy": "hf_mpwriter.mirror.copy",
+    "restore": "hf_mpwriter.mirror.restore.process",
+    "ranks": "hf_mpwriter.cli.ranks",
+}
+UNSIGNALLED = (*DAEMONS, "ranks")  # they get a session of their own, which no terminal signals
+_BEGIN = (
+    "import signal,sys;signal.setitimer(signal.ITIMER_REAL,float(sys.argv[2]));import json,os;"
+    f"h=json.loads(os.pread({RECORD_FD},os.fstat({RECORD_FD}).st_size,0).partition(b'\\n')[0]);"
     "sys.path[:]=h['path'] if h['python']==sys.implementation.cache_tag else sys.path;"
 )
-_DETACH = (
-    f"import json,os,sys;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
-    f"from hf_mpwriter.system import daemon;daemon.detach({SPOOL_FD});"  # before anything that takes time
-)
-UPLOADER_BOOT = f"{_DETACH}from hf_mpwriter.uploader import loop as uploader;uploader.main()"
-MIRROR_BOOT = f"{_DETACH}from hf_mpwriter.mirror import loop as mirror;mirror.main()"
-SAMPLER_BOOT = f"{_DETACH}from hf_mpwriter.sampler import loop as sampler;sampler.main()"
-PUSH_BOOT = (
-    "import gc,json,os,sys;gc.disable();"  # until `main` has imported the client
-    f"parent,fd,*directories=map(int,sys.argv[2:-1]);{_SET_IMPORT_PATH}"
-    "from hf_mpwriter.push import process as push;push.main(parent,fd,*directories);push.end()"
-)
-COPY_BOOT = (  # the timer comes first: a mount may hang anywhere
-    "import signal,sys;signal.setitimer(signal.ITIMER_REAL,float(sys.argv[2]));import json,os;"
-    f"parent,fd,*given=map(int,sys.argv[3:]);{_SET_IMPORT_PATH}"
-    "from hf_mpwriter.mirror import copy;copy.main(parent,fd,*given)"
-)
-SEARCH_BOOT = (  # the timer comes first: a search may hang anywhere
-    "import signal,sys;signal.setitimer(signal.ITIMER_REAL,float(sys.argv[2]));"
-    f"import json,os;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
-    "from hf_mpwriter.uploader import siblings;siblings.main()"
-)
-RESTORE_BOOT = (  # the timer comes first: a mount may hang anywhere
-    "import signal,sys;signal.setitimer(signal.ITIMER_REAL,float(sys.argv[2]));"
-    f"import json,os;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
-    "from hf_mpwriter.mirror.restore import process as restore;restore.main()"
-)
-RANKS_BOOT = "import sys;from hf_mpwriter.cli.main import main;main(['ranks','--follow',sys.argv[1]])"
+_DETACH = f"from hf_mpwriter.system import daemon;daemon.detach({SPOOL_FD});"  # before anything that takes time
+BOOTS = {
+    kind: f"{_BEGIN}{_DETACH if kind in DAEMONS else ''}from {module} import main;main()"
+    for kind, module in KINDS.items()
+}
 _UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
 _OPTIONS = ("-P", "-X", f"utf8={_UTF8}")  # paths mean the same bytes as here
-_MARKS = {  # words that the boot string of each kind contains
-    "uploader": "uploader.main",
-    "push": "push.main",
-    "search": "siblings.main",
-    "mirror": "mirror.main",
-    "sampler": "sampler.main",
-    "copy": "copy.main",
-    "restore": "restore.main",
-    "ranks": "main(['ranks'",
-}
-KINDS = tuple(_MARKS)  # of processes
 
 
-class Handed(NamedTuple):
-    """What an uploader, a mirror or a sampler gets from the process that starts it."""
+def start(
+    kind: str,
+    record: bytes,
+    run_dir: str,
+    descriptors: Mapping[int, int],
+    *,
+    lock: int = -1,
+    limit: float = 0.0,
+    env: Mapping[str, str] = os.environ,
+) -> int:
+    """Start a process that finds these descriptors at these numbers; all stay open here. Its pid.
 
-    record: bytes  # the start record
-    run_dir: str  # absolute path
-    lock: int  # descriptor that holds its lock, above 2
-    run_dir_fd: int  # of the run directory
-    spool_fd: int  # of the spool
-    log_fd: int  # of the log file, open for appending
-    env: Mapping[str, str]  # its environment
-
-
-def start_uploader(handed: Handed) -> int:
-    """Start an uploader that holds the uploader lock, see `_start_daemon`."""
-    return _start_daemon("uploader", UPLOADER_BOOT, handed)
-
-
-def start_mirror(handed: Handed) -> int:
-    """Start a mirror that holds the mirror lock, see `_start_daemon`."""
-    return _start_daemon("mirror", MIRROR_BOOT, handed)
-
-
-def start_sampler(handed: Handed) -> int:
-    """Start a sampler that holds the sampler lock, see `_start_daemon`."""
-    return _start_daemon("sampler", SAMPLER_BOOT, handed)
-
-
-def _start_daemon(kind: str, boot: str, handed: Handed) -> int:
-    """Start a process that leaves this one. The descriptors stay open here.
-
-    `subprocess` is not used: its error pipe can block when another thread forks at that moment.
-    The pid of its first half, which ends at once.
+    A daemon leaves this process: the pid is that of its first half, which ends at once. `subprocess` is not used: its
+    error pipe can block when another thread forks at that moment. After `limit` seconds, if any, it ends by SIGALRM.
     """
-    program = interpreter(handed.env)
+    program = interpreter(env)
     with contextlib.ExitStack() as stack:
-        given = stack.enter_context(unnamed_file(_with_import_path(handed.record)))
-        # above the numbers that they get, so that none is overwritten before it is duplicated
-        wanted = (given, handed.run_dir_fd, handed.spool_fd, handed.log_fd)
-        sources = [_duplicated(stack, fd, SPOOL_FD + 1) for fd in wanted]
-        actions: list[tuple[object, ...]] = [
-            (os.POSIX_SPAWN_DUP2, handed.lock, UPLOADER_LOCK_FD),
-            (os.POSIX_SPAWN_DUP2, sources[0], START_RECORD_FD),
-            (os.POSIX_SPAWN_DUP2, sources[1], RUN_DIR_FD),
-            (os.POSIX_SPAWN_DUP2, sources[2], SPOOL_FD),
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, sources[3], 1),
-            (os.POSIX_SPAWN_DUP2, sources[3], 2),
-        ]
-        argv = [program, *_OPTIONS, "-c", boot, handed.run_dir, title(kind, handed.run_dir)]
-        return _spawn(argv, handed.env, actions, setsid=True)
+        given = stack.enter_context(unnamed_file(_with_import_path(record)))
+        # above the numbers that they get, so that none is overwritten before it is duplicated; a duplicate of a lock
+        # would be one holder more
+        wanted = {**descriptors, RECORD_FD: given}
+        sources = {number: _duplicated(stack, fd, MORE_FD + 1) for number, fd in wanted.items()}
+        actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_DUP2, lock, LOCK_FD)] if lock >= 0 else []
+        actions += [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        actions += [(os.POSIX_SPAWN_DUP2, source, number) for number, source in sources.items()]
+        argv = [program, *_OPTIONS, "-c", BOOTS[kind], run_dir, str(limit), str(os.getpid()), title(kind, run_dir)]
+        defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
+        return os.posix_spawn(
+            program,
+            argv,
+            env,
+            file_actions=actions,
+            setsid=kind in UNSIGNALLED,
+            setsigmask=[],
+            setsigdef=defaults,
+        )
 
 
-def start_search(record: bytes, run_dir: str, limit: float) -> int:
-    """Start a search for unfinished runs, as a child of this process and in its session; its pid."""
-    argv = [interpreter(os.environ), *_OPTIONS, "-c", SEARCH_BOOT, run_dir, str(limit)]
-    with contextlib.ExitStack() as stack:
-        given = _duplicated(stack, stack.enter_context(unnamed_file(_with_import_path(record))), START_RECORD_FD + 1)
-        return _spawn(argv, os.environ, [(os.POSIX_SPAWN_DUP2, given, START_RECORD_FD)], setsid=False)
+class Child:
+    """A child process that prints lines: listen to it, end it."""
 
+    def __init__(
+        self,
+        kind: str,
+        record: bytes,
+        run_dir: str,
+        descriptors: Mapping[int, int],
+        *,
+        lock: int = -1,
+        limit: float = 0.0,
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            with standard_taken():
+                self._pipe, theirs = os.pipe()
+            stack.callback(os.close, theirs)
+            on_error = stack.enter_context(contextlib.ExitStack())
+            on_error.callback(os.close, self._pipe)
+            os.set_blocking(self._pipe, False)
+            self.pid = start(kind, record, run_dir, {**descriptors, 1: theirs}, lock=lock, limit=limit, env=env)
+            on_error.pop_all()
+        self.code: int | None = None  # how it ended, negative by a signal; None while it lives
+        self._received = b""
 
-def start_restore(job: bytes, run_dir: str, limit: float, fds: tuple[int, int, int]) -> tuple[int, int]:
-    """Start a restore, as a child of this process and in its session.
+    def has_ended(self) -> bool:
+        """Whether the process has ended; then it is collected."""
+        if self.code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # the user's own wait() took it
+                self.code = 0
+            else:
+                self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code is not None
 
-    Its pid, and a descriptor from which its standard output is read.
-    """
-    argv = [interpreter(os.environ), *_OPTIONS, "-c", RESTORE_BOOT, run_dir, str(limit)]
-    with contextlib.ExitStack() as stack:
-        given = stack.enter_context(unnamed_file(_with_import_path(job)))
-        with standard_taken():
-            ends = os.pipe()
-        stack.callback(os.close, ends[1])
-        wanted = (given, *fds[:2], ends[1], fds[2])
-        sources = [_duplicated(stack, fd, SPOOL_FD + 1) for fd in wanted]
-        targets = (START_RECORD_FD, RUN_DIR_FD, SPOOL_FD, 1, 2)
-        actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
-        actions += [(os.POSIX_SPAWN_DUP2, source, target) for source, target in zip(sources, targets, strict=True)]
-        try:
-            return _spawn(argv, os.environ, actions, setsid=False), ends[0]
-        except BaseException:
-            os.close(ends[0])
-            raise
+    def lines(self) -> list[bytes]:
+        """The whole lines since the last time; never waits."""
+        with contextlib.suppress(BlockingIOError):
+            while self._pipe >= 0 and (chunk := os.read(self._pipe, READ_SIZE)):
+                self._received += chunk
+        *lines, self._received = self._received.split(b"\n")
+        return lines
 
+    def kill(self) -> None:
+        """End the process, as far as the kernel can."""
+        if not self.has_ended():
+            os.kill(self.pid, signal.SIGKILL)
 
-def start_ranks(run_dir: str, env: Mapping[str, str]) -> int:
-    """Start `hf-mpwriter ranks --follow` in a session of its own, which no terminal signals; its pid."""
-    argv = [interpreter(env), *_OPTIONS, "-c", RANKS_BOOT, run_dir, title("ranks", run_dir)]
-    standard = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1)]
-    return _spawn(argv, env, standard, setsid=True)
+    def wait(self, timeout: float) -> None:
+        """Return when the process says something or ends, or after so many seconds."""
+        poll = select.poll()  # `select.select` takes no descriptor above 1023
+        if self._pipe >= 0:
+            poll.register(self._pipe, select.POLLIN)
+        poll.poll(max(0.0, timeout) * 1000)
 
+    def end(self, patience: float) -> bool:
+        """Kill the process, and wait so many seconds for its end: it may hang in the kernel. Whether it has ended."""
+        self.kill()
+        until = time.monotonic() + patience
+        while not self.has_ended() and time.monotonic() < until:
+            time.sleep(END_POLL)
+        self.close()
+        return self.code is not None
 
-def _spawn(argv: list[str], env: Mapping[str, str], actions: Sequence[tuple[object, ...]], *, setsid: bool) -> int:
-    defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
-    return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=setsid, setsigmask=[], setsigdef=defaults)
-
-
-def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int, *more: int) -> list[str]:
-    """The command line of a push that this process starts; it has to inherit the descriptors under their numbers."""
-    numbers = map(str, (os.getpid(), job, run_dir_fd, spool_fd, *more))
-    return [interpreter(os.environ), *_OPTIONS, "-c", PUSH_BOOT, run_dir, *numbers, title("push", run_dir)]
-
-
-def copy_command(run_dir: str, limit: float, job: int, run_dir_fd: int, lock: int) -> list[str]:
-    """The command line of a copy that this process starts; it has to inherit the descriptors under their numbers."""
-    numbers = map(str, (limit, os.getpid(), job, run_dir_fd, lock))
-    return [interpreter(os.environ), *_OPTIONS, "-c", COPY_BOOT, run_dir, *numbers]
-
-
-def push_record(job: bytes) -> contextlib.AbstractContextManager[int]:
-    """A descriptor on which a push or a copy finds its job, closed at the end of the block."""
-    return unnamed_file(_with_import_path(job))
+    def close(self) -> None:
+        """Listen no more."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
 
 
 def title(kind: str, run_dir: str) -> str:
@@ -216,7 +190,24 @@ def title(kind: str, run_dir: str) -> str:
 
 def is_command_of(kind: str, arguments: Sequence[str], run_dir: str | None) -> bool:
     """Whether a command line is that of a process of a kind, and of a run."""
-    return (run_dir is None or run_dir in arguments) and any(_MARKS[kind] in argument for argument in arguments)
+    boot = f"from {KINDS[kind]} import main;"
+    return (run_dir is None or run_dir in arguments) and any(boot in argument for argument in arguments)
+
+
+def answer(parent: int | None = None) -> Callable[[bytes], None]:
+    """What a `Child` does first: it dies with its parent, and what is given to the result alone goes to the pipe.
+
+    What libraries print goes to the log. A line begins anew, in case that the start of Python has printed something.
+    """
+    from hf_mpwriter.system import disk, redaction  # here: training imports this module
+    from hf_mpwriter.system.kernel import die_with_parent
+
+    fill_standard()
+    die_with_parent(int(sys.argv[3]) if parent is None else parent)
+    pipe = os.dup(1)
+    os.dup2(2, 1)
+    redaction.guard()
+    return lambda line: disk.write_all(pipe, b"\n%s\n" % line)
 
 
 # records
@@ -231,7 +222,12 @@ def _with_import_path(data: bytes) -> bytes:
     return json.dumps({"python": tag, "path": import_path()}).encode() + b"\n" + data
 
 
-def read_record(fd: int) -> bytes:
+def record_file(data: bytes) -> contextlib.AbstractContextManager[int]:
+    """A descriptor of a further record, closed at the end of the block."""
+    return unnamed_file(b"\n" + data)
+
+
+def read_record(fd: int = RECORD_FD) -> bytes:
     """What a process reads of its record, once; closes the descriptor."""
     with open(fd, "rb") as file:
         file.seek(0)

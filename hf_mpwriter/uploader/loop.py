@@ -276,7 +276,7 @@ class Uploader:
 def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     record, spool = inherited(StartRecord, "upload")
-    upload(record, spool, launch.UPLOADER_LOCK_FD)
+    upload(record, spool, launch.LOCK_FD)
 
 
 def upload(start: StartRecord, spool: Spool, lock: int) -> None:

@@ -51,7 +51,7 @@ class Search:
         self._pid = 0
         if start.seeks_siblings:
             try:
-                self._pid = launch.start_search(state.dump(start), start.run_dir, LIMIT)
+                self._pid = launch.start("search", state.dump(start), start.run_dir, {}, limit=LIMIT)
             except OSError as error:
                 logger.info("unfinished runs beside this one are not searched: %s", error)
 
@@ -65,7 +65,7 @@ def main() -> None:
     """Entry point of the search, see `system.launch`."""
     redaction.guard()
     start_logging()
-    start = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
+    start = state.load(StartRecord, launch.read_record())
     for pid in search(start):
         os.waitpid(pid, 0)  # the first half of an uploader, which ends at once
     os._exit(0)  # some directory may still hang in its thread

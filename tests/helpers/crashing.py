@@ -46,7 +46,7 @@ from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
 from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.spool.workers import members
-from hf_mpwriter.system import disk, failpoints, locks
+from hf_mpwriter.system import disk, failpoints, launch, locks
 from hf_mpwriter.system.process import Process, host_id
 
 DEADLINE = 300.0  # seconds that a life may take on a busy machine
@@ -113,45 +113,43 @@ class Clock:
         self._on_sleep()
 
 
-class ForkedPush:
-    """Replace `Popen` in an uploader: the push is a fork of this process, which has loaded the client."""
+class ForkedPush(launch.Child):
+    """Replace a child of an uploader: the push is a fork of this process, which has loaded the client."""
 
     def __init__(
-        self, _argv: list[str], ask: Callable[..., object], pass_fds: tuple[int, int, int], **_: object
+        self,
+        _kind: str,
+        record: bytes,
+        _run_dir: str,
+        given: dict[int, int],
+        *,
+        ask: Callable[..., object],
+        **_: object,
     ) -> None:
-        output, inner = os.pipe()
+        self._pipe, inner = os.pipe()
+        os.set_blocking(self._pipe, False)
         waits, go_on = socket.socketpair()
-        self.returncode: int | None = None
+        self.code, self._received = None, b""
         self.pid = os.fork()
         if not self.pid:
             os.dup2(inner, 1)
             go_on.close()
-            run_and_end(functools.partial(self._push, os.getppid(), pass_fds, waits))
+            run_and_end(functools.partial(self._push, os.getppid(), record, given, waits))
         os.close(inner)
         waits.close()
         ask(push=self.pid)
         go_on.close()
-        self.stdout = open(output, "rb", buffering=0)  # noqa: SIM115 - its owner closes it
 
     @staticmethod
-    def _push(parent: int, descriptors: tuple[int, int, int], waits: socket.socket) -> None:
+    def _push(parent: int, record: bytes, given: dict[int, int], waits: socket.socket) -> None:
         from hf_mpwriter.push import process
 
         sleep = time.sleep
         time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client's waits between its retries
         waits.recv(1)
-        process.main(parent, *descriptors)
-
-    def poll(self) -> int | None:
-        """Exit code, None while it lives."""
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        os.kill(self.pid, signal.SIGKILL)
+        with launch.record_file(record) as fd:
+            pipe = process.Pipe(launch.answer(parent))
+            process.serve(pipe, os.dup(fd), given[launch.RUN_DIR_FD], given[launch.SPOOL_FD])
 
 
 def run_and_end(action: Callable[[], object]) -> NoReturn:
@@ -190,7 +188,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     daemon.time = loop.time = Clock(ask)
     in_flight.LINGER = 0  # a harm hits a push by its number
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
-    handle.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), PIPE=0, DEVNULL=0)
+    handle.Child = functools.partial(ForkedPush, ask=ask)
     ask(begins=True)
     try:
         loop.upload(

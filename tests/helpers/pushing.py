@@ -34,13 +34,15 @@ SHORT_SLEEPS = "import time\nsleep = time.sleep\ntime.sleep = lambda seconds: sl
 FORKS = """
 import json, os, sys
 from hf_mpwriter.push import client, process
+from hf_mpwriter.system import launch
 for line in sys.stdin:
     job, output = json.loads(line)
     pid = os.fork()
     if not pid:
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         top = os.open(os.path.dirname(job), os.O_RDONLY)
-        process.main(os.getppid(), os.open(job, os.O_RDONLY), top, os.dup(top))
+        pipe = process.Pipe(launch.answer(os.getppid()))
+        process.serve(pipe, os.open(job, os.O_RDONLY), top, os.dup(top))
         os._exit(0)
     _, status, used = os.wait4(pid, 0)
     print(os.waitstatus_to_exitcode(status), used.ru_maxrss, flush=True)

@@ -130,7 +130,7 @@ def uploaders(run_dir) -> set[int]:
             words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if os.fsencode(run_dir) in words and any(b"uploader.main" in word for word in words):
+        if os.fsencode(run_dir) in words and any(b"hf_mpwriter.uploader.loop" in word for word in words):
             found.add(int(pid))
     return found
 

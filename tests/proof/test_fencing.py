@@ -58,13 +58,13 @@ def set_and_change(*arguments):
     from hf_mpwriter.push import commit
     commit.MOVED_TRIES = 1
 process._set_environment = set_and_change
-''') + ");push.main"
-launch.PUSH_BOOT = launch.PUSH_BOOT.replace("push.main", ONCE)
+''') + ");main()"
+launch.BOOTS["push"] = launch.BOOTS["push"].replace("main()", ONCE)
 """
-HASTE = f"exec({QUICK!r});uploader.main"
+HASTE = f"exec({QUICK!r});main()"
 IMPATIENT = f"""
 from hf_mpwriter.system import launch
-launch.UPLOADER_BOOT = launch.UPLOADER_BOOT.replace("uploader.main", {HASTE!r})
+launch.BOOTS["uploader"] = launch.BOOTS["uploader"].replace("main()", {HASTE!r})
 """
 
 

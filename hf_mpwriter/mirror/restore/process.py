@@ -31,25 +31,20 @@ from hf_mpwriter.spool.staging.record import Mirrored, MirrorRecord, mirror_lock
 from hf_mpwriter.spool.staging.restoration import Restoration, Unrestored
 from hf_mpwriter.system import disk, launch, locks, redaction
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.kernel import die_with_parent
-from hf_mpwriter.system.process import fill_standard, host_id
+from hf_mpwriter.system.process import host_id
 
 TELL_EVERY = 0.5  # seconds between two lines while bytes come
 
 
 def main() -> NoReturn:
-    """Entry point of the process, see `system/launch`. The timer is set already."""
-    fill_standard()
-    die_with_parent(os.getppid())
-    pipe = os.dup(1)
-    os.dup2(2, 1)  # whatever libraries print goes to the log
-    redaction.guard()
+    """Entry point of the process, see `system/launch`."""
+    write = launch.answer()
 
     def tell(report: Restoration) -> None:
-        disk.write_all(pipe, b"\n%s\n" % state.to_line(report))
+        write(state.to_line(report))
 
     try:
-        paths = state.load(RunPaths, launch.read_record(launch.START_RECORD_FD))
+        paths = state.load(RunPaths, launch.read_record())
         spool = Spool.adopt(paths, launch.RUN_DIR_FD, launch.SPOOL_FD)
     except (state.DamagedError, OSError) as error:
         tell(Restoration(failure=f"the job cannot be read: {error}"))

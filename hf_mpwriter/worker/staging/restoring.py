@@ -19,9 +19,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import os
-import select
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -37,8 +34,9 @@ from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorRecord
 from hf_mpwriter.spool.staging.restoration import Restoration, restore_lock
 from hf_mpwriter.spool.starts import has_ended, opened
 from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.system import disk, launch, locks
+from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.filesystem import Mount, find_mount
+from hf_mpwriter.system.launch import Child
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 
@@ -49,7 +47,6 @@ RETRY_AFTER = 300.0  # seconds
 LOCK_POLL = 0.05  # seconds
 END_PATIENCE = 2.0  # seconds that a killed restore may take to end; one that hangs in the kernel takes longer
 EARLIER = "what earlier attempts logged"
-_READ = 1 << 16  # bytes
 
 _mounts: dict[str, Mount | None] = {}  # of logdirs, which are not touched again: they may hang
 _left: list[int] = []  # restores that were killed and have not ended yet
@@ -183,12 +180,12 @@ def _run(spool: Spool) -> Restoration:
     disk.make_dirs(host.root)
     record = state.dump(RunPaths(spool.run_dir, logdir=spool.logdir))
     with opened(spool, MirrorPlaces.of(host).log) as fds:
-        pid, pipe = launch.start_restore(record, spool.run_dir, LONGEST + END_PATIENCE, fds)
+        child = Child("restore", record, spool.run_dir, fds, limit=LONGEST + END_PATIENCE)
     try:
-        return _Wait(pipe, lambda report: _tell(spool, report)).end()
+        return _Wait(child, lambda report: _tell(spool, report)).end()
     finally:
-        os.close(pipe)
-        _end(pid)
+        if not child.end(END_PATIENCE):  # it hangs in the kernel
+            _left.append(child.pid)
 
 
 def _tell(spool: Spool, report: Restoration) -> None:
@@ -201,27 +198,14 @@ def _tell(spool: Spool, report: Restoration) -> None:
     logger.flush()
 
 
-def _end(pid: int) -> None:
-    """End a restore, and collect it; one that hangs is collected later."""
-    if has_ended(pid):
-        return
-    os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + END_PATIENCE
-    while not has_ended(pid):
-        if time.monotonic() > end:
-            _left.append(pid)
-            return
-        time.sleep(LOCK_POLL / 10)
-
-
 class _Wait:
     """The wait for a restore."""
 
     def __init__(
-        self, pipe: int, tell: Callable[[Restoration], object], clock: Callable[[], float] = time.monotonic
+        self, child: Child, tell: Callable[[Restoration], object], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._pipe, self._tell, self._clock = pipe, tell, clock
-        self._report, self._rest = Restoration(), b""
+        self._child, self._tell, self._clock = child, tell, clock
+        self._report = Restoration()
 
     def end(self) -> Restoration:
         """What was known when it ended, or was given up."""
@@ -235,21 +219,13 @@ class _Wait:
             until = min(started + LONGEST, heard + PATIENCE)
             if now >= until:
                 return replace(self._report, failure=f"it took longer than {now - started:.0f} s")
-            if not self._is_readable((until if has_told else min(until, started + QUIET)) - now):
-                continue
-            if not (data := os.read(self._pipe, _READ)):
+            self._child.wait((until if has_told else min(until, started + QUIET)) - now)
+            has_ended = self._child.has_ended()
+            lines = self._child.lines()
+            for line in lines:
+                self._report = state.from_line((Restoration,), line) or self._report
+            heard = self._clock() if lines else heard
+            if has_ended:
                 report = self._report
                 is_told = report.is_over or report.failure
                 return report if is_told else replace(report, failure="the process that does it has ended")
-            heard = self._clock()
-            self._take(data)
-
-    def _is_readable(self, seconds: float) -> bool:
-        poll = select.poll()  # `select.select` takes no descriptor above 1023
-        poll.register(self._pipe, select.POLLIN | select.POLLHUP)
-        return bool(poll.poll(max(0.0, seconds) * 1000 + 1))
-
-    def _take(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._report = state.from_line((Restoration,), line) or self._report

@@ -114,10 +114,10 @@ def install(kind: str) -> None:
         return
     _hurry(kind)
     if kind == "rank":
-        launch.UPLOADER_BOOT = _with_install(launch.UPLOADER_BOOT, "uploader")
+        _install_in(launch.BOOTS, "uploader")
     else:
         _keep_priority()
-        launch.PUSH_BOOT = _with_install(launch.PUSH_BOOT, "push")
+        _install_in(launch.BOOTS, "push")
 
 
 def _hurry(kind: str) -> None:
@@ -142,10 +142,10 @@ def _hurry_with_the_environment() -> None:
     process._set_environment = set_and_hurry  # noqa: SLF001 - as above
 
 
-def _with_install(boot: str, kind: str) -> str:
-    if boot.count(f" as {kind};") != 1:
-        raise AttributeError(f"cannot find where the program of the {kind} imports it")
-    return boot.replace(f" as {kind};", f" as {kind};from soaking import inside;inside.install({kind!r});")
+def _install_in(boots: dict[str, str], kind: str) -> None:
+    if boots[kind].count(";main()") != 1:
+        raise AttributeError(f"cannot find where the {kind} begins")
+    boots[kind] = boots[kind].replace(";main()", f";from soaking import inside;inside.install({kind!r});main()")
 
 
 def _keep_priority() -> None:

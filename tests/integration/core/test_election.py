@@ -106,7 +106,7 @@ from hf_mpwriter.system import launch, locks
 from hf_mpwriter.worker import worker
 starts.FIRST_PAUSE = starts.STARTS_WINDOW = 1000.0  # longer than this test
 worker.HOUSEKEEPING_EVERY = 0.0
-launch.UPLOADER_BOOT = f"open({sys.argv[2]!r}, 'a').write('x'); raise SystemExit(1)"
+launch.BOOTS["uploader"] = f"open({sys.argv[2]!r}, 'a').write('x'); raise SystemExit(1)"
 from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
 looks = 0

@@ -88,8 +88,8 @@ def test_a_run_leaves_its_token_nowhere(tmp_path, run_dir, start, monkeypatch):
     (home / "hf" / "token").unlink()
     everything = "".join(seen)
     assert "401" in everything, "the wrong token was refused"
-    assert "uploader.main" in everything, "the search has seen an uploader"
-    assert "push.main" in everything, "and a push"
+    assert "hf_mpwriter.uploader.loop" in everything, "the search has seen an uploader"
+    assert "hf_mpwriter.push.process" in everything, "and a push"
     for token in (wrong, right):
         assert token not in everything
         assert [path for path, data in traces(run_dir, home).items() if token.encode() in data] == []

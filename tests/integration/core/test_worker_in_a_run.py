@@ -90,7 +90,7 @@ def holds(pid: int, run_dir: str) -> bool:
             line = file.read()
     except OSError:
         return False
-    return b"uploader.main" in line and os.fsencode(run_dir) in line
+    return b"hf_mpwriter.uploader.loop" in line and os.fsencode(run_dir) in line
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def holds(pid: int, run_dir: str) -> bool:
         "sys.frozen = True",
         "import shutil; shutil.rmtree(sys.argv[1] + '/.hf_mpwriter')",
         "import shutil; shutil.rmtree(sys.argv[1] + '/.hf_mpwriter'); open(sys.argv[1] + '/.hf_mpwriter', 'w')",
-        "from hf_mpwriter.system import launch; launch.start_uploader = None",
+        "from hf_mpwriter.system import launch; launch.start = None",
     ],
 )
 def test_no_failure_of_ours_is_raised_into_training(tmp_path, start, monkeypatch, failure):

@@ -190,11 +190,11 @@ import os, signal, sys
 os.setsid()
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.system import launch
-real = launch.start_uploader
+real = launch.start
 def spawn(*arguments, **descriptors):
     real(*arguments, **descriptors)
     os.killpg(0, int(sys.argv[2]))
-launch.start_uploader = spawn
+launch.start = spawn
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
 writer.add_scalar("loss", 1.0, 1)
 """

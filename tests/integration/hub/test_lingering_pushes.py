@@ -19,7 +19,7 @@ from hf_mpwriter.system import launch
 
 pytest_plugins = ("pushing",)
 LIMIT = 300.0  # seconds
-NO_CLIENT = "sys.modules['huggingface_hub']=None;push.main"  # an import of it fails
+NO_CLIENT = "sys.modules['huggingface_hub']=None;main()"  # an import of it fails
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_push_that_was_prepared_has_no_verdict_but_that_of_its_job(hub, run, s
 
 def test_a_push_that_could_not_be_prepared_tells_why_when_its_job_has_come(run, start, monkeypatch):
     """The environment may break the client; the job is taken and refused, not lost."""
-    monkeypatch.setattr(launch, "PUSH_BOOT", launch.PUSH_BOOT.replace("push.main", NO_CLIENT))
+    monkeypatch.setitem(launch.BOOTS, "push", launch.BOOTS["push"].replace("main()", NO_CLIENT))
     push = start(run, prepares=True, files=())
     assert push.take(run.job({}), LIMIT)
     assert is_as(verdict(push), Refused)
@@ -139,8 +139,8 @@ def test_the_outcome_of_a_later_job_is_unknown_if_the_process_is_killed(hub, run
 
 def test_a_later_job_that_hangs_ends_by_a_timer_of_its_own(hub, run, start, monkeypatch):
     """The time of a job counts from its own begin, and not while the process waits for it."""
-    bounds = "from hf_mpwriter.push import job;job.DEADLINE_BASE,job.DEADLINE_RATE=1.0,1.0;push.main"
-    monkeypatch.setattr(launch, "PUSH_BOOT", launch.PUSH_BOOT.replace("push.main", bounds))
+    bounds = "from hf_mpwriter.push import job;job.DEADLINE_BASE,job.DEADLINE_RATE=1.0,1.0;main()"
+    monkeypatch.setitem(launch.BOOTS, "push", launch.BOOTS["push"].replace("main()", bounds))
     push = start(run)  # it has as many seconds as the file has bytes
     assert is_as(verdict(push), Done)
     hub.fault("GET /api/models/me/run hang times=0")

@@ -1,8 +1,7 @@
-"""The last step on disk: what a parse of all files would find, at the cost of their ends."""
+"""The last step on disk: what a parse of all files would find."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -78,13 +77,11 @@ def parsed(directory: Path, tag: str | None, hidden_from: int | None) -> int | N
     files=FILES,
     tag=st.sampled_from([None, "a", "b", "missing"]),
     hidden_from=st.none() | st.none() | STEPS,
-    stretch=st.sampled_from([40, 200, 1 << 14]),
-    window=st.sampled_from([16, 100, 1 << 12]),
+    size=st.sampled_from([40, 200, 1 << 14]),
 )
-def test_the_answer_is_that_of_a_parse_of_all_files(files, tag, hidden_from, stretch, window):
-    """Restarts, purges, other records, event files inside records, torn and damaged ends; in stretches of any size."""
-    sizes = mock.patch.multiple(module, FIRST_STRETCH=stretch, FIRST_WINDOW=window, LONGEST_GUESS=400)
-    with tempfile.TemporaryDirectory() as folder, sizes:
+def test_the_answer_is_that_of_a_parse_of_all_files(files, tag, hidden_from, size):
+    """Restarts, purges, other records, event files inside records, torn and damaged ends; in chunks of any size."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(module, CHUNK=size, SEARCHED=size):
         for number, (payloads, tail) in enumerate(files):
             Path(folder, f"events.out.tfevents.{number:010d}.h").write_bytes(framed(payloads) + tail)
         place = DirectoryPlace(Directory(folder))
@@ -92,35 +89,11 @@ def test_the_answer_is_that_of_a_parse_of_all_files(files, tag, hidden_from, str
 
 
 def test_the_whole_length_of_an_open_file_is_enough(tmp_path):
-    """What follows it is a write that is under way."""
+    """What follows it is a write that is under way: it is not read."""
     whole = framed([scalar(1), scalar(2)])
-    (tmp_path / "x.tfevents.1").write_bytes(whole + framed([scalar(3)])[:20])
-    with mock.patch.object(framing, "whole_length", side_effect=AssertionError("parsed")):
-        place = DirectoryPlace(Directory(tmp_path))
-        assert module.last_step(place, None, {"x.tfevents.1": len(whole)}) == 2
-
-
-def test_little_is_read_of_a_long_file(tmp_path):
-    """Of 8 MB of scalars some kB, with a tag as well; a tag that is not there takes one pass."""
-    record = framed([scalar(5, "loss")])
-    rare = framed([scalar(4, "rare")])
-    (tmp_path / "x.tfevents.1").write_bytes(rare + record * 100_000)
-    read = 0
-    pread = os.pread
-
-    def counting(fd: int, size: int, offset: int) -> bytes:
-        nonlocal read
-        data = pread(fd, size, offset)
-        read += len(data)
-        return data
-
+    (tmp_path / "x.tfevents.1").write_bytes(whole + framed([scalar(3)]))
     place = DirectoryPlace(Directory(tmp_path))
-    with mock.patch.object(os, "pread", counting):
-        for tag, expected, most in ((None, 5, 100_000), ("loss", 5, 100_000), ("missing", None, 9_000_000)):
-            read = 0
-            assert module.last_step(place, tag) == expected
-            assert read < most, tag
-        assert module.last_step(place, "rare") == 4
+    assert module.last_step(place, None, {"x.tfevents.1": len(whole)}) == 2
 
 
 @pytest.mark.parametrize("make", [SummaryWriter, lambda path, **more: HFSummaryWriter("me/run", logdir=path, **more)])

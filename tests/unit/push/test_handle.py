@@ -85,11 +85,8 @@ def test_a_push_that_hangs_ends_by_its_own_timer(run_dir, monkeypatch):
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        monkeypatch.setattr(
-            launch,
-            "PUSH_BOOT",
-            launch.PUSH_BOOT.replace("push.main", "from hf_mpwriter.push import job;job.DEADLINE_BASE=1.0;push.main"),
-        )
+        bounds = "from hf_mpwriter.push import job;job.DEADLINE_BASE=1.0;main()"
+        monkeypatch.setitem(launch.BOOTS, "push", launch.BOOTS["push"].replace("main()", bounds))
         process = handle.PushHandle(job(run_dir, endpoint=endpoint), 300.0)
         verdict = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push hung and was ended after 300 s", xet="failing", too_slow=True)
@@ -136,7 +133,7 @@ def test_without_memory_files_the_job_goes_by_a_file_without_a_name(run_dir, tmp
 
 def test_a_push_is_found_by_its_run_directory(run_dir):
     """By the command line, as `testing.processes` and the demo look for it."""
-    command = launch.push_command(str(run_dir), 3, 4, 5)
+    command = ["python", "-c", launch.BOOTS["push"], str(run_dir), "0.0"]
     assert launch.is_command_of("push", command, str(run_dir))
     assert not launch.is_command_of("push", command, str(run_dir.parent))
     assert not launch.is_command_of("uploader", command, str(run_dir))

@@ -66,7 +66,7 @@ def test_what_says_nothing_about_now_counts_as_none(count, now):
 @pytest.fixture
 def crashing(monkeypatch):
     """An uploader that ends as soon as it is started."""
-    monkeypatch.setattr(launch, "UPLOADER_BOOT", "raise SystemExit(1)")
+    monkeypatch.setitem(launch.BOOTS, "uploader", "raise SystemExit(1)")
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_start_that_fails_is_not_counted_for_others(spool, record, monkeypatch
         raise OSError("no interpreter")
 
     starter = Starter(spool)
-    monkeypatch.setattr(launch, "start_uploader", fail)
+    monkeypatch.setattr(launch, "start", fail)
     for _ in range(STARTS_LIMIT + 2):
         with pytest.raises(OSError, match="no interpreter"):
             starter.start(record, os.environ.copy)

@@ -63,13 +63,5 @@ def test_each_finder_finds_a_living_process_of_its_kind(tmp_path, start, monkeyp
 @pytest.mark.parametrize("kind", processes.KINDS)
 def test_a_mark_is_in_the_boot_string_of_its_kind_only(kind):
     """A word that is in both, or in neither, would make the finders wrong."""
-    boots = {
-        "uploader": launch.UPLOADER_BOOT,
-        "push": launch.PUSH_BOOT,
-        "search": launch.SEARCH_BOOT,
-        "mirror": launch.MIRROR_BOOT,
-        "copy": launch.COPY_BOOT,
-        "sampler": launch.SAMPLER_BOOT,
-    }
-    for other, boot in boots.items():
+    for other, boot in launch.BOOTS.items():
         assert launch.is_command_of(kind, ["python", "-c", boot, "/run"], "/run") == (kind == other)

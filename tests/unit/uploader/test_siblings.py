@@ -116,7 +116,7 @@ def test_a_search_that_hangs_is_ended_by_its_timer(tmp_path):
         start = StartRecord(
             str(tmp_path / "runs" / "ours"), destination=Destination(HERE, "me/run"), seeks_siblings=True
         )
-        pid = launch.start_search(state.dump(start), start.run_dir, 1.0)
+        pid = launch.start("search", state.dump(start), start.run_dir, {}, limit=1.0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGALRM
 
 

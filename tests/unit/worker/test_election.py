@@ -43,7 +43,7 @@ def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spoo
 
 def test_uploaders_that_die_at_once_are_not_started_for_ever(spool, monkeypatch, caplog):
     """Three starts in a minute, then longer and longer pauses: an interpreter that always fails is no fork bomb."""
-    monkeypatch.setattr(launch, "UPLOADER_BOOT", "raise SystemExit(1)")
+    monkeypatch.setitem(launch.BOOTS, "uploader", "raise SystemExit(1)")
     now = [1000.0]
     one = Election(spool, spool.destination(), clock=lambda: now[0])
     started = 0
