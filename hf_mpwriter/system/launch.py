@@ -6,7 +6,7 @@
     uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <its pid> <descriptors> <title>
     uploader  --posix_spawn-->  python -P ... -c SEARCH_BOOT   <run directory> <seconds>
     mirror    --Popen------->   python -P ... -c COPY_BOOT     <run directory> <seconds> <its pid> <descriptors>
-    worker    --posix_spawn-->  python -P ... -c RESTORE_BOOT  <run directory> <seconds>
+    worker    --posix_spawn-->  the same, to know what is in the logdir
 
 Inherited descriptors:
 
@@ -15,7 +15,6 @@ Inherited descriptors:
     push        job, run directory, spool, where more jobs come from: as arguments      1 pipe, 2 log of the uploader
     copy        job, run directory, and the copy lock, which it holds while it lives    1 pipe, 2 log of the mirror
     search      4 start record of the uploader                                          1, 2 log of the uploader
-    restore     4 job    5 run directory    6 spool                                     1 pipe, 2 log of the mirror
 
 A record is a file without a name: a line of JSON for the start of Python, then what the process itself reads.
 
@@ -75,11 +74,6 @@ SEARCH_BOOT = (  # the timer comes first: a search may hang anywhere
     f"import json,os;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
     "from hf_mpwriter.uploader import siblings;siblings.main()"
 )
-RESTORE_BOOT = (  # the timer comes first: a mount may hang anywhere
-    "import signal,sys;signal.setitimer(signal.ITIMER_REAL,float(sys.argv[2]));"
-    f"import json,os;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
-    "from hf_mpwriter.mirror.restore import process as restore;restore.main()"
-)
 _UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
 _OPTIONS = ("-P", "-X", f"utf8={_UTF8}")  # paths mean the same bytes as here
 _MARKS = {  # words that the boot string of each kind contains
@@ -89,7 +83,6 @@ _MARKS = {  # words that the boot string of each kind contains
     "mirror": "mirror.main",
     "sampler": "sampler.main",
     "copy": "copy.main",
-    "restore": "restore.main",
 }
 KINDS = tuple(_MARKS)  # of processes
 
@@ -154,22 +147,21 @@ def start_search(record: bytes, run_dir: str, limit: float) -> int:
         return _spawn(argv, os.environ, [(os.POSIX_SPAWN_DUP2, given, START_RECORD_FD)], setsid=False)
 
 
-def start_restore(job: bytes, run_dir: str, limit: float, fds: tuple[int, int, int]) -> tuple[int, int]:
-    """Start a restore, as a child of this process and in its session.
+def start_copy(job: bytes, run_dir: str, limit: float, lock: int, fds: tuple[int, int]) -> tuple[int, int]:
+    """Start a copy as a child of this process and in its session; `fds` are the run directory and the log.
 
     Its pid, and a descriptor from which its standard output is read.
     """
-    argv = [interpreter(os.environ), *_OPTIONS, "-c", RESTORE_BOOT, run_dir, str(limit)]
     with contextlib.ExitStack() as stack:
         given = stack.enter_context(unnamed_file(_with_import_path(job)))
         with standard_taken():
             ends = os.pipe()
         stack.callback(os.close, ends[1])
-        wanted = (given, *fds[:2], ends[1], fds[2])
-        sources = [_duplicated(stack, fd, SPOOL_FD + 1) for fd in wanted]
-        targets = (START_RECORD_FD, RUN_DIR_FD, SPOOL_FD, 1, 2)
+        sources = [_duplicated(stack, fd, SPOOL_FD + 1) for fd in (lock, given, fds[0], ends[1], fds[1])]
+        targets = (MIRROR_LOCK_FD, START_RECORD_FD, RUN_DIR_FD, 1, 2)
         actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, source, target) for source, target in zip(sources, targets, strict=True)]
+        argv = copy_command(run_dir, limit, START_RECORD_FD, RUN_DIR_FD, MIRROR_LOCK_FD)
         try:
             return _spawn(argv, os.environ, actions, setsid=False), ends[0]
         except BaseException:

@@ -15,8 +15,8 @@ from support import keys
 
 from hf_mpwriter.base.home import Way
 from hf_mpwriter.mirror.copy import do
-from hf_mpwriter.mirror.job import Arrived, CopyJob, Finished, Item
 from hf_mpwriter.spool import homes
+from hf_mpwriter.spool.staging.job import Arrived, CopyJob, Finished, Item
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.system.filesystem.mounts import find_mount
 
