@@ -93,7 +93,10 @@ def pull_run(
     workers: tuple[str, ...],
     endpoint: str | None,
 ) -> None:
-    """Bring the run of LOGDIR back from the Hub; of a staged run, what is in LOGDIR comes first.
+    """Bring the run of LOGDIR back from the Hub.
+
+    Where event files are kept on a local disk, as LOGDIR is a URL or a mount of an object store, what is in LOGDIR
+    comes first; without a repository only that.
 
     To continue it on another machine, run this before training starts. Every file is verified by its digest. What is
     here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted goes on
