@@ -4,7 +4,7 @@
 
     here                                 what happens
     nothing, or a beginning of the file  it is fetched
-    anything else                        nothing; it counts as fetched, and a copy reports the conflict
+    anything else                        nothing; it is told
 
 Invariants:
 - Nothing is written to the logdir.
@@ -27,7 +27,7 @@ from hf_mpwriter.base import names
 from hf_mpwriter.base.files import begins_with
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.mirror.targets import Target, describe, is_of_one_file
-from hf_mpwriter.spool.staging.job import Fetched, Item, Unread
+from hf_mpwriter.spool.staging.job import Conflict, Fetched, Item, Unread
 from hf_mpwriter.spool.staging.listing import ARRIVING
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
@@ -41,7 +41,7 @@ class UnreadSourceError(OSError):
     """A file of the logdir cannot be read, or not as a whole."""
 
 
-def fetched(run: Directory, target: Target, items: Sequence[Item]) -> Iterator[Fetched | Unread]:
+def fetched(run: Directory, target: Target, items: Sequence[Item]) -> Iterator[Conflict | Fetched | Unread]:
     """Fetch files; what has become of each, in their order."""
     disk.make_dirs(Place(run, SPOOL_NAME) / ARRIVING, durable=False)
     for directory in sorted({os.path.dirname(item.path) for item in items}):
@@ -65,14 +65,15 @@ class _Fetch:
         self._run, self._target, self._own = run, target, threading.local()
         self.is_over = False
 
-    def outcome(self, item: Item) -> Fetched | Unread:
+    def outcome(self, item: Item) -> Conflict | Fetched | Unread:
         """Fetch one file."""
         temporary = Place(self._run, SPOOL_NAME) / ARRIVING / os.urandom(16).hex()
         fd = temporary.open(os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             self._fill(fd, item)
-            if _continues(fd, self._run / item.path):
-                _put_in_place(fd, temporary, self._run / item.path)
+            if not _continues(fd, self._run / item.path):
+                return Conflict(item.path, f"the file there ({item.length} bytes) does not begin with the one here")
+            _put_in_place(fd, temporary, self._run / item.path)
             return Fetched(item.path, item.length)
         except UnreadSourceError as error:
             return Unread(item.path, str(error))

@@ -2,6 +2,7 @@
 
     unlisted --Listed--> missing --Fetched--> here
                                  --Unread---> named; tried again with the next list
+                                 --Conflict-> named; left alone on both sides
 
 A list is asked for when a mirror starts, when `sync` or `pull` asks, and RELIST_AFTER seconds after one of which
 something could not be read.
@@ -18,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 from hf_mpwriter.base.names import is_config
 from hf_mpwriter.mirror.decision import bounded
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.job import Fetched, Item, Listed, Message, Unread
+from hf_mpwriter.spool.staging.job import Conflict, Fetched, Item, Listed, Message, Unread
 from hf_mpwriter.spool.staging.listing import lacking
 
 FETCHED_BYTES = 32 << 20  # bytes in one job, so that what is to go to the logdir waits for no longer
@@ -53,7 +54,7 @@ class Returning:
         if isinstance(message, Listed):
             self.unread, self._list_at = {}, math.inf
             self.missing = dict(_ordered(lacking(self._spool, message.files)))
-        elif isinstance(message, Fetched | Unread):
+        elif isinstance(message, Conflict | Fetched | Unread):
             self.missing.pop(message.path, None)
             if isinstance(message, Unread):
                 self.unread[message.path] = message.reason

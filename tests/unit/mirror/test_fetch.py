@@ -15,7 +15,7 @@ from hf_mpwriter.mirror import copy, fetch, posix
 from hf_mpwriter.mirror.returning import RELIST_AFTER, Returning
 from hf_mpwriter.mirror.targets import ConflictError, CopySource, bring
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.job import CopyJob, Failure, Fetched, Finished, Item, Listed, Message, Unread
+from hf_mpwriter.spool.staging.job import Conflict, CopyJob, Failure, Fetched, Finished, Item, Listed, Message, Unread
 from hf_mpwriter.spool.staging.listing import ARRIVING, Listing
 from hf_mpwriter.system import disk
 
@@ -99,7 +99,8 @@ def test_what_is_here_stays_unless_it_is_a_beginning(staged, logdir):
     content = (logdir / NEW).read_bytes()
     for found, wanted in ((content[:50], content), (content + b"more", content + b"more"), (b"other", b"other")):
         Path(staged.run_dir, NEW).write_bytes(found)
-        brought(staged)
+        conflicts = [message.path for message in brought(staged) if isinstance(message, Conflict)]
+        assert conflicts == [NEW] * (found == b"other")
         assert here(staged)[NEW] == wanted
 
 
