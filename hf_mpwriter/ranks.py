@@ -51,7 +51,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.series import SEGMENT_MIN, Purge, SegmentSeries
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.restoration import Restoration
+from hf_mpwriter.spool.staging.listing import Listing
 from hf_mpwriter.spool.workers.elsewhere import seen_from_here
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import DERIVER, MemberFile, MemberFiles, Members
@@ -382,7 +382,7 @@ class Derived:
     segment_min = SEGMENT_MIN
 
     def __init__(self, spool: Spool, folder: str, settings: Settings) -> None:
-        self.folder, self.points, self.after = folder, 0, Restoration.read(spool).last
+        self.folder, self.points, self.after = folder, 0, Listing.read(spool).last
         self._place, self._is_sent = Place(spool.run, folder), spool.has_destination()
         self._member = MemberFiles(functools.partial(MemberFile, spool, DERIVER, Process.current(), settings))
         self._series = SegmentSeries(self, "", "", logger)

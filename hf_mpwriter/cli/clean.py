@@ -5,10 +5,10 @@
     used less than `--older-than` days ago          kept
     not the same, byte by byte, in its logdir       kept
     not known to be on the Hub, if it goes there    kept
-    anything else                                   removed: the next start brings back what is in the logdir
+    anything else                                   removed: after the next start it comes back from the logdir
 
 Invariants:
-- Nothing is removed while a process works there: the locks of uploader, mirror and restore are held meanwhile.
+- Nothing is removed while a process works there: the locks of uploader, mirror and look are held meanwhile.
 - A directory leaves its name in one step, so no process finds half of one.
 """
 
@@ -34,9 +34,9 @@ from hf_mpwriter.snapshot.event_files import EventFileScan, walk
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.progress import Progress, size_text
+from hf_mpwriter.spool.staging.listing import look_lock
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.staging.record import mirror_lock
-from hf_mpwriter.spool.staging.restoration import restore_lock
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import at
@@ -74,7 +74,7 @@ def clean_staging(*, dry_run: bool, older_than: float) -> None:
     for path in found:
         with held(Spool.of(path)) as is_free:
             one = examined(path, older_than * DAY, is_free=is_free)
-            # who has waited too long for the lock of a restore goes on without it, while all is compared
+            # who has waited too long for the lock of a look goes on without it, while all is compared
             if why := one.why or _in_use(Spool.of(path), is_free=is_free):
                 kept += 1
                 click.echo(printable(f"Keeping {one.path}: {why}"))
@@ -111,7 +111,7 @@ def held(spool: Spool) -> Iterator[bool]:
         with contextlib.suppress(OSError):
             check_ownership(spool.directory)
             taken = [
-                locks.try_exclusive(place) for place in (restore_lock(spool), mirror_lock(spool), spool.uploader_lock)
+                locks.try_exclusive(place) for place in (look_lock(spool), mirror_lock(spool), spool.uploader_lock)
             ]
         yield bool(taken) and None not in taken
     finally:

@@ -37,6 +37,7 @@ from hf_mpwriter.cli.destination import (
 )
 from hf_mpwriter.cli.output import UploadBar, counted
 from hf_mpwriter.cli.status.finding import named, nearest_first
+from hf_mpwriter.cli.syncing.one_run import bring_back
 from hf_mpwriter.cli.words import cure, examples, plain, sentence
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
@@ -45,6 +46,7 @@ from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
+from hf_mpwriter.worker.staging.looking import is_staged, publish_record
 
 if TYPE_CHECKING:
     from hf_mpwriter.pull.run import Pulled
@@ -93,6 +95,9 @@ def pull_run(
 ) -> None:
     """Bring the run of LOGDIR back from the Hub.
 
+    Where event files are kept on a local disk, as LOGDIR is a URL or a mount of an object store, what is in LOGDIR
+    comes first; without a repository only that.
+
     To continue it on another machine, run this before training starts. Every file is verified by its digest. What is
     here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted goes on
     where it was.
@@ -103,11 +108,14 @@ def pull_run(
     spool = spool_at(logdir)
     check_ownership(spool.directory)
     spool.check_format()
+    _bring_back(spool, logdir)
     options = [] if repo_id is None else ["--repo-id", repo_id]
     options += [word for worker in workers for word in ("--worker", worker)]
     destination = spool.destination()
     if repo_id is not None:
         destination = _asked_for(spool, destination, repo_id, repo_type, revision, path_in_repo)
+    if destination is None and is_staged(spool):
+        return
     if destination is None:
         raise click.ClickException(f"Name the repository: {command_line('pull', logdir, '--repo-id', 'NAME')}")
     destination = recorded_destination(destination, endpoint, command_line("pull", logdir, *options))
@@ -116,6 +124,18 @@ def pull_run(
     wanted = (lambda worker: worker in workers) if workers else lambda _: True
     report = pull_into(spool, destination, wanted, UploadBar(0, 0, "pulled"))
     _show(report, destination, spool, logdir, workers)
+
+
+def _bring_back(spool: Spool, logdir: str) -> None:
+    """Bring back what is in the logdir of a staged run; the Hub may have less."""
+    if not is_staged(spool):
+        return
+    spool.create()
+    publish_record(spool)
+    if why := bring_back(spool, math.inf):
+        again = command_line("pull", logdir)
+        raise click.ClickException(printable(f"Not all of {spool.logdir} is here: {why.rstrip('.')}. Again: {again}"))
+    click.echo(printable(f"All of {spool.logdir} is in {spool.run_dir}."))
 
 
 def _asked_for(

@@ -39,13 +39,14 @@ from hf_mpwriter.cli.destination import (
 )
 from hf_mpwriter.cli.output import comparison_lines, counted, failure, show_damage
 from hf_mpwriter.cli.words import cure, examples, is_debugging, plain, sentence
+from hf_mpwriter.mirror.decision import bounded
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
-from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, Failure, Item, Message, bounded
 from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.staging.job import Absent, Arrived, Conflict, CopyJob, Failure, Item, Message
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import hf_home

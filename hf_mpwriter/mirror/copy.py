@@ -1,10 +1,11 @@
-"""The process of a copy: one job -> a line per file, in a fresh interpreter. Of a mirror it alone touches the logdir.
+"""The process of a copy: one job -> a line per file, in a fresh interpreter. It alone touches the logdir.
 
     set the timer -> read the job -> open the target -> bring one file after the other -> end
+                                                     -> compare; list what is there; fetch, see `fetch`
 
 Invariants:
-- It dies with its mirror, and by its own timer, whatever its threads do. What hangs in the kernel outlives both: then
-  it still holds the copy lock, and no other copy starts.
+- It dies with who started it, and by its own timer, whatever its threads do. What hangs in the kernel outlives both:
+  then it still holds the copy lock, and no other copy starts.
 - Only its own lines go to the pipe; what libraries print goes to the log of the mirror, without secrets.
 - No file is brought before the earlier ones of its writer. What keeps one back keeps no file of another writer back.
 - It ends at once where the next file would fail in the same way: the mount is gone, the server is not reached.
@@ -14,12 +15,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.names import is_config, is_run_path
 from hf_mpwriter.base.storage import is_url
 from hf_mpwriter.mirror import targets
-from hf_mpwriter.mirror.job import (
+from hf_mpwriter.mirror.fetch import fetched
+from hf_mpwriter.mirror.posix import PosixTarget
+from hf_mpwriter.mirror.remote import RemoteTarget
+from hf_mpwriter.mirror.targets import ConflictError, CopySource, Target, UnreadableError
+from hf_mpwriter.snapshot.event_files import writer_of
+from hf_mpwriter.spool.staging.job import (
     Absent,
     Arrived,
     Conflict,
@@ -28,16 +36,15 @@ from hf_mpwriter.mirror.job import (
     Failure,
     Finished,
     Item,
+    Listed,
     Message,
     Withheld,
 )
-from hf_mpwriter.mirror.posix import PosixTarget
-from hf_mpwriter.mirror.remote import RemoteTarget
-from hf_mpwriter.mirror.targets import ConflictError, CopySource, Target, UnreadableError
-from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.system import failpoints, launch, redaction
 from hf_mpwriter.system.directory import Directory
-from hf_mpwriter.system.filesystem import Mount, is_gone, reason_of
+from hf_mpwriter.system.filesystem import Mount, is_gone
+
+LISTED_AT_ONCE = 32  # files that are asked for their length at a time
 
 Tell = Callable[[Message], object]
 
@@ -46,7 +53,6 @@ def main() -> NoReturn:
     """Entry point of the process, see `system/launch`."""
     write = launch.answer()
     os.set_inheritable(launch.LOCK_FD, False)
-    os.umask(0)  # files get the modes that they have in the run directory
 
     def tell(message: Message) -> None:
         write(state.to_line(message))
@@ -58,6 +64,8 @@ def main() -> NoReturn:
     except (state.DamagedError, OSError) as error:
         tell(Failure(f"the job cannot be read: {error}", is_refused=False))
     else:
+        if not (job.lists or job.fetches):
+            os.umask(0)  # files get the modes that they have in the run directory
         do(job, run, tell)
     os._exit(0)  # threads of a library may still hang
 
@@ -66,22 +74,41 @@ def do(job: CopyJob, run: Directory, tell: Tell) -> None:
     """Do a job."""
     try:
         target = open_target(job.to, job.mark, job.way, job.mount)
-        if job.only_compare:
+    except (ImportError, ValueError) as error:
+        tell(Failure(redaction.printable(str(error)), is_refused=True, is_setting=True))
+        return
+    end: Finished | Failure = Finished()
+    try:
+        if job.lists:
+            _list(run, target, tell)
+        elif job.fetches:
+            for outcome in fetched(run, target, job.items):
+                tell(outcome)
+        elif job.only_compare:
             for item in job.items:
                 _compare(job, run, target, item, tell)
-            end: Finished | Failure = Finished()
         else:
             for directory in sorted({os.path.dirname(item.path) for item in job.items}):
                 target.clean(directory)
             end = _Bringing(job, run, target, tell).end()
     except Exception as error:  # noqa: BLE001 - each filesystem of fsspec has errors of its own
-        end = Failure(describe(error), targets.is_refusal(error), is_gone(error))
+        end = Failure(targets.describe(error), targets.is_refusal(error), is_gone(error))
     tell(end)
 
 
 def open_target(to: str, mark: str, way: str, mount: Mount | None) -> Target:
     """The target of a logdir."""
     return RemoteTarget(to) if is_url(to) else PosixTarget(to, mark, way, mount)
+
+
+def _list(run: Directory, target: Target, tell: Tell) -> None:
+    """Tell what is there. Lists of embeddings come at once: `add_embedding` would begin them anew."""
+    with ThreadPoolExecutor(LISTED_AT_ONCE) as pool:
+        files = {path: size for path, size in target.files(pool.map).items() if is_run_path(path)}
+    tell(Listed(files))
+    lists = [Item(path, size) for path, size in files.items() if is_config(path)]
+    for outcome in fetched(run, target, lists) if lists else ():
+        tell(outcome)
 
 
 class _Bringing:
@@ -102,13 +129,13 @@ class _Bringing:
         rest = [error for path, error in self._errors.items() if not self._holds(path, error)]
         if not rest:
             return Finished()
-        return Failure(describe(rest[0]), all(map(targets.is_refusal, rest)), is_of_files=True)
+        return Failure(targets.describe(rest[0]), all(map(targets.is_refusal, rest)), is_of_files=True)
 
     def _holds(self, path: str, error: OSError) -> bool:
         """Whether an error is of one file, and not of the logdir, which takes others; then it is told."""
         is_its_own = isinstance(error, UnreadableError) or (self._has_written and targets.is_refusal(error))
         if is_its_own:
-            self._tell(Withheld(path, describe(error)))
+            self._tell(Withheld(path, targets.describe(error)))
         return is_its_own
 
     def _brings(self, item: Item) -> bool:
@@ -156,13 +183,3 @@ def _is_same(run: Directory, target: Target, item: Item) -> bool:
         return source.begins_with(target.pieces(item.path))
     finally:
         source.close()
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line, without secrets."""
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        text = reason_of(error)
-    elif not isinstance(error, OSError):
-        text = f"{type(error).__name__}: {text}"
-    return redaction.redact_known(" ".join(text.split()))[:300]

@@ -1,12 +1,16 @@
-"""What a mirror does next, a pure function; and when it tries again.
+"""What a mirror does next, a pure function; what is in a copy's job; and when it tries again.
 
 situation                                                     action
 workers are gone, and there was no progress for LINGER        LEAVE
-something may be new                                          SCAN
-files wait, no copy lives, and a try is allowed               COPY
+something may be new here                                     SCAN
+what is in the logdir is not known, and a try is allowed      LIST
+files wait to go there, and a try is allowed                  COPY
+files wait to come here, and a try is allowed                 FETCH
 files wait, SIGTERM                                           LEAVE
 nothing waits, and workers are gone, or SIGTERM               LEAVE
 any other                                                     WAIT
+
+After SIGTERM nothing is listed or fetched.
 
 what has failed                     what is tried again, and when
 the logdir                          all, after a pause that grows
@@ -18,10 +22,24 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 
-from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, Message, Withheld
+from hf_mpwriter.snapshot.event_files import writer_of
+from hf_mpwriter.spool.staging.job import (
+    Absent,
+    Arrived,
+    Conflict,
+    CopyJob,
+    CopyWay,
+    Failure,
+    Fetched,
+    Finished,
+    Item,
+    Message,
+    Withheld,
+)
+from hf_mpwriter.spool.staging.record import Mirrored
 from hf_mpwriter.spool.status import LINGER
 
 FIRST_PAUSE = 2.0  # seconds
@@ -29,13 +47,20 @@ LONGEST_PAUSE = 300.0  # seconds
 REFUSED_PAUSE = 60.0  # seconds, after what a person has to mend
 LONGEST_REFUSED_PAUSE = 3600.0  # seconds
 SHORTEST_PAUSE = 0.5  # seconds; full jitter may draw 0
+LIMIT_BASE = 60.0  # seconds for a copy, however small: a mount that hangs is given up after that
+LIMIT_RATE = 500_000.0  # bytes per second that a slow mount takes
+LIMIT_LONGEST = 3600.0  # seconds up to which the limit is doubled for what took too long
+JOB_FILES = 200  # files in one job
+JOB_BYTES = 256 << 20  # bytes in one job; a single file may have more
 
 
 class MirrorAction(enum.Enum):
     """What to do next."""
 
     SCAN = enum.auto()  #: see which files are final, and not in the logdir
-    COPY = enum.auto()  #: start a copy
+    LIST = enum.auto()  #: start a copy that tells what is in the logdir
+    COPY = enum.auto()  #: start a copy of files to the logdir
+    FETCH = enum.auto()  #: start a copy of files from there
     WAIT = enum.auto()  #: nothing to do, or nothing allowed yet
     LEAVE = enum.auto()  #: give the mirror lock up
 
@@ -48,8 +73,10 @@ class MirrorSituation:
     abandoned_for: float  # seconds since a member was last seen alive, or a file has arrived
     may_try: bool  # whether a copy may start now
     is_due: bool  # whether something may be new
-    waiting: int  # files that wait, as of the last scan
+    waiting: int  # files that wait to go to the logdir, as of the last scan
     is_ending: bool  # whether SIGTERM asks for the end
+    is_unlisted: bool = False  # whether what is in the logdir is to be found out
+    missing: int = 0  # files that wait to come from there
 
 
 def decide(s: MirrorSituation) -> MirrorAction:
@@ -58,11 +85,19 @@ def decide(s: MirrorSituation) -> MirrorAction:
         return MirrorAction.LEAVE
     if s.is_due:
         return MirrorAction.SCAN
-    if s.waiting and s.may_try:
-        return MirrorAction.COPY
-    if s.is_ending or not (s.waiting or s.living):
+    if s.may_try and (copy := _next_copy(s)):
+        return copy
+    if s.is_ending or not (s.waiting or s.is_unlisted or s.missing or s.living):
         return MirrorAction.LEAVE
     return MirrorAction.WAIT
+
+
+def _next_copy(s: MirrorSituation) -> MirrorAction | None:
+    if s.is_unlisted and not s.is_ending:
+        return MirrorAction.LIST
+    if s.waiting:
+        return MirrorAction.COPY
+    return MirrorAction.FETCH if s.missing and not s.is_ending else None
 
 
 def pause(failures: int, rng: random.Random, *, is_refused: bool) -> float:
@@ -131,3 +166,50 @@ class Tries:
     def due(self) -> frozenset[str]:
         """The files that were held back and may be tried again."""
         return frozenset(self._held if self._clock() >= self._held_until else ())
+
+
+def limit(job: CopyJob, late: int = 0) -> float:
+    """Seconds after which a copy is given up."""
+    first = LIMIT_BASE + sum(item.length for item in job.items) / LIMIT_RATE
+    return max(first, min(LIMIT_LONGEST, first * 2.0 ** min(late, 20)))
+
+
+def bounded(items: list[Item], most: int = JOB_BYTES) -> tuple[Item, ...]:
+    """The first items, as many as one job may hold."""
+    size = 0
+    for count, item in enumerate(items):
+        size += item.length
+        if count and (count == JOB_FILES or size > most):
+            return tuple(items[:count])
+    return tuple(items)
+
+
+def turned(items: list[Item], failures: int, behind: Collection[tuple[str, str]] = ()) -> list[Item]:
+    """The items with those of other writers first after failures: a file that cannot be brought holds up only its
+    own.
+    """
+    writers = list(dict.fromkeys(writer_of(item.path) for item in items))
+    start = failures % max(1, len(writers))
+    rank = {writer: place for place, writer in enumerate(writers[start:] + writers[:start])}
+    return sorted(items, key=lambda item: (writer_of(item.path) in behind, rank[writer_of(item.path)]))
+
+
+def chosen(waiting: list[Item], failures: int, behind: Collection[tuple[str, str]]) -> tuple[Item, ...]:
+    """The files of the next job; see `turned` for the arguments."""
+    return bounded(turned(waiting, failures, behind))
+
+
+def recorded(known: Mirrored, message: Message) -> Mirrored:
+    """What is known to be in the logdir after a message."""
+    match message:
+        case Arrived(path, length) | Fetched(path, length):
+            return known.having(path, length)
+        case Conflict(path, reason) | Withheld(path, reason):
+            return known.lacking(path, reason)
+        case CopyWay(way):
+            return replace(known, way=way)
+        case Failure():  # it may be another mount by now
+            return replace(known, way="", late=known.late + message.is_late)
+        case Finished():
+            return replace(known, late=0)
+    return known

@@ -21,8 +21,9 @@ import signal
 import time
 
 from hf_mpwriter.base import state
-from hf_mpwriter.mirror.job import CopyJob, Failure, Finished, Message, from_line, limit
+from hf_mpwriter.mirror.decision import limit
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.job import CopyJob, Failure, Finished, Message, from_line
 from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorRecord
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.system.launch import Child

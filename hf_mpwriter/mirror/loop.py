@@ -1,7 +1,10 @@
-"""The loop of a mirror, the process that holds the mirror lock: it brings what is final to the logdir.
+"""The loop of a mirror, the process that holds the mirror lock: it brings what is final to the logdir, and what is only
+there back.
 
     recover -> tick:  note members -> take in what the copy says -> decide -> SCAN    what is final, and not there
+                                                                           -> LIST    what is there
                                                                            -> COPY    start a copy of the first files
+                                                                           -> FETCH   one of files that are only there
                                                                            -> WAIT
                                                                            -> LEAVE
 
@@ -14,7 +17,7 @@ compares with the logdir, and brings what is not there.
 Invariants:
 - It writes only while it holds the mirror lock. On every tick the lock is checked to be the file at the path.
 - It never touches the logdir: that is done by a copy, which may hang.
-- Of the files of one writer, one gets there only when all earlier ones are there.
+- Of the files of one writer, one gets to the logdir only when all earlier ones are there.
 """
 
 from __future__ import annotations
@@ -25,17 +28,30 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.names import is_ours, is_worker
-from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, Tries, decide
+from hf_mpwriter.base.names import is_event_file, is_ours, is_worker
+from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, Tries, chosen, decide, recorded
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
-from hf_mpwriter.mirror.job import Absent, Arrived, CopyJob, Failure, Finished, Item, Message, chosen, recorded
 from hf_mpwriter.mirror.posix import mark_of
+from hf_mpwriter.mirror.returning import Returning
 from hf_mpwriter.mirror.scan import MirrorScan
 from hf_mpwriter.snapshot.event_files import pending, writer_of
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.job import (
+    Absent,
+    Arrived,
+    CopyJob,
+    Failure,
+    Fetched,
+    Finished,
+    Item,
+    Listed,
+    Message,
+    Unread,
+)
+from hf_mpwriter.spool.staging.listing import ARRIVING, length
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorStatus, MirrorStatusFile, mirror_lock
 from hf_mpwriter.spool.starts import MirrorStart, Tenure, inherited
 from hf_mpwriter.spool.status import LINGER
@@ -51,6 +67,7 @@ logger = logging.getLogger("hf_mpwriter")
 TICK = 1.0  # seconds between two ticks; what a copy says is noticed at once
 BLIND_SCANS = 5  # in a row that wait for a file that cannot be read: later ones of its writer must not pass it
 SCAN_EVERY = 30.0  # seconds between two scans for files that are not ours
+UNREAD_TOLD = 100  # files that the status names
 STUCK = "a process that copies hangs in it, and cannot be killed; no other one starts while it lives"
 
 
@@ -77,6 +94,8 @@ class Mirror:
         self._scan_of = MirrorScan(self._spool.run, known, lambda path: self._there.pop(path, None))
         self._tries = Tries(self._clock, self._rng)
         self._items: tuple[Item, ...] = ()  # of the copy that runs, or has run last
+        self._returning = Returning(self._spool, self._clock)
+        disk.remove_tree(self._spool.directory / ARRIVING)  # of a copy that was killed
         self._due: frozenset[str] = frozenset()  # files that were held back and are tried again
         self._final: list[LocalFile] = []
         self._compare()
@@ -87,6 +106,7 @@ class Mirror:
         self._queue: list[LocalFile] | None = None  # None if it has to be found anew
         self._seen: list[Member] | None = None  # the members at the last scan
         self._next_scan, self._compared_at = 0.0, time.time()
+        self._returning.begin()
         self._mirrored = dataclasses.replace(self._mirrored, refused={})
 
     @property
@@ -118,8 +138,8 @@ class Mirror:
                 self._scan(members)
                 if self._seen is not None:
                     return True
-            if action is MirrorAction.COPY:
-                self._start_copy()
+            if action in (MirrorAction.LIST, MirrorAction.COPY, MirrorAction.FETCH):
+                self._start_copy(self._job(action))
         self._publish()
         self._sleep()
         return True
@@ -146,6 +166,9 @@ class Mirror:
             is_due=members != self._seen or now >= self._next_scan,
             waiting=len(self._waiting()),
             is_ending=self._is_ending,
+            # what cannot be listed keeps nothing from the logdir
+            is_unlisted=self._returning.is_unlisted and not (self._waiting() and self._status.failures),
+            missing=len(self._returning.missing),
         )
 
     # scan
@@ -182,11 +205,18 @@ class Mirror:
 
     # copy
 
-    def _start_copy(self) -> None:
-        self._tries.start()
+    def _job(self, action: MirrorAction) -> CopyJob:
+        job = CopyJob(self._spool.run_dir, self._to, self._mark, (), self._mirrored.way)
+        if action is MirrorAction.LIST:
+            return dataclasses.replace(job, lists=True)
+        if action is MirrorAction.FETCH:
+            return dataclasses.replace(job, fetches=True, items=self._returning.next_items(self._members.growing()))
         waiting = [Item(file.path, file.length) for file in self._waiting()]
-        self._items = chosen(waiting, self._status.failures, self._tries.behind)
-        job = CopyJob(self._spool.run_dir, self._to, self._mark, self._items, self._mirrored.way)
+        return dataclasses.replace(job, items=chosen(waiting, self._status.failures, self._tries.behind))
+
+    def _start_copy(self, job: CopyJob) -> None:
+        self._tries.start()
+        self._items = job.items
         try:
             self._copy = CopyHandle(self._spool, job, late=self._mirrored.late)
         except CopyLivesError:
@@ -218,6 +248,7 @@ class Mirror:
             self._tries.succeeded()
             self._status_file.change(phase="", failures=0, reason="", is_refused=False, failed_at=0.0, next_try=0.0)
             return
+        self._returning.failed(self._items)
         if end.is_gone:
             self._compare()
         failed = {writer_of(item.path) for item in self._items if item.path not in self._there}
@@ -226,14 +257,29 @@ class Mirror:
 
     def _take(self, message: Message) -> None:
         before, self._mirrored = self._mirrored, recorded(self._mirrored, message)
-        if isinstance(message, Arrived):
+        self._returning.note(message)
+        if isinstance(message, Listed):
+            self._find_there(message.files)
+        elif isinstance(message, Arrived | Fetched):
             self._there[message.path] = message.length
             self._alive_at = self._clock()
+        elif isinstance(message, Unread):
+            logger.info("%s cannot be read there: %s", message.path, message.reason)
         elif isinstance(message, Absent):  # here it was removed since the scan
             self._next_scan = 0.0
         self._tries.note(message)
         for path in self._mirrored.refused.keys() - before.refused.keys():
             logger.info("%s: %s", path, self._mirrored.refused[path])
+
+    def _find_there(self, files: Mapping[str, int]) -> None:
+        """Note which files are there as long as here; those of the projector are compared by a copy."""
+        same = {
+            path: size
+            for path, size in files.items()
+            if size and is_event_file(os.path.basename(path)) and length(self._spool.run / path) == size
+        }
+        self._there |= same
+        self._mirrored = dataclasses.replace(self._mirrored, files=self._mirrored.files | same)
 
     def _failed(self, reason: str, *, is_refused: bool, phase: str = "") -> None:
         """A copy has failed: the next one waits."""
@@ -262,7 +308,13 @@ class Mirror:
         if self._is_unsaved:
             self._save()
         waiting = len(self._waiting())
-        if not waiting and self._seen is not None:
+        if not self._returning.is_unlisted:
+            self._status_file.change(
+                listed=self._compared_at,
+                returning=len(self._returning.missing),
+                unread=dict(sorted(self._returning.unread.items())[:UNREAD_TOLD]),
+            )
+        if not waiting and self._seen is not None and self._returning.is_over:
             self._status_file.change(checked=self._compared_at)
         if self._copy is not None:
             phase = phase or ("stuck" if self._copy.is_stuck else "copying")

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from hf_mpwriter.base.names import is_config, is_embedding
-from hf_mpwriter.mirror.job import Item
-from hf_mpwriter.system import disk
+from hf_mpwriter.spool.staging.job import Item
+from hf_mpwriter.system import disk, redaction
 from hf_mpwriter.system.directory import Directory
-from hf_mpwriter.system.filesystem import is_gone
+from hf_mpwriter.system.filesystem import is_gone, reason_of
 
 Each = Callable[..., Iterator[Any]]  # `map`, or that of an executor
 CHUNK = 1 << 20  # bytes that are read at once
@@ -153,3 +153,13 @@ def is_refusal(error: BaseException) -> bool:
 def is_of_one_file(error: OSError) -> bool:
     """Whether an error may be of one file only, so that others are worth a try."""
     return not is_gone(error) and error.errno not in UNREACHABLE
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line, without secrets."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = reason_of(error)
+    elif not isinstance(error, OSError):
+        text = f"{type(error).__name__}: {text}"
+    return redaction.redact_known(" ".join(text.split()))[:300]

@@ -23,8 +23,8 @@ from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.series import SEGMENT_MIN
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.staging.listing import Listing
 from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.staging.restoration import Restoration
 from hf_mpwriter.spool.workers.claims import claim
 from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles
 from hf_mpwriter.system import disk, locks
@@ -53,7 +53,7 @@ class Samples:
         except BaseException:
             locks.release(self._claim)
             raise
-        self.after, self.segment_min = Restoration.read(spool).last, SEGMENT_MIN
+        self.after, self.segment_min = Listing.read(spool).last, SEGMENT_MIN
         self._written: dict[str, int] = {}  # bytes per path that is sealed
         self._file = EventFile(self, clock=clock)
 

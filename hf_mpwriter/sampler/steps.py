@@ -6,8 +6,8 @@
 Invariants:
 - Steps only grow: within a process whatever the clock of the system does, and from one process to the next.
 - What others have put among the event files of a sampler does not keep it from its work.
-- The run was created when its spool was, or earlier: when the name of the oldest event file of ours says so. A run that
-  was pulled or restored has a new spool.
+- The run was created when its spool was, or earlier: when the name of the oldest event file of ours says so, here or in
+  its logdir. A run that was pulled, or comes back from there, has a new spool.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hf_mpwriter.events.series import SEGMENT_MAX
 from hf_mpwriter.snapshot.event_files import walk
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import FORMAT_NAME
+from hf_mpwriter.spool.staging.listing import Listing
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
 
@@ -47,7 +48,7 @@ def created_at(spool: Spool, now: float) -> float:
         made = (spool.directory / FORMAT_NAME).stat().st_mtime
     except OSError:
         made = now
-    return min(oldest, made, now)
+    return min(oldest, made, Listing.read(spool).first or now, now)
 
 
 def last_step(directory: Place) -> int | None:

@@ -1,7 +1,7 @@
 """The one start of a Python: what starts the processes of a run, talks with its children, and finds them again.
 
     worker    --start-->  uploader, mirror, sampler     daemons: sessions of their own, see `system/daemon`
-    worker    --Child-->  restore
+    worker    --Child-->  copy, to know what is in the logdir
     uploader  --Child-->  push                          uploader  --start-->  search
     mirror    --Child-->  copy                          supervisor --start--> ranks
 
@@ -54,7 +54,6 @@ KINDS = DAEMONS | {  # the module of each kind of process; its `main` is the pro
     "push": "hf_mpwriter.push.process",
     "search": "hf_mpwriter.uploader.siblings",
     "copy": "hf_mpwriter.mirror.copy",
-    "restore": "hf_mpwriter.mirror.restore.process",
     "ranks": "hf_mpwriter.cli.ranks",
 }
 UNSIGNALLED = (*DAEMONS, "ranks")  # they get a session of their own, which no terminal signals

@@ -30,7 +30,6 @@ from hf_mpwriter.push.job import SCRATCH, Job, deadline
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted, stamp
-from hf_mpwriter.spool.staging.gaps import Gaps
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.elsewhere import OTHERS_SILENCE
 from hf_mpwriter.spool.workers.share import is_apart
@@ -55,10 +54,9 @@ class InFlight:
         outbox: Outbox,
         ledger: Ledger,
         pacing: Pacing,
-        gaps: Gaps,
         clock: Callable[[], float],
     ) -> None:
-        self._spool, self._host, self._outbox, self._gaps = spool, host, outbox, gaps
+        self._spool, self._host, self._outbox = spool, host, outbox
         self._ledger, self._pacing, self._clock = ledger, pacing, clock
         self.push: PushHandle | None = None  # the push that runs, None while there is none
         self._lingering: PushHandle | None = None  # has gone well, or was prepared, and may take the next batch
@@ -148,7 +146,7 @@ class InFlight:
             private=lane.settings.private,
             squash=squash,
             files=batch.files,
-            known={} if prepares else self._ledger.known() | self._gaps.unknown,
+            known={} if prepares else self._ledger.known(),
             uncertain={} if prepares else possible(self._ledger),
             own_head=self.own_head,
             fenced=self._fenced,

@@ -77,7 +77,7 @@ class Uploader:
             return False
         members = self.run.members_here()  # first: it knows who lives on other hosts
         self._note(members)
-        self.run.keep_house()
+        self.run.keep_house(members)
         if self.run.in_flight.push is not None:
             self._listen(members)
         if self.run.in_flight.push is None:
@@ -189,8 +189,8 @@ class Uploader:
         self.run.tell_other_runs()
         if self._ending is not Ending.NOT_ASKED:
             self._ending = Ending.ASKED if self.run.events.batches else Ending.TRIED
-        # nothing to send, but a request asks what the Hub really has, or something waits for the answer
-        if (self.run.audit or self.run.gaps.unknown) and not self.run.events.batches:
+        # nothing to send, but a request asks what the Hub really has
+        if self.run.audit and not self.run.events.batches:
             self._start_push(self.run.events, Batch(0, ()), members)
 
     def _attach(self, members: list[Member]) -> None:
@@ -213,7 +213,7 @@ class Uploader:
                 self.run.explain_wait()
                 self.run.events.require_scan()
             return
-        if self.run.audit or self.run.gaps.unknown:  # whatever was in flight when it was asked for
+        if self.run.audit:  # whatever was in flight when it was asked for
             self.run.in_flight.own_head = None
         if self._ending is not Ending.NOT_ASKED:
             self._ending = Ending.TRIED if len(self.run.events.batches) <= 1 else Ending.ASKED

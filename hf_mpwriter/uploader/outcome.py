@@ -71,8 +71,6 @@ def _acknowledge(run: RunState, verdict: Done, lane: Lane, batch: Batch) -> None
     run.audit = run.audit and not verdict.checked
     lane.done(batch, committed=verdict.own)
     run.satisfy()
-    if run.gaps.were_closed():  # the later files of these writers waited for an answer
-        run.scan_again()
     if released:  # the later files of their writers waited for them, and what refused them may be over
         run.scan_again()
         run.retries.request()

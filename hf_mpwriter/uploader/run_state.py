@@ -22,14 +22,14 @@ from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Outbox, filesystem_time
-from hf_mpwriter.spool.staging.gaps import Gaps
+from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.status import BEAT_EVERY, StatusFile
 from hf_mpwriter.spool.workers.elsewhere import living_others
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.spool.workers.samplers import Seals
-from hf_mpwriter.spool.workers.share import Share
+from hf_mpwriter.spool.workers.share import Share, is_apart
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
@@ -73,7 +73,7 @@ class RunState:
         self._tenure = Tenure(self.host.starts, clock)
         self.requests, self.seals = Requests(), Seals(clock)
         self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
-        self._knows_other_runs = False
+        self._knows_other_runs = self._is_returning = False
         self._look_took = 0.0  # seconds of processor, of the last look at the members
         self.recover()
 
@@ -84,7 +84,7 @@ class RunState:
         waiting = Outbox(self.host, self.spool.run)
         self._forget_others()
         self._make_lanes(waiting)
-        self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, self.gaps, self.clock)
+        self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, self.clock)
         self.status.saw(None)
         self.status.goes_to(self.ledger.repo_id, private=self.ledger.private)
         # those of other hosts name their parents from here on, or we see their records
@@ -129,10 +129,8 @@ class RunState:
         self.attachments = AttachmentLane(
             self.spool, self.host.copies, self.ledger, backoff, self.retries, clock, first
         )
-        share, self.gaps = Share(self.spool, clock), Gaps(self.spool, self.ledger, clock)
-        self.events.takes = lambda path: (
-            (self.for_all or (share.takes(path) and not self.gaps.before(path))) and path not in self._all_theirs
-        )
+        share, self._logdir = Share(self.spool, clock), Logdir(self.spool) if is_apart(self.spool) else None
+        self.events.takes = lambda path: (self.for_all or share.takes(path)) and path not in self._all_theirs
         self.attachments.takes = lambda path: self.for_all or share.takes(path)  # `sync` asks for what others left, too
 
     def _check_recorded(self) -> None:
@@ -188,16 +186,20 @@ class RunState:
         host = self.host.root.basename
         return living_others(self.spool, host, since, lambda: filesystem_time(self.host))
 
-    def keep_house(self) -> None:
-        """Remove member files that cannot be read, now and then, as the disk may have refused it."""
+    def keep_house(self, members: list[Member]) -> None:
+        """Remove member files that cannot be read, now and then, and see whether all has come from the logdir."""
         if self.clock() >= self._next_sweep:
             self._next_sweep = self.clock() + SWEEP_EVERY
             self.members.sweep()
+        logdir = None if any(member.works for member in members) else self._logdir
+        had_to_come, self._is_returning = self._is_returning, logdir is not None and logdir.is_returning
+        if had_to_come and not self._is_returning:  # the last scan may have come before what has come back
+            self.scan_again()
 
     @property
     def is_undecided(self) -> bool:
-        """Whether more is to come although no worker lives: a refused path, what other hosts have."""
-        return self.retries.is_open or self.waits_for_others
+        """Whether more is to come although no worker lives: of refused paths, other hosts, a logdir."""
+        return self.retries.is_open or self.waits_for_others or self._is_returning
 
     def abandoned_for(self) -> float:
         """Seconds since a member was last seen alive, the Hub last took something, or a wait was over.

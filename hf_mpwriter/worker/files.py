@@ -38,6 +38,8 @@ class WorkerFiles:
         # unix time when another process started this attempt, None if this process did
         self.attempt_started_at = attempt_started_at
         self.after = 0  # second; the names of segments lie behind it
+        # called with a directory before what was logged there is read
+        self.before_reading: Callable[[str], object] = lambda _: None
         self.rewind = Rewind(membership, self)  # of other directories
         self._files: dict[tuple[str, str], EventFile] = {}
         self._sealed: dict[str, int] = {}  # lengths of sealed segments
@@ -174,6 +176,7 @@ class WorkerFiles:
 
         name = self._membership.name  # a process that has left does not join for this
         directory = Place(self._membership.spool.run, worker_dir(name)) if name else self.directory()
+        self.before_reading(directory.name)
         lengths = {Place(directory.directory, path): length for path, length in self.written().items()}
         own = {place.basename: length for place, length in lengths.items() if place.parent == directory}
         return last_step(directory, tag, own, hidden_from, only_scalars=only_scalars)

@@ -29,7 +29,7 @@ from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.ending.patience import is_failure
 from hf_mpwriter.worker.messages import environment
-from hf_mpwriter.worker.staging import restoring
+from hf_mpwriter.worker.staging import looking
 from hf_mpwriter.worker.staging.announcement import announcement
 from hf_mpwriter.worker.worker import Worker
 
@@ -60,29 +60,29 @@ def enter(
     if destination is not None:
         spool.record_destination(destination)
     before = _workers.get(spool.run_dir)
-    with restoring.prepared(spool, is_joined=before is not None and before.membership.is_joined) as staged:
-        if attempt_started_at is None and before is None:
-            if text := announcement(storage, settings, uploads=destination is not None):
-                _announce(text, rank)
-            environment.tell_idle(settings, rank)
-        with _registry_lock:
-            if not _workers:
-                _leave_at_the_end()
-            worker = _workers.get(spool.run_dir)
-            if worker is None:
-                worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at)
-            worker.membership.descends_from(parent_rank)
-            worker.membership.check_rank(rank, is_free=not worker.users)
-            worker.configure(destination, settings, token)
-            worker.files.after, worker.sealing.made_at = max(worker.files.after, staged.after), staged.made_at
-            if is_foreign:
-                worker.stop()
-            worker.users.add(user)
-            if memory_limit is not None:
-                _limits.memory = memory_limit
-        worker.files.check()
-        if attempt_started_at is None:
-            worker.try_to_join()
+    staged = looking.prepare(spool, is_joined=before is not None and before.membership.is_joined)
+    if attempt_started_at is None and before is None:
+        if text := announcement(storage, settings, uploads=destination is not None):
+            _announce(text, rank)
+        environment.tell_idle(settings, rank)
+    with _registry_lock:
+        if not _workers:
+            _leave_at_the_end()
+        worker = _workers.get(spool.run_dir)
+        if worker is None:
+            worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at)
+        worker.membership.descends_from(parent_rank)
+        worker.membership.check_rank(rank, is_free=not worker.users)
+        worker.configure(destination, settings, token)
+        worker.files.after, worker.sealing.made_at = max(worker.files.after, staged.after), staged.made_at
+        if is_foreign:
+            worker.stop()
+        worker.users.add(user)
+        if memory_limit is not None:
+            _limits.memory = memory_limit
+    worker.files.check()
+    if attempt_started_at is None:
+        worker.try_to_join(is_behind=staged.is_behind)
     return worker
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from hf_mpwriter.base.names import (
@@ -41,7 +41,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.registration import FileHome
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.restoration import Unrestored
+from hf_mpwriter.spool.staging.listing import Listing
 from hf_mpwriter.spool.workers.claims import Taken
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
@@ -99,12 +99,12 @@ class Rewind:
             yield name
             number += 1
         start = f"{taken.substitute}~"  # of those that were pulled there is no lock file
-        for name in sorted(Place(self._membership.spool.run).names()):
+        for name in _top_names(self._membership.spool):
             if name.startswith(start) and name[len(start) :].isdecimal():
                 yield name
 
     def _missing_ranks(self, world: int) -> Iterator[str]:
-        for name in sorted(Place(self._membership.spool.run).names()):
+        for name in _top_names(self._membership.spool):
             rank = rank_of_directory(name)
             if rank is not None and rank >= world:
                 yield name
@@ -204,23 +204,37 @@ def _write_note(place: Place, step: int | None) -> None:
         os.close(fd)
 
 
+def _missing_directories(spool: Spool) -> set[str]:
+    """The directories of event files that are still to come back from the logdir: their steps are to be hidden, too."""
+    return {os.path.dirname(path) for path in Listing.read(spool).still_missing(spool)}
+
+
+def _top_names(spool: Spool) -> list[str]:
+    """The names in the run directory, also of what is still to come back."""
+    missing = {path.partition("/")[0] for path in _missing_directories(spool)} - {""}
+    return sorted({*Place(spool.run).names(), *missing})
+
+
 def _directories(spool: Spool, name: str) -> list[Place]:
-    """The directories of a name that hold event files."""
+    """The directories of a name that hold event files, or will."""
+    missing = _missing_directories(spool)
     if name != MAIN_WORKER:
-        found = event_directories(spool.run / name)
-        return [*found, *_of_missing(spool, name, {place.name for place in found})]
+        found = {place.name for place in event_directories(spool.run / name)}
+        found |= {directory for directory in missing if f"{directory}/".startswith(f"{name}/")}
+        return [spool.run / directory for directory in sorted(found)]
     top = Place(spool.run)
     directories, files, _ = top.scan()
     others = {lock.removesuffix(".lock") for lock in spool.claim(MAIN_WORKER).parent.names()} | {SPOOL_NAME}
-    own = [found for found in directories if found not in others and not is_reserved(found) and found[:5] != "proc_"]
-    below = [place for found in own for place in event_directories(top / found, is_ours)]
-    return [top, *below] if any(map(is_event_file, files)) else below
+    own = [found for found in directories if _is_of_main(found, others)]
+    below = {place.name for found in own for place in event_directories(top / found, is_ours)}
+    below |= {path for path in missing if path and _is_of_main(path.partition("/")[0], others)}
+    is_at_top = "" in missing or any(map(is_event_file, files))
+    return [*[top] * is_at_top, *(spool.run / path for path in sorted(below))]
 
 
-def _of_missing(spool: Spool, name: str, known: set[str]) -> list[Place]:
-    """The directories of a name into which a later start may bring event files: their steps are to be hidden, too."""
-    directories = {os.path.dirname(path) for path in Unrestored.read(spool).still_missing(spool)} - known
-    return [spool.run / directory for directory in sorted(directories) if f"{directory}/".startswith(f"{name}/")]
+def _is_of_main(name: str, others: Collection[str]) -> bool:
+    """Whether a directory of the run directory belongs to no other name."""
+    return name not in others and not is_reserved(name) and name[:5] != "proc_"
 
 
 def event_directories(top: Place, counts: Callable[[str], bool] = is_event_file) -> list[Place]:

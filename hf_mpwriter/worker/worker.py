@@ -73,6 +73,7 @@ class Worker:
         self.sealing = Sealing(self.files, lambda: self.membership.settings.mirror_every, clock)
         self.election, self.sampling = Election(spool, seeks_siblings=True), SamplerElection(spool)
         self.mirroring = Mirroring(spool, lambda: self._reporter.reports)
+        self.files.before_reading = self.mirroring.wait_until_back
         self._messages: RunMessages | None = None  # of a run with a destination
         keep_house = functools.partial(self.keep_house, at_end=True)
         self._waits = Waits(self.membership, self._reporter, self.logged, keep_house, self._clock)
@@ -125,12 +126,17 @@ class Worker:
 
     # join and leave
 
-    def try_to_join(self) -> None:
-        """Take a name now, so that a process that starts at the same time takes another; else at the first event."""
+    def try_to_join(self, *, is_behind: bool = False) -> None:
+        """Take a name now, so that a process that starts at the same time takes another; else at the first event.
+
+        What of a logdir is not here is on its way from now on, so that it is here when it is asked for.
+        """
         try:
             self.membership.directory()
         except OSError as error:
             logger.warning("%s: cannot join yet: %s", self.spool.logdir, error)
+        if is_behind:
+            self.mirroring.begin()
         logger.flush()
 
     def enter_again(self, user: object, rank: int | None) -> None:

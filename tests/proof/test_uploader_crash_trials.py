@@ -40,10 +40,9 @@ ELSEWHERE = {
     "mirror.mirrored": "a mirror's: tests/integration/mirror/test_mirror_crashes.py",
     "mirror.status": "a mirror's: tests/integration/mirror/test_mirror_crashes.py",
     "mirror.record": "a worker's: tests/unit/spool/test_staging.py",
-    "mirror.unrestored": "a restore's: tests/unit/mirror/test_restore.py",
     "staged.remove": "of `clean`: tests/integration/storage/test_clean.py",
-    "mirror.restored": "a worker's: tests/unit/worker/staging/test_restoring.py",
-    "restore.file": "a restore's: tests/unit/mirror/test_restore.py",
+    "mirror.listed": "a worker's: tests/unit/worker/staging/test_looking.py",
+    "fetch.file": "a copy's: tests/unit/mirror/test_fetch.py",
 }
 
 

@@ -70,6 +70,8 @@ def _mirror(facts: RunFacts) -> dict[str, Any] | None:
         "error": mirror.reason or None,
         "next_in": max(0.0, mirror.next_try - facts.now) if facts.mirror_is_alive and mirror.next_try else None,
         "refused": dict(facts.refused_there),
+        "returning": mirror.returning,
+        "unread": dict(mirror.unread),
     }
 
 

@@ -51,6 +51,8 @@ def _rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:
         there = sum(file.in_logdir or 0 for file in facts.files)
         where = "" if logdir == facts.to else f" in {facts.to}"
         yield "in logdir", f"{size_text(there)}{where}; an open file comes when it is sealed"
+        if facts.mirror.returning or facts.mirror.unread:
+            yield "only there", _only_there(facts)
     if facts.destination:
         yield from _commits(facts)
         yield "uploader", uploader_text(facts)
@@ -58,6 +60,15 @@ def _rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:
         yield "error", failure_text(facts)
     if facts.to:
         yield "mirror", mirror_line(facts.mirror, facts.now, alive=facts.mirror_is_alive)
+
+
+def _only_there(facts: RunFacts) -> str:
+    """What of the logdir is not here."""
+    parts = [f"{counted(facts.mirror.returning, 'file')} on the way back"] if facts.mirror.returning else []
+    if unread := facts.mirror.unread:
+        path, reason = min(unread.items())
+        parts.append(f"{counted(len(unread), 'file')} cannot be read there, such as {path}: {reason}")
+    return "; ".join(parts)
 
 
 def workers_text(workers: Sequence[WorkerFacts]) -> str:

@@ -1,6 +1,7 @@
 """`hf-mpwriter sync` of one run: upload what is missing on the Hub, through an uploader, and wait for it.
 
-Of a staged run it also has a mirror bring what is missing in the logdir; of one without a destination only that.
+Of a staged run it first has a mirror bring back what is only in the logdir, and at the end bring there what is missing;
+of one without a destination only that.
 
 The command joins the run as an observer: a member file without a claim, which requests a push of all files. It
 believes only a ledger that was compared with the Hub after the request. Whether the token of this process may go to the
@@ -74,15 +75,13 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     destination = recorded_destination(destination, wishes.endpoint, typed)
     settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
     patience, started, began_at = math.inf if timeout is None else timeout, time.monotonic(), time.time()
+    if there.is_staged:  # what only the logdir has goes to the Hub, too
+        bring_back(spool, patience)
     lengths, missing, asked, damaged = _request_and_wait(
         spool, destination, settings, patience, wishes, logdir * wishes.names_runs
     )
-    shortfall = None
-    if there.is_staged:
-        try:
-            _bring(spool, there, max(0.0, patience + started - time.monotonic()), quiet=wishes.is_quiet)
-        except click.ClickException as error:  # both are told
-            shortfall = error.message
+    left = max(0.0, patience + started - time.monotonic())
+    shortfall = _not_there(spool, there, left, quiet=wishes.is_quiet) if there.is_staged else None
     if missing or (lengths and not asked):
         progress = Progress(spool)
         paths, failed = progress.refused(missing).values(), failed_since(began_at, progress)
@@ -97,8 +96,28 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
         click.echo(f"All {size} of {spool.run_dir} are on the Hub: {page_of(spool, destination)}")
 
 
+def _not_there(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> str | None:
+    """Bring to the logdir; what is to be told, beside what the Hub lacks."""
+    try:
+        _bring(spool, there, timeout, quiet=quiet)
+    except click.ClickException as error:
+        return error.message
+    return None
+
+
+def bring_back(spool: Spool, timeout: float) -> str:
+    """Have a mirror bring back what is in the logdir of a staged run and not here; why not all came, "" if it did."""
+    since = time.time()
+    member_file = MemberFile(spool, OBSERVER, Process.current(), newest_settings(Members(spool).all(), None))
+    try:
+        member_file.count(requests=1)
+        return Logdir(spool).wait_until_back(timeout, MirrorElection(spool, by_hand=True).ensure_mirror, since)
+    finally:
+        member_file.withdraw()
+
+
 def _bring(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> None:
-    """Have what is final brought to the logdir of a staged run, and wait for it.
+    """Have what is final brought to the logdir of a staged run, and what is only there here; wait for both.
 
     What a live worker has open is left out: it comes there when it is sealed.
     """
@@ -126,6 +145,10 @@ def _bring(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> None:
     shortfall = there.shortfall(lengths)
     if shortfall.missing:
         raise failure(f"{shortfall.sentence()} {shortfall.outlook()}", damaged=False)
+    if unread := there.status().unread:
+        path, reason = min(unread.items())
+        what = f"{len(unread)} file{'s' * (len(unread) > 1)} of {there.to} cannot be read"
+        raise failure(printable(f"{what}, such as {path}: {reason}"), damaged=False)
     if there.status().checked < asked_at:
         why = there.status().reason
         raise failure(f"{there.to} could not be compared{f': {why}' if why else ''}.", damaged=False)

@@ -162,6 +162,30 @@ class Logdir:
         except OSError:
             return False
 
+    @property
+    def is_returning(self) -> bool:
+        """Whether a mirror lives that still brings something from there."""
+        return self.is_staged and self.status().returning > 0 and self.is_alive()
+
+    def wait_until_back(self, timeout: float, ensure_mirror: Callable[[], object], since: float) -> str:
+        """Wait until all is here that was there and can be read, listed since a unix time.
+
+        Why it is not, "" if it is.
+        """
+        end, next_check = self._clock() + timeout, 0.0
+        while True:
+            status, now = self.status(), self._clock()
+            if status.listed >= since and not status.returning:
+                return next((f"{path}: {reason}" for path, reason in status.unread.items()), "")
+            if status.failures and status.failed_at >= since:
+                return status.reason
+            if now >= end:
+                return status.stillness(time.time()) or "it takes longer than it may"
+            if now >= next_check:
+                ensure_mirror()
+                next_check = now + ENSURE_EVERY
+            time.sleep(min(POLL, max(0.0, end - now)))
+
     def shortfall(self, lengths: Mapping[str, int]) -> Shortfall:
         """What of these lengths is not there, and why."""
         missing, status = self.missing(lengths), self.status()

@@ -155,7 +155,10 @@ class MirrorStatus:
     failures: int = 0  # in a row
     failed_at: float = 0.0  # unix time of the last failure
     next_try: float = 0.0  # unix time; no copy starts before
-    checked: float = 0.0  # unix time when all that is here was compared with the logdir last, 0 if it never was
+    checked: float = 0.0  # unix time when all that is here and there was compared last, 0 if it never was
+    listed: float = 0.0  # the same of a list of what is there
+    returning: int = 0  # files that are there, and are still to come here
+    unread: dict[str, str] = field(default_factory=dict)  # those that cannot be read there: the reason, per path
 
     @classmethod
     def read(cls, host: HostSpool) -> Self:

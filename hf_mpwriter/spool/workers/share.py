@@ -79,7 +79,7 @@ class Share:
             status = (self._spool.run / path).stat()
         except OSError:
             return False
-        changed = status.st_ctime if self._is_staged else status.st_mtime  # what was restored is as old as its name
+        changed = status.st_ctime if self._is_staged else status.st_mtime  # what came back is as old as its name
         return self._now - changed >= LEFT_ALONE
 
     def _lived_here(self) -> frozenset[str]:

@@ -6,6 +6,7 @@
     trouble        told
     refused        at once: a person has to do something
     stuck          at once
+    unread         at once: a file that is only there cannot be read
     any other      after SEVERAL failures in a row
 
 Invariant: each trouble is told once by a process, and by the member that speaks.
@@ -13,41 +14,47 @@ Invariant: each trouble is told once by a process, and by the member that speaks
 
 from __future__ import annotations
 
+import os
+import shlex
+import time
 from collections.abc import Callable, Mapping
 
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.spool.staging.listing import Listing
+from hf_mpwriter.spool.staging.logdir import POLL, Logdir
 from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import MirrorElection
+from hf_mpwriter.worker.staging import looking
 
 SEVERAL = 3  # failures in a row: one is ordinary on a network
 
 
 def trouble(status: MirrorStatus, refused: Mapping[str, str]) -> str:
-    """What keeps files from the logdir and has to be told, "" if that is nothing."""
+    """What keeps files from the logdir, or from coming back, and has to be told; "" if that is nothing."""
     if status.is_over:
         return ""
     if status.failures and (status.is_refused or status.phase == "stuck" or status.failures >= SEVERAL):
         return status.reason
-    if not refused:
-        return ""
-    path, reason = min(refused.items())
-    return f"{path}: {reason.rstrip('.')}{f', and {len(refused) - 1} more' if len(refused) > 1 else ''}"
+    if found := refused or status.unread:
+        path, reason = min(found.items())
+        lead = "" if refused else "cannot be read there: "
+        return f"{path}: {lead}{reason.rstrip('.')}{f', and {len(found) - 1} more' if len(found) > 1 else ''}"
+    return ""
 
 
 class Mirroring:
     """The mirror of one run, as one worker sees it; of a run that is not staged there is none."""
 
-    def __init__(self, spool: Spool, is_first: Callable[[], bool]) -> None:
-        self._spool, self._is_first = spool, is_first
+    def __init__(self, spool: Spool, is_first: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        self._spool, self._is_first, self._clock = spool, is_first, clock
         self.forget()
 
     def forget(self) -> None:
         """After fork: started processes are the parent's."""
         self._election = MirrorElection(self._spool)
-        self._told = ""
+        self._told, self._has_waited = "", False
 
     @property
     def logdir(self) -> Logdir:
@@ -58,6 +65,10 @@ class Mirroring:
         """Whether the run is staged."""
         return self.logdir.is_staged
 
+    def begin(self) -> None:
+        """Make sure that a mirror lives; never waits, never raises."""
+        self._election.ensure_mirror()
+
     def keep_house(self) -> bool:
         """Make sure that a mirror lives, and tell what keeps it from its work; whether a child will end soon."""
         if not self.is_needed():  # the records of all hosts are read below, by each worker
@@ -67,8 +78,28 @@ class Mirroring:
         found = trouble(status, self.logdir.mirrored().refused)
         if found and found != self._told and self._is_first():
             self._told = found
-            text = f"{self.logdir.to} does not take what is logged: {found.rstrip('.')}. It is kept in"
-            logger.warning("%s", printable(f"{text} {self._spool.run_dir} and tried again; see: hf-mpwriter status"))
+            kept = f"What is logged is kept in {self._spool.run_dir}, and all is tried again; see: hf-mpwriter status"
+            logger.warning("%s", printable(f"{self.logdir.to}: {found.rstrip('.')}. {kept}"))
         elif not found and not status.failures:
             self._told = ""
         return self._election.reap()
+
+    def wait_until_back(self, directory: str) -> None:
+        """Wait a moment for what an earlier attempt has logged in a directory; once, and told if it does not come."""
+        if self._has_waited or not self.is_needed():
+            return
+        end = self._clock() + looking.LONGEST
+        while missing := self._missing(directory):
+            if self._clock() >= end:
+                what = f"{len(missing)} file{'s' * (len(missing) > 1)} of earlier attempts"
+                lack = f"{self.logdir.to}: {what} are still to come back from there, so the last step is not known yet"
+                helps = "To have them before training: hf-mpwriter pull"
+                logger.warning("%s", printable(f"{lack}. {helps} {shlex.quote(self.logdir.to)}"))
+                break
+            self._election.ensure_mirror()
+            time.sleep(POLL)
+        self._has_waited = True
+
+    def _missing(self, directory: str) -> list[str]:
+        missing = Listing.read(self._spool).still_missing(self._spool)
+        return [path for path in missing if os.path.dirname(path) == directory]

@@ -23,9 +23,8 @@ WAITS = {  # seconds
     "hf_mpwriter.demo.training": {"EXIT_TIMEOUT": 120.0},
     "hf_mpwriter.demo.verdict": {"DOWNLOAD_LIMIT": 120.0},
     "hf_mpwriter.events.backlog": {"RETRY_LAST": 2.0},
-    "hf_mpwriter.mirror.decision": {"FIRST_PAUSE": 0.5, "REFUSED_PAUSE": 1.0},
+    "hf_mpwriter.mirror.decision": {"FIRST_PAUSE": 0.5, "REFUSED_PAUSE": 1.0, "LIMIT_BASE": 30.0},
     "hf_mpwriter.mirror.handle": {"GRACE": 2.0},
-    "hf_mpwriter.mirror.job": {"LIMIT_BASE": 30.0},
     "hf_mpwriter.mirror.loop": {"TICK": 0.2},
     "hf_mpwriter.ranks": {"JOINING": 1.0, "EVERY": 0.3, "TICK": 0.2},
     "hf_mpwriter.sampler.loop": {"TICK": 0.1, "SAMPLE_EVERY": 1.0, "FIRST_SAMPLE": 0.2},
@@ -37,6 +36,7 @@ WAITS = {  # seconds
     "hf_mpwriter.uploader.retries": {"RETRY_DISTANCE": 2.0, "RETRY_WAIT": 4.0},
     "hf_mpwriter.uploader.run_state": {"FIRST_DELAY": 0.4},
     "hf_mpwriter.uploader.siblings": {"PATIENCE": 8.0, "LIMIT": 120.0},
+    "hf_mpwriter.worker.staging.looking": {"LONGEST": 60.0},  # a slow machine
     "hf_mpwriter.worker.shutdown": {"QUIET_WAIT": 1000.0},  # a slow machine announces its waits; tests of that set it
     "hf_mpwriter.worker.worker": {"HOUSEKEEPING_EVERY": 0.6},
 }

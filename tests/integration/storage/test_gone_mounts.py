@@ -19,8 +19,8 @@ from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.storage import Layout
 from hf_mpwriter.mirror.copy import do
-from hf_mpwriter.mirror.job import Arrived, CopyJob, Finished, Item
 from hf_mpwriter.spool import storage
+from hf_mpwriter.spool.staging.job import Arrived, CopyJob, Finished, Item
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.system.filesystem import find_mount
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import url_places
 from programs import wait_for
-from runs import all_acknowledged, check_oracle
+from runs import all_acknowledged, check_oracle, run
 from support import event_file, events, keys
+from tensorboard.backend.event_processing import event_accumulator
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
@@ -20,7 +21,6 @@ from hf_mpwriter.base.names import event_second
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.ledger import load
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorRecord
-from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 
 START = 1  # SessionLog.START
@@ -171,9 +171,8 @@ def test_what_is_in_the_logdir_never_changes(run_dir, local, tmp_path, start):
 BOUNDED = """
 import os, sys, time
 from hf_mpwriter import SummaryWriter
-from hf_mpwriter.worker.staging import restoring
-url, goes_on, patience = sys.argv[1:]
-restoring.QUIET, restoring.PATIENCE = 0.2, float(patience)
+from hf_mpwriter.worker.staging import looking
+url, goes_on, looking.LONGEST = sys.argv[1], sys.argv[2], float(sys.argv[3])
 with SummaryWriter(url) as writer:
     for step in range(5):
         writer.add_scalar("loss", step, step)
@@ -199,7 +198,7 @@ def test_training_goes_on_although_its_url_hangs_or_refuses(run_dir, local, tmp_
     goes_on.touch()
     code, _, err = program.finish(200)
     assert code == 0, err
-    assert "could not be brought back: it took longer than" in err
+    assert "is not known yet: it did not answer within" in err
     assert "last_step" in err
     (first,) = found = files_below(run_dir)
     assert [step for _, step in keys(run_dir / first)] == list(range(5))
@@ -211,51 +210,74 @@ def test_training_goes_on_although_its_url_hangs_or_refuses(run_dir, local, tmp_
     env = {"HF_MPWRITER_STAGING": str(tmp_path / "another")}
     code, _, err = start(BOUNDED, url, goes_on, 100.0, env=env).finish(200)
     assert code == 0, err
-    assert "refused by the test" in err
     url_places.beside(earlier, "refuses").unlink()
     assert {path: content for path, content in files_below(run_dir).items() if path in found} == found
     (new,) = files_below(run_dir).keys() - found.keys()
     assert event_second(new) == 4_000_000_001, "its name sorts behind what is there and did not come"
 
 
-ORDERED = """
-import sys
+RESUMED = """
+import os, sys
 from hf_mpwriter import HFSummaryWriter
-with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0) as writer:
-    beside = HFSummaryWriter("me/run", logdir=sys.argv[1], filename_suffix=".beside", exit_timeout=0)
+from hf_mpwriter.worker.staging import looking
+os.environ |= {"RANK": "0", "WORLD_SIZE": "1"}
+looking.LONGEST = float(sys.argv[2])
+with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=100, purge_step=1) as writer:
     writer.add_scalar("loss", 1.0, 1)
-    beside.add_scalar("loss", 1.0, 1)
-    beside.push(float(sys.argv[2]))
-    beside.close()
-    print(writer.push(float(sys.argv[2])))
+    print(writer.push(100))
 """
 
 
 @pytest.mark.timeout(300)
-def test_nothing_is_sent_before_an_earlier_file_that_did_not_come(hub, run_dir, local, tmp_path, monkeypatch, start):
-    """It waits for a start that can read it; then the earlier one is on the Hub with it, or before."""
+def test_what_comes_back_late_is_hidden_and_sent_and_holds_nothing_up(
+    hub, run_dir, local, tmp_path, monkeypatch, start
+):
+    """START stands in files that sort behind it; the Hub gets it when it is here, and TensorBoard shows one curve."""
     url_places.install(tmp_path / "path")
     monkeypatch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}:{tmp_path / 'path'}")
+    monkeypatch.syspath_prepend(tmp_path / "path")  # of `sync`, which runs here
+    earlier, gone = (run_dir / sub / "events.out.tfevents.1795233002.other.1.00000000" for sub in ("", "rank_00001"))
+    for path in (earlier, gone):  # of a rank that is no more, too
+        event_file(path, 3)
+        url_places.beside(path, "refuses").touch()
+    url = url_places.url(run_dir)
+    assert start(RESUMED, url, 100).succeed(200) == "True\n", "nothing waits for it"
+    spool = storage.spool_of(storage.find(url))
+    here = Path(spool.run_dir)
+    assert not (here / earlier.name).exists()
+    for path in (earlier, gone):
+        url_places.beside(path, "refuses").unlink()
+    result = run("sync", url)
+    assert result.exit_code == 0, result.output
+    held = load(spool, spool.destination())
+    assert files_below(here) == files_below(run_dir)
+    assert {path: held.length(path) for path in files_below(here)} == {
+        path: len(content) for path, content in files_below(here).items()
+    }
+    for directory in (here, here / "rank_00001"):
+        shown = event_accumulator.EventAccumulator(str(directory)).Reload()
+        tag = shown.Tags()["scalars"][0]
+        assert [event.step for event in shown.Scalars(tag)] == ([0, 1] if directory == here else [0])
+    check_oracle(here, hub)
+
+
+@pytest.mark.timeout(300)
+def test_a_pull_waits_until_all_of_the_logdir_is_here(run_dir, local, tmp_path):
+    """On a machine that has nothing of the run; one file that cannot be read is an error that names it."""
     earlier = run_dir / "events.out.tfevents.1795233002.other.1.00000000"
     event_file(earlier, 3)
-    url_places.beside(earlier, "refuses").touch()
-    url = url_places.url(run_dir)
-    code, out, err = start(ORDERED, url, 0.5).finish(200)
-    assert (code, out) == (0, "False\n"), err
-    assert "1 of 1 file there could not be brought back" in err
-    spool = storage.spool_of(storage.find(url))
-    wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader has left")
-    held = load(spool, spool.destination())
-    assert [path for path in held.files if held.length(path)] == [path for path in held.files if "beside" in path] != []
-    url_places.beside(earlier, "refuses").unlink()
-    assert start(ORDERED, url, 100).succeed(200) == "True\n"
-    held = load(spool, spool.destination())
-    main = [path for path in files_below(run_dir) if "beside" not in path]
-    assert len(main) == 3
-    assert held.length(earlier.name) == earlier.stat().st_size
-    times = [held.files[path].time for path in sorted(main)]
-    assert times == sorted(times)
-    assert start(ORDERED, url, 100).succeed(200) == "True\n"
+    result = run("pull", str(run_dir))
+    assert result.exit_code == 0, result.output
+    here = Path(storage.find(str(run_dir)).run_dir)
+    assert f"All of {run_dir} is in {here}" in result.output
+    assert files_below(here) == files_below(run_dir)
+    later = earlier.with_name(earlier.name.replace("1795233002", "1795233003"))
+    event_file(later, 3)
+    later.chmod(0)
+    result = run("pull", str(run_dir))
+    if os.geteuid():
+        assert result.exit_code == 1
+        assert later.name in result.output
 
 
 def test_a_url_that_cannot_be_a_logdir_is_refused_with_what_helps(local, monkeypatch):

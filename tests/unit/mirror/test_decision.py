@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hf_mpwriter.mirror import decision
 from hf_mpwriter.mirror.decision import MirrorAction, MirrorSituation, Tries, decide, pause
-from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, Withheld
+from hf_mpwriter.spool.staging.job import Absent, Arrived, Conflict, Withheld
 from hf_mpwriter.spool.status import LINGER
 
 IDLE = MirrorSituation(living=1, abandoned_for=0.0, may_try=True, is_due=False, waiting=0, is_ending=False)
@@ -31,6 +31,12 @@ def situation(**fields) -> MirrorSituation:
         ({"waiting": 3, "may_try": False}, MirrorAction.WAIT),
         ({"waiting": 3, "may_try": False, "living": 0}, MirrorAction.WAIT),
         ({"waiting": 3, "living": 0, "abandoned_for": LINGER + 1}, MirrorAction.LEAVE),
+        ({"waiting": 3, "missing": 3}, MirrorAction.COPY),
+        ({"is_unlisted": True, "waiting": 3, "missing": 3}, MirrorAction.LIST),
+        ({"is_unlisted": True, "living": 0, "may_try": False}, MirrorAction.WAIT),
+        ({"missing": 3, "living": 0}, MirrorAction.FETCH),
+        ({"missing": 3, "living": 0, "may_try": False}, MirrorAction.WAIT),
+        ({"missing": 3, "is_unlisted": True, "is_ending": True}, MirrorAction.LEAVE),
         ({"living": 0}, MirrorAction.LEAVE),
         ({"living": 0, "is_due": True}, MirrorAction.SCAN),
         ({"is_ending": True}, MirrorAction.LEAVE),

@@ -5,18 +5,23 @@ from __future__ import annotations
 import pytest
 
 from hf_mpwriter.base import state
-from hf_mpwriter.mirror import job
-from hf_mpwriter.mirror.job import (
+from hf_mpwriter.mirror import decision
+from hf_mpwriter.mirror.decision import recorded, turned
+from hf_mpwriter.snapshot.event_files import writer_of
+from hf_mpwriter.spool.staging.job import (
     Absent,
     Arrived,
     Conflict,
     CopyJob,
     CopyWay,
     Failure,
+    Fetched,
     Finished,
     Item,
+    Listed,
+    Unread,
     Withheld,
-    turned,
+    from_line,
 )
 from hf_mpwriter.spool.staging.record import Mirrored
 
@@ -31,6 +36,9 @@ from hf_mpwriter.spool.staging.record import Mirrored
         Failure("why", is_refused=True),
         Failure("why", is_refused=False, is_gone=True, is_late=True, is_of_files=True),
         Withheld("a/b", "why"),
+        Listed({"a/b": 5}),
+        Fetched("a/b", 5),
+        Unread("a", "why"),
         Finished(),
     ],
 )
@@ -38,8 +46,8 @@ def test_messages_travel_as_lines(message):
     """There and back they are equal, and a line has no end in it."""
     line = state.to_line(message)
     assert b"\n" not in line
-    assert job.from_line(line) == message
-    assert job.from_line(b"x" + line) is None
+    assert from_line(line) == message
+    assert from_line(b"x" + line) is None
 
 
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../b", ".hf_mpwriter/run.json"])
@@ -54,41 +62,41 @@ def test_no_item_leads_out_of_the_run_directory(path):
 def test_a_job_is_bounded():
     """By files and by bytes; one file may be longer."""
     many = [Item(f"f{n}", 1) for n in range(1000)]
-    assert job.bounded(many) == tuple(many[: job.JOB_FILES])
-    long = [Item(f"f{n}", job.JOB_BYTES) for n in range(3)]
-    assert job.bounded(long) == tuple(long[:1])
-    assert job.bounded(many[:3]) == tuple(many[:3])
+    assert decision.bounded(many) == tuple(many[: decision.JOB_FILES])
+    long = [Item(f"f{n}", decision.JOB_BYTES) for n in range(3)]
+    assert decision.bounded(long) == tuple(long[:1])
+    assert decision.bounded(many[:3]) == tuple(many[:3])
 
 
 def test_a_long_file_gets_more_time():
     """A mount that hangs is given up soon, a slow one is not."""
     short, long = (CopyJob("/run", "/there", "m", (Item("f", size),)) for size in (1, 1 << 30))
-    assert job.limit(long) > job.limit(short) + 600
+    assert decision.limit(long) > decision.limit(short) + 600
 
 
 def test_a_copy_that_took_too_long_gets_twice_the_time():
     """Up to an hour, and never less than its bytes need: a segment that needs longer gets there in the end."""
     short, long = (CopyJob("/run", "/there", "m", (Item("f", size),)) for size in (0, 10 << 30))
-    assert [job.limit(short, late) for late in range(4)] == [60.0, 120.0, 240.0, 480.0]
-    assert job.limit(short, 10_000) == job.LIMIT_LONGEST
-    assert job.limit(long, 3) == job.limit(long) > job.LIMIT_LONGEST
+    assert [decision.limit(short, late) for late in range(4)] == [60.0, 120.0, 240.0, 480.0]
+    assert decision.limit(short, 10_000) == decision.LIMIT_LONGEST
+    assert decision.limit(long, 3) == decision.limit(long) > decision.LIMIT_LONGEST
 
 
 def test_copies_that_took_too_long_are_counted_until_one_ends_well():
     """Also over the end of a mirror: the count is in its record. Another failure says nothing of time."""
     known = Mirrored()
     for end in (Failure("hung", is_refused=False, is_late=True),) * 2:
-        known = job.recorded(known, end)
-    known = job.recorded(known, Failure("refused", is_refused=True))
+        known = recorded(known, end)
+    known = recorded(known, Failure("refused", is_refused=True))
     assert known.late == 2
-    assert job.recorded(known, Finished()).late == 0
+    assert recorded(known, Finished()).late == 0
 
 
 def test_what_arrives_is_not_refused_any_more():
     """A file that was kept back is retried, and gets there."""
-    known = job.recorded(Mirrored(), Withheld("a", "Permission denied"))
+    known = recorded(Mirrored(), Withheld("a", "Permission denied"))
     assert (known.refused, known.files) == ({"a": "Permission denied"}, {})
-    known = job.recorded(known, Arrived("a", 5))
+    known = recorded(known, Arrived("a", 5))
     assert (known.refused, known.files) == ({}, {"a": 5})
 
 
@@ -100,4 +108,4 @@ def test_a_file_that_cannot_be_brought_holds_up_only_its_own_writer():
     assert turned(items, 1) == items[2:] + items[:2]
     assert turned(items, 5) == items[4:] + items[:4]
     assert turned([], 3) == []
-    assert turned(items, 1, {job.writer_of(names[2])}) == items[4:] + items[:2] + items[2:4]
+    assert turned(items, 1, {writer_of(names[2])}) == items[4:] + items[:2] + items[2:4]

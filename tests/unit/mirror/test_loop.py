@@ -15,11 +15,23 @@ from support import event_file
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.mirror import copy, loop
+from hf_mpwriter.mirror.decision import MirrorAction, decide
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
-from hf_mpwriter.mirror.job import Absent, Arrived, CopyJob, Failure, Finished, Item, Withheld
 from hf_mpwriter.mirror.loop import Mirror
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.job import (
+    Absent,
+    Arrived,
+    CopyJob,
+    Failure,
+    Fetched,
+    Finished,
+    Item,
+    Listed,
+    Unread,
+    Withheld,
+)
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, mirror_lock
 from hf_mpwriter.spool.status import LINGER
@@ -46,9 +58,11 @@ def clock() -> list[float]:
 
 @pytest.fixture
 def mirror(spool, clock) -> Mirror:
-    """A mirror of that run; no process."""
+    """A mirror of that run that has found nothing in the logdir; no process."""
     lock = locks.try_exclusive(mirror_lock(spool))
-    return Mirror(spool, spool.logdir, lock, lambda: clock[-1], random.Random(0))
+    mirror = Mirror(spool, spool.logdir, lock, lambda: clock[-1], random.Random(0))
+    mirror._take(Listed({}))
+    return mirror
 
 
 def test_a_record_that_the_disk_refuses_is_written_when_it_takes_it(spool, mirror):
@@ -133,9 +147,9 @@ def test_the_limit_of_a_copy_doubles_until_one_ends_well(spool, mirror, monkeypa
     for _ in range(2):
         mirror._listen(Ended(Failure("it hung", is_refused=False, is_late=True)))
     assert Mirrored.read(spool.host(host_id())).late == 2
-    mirror._start_copy()
-    mirror._listen(mirror._copy)
-    mirror._start_copy()
+    for _ in range(2):
+        mirror._start_copy(mirror._job(MirrorAction.COPY))
+        mirror._listen(mirror._copy)
     assert started == [2, 0]
 
 
@@ -217,3 +231,35 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_passed_by_no_later_one(spool
     fails[0] = False
     mirror._scan([])
     assert [file.path for file in mirror._waiting()] == [NAME, later]
+
+
+def test_what_is_listed_as_long_as_here_is_not_copied_and_the_rest_comes_back(spool, mirror):
+    """It stays until all has come, and says what is still to come, and what cannot be read."""
+    event_file(Path(spool.run_dir, NAME), 3)
+    size, other, third = os.path.getsize(os.path.join(spool.run_dir, NAME)), f"rank_00001/{NAME}", f"rank_00002/{NAME}"
+    mirror._scan([])
+    mirror._take(Listed({NAME: size, other: 5, third: 6}))
+    mirror._queue = None
+    assert mirror._waiting() == []
+    assert mirror._mirrored.files == {NAME: size}
+    assert decide(mirror._situation([])) is MirrorAction.FETCH
+    assert mirror._job(MirrorAction.FETCH).items == (Item(other, 5), Item(third, 6))
+    mirror._publish()
+    assert (mirror._status.returning, mirror._status.checked, Logdir(spool).is_returning) == (2, 0.0, True)
+    mirror._listen(Ended(Fetched(other, 5), Unread(third, "why"), Finished()))
+    mirror._publish()
+    assert (mirror._status.returning, mirror._status.unread) == (0, {third: "why"})
+    assert mirror._status.checked > 0
+    assert mirror._there == {NAME: size, other: 5}
+    assert Logdir(spool).wait_until_back(60.0, lambda: None, 1.0) == f"{third}: why"
+
+
+def test_a_logdir_that_cannot_be_listed_gets_files_all_the_same(mirror):
+    """A bucket may be for writing only."""
+    mirror._returning.begin()
+    mirror._final = [LocalFile(NAME, 5, growing=False)]
+    mirror._seen, mirror._next_scan = [], 2000.0
+    assert decide(mirror._situation([])) is MirrorAction.LIST
+    mirror._conclude(Failure("no permission to list", is_refused=True))
+    mirror._tries.at_once()
+    assert decide(mirror._situation([])) is MirrorAction.COPY

@@ -7,10 +7,10 @@ import time
 
 from support import event_file
 
-from hf_mpwriter.mirror.job import Item
 from hf_mpwriter.mirror.posix import PosixTarget
 from hf_mpwriter.mirror.scan import MirrorScan
 from hf_mpwriter.mirror.targets import CopySource, bring
+from hf_mpwriter.spool.staging.job import Item
 from hf_mpwriter.system.directory import Directory
 
 EVENTS = "events.out.tfevents.1795233002.h.1.00000001"

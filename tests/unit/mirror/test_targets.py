@@ -14,9 +14,9 @@ from staged import leftovers
 
 from hf_mpwriter.mirror import posix
 from hf_mpwriter.mirror.copy import do
-from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Finished, Item, Withheld
 from hf_mpwriter.mirror.posix import IN_PLACE, RENAME, mark_of
 from hf_mpwriter.mirror.targets import CopySource
+from hf_mpwriter.spool.staging.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Finished, Item, Withheld
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.filesystem import Mount, find_mount
 

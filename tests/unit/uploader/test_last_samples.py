@@ -14,6 +14,7 @@ from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.mirror.decision import MirrorAction
 from hf_mpwriter.mirror.decision import decide as decide_of_a_mirror
 from hf_mpwriter.mirror.loop import Mirror
+from hf_mpwriter.spool.staging.job import Listed
 from hf_mpwriter.spool.staging.record import mirror_lock
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
 from hf_mpwriter.spool.workers.samplers import SEAL_WAIT
@@ -70,6 +71,7 @@ def test_a_mirror_waits_for_the_seal_before_it_leaves(tmp_path):
     spool = stage(tmp_path / "here", tmp_path / "there")
     os.makedirs(spool.host(host_id()).root)
     mirror = Mirror(spool, spool.logdir, locks.try_exclusive(mirror_lock(spool)), lambda: now[0], random.Random(0))
+    mirror._take(Listed({}))
     mirror._scan([SAMPLER])
     assert decide_of_a_mirror(mirror._situation([SAMPLER])) is MirrorAction.WAIT
     now[0] += SEAL_WAIT + 1

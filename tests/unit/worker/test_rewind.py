@@ -1,4 +1,4 @@
-"""Rewinding a staged run of which the last restore has not brought everything."""
+"""Rewinding a staged run of which not everything is here yet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from support import events
 
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.restoration import Unrestored
+from hf_mpwriter.spool.staging.listing import Listing
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.worker import Worker
 
@@ -14,17 +14,16 @@ MISSING = "rank_00007/many_a/events.out.tfevents.1795233020.h.1.00000001"
 START = 1  # SessionLog.START
 
 
-def test_what_a_later_start_may_bring_is_hidden_too(tmp_path):
+def test_what_is_still_to_come_back_is_hidden_too(tmp_path):
     """Of a rank that is missing in a smaller world: else its old steps would stand beside the new ones one day."""
     spool = Spool(str(tmp_path / "exp1"))
     spool.create()
-    (tmp_path / "exp1" / "rank_00007" / "many_a").mkdir(parents=True)  # as the restore has left it
     worker = Worker(spool, Limits())
     worker.membership.directory()
     for expected in ([], [5, 5]):
         worker.files.rewind.start(5, Role(0, None), 2)
-        found = list((tmp_path / "exp1" / "rank_00007" / "many_a").iterdir())
+        found = list((tmp_path / "exp1" / "rank_00007").rglob("many_a/*"))
         starts = [event.step for path in found for event in events(path) if event.session_log.status == START]
         assert starts == expected
-        Unrestored({MISSING: 80}).save(spool)
+        Listing({MISSING: 80}).save(spool)
     worker.leave_all()

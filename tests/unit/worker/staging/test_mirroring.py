@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from pathlib import Path
 
 import pytest
 from staged import stage
@@ -12,9 +13,12 @@ from staged import stage
 from hf_mpwriter.base import state
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.listing import Listing
 from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorStatus, mirror_lock
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
+from hf_mpwriter.worker.election import MirrorElection
+from hf_mpwriter.worker.staging import looking
 from hf_mpwriter.worker.staging.mirroring import SEVERAL, Mirroring, trouble
 
 
@@ -60,9 +64,7 @@ def test_a_trouble_is_told_once_and_again_when_it_comes_back(tmp_path, caplog):
     assert keep_house(**full) == 0
     speaks[0] = True
     assert keep_house(**full) == 1
-    assert f"s3://bucket/exp1 does not take what is logged: No space left on device. It is kept in {spool.run_dir}" in (
-        caplog.text
-    )
+    assert f"s3://bucket/exp1: No space left on device. What is logged is kept in {spool.run_dir}" in caplog.text
     assert keep_house(**{**full, "failures": 2}) == 1
     assert keep_house() == 1
     assert keep_house(**full) == 2
@@ -78,3 +80,23 @@ def test_a_run_that_is_not_staged_reads_no_records_of_hosts(tmp_path, monkeypatc
     monkeypatch.setattr(Spool, "host_ids", lambda self: read.append(self) or [])
     assert Mirroring(spool, lambda: True).keep_house() is False
     assert read == []
+
+
+def test_the_last_step_waits_a_moment_for_what_is_still_to_come_back(tmp_path, caplog, monkeypatch):
+    """Only for the directory that is asked for, once, and with a word that says what helps."""
+    spool = stage(tmp_path / "run", "s3://bucket/exp1")
+    ours = "events.out.tfevents.1795233002.h.1.00000001"
+    Listing({ours: 5, f"rank_00001/{ours}": 5}).save(spool)
+    brings = lambda _: Path(spool.run_dir, ours).write_bytes(b"12345")  # noqa: E731
+    monkeypatch.setattr(MirrorElection, "ensure_mirror", brings)
+    mirroring = Mirroring(spool, lambda: True)
+    mirroring.wait_until_back("")
+    assert caplog.text == ""
+    monkeypatch.setattr(MirrorElection, "ensure_mirror", lambda _: None)
+    monkeypatch.setattr(looking, "LONGEST", 0.1)
+    mirroring.wait_until_back("rank_00001")
+    assert caplog.text == "", "it has waited once"
+    mirroring.forget()
+    mirroring.wait_until_back("rank_00001")
+    assert "1 file of earlier attempts are still to come back" in caplog.text
+    assert "hf-mpwriter pull s3://bucket/exp1" in caplog.text

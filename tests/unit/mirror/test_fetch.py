@@ -1,4 +1,4 @@
-"""The restore: what is in the logdir and not here comes back whole, and nothing else changes, on either side."""
+"""What comes back from a logdir: whole or not at all, and nothing else changes, on either side."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ import pytest
 from support import event_file
 
 from hf_mpwriter.base.names import CONFIG_NAME
-from hf_mpwriter.mirror import posix
-from hf_mpwriter.mirror.job import Item
-from hf_mpwriter.mirror.restore import arrivals
-from hf_mpwriter.mirror.restore import process as restore
+from hf_mpwriter.mirror import copy, fetch, posix
+from hf_mpwriter.mirror.returning import RELIST_AFTER, Returning
 from hf_mpwriter.mirror.targets import ConflictError, CopySource, bring
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import Mirrored, mirror_lock
-from hf_mpwriter.spool.staging.restoration import Restoration, Unrestored
-from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.process import host_id
+from hf_mpwriter.spool.staging.job import Conflict, CopyJob, Failure, Fetched, Finished, Item, Listed, Message, Unread
+from hf_mpwriter.spool.staging.listing import ARRIVING, Listing
+from hf_mpwriter.system import disk
 
 OLD, NEW = "events.out.tfevents.1795233002.h.1.00000001", "events.out.tfevents.1795236610.h.1.00000002"
 RANK = f"rank_00001/{OLD}"
@@ -29,7 +26,7 @@ TORCH = "events.out.tfevents.1795240000.h.1.0"
 
 @pytest.fixture
 def logdir(tmp_path) -> Path:
-    """A logdir with two event files of an earlier attempt, and what is not to come."""
+    """A logdir with three event files of an earlier attempt, and what is not to come."""
     top = tmp_path / "mount" / "exp1"
     for number, path in enumerate((OLD, NEW, RANK)):
         event_file(top / path, number + 3)
@@ -50,11 +47,22 @@ def staged(logdir, tmp_path) -> Spool:
     return spool
 
 
-def restored(spool: Spool) -> list[Restoration]:
-    """Do a restore in this process."""
-    told: list[Restoration] = []
-    restore.do(spool, told.append)
-    return told
+def told(spool: Spool, *items: Item) -> list[Message]:
+    """What a copy in this process says: that fetches these files, or lists where there are none."""
+    found: list[Message] = []
+    job = CopyJob(spool.run_dir, spool.logdir, "mark", items, lists=not items, fetches=bool(items))
+    copy.do(job, spool.run, found.append)
+    return found
+
+
+def brought(spool: Spool) -> list[Message]:
+    """List, fetch all that is missing; what the copies say but for the list."""
+    returning = Returning(spool, time.monotonic)
+    first = told(spool)
+    for message in first:
+        returning.note(message)
+    items = returning.next_items(())
+    return [*first[1:-1], *(told(spool, *items) if items else [])]
 
 
 def here(spool: Spool) -> dict[str, bytes]:
@@ -64,20 +72,26 @@ def here(spool: Spool) -> dict[str, bytes]:
 
 
 def test_what_is_there_comes_back_whole_and_as_old_as_its_name(staged, logdir):
-    """Event files with names of ours, the newest first; all of them are recorded as mirrored."""
-    told = restored(staged)
+    """Event files with names of ours: first the newest of each directory."""
     wanted = {path: (logdir / path).read_bytes() for path in (OLD, NEW, RANK)}
+    assert brought(staged) == [*(Fetched(path, len(wanted[path])) for path in (NEW, RANK, OLD)), Finished()]
     assert here(staged) == wanted
-    size = sum(map(len, wanted.values()))
-    assert told[0] == Restoration(files=3, size=size, first=1795233002, last=1795240000)
-    assert told[-1] == Restoration(3, size, size, 1795233002, 1795240000, is_over=True)
-    assert Mirrored.read(staged.host(host_id())).files == {path: len(data) for path, data in wanted.items()}
-    for path in (OLD, NEW, RANK):
+    for path in wanted:
         second = int(os.path.basename(path).split(".")[3])
         assert os.stat(staged.run / path).st_mtime <= min(second, time.time() - 60)
-    assert not (staged.directory / arrivals.RESTORING).exists()
-    assert Unrestored.read(staged) == Unrestored()
-    assert restored(staged)[0].files == 0
+    assert (staged.directory / ARRIVING).names() == []
+    assert brought(staged) == []
+
+
+def test_what_names_tell_is_known_without_the_content(staged, logdir):
+    """Also of files that do not come back: what is made next sorts behind them."""
+    (files,) = [message.files for message in told(staged) if isinstance(message, Listed)]
+    sizes = {path: (logdir / path).stat().st_size for path in (OLD, NEW, RANK)}
+    found = Listing.of(staged, files, 5.0)
+    assert found == Listing(sizes, 1795233002, 1795240000, 5.0)
+    found.save(staged)
+    brought(staged)
+    assert Listing.read(staged).still_missing(staged) == {}
 
 
 def test_what_is_here_stays_unless_it_is_a_beginning(staged, logdir):
@@ -85,21 +99,20 @@ def test_what_is_here_stays_unless_it_is_a_beginning(staged, logdir):
     content = (logdir / NEW).read_bytes()
     for found, wanted in ((content[:50], content), (content + b"more", content + b"more"), (b"other", b"other")):
         Path(staged.run_dir, NEW).write_bytes(found)
-        assert restored(staged)[-1].is_over
+        conflicts = [message.path for message in brought(staged) if isinstance(message, Conflict)]
+        assert conflicts == [NEW] * (found == b"other")
         assert here(staged)[NEW] == wanted
-    assert Mirrored.read(staged.host(host_id())).files[NEW] == len(content)
 
 
 def test_a_file_that_does_not_come_whole_does_not_come(staged, monkeypatch):
-    """What the listing says and what is read differ: nothing stands at the path, and it is known to be missing."""
+    """What the listing says and what is read differ: nothing stands at the path."""
     pieces = posix.PosixTarget.pieces
     monkeypatch.setattr(posix.PosixTarget, "pieces", lambda target, path: [next(iter(pieces(target, path)))[:-1]])
-    told = restored(staged)
-    assert (told[-1].unread, told[-1].failure) == (3, "")
-    assert "bytes came" in told[-1].reason
-    assert told[-1].last == 1795240000, "names sort behind what did not come"
+    found = brought(staged)
+    assert [type(message) for message in found] == [Unread, Unread, Unread, Finished]
+    assert "bytes came" in found[0].reason
     assert here(staged) == {}
-    assert Unrestored.read(staged).files.keys() == {OLD, NEW, RANK}
+    assert (staged.directory / ARRIVING).names() == []
 
 
 def refuses(monkeypatch, *paths: str) -> None:
@@ -114,19 +127,14 @@ def refuses(monkeypatch, *paths: str) -> None:
     monkeypatch.setattr(posix.PosixTarget, "pieces", read)
 
 
-def test_a_file_that_cannot_be_read_holds_up_no_other(staged, logdir, monkeypatch):
-    """It is named, known to be missing, and comes with the next restore; then nothing is missing."""
+def test_a_file_that_cannot_be_read_holds_up_no_other(staged, monkeypatch):
+    """It is named, and comes when it can."""
     with monkeypatch.context() as once:
         refuses(once, NEW)
-        told = restored(staged)[-1]
-    assert (told.unread, told.reason, told.is_over) == (1, f"{NEW}: Permission denied", True)
+        assert Unread(NEW, "Permission denied") in brought(staged)
     assert here(staged).keys() == {OLD, RANK}
-    size = len((logdir / NEW).read_bytes())
-    assert Unrestored.read(staged).files == Unrestored.read(staged).still_missing(staged) == {NEW: size}
-    told = restored(staged)[-1]
-    assert (told.files, told.unread) == (1, 0)
+    brought(staged)
     assert here(staged).keys() == {OLD, NEW, RANK}
-    assert Unrestored.read(staged) == Unrestored()
 
 
 def test_a_logdir_of_which_nothing_can_be_read_is_given_up(staged, logdir, monkeypatch):
@@ -134,12 +142,11 @@ def test_a_logdir_of_which_nothing_can_be_read_is_given_up(staged, logdir, monke
     paths = [f"events.out.tfevents.17952330{number:02d}.h.1.00000001" for number in range(10, 50)]
     for path in paths:
         event_file(logdir / path, 1)
-    monkeypatch.setattr(arrivals, "GIVE_UP_AFTER", 5)
-    monkeypatch.setattr(arrivals, "SMALL_AT_ONCE", 1)
+    monkeypatch.setattr(fetch, "GIVE_UP_AFTER", 5)
     refuses(monkeypatch, *paths)
-    told = restored(staged)[-1]
-    assert "5 files in a row cannot be read: Permission denied" in told.failure
-    assert not told.is_over
+    end = brought(staged)[-1]
+    assert isinstance(end, Failure)
+    assert end.reason == "5 files in a row cannot be read: Permission denied"
 
 
 def test_files_are_read_side_by_side(staged, monkeypatch):
@@ -151,43 +158,27 @@ def test_files_are_read_side_by_side(staged, monkeypatch):
         return pieces(target, path)
 
     monkeypatch.setattr(posix.PosixTarget, "pieces", read)
-    assert restored(staged)[-1].is_over
+    assert brought(staged)[-1] == Finished()
     assert here(staged).keys() == {OLD, NEW, RANK}
-
-
-def test_what_was_cut_short_is_known_to_be_missing(staged, monkeypatch):
-    """Also after a SIGKILL, as it is recorded before anything is brought."""
-    seen = []
-    monkeypatch.setattr(arrivals.Arrivals, "bring", lambda *_: seen.append(Unrestored.read(staged).files) or ())
-    restored(staged)
-    assert seen[0].keys() == {OLD, NEW, RANK}
 
 
 def test_an_empty_or_missing_logdir_is_no_failure(staged, tmp_path):
     """The first attempt finds none."""
     staged.logdir = str(tmp_path / "none")
-    assert restored(staged)[-1] == Restoration(is_over=True)
-
-
-def test_a_mirror_that_lives_writes_its_record_itself(staged):
-    """Every file on disk has one writing process."""
-    lock = locks.try_exclusive(mirror_lock(staged))
-    assert restored(staged)[-1].is_over
-    assert Mirrored.read(staged.host(host_id())) == Mirrored()
-    locks.release(lock)
+    assert told(staged) == [Listed({}), Finished()]
 
 
 def test_a_url_that_cannot_be_reached_from_here_is_for_the_user(staged):
     """The package that is missing is named."""
     staged.logdir = "oss://bucket/exp1"
-    (told,) = restored(staged)
-    assert told.is_setting
-    assert "ossfs" in told.failure
+    (failure,) = told(staged)
+    assert failure.is_setting
+    assert "ossfs" in failure.reason
 
 
 def test_a_disk_that_is_full_ends_it_with_a_reason(staged, monkeypatch):
     """What has come until then stays."""
-    monkeypatch.setattr(arrivals, "SMALL_AT_ONCE", 1)
+    monkeypatch.setattr(fetch, "AT_ONCE", 1)
     moved = []
     move = disk.move
 
@@ -197,15 +188,14 @@ def test_a_disk_that_is_full_ends_it_with_a_reason(staged, monkeypatch):
         moved.append(move(*arguments))
 
     monkeypatch.setattr(disk, "move", move_once)
-    assert "No space" in restored(staged)[-1].failure
+    assert "No space" in brought(staged)[-1].reason
     assert list(here(staged)) == [NEW]
-    assert Unrestored.read(staged).files.keys() == {OLD, RANK}
 
 
-def test_the_list_of_embeddings_comes_back_and_is_never_replaced_by_a_shorter_one(staged, logdir):
+def test_the_list_of_embeddings_comes_with_the_names_and_is_never_replaced_by_a_shorter_one(staged, logdir):
     """`add_embedding` appends to it; elsewhere it would begin anew, and take the place of all others."""
     (logdir / CONFIG_NAME).write_text("embeddings { a }\n")
-    assert restored(staged)[-1].is_over
+    told(staged)
     here = Path(staged.run_dir, CONFIG_NAME)
     assert here.read_text() == "embeddings { a }\n"
     with here.open("a") as file:
@@ -213,20 +203,26 @@ def test_the_list_of_embeddings_comes_back_and_is_never_replaced_by_a_shorter_on
     target = posix.PosixTarget(str(logdir), "mark", "rename")
     assert bring(target, CopySource(staged.run, Item(CONFIG_NAME, here.stat().st_size)))
     assert (logdir / CONFIG_NAME).read_text() == here.read_text()
-    for other in ("embeddings { c }\n", here.read_text().replace("b", "c")):  # a restore that failed; the same length
+    for other in ("embeddings { c }\n", here.read_text().replace("b", "c")):  # it did not come; the same length
         here.write_text(other)
         with pytest.raises(ConflictError):
             bring(target, CopySource(staged.run, Item(CONFIG_NAME, len(other))))
     assert "{ b }" in (logdir / CONFIG_NAME).read_text()
 
 
-def test_what_a_killed_restore_has_left_goes_first(staged, logdir, monkeypatch):
-    """It may be many gigabytes, each time."""
-    disk.make_dirs(staged.directory / arrivals.RESTORING)
-    Path(staged.directory.path, arrivals.RESTORING, "0" * 32).write_bytes(b"old")
-    seen = []
-    monkeypatch.setattr(
-        posix.PosixTarget, "files", lambda *_: seen.append((staged.directory / arrivals.RESTORING).exists()) or {}
-    )
-    restored(staged)
-    assert seen == [False]
+def test_what_could_not_be_read_is_asked_for_again_later(staged):
+    """And at once where a copy as a whole has failed."""
+    now = [1000.0]
+    returning = Returning(staged, lambda: now[0])
+    assert returning.is_unlisted
+    returning.note(Listed({NEW: 5, OLD: 6}))
+    assert (returning.is_unlisted, returning.is_over) == (False, False)
+    returning.note(Unread(NEW, "why"))
+    returning.note(Fetched(OLD, 6))
+    assert returning.is_over
+    assert returning.unread == {NEW: "why"}
+    now[0] += RELIST_AFTER
+    assert returning.is_unlisted
+    returning.failed([Item(NEW, 5)])
+    assert returning.next_items(()) == (Item(NEW, 5),)
+    assert returning.next_items({NEW}) == (), "a living worker has it open"

@@ -1,0 +1,126 @@
+"""Fetch: event files on their way from the logdir to this disk, several at a time.
+
+    logdir --pieces--> .hf_mpwriter/arriving/<32 hex> --as long as it was listed--> renamed to its path
+
+    here                                 what happens
+    nothing, or a beginning of the file  it is fetched
+    anything else                        nothing; it is told
+
+Invariants:
+- Nothing is written to the logdir.
+- Nothing stands at a path but what was there, or the whole file, durable.
+- A file that came is as old as its name says: a purge does not take it for one of this attempt.
+- A file that cannot be read there ends nothing; what this disk refuses, or a logdir that is away, ends all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from hf_mpwriter.base import names
+from hf_mpwriter.base.files import begins_with
+from hf_mpwriter.base.names import SPOOL_NAME
+from hf_mpwriter.mirror.targets import Target, describe, is_of_one_file
+from hf_mpwriter.spool.staging.job import Conflict, Fetched, Item, Unread
+from hf_mpwriter.spool.staging.listing import ARRIVING
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory, Place
+
+AT_ONCE = 8  # files that are read at a time: a filesystem of fsspec may hold tens of megabytes of each
+GIVE_UP_AFTER = 16  # files in a row that cannot be read: then it is the logdir, and no single file
+SURELY_OLD = 3600.0  # seconds
+
+
+class UnreadSourceError(OSError):
+    """A file of the logdir cannot be read, or not as a whole."""
+
+
+def fetched(run: Directory, target: Target, items: Sequence[Item]) -> Iterator[Conflict | Fetched | Unread]:
+    """Fetch files; what has become of each, in their order."""
+    disk.make_dirs(Place(run, SPOOL_NAME) / ARRIVING, durable=False)
+    for directory in sorted({os.path.dirname(item.path) for item in items}):
+        disk.make_dirs(run / directory, 0o777)
+    pool, one, in_a_row = ThreadPoolExecutor(AT_ONCE), _Fetch(run, target), 0
+    try:
+        for outcome in pool.map(one.outcome, items):
+            in_a_row = in_a_row + 1 if isinstance(outcome, Unread) else 0
+            yield outcome
+            if isinstance(outcome, Unread) and in_a_row == GIVE_UP_AFTER:
+                raise UnreadSourceError(f"{in_a_row} files in a row cannot be read: {outcome.reason}")
+    finally:  # a thread that hangs is not waited for: its process ends soon
+        one.is_over = True
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Fetch:
+    """What the threads of one fetch share."""
+
+    def __init__(self, run: Directory, target: Target) -> None:
+        self._run, self._target, self._own = run, target, threading.local()
+        self.is_over = False
+
+    def outcome(self, item: Item) -> Conflict | Fetched | Unread:
+        """Fetch one file."""
+        temporary = Place(self._run, SPOOL_NAME) / ARRIVING / os.urandom(16).hex()
+        fd = temporary.open(os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            self._fill(fd, item)
+            if not _continues(fd, self._run / item.path):
+                return Conflict(item.path, f"the file there ({item.length} bytes) does not begin with the one here")
+            _put_in_place(fd, temporary, self._run / item.path)
+            return Fetched(item.path, item.length)
+        except UnreadSourceError as error:
+            return Unread(item.path, str(error))
+        finally:
+            os.close(fd)
+            with contextlib.suppress(FileNotFoundError):  # as a rule it has been moved
+                temporary.unlink()
+
+    def _fill(self, fd: int, item: Item) -> None:
+        """Write all of a file of the logdir."""
+        came = 0
+        for piece in self._pieces(item.path):
+            disk.write_all(fd, piece)
+            came += len(piece)
+        if came != item.length:
+            raise UnreadSourceError(f"{came} bytes came, and {item.length} are listed")
+
+    def _pieces(self, path: str) -> Iterator[bytes]:
+        try:
+            target = getattr(self._own, "target", None)
+            if target is None:
+                target = self._own.target = self._target.of_this_thread()
+            for piece in target.pieces(path):
+                if self.is_over:
+                    break
+                yield piece
+        except Exception as error:
+            if isinstance(error, OSError) and not is_of_one_file(error):
+                raise
+            raise UnreadSourceError(describe(error)) from error  # a filesystem of fsspec may raise anything
+
+
+def _put_in_place(fd: int, temporary: Place, place: Place) -> None:
+    second = names.event_second(place.basename) or math.inf
+    old = min(second, time.time() - SURELY_OLD)
+    os.utime(fd, (old, old))
+    disk.fsync(fd, "fetch.file")
+    disk.move(temporary, place, "fetch.file")
+
+
+def _continues(fd: int, place: Place) -> bool:
+    """Whether what came begins with what is here."""
+    try:
+        here = disk.open_beneath(place)
+    except FileNotFoundError:
+        return True
+    try:
+        return begins_with(fd, here)
+    finally:
+        os.close(here)
