@@ -92,7 +92,7 @@ def run_demo(directory: Path | None, seed: int, steps: int, *, stay: bool) -> No
     leaves this machine.
     """
     try:
-        from hf_mpwriter.demo import run
+        from hf_mpwriter.demo.story import run
     except ImportError as error:
         raise _missing_extra("The demo", "demo", error) from error
     raise SystemExit(run(directory, seed, steps, stay=stay))

@@ -19,7 +19,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from hf_mpwriter.localhub.server.child import Child
+from hf_mpwriter.localhub.server.child import ChildServer
 from hf_mpwriter.localhub.server.config import HOST
 from hf_mpwriter.localhub.storage.store import MAIN
 
@@ -95,7 +95,7 @@ class Board:
         self._key = secrets.token_hex(16)
         with socket.create_server((HOST, 0)) as sock:
             self.port: int = sock.getsockname()[1]
-            self._child = Child(
+            self._child = ChildServer(
                 "hf_mpwriter.localhub.pages.board_process",
                 sock,
                 self._checkout.directory,

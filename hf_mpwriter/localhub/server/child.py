@@ -63,7 +63,7 @@ def _listen_until(port: int, deadline: float) -> socket.socket:
             time.sleep(RETRY_EVERY)
 
 
-class Child:
+class ChildServer:
     """A Python module as a child process; `inherited` is its other side."""
 
     def __init__(self, module: str, sock: socket.socket, *arguments: str, log: str, env: Mapping[str, str]) -> None:

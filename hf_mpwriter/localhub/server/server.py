@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from hf_mpwriter.localhub.server.accounts import Tokens
-from hf_mpwriter.localhub.server.child import Child, listen
+from hf_mpwriter.localhub.server.child import ChildServer, listen
 from hf_mpwriter.localhub.server.config import FAULTS_PATH, HOST, READY_PATH, TOKENS_PATH, HubConfig, ServerError
 from hf_mpwriter.localhub.server.faults import Fault, Standing, from_json, parse
 from hf_mpwriter.localhub.storage.store import Store
@@ -52,7 +52,7 @@ class LocalHub:
         self.tokens = Tokens(token, read_token)
         self.port = port
         self.config = HubConfig(**options)
-        self._child: Child | None = None
+        self._child: ChildServer | None = None
 
     @property
     def endpoint(self) -> str:
@@ -86,7 +86,7 @@ class LocalHub:
         Tokens.take(environment)
         with listen(self.port) as sock:
             self.port = sock.getsockname()[1]
-            self._child = Child(
+            self._child = ChildServer(
                 "hf_mpwriter.localhub",
                 sock,
                 self.root,
