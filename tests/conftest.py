@@ -122,8 +122,12 @@ def unhurried(monkeypatch, without_torch):
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Iterator:
     """A local Hub, and HF_ENDPOINT pointing at it."""
-    from hf_mpwriter.localhub import LocalHub
+    import warm_hubs
 
+    from hf_mpwriter.localhub import LocalHub
+    from hf_mpwriter.localhub.server import server as local_hub
+
+    monkeypatch.setattr(local_hub, "ChildServer", warm_hubs.WarmServer)
     with LocalHub(tmp_path / "hub") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server

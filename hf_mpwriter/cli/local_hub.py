@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,14 +46,10 @@ class HubCommand(click.Command):
 def serve_hub(
     root: Path,
     port: int,
-    commits_per_hour: int,
-    commit_window: float,
-    requests_per_5min: int,
     faults: tuple[str, ...],
     *,
     no_xet: bool,
-    discard: bool,
-    busy: bool,
+    **options: Any,
 ) -> None:
     """Serve a Hub on this machine: set HF_ENDPOINT to it and rehearse.
 
@@ -65,18 +62,16 @@ def serve_hub(
     except ImportError as error:
         raise _missing_extra("The local Hub", "localhub", error) from error
     from hf_mpwriter.localhub.server.accounts import Tokens
+    from hf_mpwriter.localhub.server.config import HubConfig, ServerError
     from hf_mpwriter.localhub.server.faults import FaultError, parse
-    from hf_mpwriter.localhub.server.limits import HubLimits
-    from hf_mpwriter.localhub.server.serving import ServerError
 
     try:
         parsed = [parse(fault) for fault in faults]
     except FaultError as error:
         raise click.ClickException(str(error)) from error
-    limits = HubLimits(commits_per_hour, requests_per_5min, busy, commit_window)
-    tokens = Tokens.take(os.environ)
+    config = HubConfig(xet=not no_xet, **options)
     try:
-        serve(root, port, tokens=tokens, limits=limits, xet=not no_xet, discard=discard, faults=parsed)
+        serve(root, config, tokens=Tokens.take(os.environ), port=port, faults=parsed)
     except ServerError as error:
         port_helps = "Another port, which a run then is recorded for: --port NUMBER, or --port 0"
         helps = port_helps if str(error).startswith("Port") else "Another folder: --root"
@@ -97,7 +92,7 @@ def run_demo(directory: Path | None, seed: int, steps: int, *, stay: bool) -> No
     leaves this machine.
     """
     try:
-        from hf_mpwriter.demo import run
+        from hf_mpwriter.demo.story import run
     except ImportError as error:
         raise _missing_extra("The demo", "demo", error) from error
     raise SystemExit(run(directory, seed, steps, stay=stay))

@@ -15,7 +15,6 @@ The user's caches and tokens are neither read nor written.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 REPO = "demo/digits"
 RANKS = 4
@@ -24,31 +23,15 @@ RANKS = 4
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
-@dataclass(frozen=True)
 class Folder:
     """The demo's folder."""
 
-    root: str  # absolute path
-
-    @property
-    def run_dir(self) -> str:
-        """The run directory of all ranks."""
-        return os.path.join(self.root, "runs", "digits")
-
-    @property
-    def hub(self) -> str:
-        """Data of the local Hub."""
-        return os.path.join(self.root, "hub")
-
-    @property
-    def from_hub(self) -> str:
-        """The download from the local Hub."""
-        return os.path.join(self.root, "from_hub")
-
-    @property
-    def journals(self) -> str:
-        """The journals of the ranks."""
-        return os.path.join(self.root, "journals")
+    def __init__(self, root: str) -> None:
+        self.root = root  # absolute path
+        self.run_dir = os.path.join(root, "runs", "digits")
+        self.hub = os.path.join(root, "hub")
+        self.from_hub = os.path.join(root, "from_hub")
+        self.journals = os.path.join(root, "journals")
 
     def checkpoint(self, rank: int) -> str:
         """The checkpoint of a rank."""
@@ -63,8 +46,8 @@ class Folder:
         os.makedirs(self.root, exist_ok=True)
         if os.listdir(self.root):
             raise FileExistsError(f"{self.root} is not empty; give another directory.")
-        for path in (self.journals, self.checkpoint(0), self.log(0)):
-            os.makedirs(path if path == self.journals else os.path.dirname(path))
+        for path in (self.journals, os.path.dirname(self.checkpoint(0)), os.path.dirname(self.log(0))):
+            os.makedirs(path)
 
     def environment(self, endpoint: str) -> dict[str, str]:
         """The user's environment without what concerns the real Hub."""

@@ -1,6 +1,6 @@
 """The processes of the demo: a local Hub, four ranks, and the uploader that the ranks start.
 
-    demo  --thread-->  local Hub
+    demo  --Popen--->  local Hub
           --Popen--->  rank 0 ... rank 3  --posix_spawn-->  uploader  --Popen-->  push
 
 Invariant: when the stage is left, all of them end, whatever happened. Ranks end by SIGKILL. The uploader ends by
@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Self
 
 import psutil
@@ -28,7 +27,6 @@ from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.testing import processes
 
 UPLOADER_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL of the uploader
-TAIL = 400  # bytes at the end of a log that usually hold its last step
 
 _STEP = re.compile(r"step (\d+) (loss \S+ accuracy \S+)")
 _FIRST_STEP = re.compile(r"begins at step (\d+)")
@@ -38,14 +36,14 @@ class Rank:
     """A rank, in all its lives."""
 
     def __init__(self, place: Folder, rank: int, arguments: list[str], env: dict[str, str]) -> None:
-        self.rank, self.log = rank, place.log(rank)
+        self.rank, self._log = rank, place.log(rank)
         self._command = [sys.executable, "-m", "hf_mpwriter.demo.training", place.root, *arguments]
         self._env = env | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start, or start again. It has a session of its own, so that Ctrl-C reaches the demo only."""
-        with open(self.log, "ab") as log:
+        with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 env=self._env,
@@ -56,52 +54,34 @@ class Rank:
             )
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
-        """The latest process of this rank."""
-        if self._process is None:
-            raise RuntimeError(f"rank {self.rank} was never started")
-        return self._process
+    def pid(self) -> int:
+        """The process id of its latest life."""
+        return self._process.pid if self._process else 0
 
     @property
-    def has_failed(self) -> bool:
-        """Whether it ended with an exit code other than 0."""
-        return self.process.poll() not in (None, 0)
+    def code(self) -> int | None:
+        """The exit code of its latest life, None while it lives."""
+        return self._process.poll() if self._process else None
 
-    @property
-    def is_over(self) -> bool:
-        """Whether it ended."""
-        return self.process.poll() is not None
-
-    def kill(self) -> int:
-        """SIGKILL; returns the pid that was killed."""
-        self.process.kill()
-        self.process.wait()
-        return self.process.pid
-
-    def end(self) -> None:
-        """Kill it if it runs."""
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
+    def kill(self) -> None:
+        """End its latest life, if it still lives, by SIGKILL."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
 
     def first_steps(self) -> list[int]:
         """The first step of each life."""
-        return [int(step) for step in _FIRST_STEP.findall(self._tail(-1))]
+        return [int(step) for step in _FIRST_STEP.findall(self.output())]
 
     def progress(self) -> tuple[int, str]:
         """Steps done, and the latest loss and accuracy as text."""
-        found = _STEP.findall(self._tail(TAIL)) or _STEP.findall(self._tail(-1))  # what a rank is told may be longer
+        found = _STEP.findall(self.output())
         return (int(found[-1][0]), found[-1][1]) if found else (0, "")
 
-    def log_tail(self) -> str:
-        """The last lines of the log."""
-        return "\n".join(self._tail(-1).splitlines()[-15:])
-
-    def _tail(self, count: int) -> str:
-        """The last `count` bytes of the log; all of it for -1."""
-        with contextlib.suppress(FileNotFoundError), open(self.log, "rb") as log:
-            if count >= 0:
-                log.seek(max(0, os.fstat(log.fileno()).st_size - count))
-            return log.read().decode(errors="replace")
+    def output(self) -> str:
+        """All that it has printed, a few ten kB."""
+        with contextlib.suppress(FileNotFoundError), open(self._log, encoding="utf-8", errors="replace") as log:
+            return log.read()
         return ""
 
 
@@ -110,9 +90,9 @@ class Stage:
 
     def __init__(self, place: Folder, steps: int, pace: float) -> None:
         self.place, self.steps = place, steps
-        self.hub = LocalHub(place.hub)  # the local Hub
+        self.hub = LocalHub(place.hub)
         self._arguments = [str(steps), str(pace), str(os.getpid())]
-        self.env: dict[str, str] = {}  # environment of the demo's processes
+        self.env: dict[str, str] = {}  # of the demo's processes
         self.ranks: list[Rank] = []  # by number
         self.view = Progress(spool_of(find(place.run_dir)))  # the progress of the run, from its spool
 
@@ -121,17 +101,34 @@ class Stage:
         try:
             self.hub.start()
             self.env = self.place.environment(self.hub.endpoint)
-            for rank in range(RANKS):
-                self.ranks.append(Rank(self.place, rank, self._arguments, self.env))
-                self.ranks[-1].start()
+            self.ranks = [Rank(self.place, rank, self._arguments, self.env) for rank in range(RANKS)]
+            for rank in self.ranks:
+                rank.start()
         except BaseException:
-            self._end()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End everything."""
-        self._end()
+        """End everything; ignore SIGINT and SIGTERM meanwhile, so that a second Ctrl-C leaves no process behind."""
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            for rank in self.ranks:
+                rank.kill()
+            self._end_uploaders()
+            self.hub.stop()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _end_uploaders(self) -> None:
+        deadline = time.monotonic() + UPLOADER_PATIENCE
+        while uploaders := processes.left_behind(self.place.run_dir, "uploader"):
+            for pid in uploaders:
+                with contextlib.suppress(psutil.Error):
+                    uploader = psutil.Process(pid)
+                    uploader.terminate() if time.monotonic() < deadline else uploader.kill()
+                    psutil.wait_procs([uploader], timeout=1)
 
     def uploader(self) -> int:
         """Pid of the living uploader of this run, 0 if there is none."""
@@ -145,27 +142,3 @@ class Stage:
                 size += sum(os.stat(os.path.join(folder, name)).st_size for name in names if "tfevents" in name)
         ledger = self.view.ledger()
         return sum(held.length for held in ledger.files.values()) if ledger else 0, size
-
-    def _end(self) -> None:
-        with _uninterrupted():
-            for rank in self.ranks:
-                rank.end()
-            deadline = time.monotonic() + UPLOADER_PATIENCE
-            while uploaders := processes.left_behind(self.place.run_dir, "uploader"):
-                for pid in uploaders:
-                    with contextlib.suppress(psutil.Error):
-                        uploader = psutil.Process(pid)
-                        uploader.terminate() if time.monotonic() < deadline else uploader.kill()
-                        psutil.wait_procs([uploader], timeout=1)
-            self.hub.stop()
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ignore SIGINT and SIGTERM, so that a second Ctrl-C leaves no process behind. Use it for seconds only."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -86,32 +86,18 @@ class Network:
             return int(saved["step"])
 
 
-class Log:
-    """A writer, and the journal of what it logged."""
-
-    def __init__(self, writer: HFSummaryWriter, journal: Journal) -> None:
-        self._writer, self._journal = writer, journal
-
-    def scalars(self, metrics: dict[str, float], step: int) -> None:
-        """Log the scalars of a step, as one record."""
-        self._writer.log(metrics, step)
-        self._journal.note_step(self._writer, metrics, step)
-
-    def pictures(self, network: Network, images: Array, digits: Array, step: int) -> None:
-        """Log the weights of the hidden units as an image and as a histogram, and the mistakes as text."""
-        first = network.weights[0]
-        tiles = (first - first.min()) / (np.ptp(first) + 1e-12)
-        grid = tiles.T.reshape(4, 8, 8, 8).swapaxes(1, 2).reshape(32, 64)  # 4 x 8 units of 8 x 8 pixels
-        self._writer.add_image("hidden_units", grid, step, dataformats="HW")
-        self._journal.note(self._writer, "hidden_units", step)
-        self._writer.add_histogram("first_layer", first, step)
-        self._journal.note(self._writer, "first_layer", step)
-        self._writer.add_text("mistakes", _mistakes(network, images, digits), step)
-        self._journal.note(self._writer, "mistakes/text_summary", step)
+def log_weights(writer: HFSummaryWriter, journal: Journal, weights: Array, step: int) -> None:
+    """Log the weights of the hidden units as an image and as a histogram."""
+    tiles = (weights - weights.min()) / (np.ptp(weights) + 1e-12)
+    grid = tiles.T.reshape(4, 8, 8, 8).swapaxes(1, 2).reshape(32, 64)  # 4 x 8 units of 8 x 8 pixels
+    writer.add_image("hidden_units", grid, step, dataformats="HW")
+    journal.note(writer, "hidden_units", step)
+    writer.add_histogram("first_layer", weights, step)
+    journal.note(writer, "first_layer", step)
 
 
-def _mistakes(network: Network, images: Array, digits: Array) -> str:
-    answers = network.forward(images)[1].argmax(axis=1)
+def mistakes(answers: Array, digits: Array) -> str:
+    """Describe wrong answers."""
     wrong = np.flatnonzero(answers != digits)
     examples = ", ".join(f"a {digits[i]} taken for a {answers[i]}" for i in wrong[:5])
     return f"{len(wrong)} of {len(digits)} wrong" + (f": {examples}" if examples else "")
@@ -127,19 +113,22 @@ def train(place: Folder, rank: int, steps: int, pace: float, parent: int) -> Non
     with HFSummaryWriter(
         REPO, logdir=place.run_dir, commit_every=COMMIT_EVERY, purge_step=first or None, exit_timeout=EXIT_TIMEOUT
     ) as writer:
-        log = Log(writer, Journal(place.journals))
+        journal = Journal(place.journals)
         for step in range(first, steps):
             if os.getppid() != parent:  # the demo was killed
                 os._exit(1)
             batch = np.random.default_rng([rank, step]).integers(HELD_OUT, len(images), BATCH)
             loss, accuracy = network.train(images[batch], digits[batch], rate)
             metrics = {"train/loss": loss, "train/accuracy": accuracy}
+            answers = network.forward(images[:HELD_OUT])[1].argmax(axis=1)
             if step % EVALUATE_EVERY == 0 or step == steps - 1:
-                answers = network.forward(images[:HELD_OUT])[1].argmax(axis=1)
                 metrics["test/accuracy"] = float((answers == digits[:HELD_OUT]).mean())
-            log.scalars(metrics, step)
+            writer.log(metrics, step)
+            journal.note_step(writer, metrics, step)
             if step % PICTURE_EVERY == 0:
-                log.pictures(network, images[:HELD_OUT], digits[:HELD_OUT], step)
+                log_weights(writer, journal, network.weights[0], step)
+                writer.add_text("mistakes", mistakes(answers, digits[:HELD_OUT]), step)
+                journal.note(writer, "mistakes/text_summary", step)
             if (step + 1) % CHECKPOINT_EVERY == 0:
                 network.save(place.checkpoint(rank), step + 1)
             print(f"step {step + 1} loss {loss:.2f} accuracy {accuracy:.2f}", flush=True)

@@ -21,17 +21,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.demo.place import RANKS, Folder
 from hf_mpwriter.push.client import Hub
 from hf_mpwriter.spool.storage import find, spool_of
-from hf_mpwriter.testing import Report, check, read_journals
-from hf_mpwriter.testing.journal import Returned
-from hf_mpwriter.testing.oracle import Copy
+from hf_mpwriter.testing import check, read_journals
 
 COLUMNS = ("worker", "processes", "events logged", "events on the Hub", "bytes", "commits", "lost")
 DOWNLOAD_LIMIT = 40.0  # seconds for the download
@@ -41,12 +38,8 @@ class CachedView:
     """The oracle's view of the Hub, which asks once per commit. The oracle is called once for each rank."""
 
     def __init__(self, hub: Hub) -> None:
-        self._hub = hub
         self.commits = functools.cache(hub.commits)
-        self.tree = functools.cache(self._tree)
-
-    def _tree(self, revision: str) -> Mapping[str, Copy]:
-        return self._hub.tree(revision)
+        self.tree = functools.cache(hub.tree)
 
     def changes(self) -> list[set[str]]:
         """The paths that each commit changed, oldest commit first."""
@@ -56,69 +49,42 @@ class CachedView:
         ]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of the table, in the order of COLUMNS."""
-
-    worker: str  # name of the row
-    processes: int  # number of processes that logged
-    logged: int  # events in the local files
-    on_hub: int  # events in the Hub's copies
-    size: int  # bytes of the Hub's copies
-    commits: int  # number of commits that changed them
-    lost: int  # records of returned calls that are missing
-
-    def cells(self) -> list[str]:
-        """The texts of the cells."""
-        numbers = (self.processes, self.logged, self.on_hub, self.size, self.commits, self.lost)
-        return [self.worker, *(f"{number:,}" for number in numbers)]
-
-
 def rank_of(path: str) -> int:
     """The rank of an event file. Rank 0 writes into the run directory itself."""
     match = re.match(r"rank_(\d+)", path)
     return int(match[1]) if match else 0
 
 
-def examine(place: Folder, view: CachedView) -> tuple[list[Row], list[str]]:
-    """The rows of the table, and the problems, one sentence each."""
+def examine(place: Folder, view: CachedView) -> tuple[list[tuple[str, list[int]]], list[str]]:
+    """The rows of the table, each with the numbers for COLUMNS, and the problems, one sentence each."""
     returned = list(read_journals(place.journals))
     report = check(place.run_dir, view, returned)
-    problems = list(report.problems)
-    rows = []
-    for rank in range(RANKS):
-        notes = [note for note in returned if rank_of(note.path) == rank]
-        rows.append(_row(f"rank {rank}", place, view, report, notes, {p for p in report.files if rank_of(p) == rank}))
+    problems, rows = list(report.problems), []
+    for name, ranks in [*((f"rank {rank}", {rank}) for rank in range(RANKS)), ("total", set(range(RANKS)))]:
+        notes = [note for note in returned if rank_of(note.path) in ranks]
+        files = {path: file for path, file in report.files.items() if rank_of(path) in ranks}
+        numbers = [
+            len({note.pid for note in notes}),
+            sum(file.local_events for file in files.values()),
+            sum(file.hub_events for file in files.values()),
+            sum(file.hub_bytes for file in files.values()),
+            sum(not changed.isdisjoint(files) for changed in view.changes()),
+            check(place.run_dir, view, notes).lost,
+        ]
+        rows.append((name, numbers))
         if not notes:
-            problems.append(f"rank {rank} has logged nothing")
-    rows.append(_row("total", place, view, report, returned, set(report.files)))
+            problems.append(f"{name} has logged nothing")
     return rows, problems
 
 
-def _row(name: str, place: Folder, view: CachedView, report: Report, notes: Sequence[Returned], paths: set[str]) -> Row:
-    files = [report.files[path] for path in paths]
-    return Row(
-        worker=name,
-        processes=len({note.pid for note in notes}),
-        logged=sum(file.local_events for file in files),
-        on_hub=sum(file.hub_events for file in files),
-        size=sum(file.hub_bytes for file in files),
-        commits=sum(bool(changed & paths) for changed in view.changes()),
-        lost=check(place.run_dir, view, notes).lost,
-    )
-
-
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[tuple[str, Sequence[int]]]) -> str:
     """The table as text: names to the left, numbers to the right, the total below a line."""
-    cells = [list(COLUMNS), *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    ]
+    cells = [list(COLUMNS), *([name, *(f"{number:,}" for number in numbers)] for name, numbers in rows)]
+    first, *others = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for name, *numbers in cells:
+        aligned = [number.rjust(width) for number, width in zip(numbers, others, strict=True)]
+        lines.append("  ".join([name.ljust(first), *aligned]))
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 

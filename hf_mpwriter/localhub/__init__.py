@@ -10,7 +10,9 @@ with its own content-addressed store. Its answers carry the headers and error co
 | module | responsibility |
 |---|---|
 | `server/server` | the Hub as a child process: start, stop, kill, restart |
-| `server/serving` | bind to loopback, claim the root, serve |
+| `server/child` | a child process on a listening socket, for the Hub and for the TensorBoards of its pages |
+| `server/config` | what a Hub is started with |
+| `server/serving` | claim the root, serve |
 | `server/state` | what all endpoints share: store, secret, tokens, limits, faults |
 | `server/accounts`, `server/limits` | who may send requests, and how many |
 | `server/faults`, `server/faulting` | which requests fail, and how they fail |
@@ -21,7 +23,7 @@ with its own content-addressed store. Its answers carry the headers and error co
 | `endpoints/control` | faults and tokens of a running Hub |
 | `storage/store`, `writing`, `blobs` | repositories and content on disk, without starlette |
 | `storage/xet`, `storage/shards` | uploaded xorbs and shards; from a sha256 back to content |
-| `storage/view` | one run, as the oracle reads it |
+| `pages/` | what a browser shows, with TensorBoard |
 | `errors` | refusals, with the status and code of the real Hub |
 
 Names resolve on first use: reading a store does not load the server.
@@ -35,12 +37,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_mpwriter.localhub.server.server import LocalHub
     from hf_mpwriter.localhub.server.serving import serve
-    from hf_mpwriter.localhub.storage.store import Store
-    from hf_mpwriter.localhub.storage.view import View
+    from hf_mpwriter.localhub.storage.store import Store, View
 
 __all__ = ["LocalHub", "Store", "View", "serve"]
 
-_HOMES = {"LocalHub": "server.server", "Store": "storage.store", "View": "storage.view", "serve": "server.serving"}
+_HOMES = {"LocalHub": "server.server", "Store": "storage.store", "View": "storage.store", "serve": "server.serving"}
 
 
 def __getattr__(name: str) -> Any:

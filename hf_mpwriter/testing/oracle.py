@@ -37,7 +37,6 @@ from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.snapshot.damage import Damage
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing.journal import Returned
-from hf_mpwriter.testing.steps import split_steps
 
 CHUNK = 1 << 20  # bytes read at once
 
@@ -134,6 +133,17 @@ def keys(path: str, end: int | None = None) -> Counter[tuple[str, int]]:
         event = event_pb2.Event.FromString(payload)
         found.update((value.tag, event.step) for value in event.summary.value)
     return found
+
+
+def _split_steps(path: str, returned: Iterable[Returned], end: int | None = None) -> int:
+    """How many steps of `log` are in an event file, or in its first `end` bytes, but not all of it in one record."""
+    wanted = {(note.step, frozenset(note.together)) for note in returned if note.together}
+    if not wanted or end == 0 or not os.path.exists(path):
+        return 0
+    events = map(event_pb2.Event.FromString, framing.payloads(path, end))
+    records = {(event.step, frozenset(value.tag for value in event.summary.value)) for event in events}
+    present = {(step, tag) for step, tags in records for tag in tags}
+    return sum(any((step, tag) in present for tag in tags) for step, tags in wanted - records)
 
 
 def _digests(path: str) -> tuple[int, str, str]:
@@ -236,7 +246,7 @@ def _check_records(report: Report, run_dir: str, returned: list[Returned], *, dr
         found.local_events, found.hub_events = sum(local.values()), sum(there.values())
         counts = there if drained else local
         on_hub.update({(found.path, tag, step): count for (tag, step), count in counts.items()})
-        report.split += split_steps(path, notes.get(found.path, ()), found.local_bytes)
+        report.split += _split_steps(path, notes.get(found.path, ()), found.local_bytes)
     report.returned = len(returned)
     writers: dict[str, set[int]] = {}
     for key, calls in Counter((note.path, note.tag, note.step) for note in returned).items():

@@ -30,7 +30,6 @@ from lib.isolation import variables
 from lib.waiting import becomes_true
 
 from hf_mpwriter.localhub import LocalHub, View
-from hf_mpwriter.localhub.server.limits import HubLimits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.testing import oracle, processes
@@ -137,8 +136,7 @@ def environment(options: argparse.Namespace, hub: LocalHub, folder: Path, rank: 
 
 def run(options: argparse.Namespace, folder: Path) -> list[str]:
     """Run the job; what is wrong afterwards."""
-    limits = HubLimits(commits_per_hour=options.commits, commit_window=options.window)
-    with LocalHub(folder / "hub", limits=limits) as hub:
+    with LocalHub(folder / "hub", commits_per_hour=options.commits, commit_window=options.window) as hub:
         nodes = []
         for rank in range(options.nodes):
             disk = folder / f"node-{rank:05d}"

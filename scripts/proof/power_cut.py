@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Cut the power of the disk under a run at its worst moments, many times over; let the oracle judge.
 
-There are two kinds of cuts, each on real file systems (`hf_mpwriter.testing.power_cut`):
+There are two kinds of cuts, each on real file systems (`power_cut_disk.py`):
 
     --cuts N     the whole system: ranks log, flush, open new segments and request pushes; the real uploader and its
                  pushes upload to the local Hub, which is on another disk. Soon after an event (a batch is put, a push
@@ -38,11 +38,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sabotage
 from lib.arguments import add_seed, make_parser
 from lib.isolation import isolate, own_mounts
+from power_cut_disk import LoopDisk
 from power_cut_run import CUTS, Run
 from power_cut_steps import cut_steps
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.testing import LoopDisk
 
 
 def cut_runs(root: Path, kind: str, cuts: int, seed: int, done: Counter[str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.waiting import DEADLINE, wait_for
+from power_cut_disk import LoopDisk, forget_lost, has_power
 
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.base.errors import HfMpWriterError
@@ -27,8 +28,7 @@ from hf_mpwriter.spool import layout, starts
 from hf_mpwriter.spool.ledger import load, set_aside
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
 from hf_mpwriter.system import process as process_module
-from hf_mpwriter.testing import Journal, LoopDisk, check, forget_lost, processes, read_journals
-from hf_mpwriter.testing.power_cut import has_power
+from hf_mpwriter.testing import Journal, check, processes, read_journals
 from hf_mpwriter.worker import worker
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+from power_cut_disk import LoopDisk
+
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
@@ -18,7 +20,6 @@ from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
 from hf_mpwriter.system import disk, failpoints, locks
-from hf_mpwriter.testing import LoopDisk
 
 HERE = Destination("https://hub", "me/run")
 NAMES = ("a.tfevents", "sub/b.tfevents")

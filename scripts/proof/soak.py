@@ -43,11 +43,9 @@ import sabotage
 from lib.arguments import add_seed, make_parser
 from lib.isolation import isolate, own_mounts
 from lib.prctl import die_with_parent
+from power_cut_disk import LoopDisk, why_not
 from soaking.faults import Chaos
 from soaking.run import Run
-
-from hf_mpwriter.testing import LoopDisk
-from hf_mpwriter.testing.power_cut import why_not
 
 STORM = (10.0, 40.0)  # seconds of faults before each check
 DISKS = ("ext4", "xfs")  # of the lanes

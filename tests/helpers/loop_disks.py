@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import sys
 
-from hf_mpwriter.testing.power_cut import why_not
+import pytest
+from repository import PROOF
+
+sys.path.append(str(PROOF))
+
+from power_cut_disk import LoopDisk, forget_lost, has_power, why_not
+
+__all__ = ["KINDS", "LoopDisk", "forget_lost", "has_power"]
 
 KINDS = [
     pytest.param(kind, marks=[pytest.mark.root, pytest.mark.skipif(bool(why_not(kind)), reason=why_not(kind) or "-")])

@@ -16,10 +16,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.boards.board import BoardError
-from hf_mpwriter.localhub.boards.checkout import Checkout
-from hf_mpwriter.localhub.boards.registry import MOST_BOARDS, Boards
 from hf_mpwriter.localhub.errors import RepoNotFound
+from hf_mpwriter.localhub.pages.boards import MOST_BOARDS, BoardError, Boards, Checkout
 from hf_mpwriter.localhub.storage.store import TreeEntry
 from hf_mpwriter.localhub.storage.writing import WritableStore
 
@@ -91,7 +89,11 @@ def test_a_commit_that_takes_something_back_needs_another_directory(files, later
 
 def boards_of(hub: LocalHub) -> list[psutil.Process]:
     """The TensorBoards of a Hub."""
-    return [child for child in psutil.Process(hub.pid).children() if "hf_mpwriter.localhub.boards" in child.cmdline()]
+    return [
+        child
+        for child in psutil.Process(hub.pid).children()
+        if "hf_mpwriter.localhub.pages.board_process" in child.cmdline()
+    ]
 
 
 def steps_of(hub: LocalHub) -> list[int]:

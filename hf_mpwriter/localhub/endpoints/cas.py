@@ -30,7 +30,7 @@ def _xet(call: Call) -> XetStore:
     """Return the Xet store, or refuse if Xet is off."""
     if call.hub.xet is None:
         raise NotFound("Xet is not enabled on this Hub")
-    if call.params.get("store", call.hub.cas_store) != call.hub.cas_store:
+    if call.path_params.get("store", call.hub.cas_store) != call.hub.cas_store:
         raise NotFound("This address belongs to another store")
     return call.hub.xet
 
@@ -40,15 +40,14 @@ def _cas_url(call: Call) -> str:
     return f"{call.endpoint}/xet/{call.hub.cas_store}"
 
 
-def token(call: Call) -> Response:
+def token(call: Call, scope: str) -> Response:
     """GET /api/Ts/{id}/xet-(read|write)-token/{rev}."""
     _xet(call)
-    scope = call.params["scope"]
     # For a new pull request, which has no revision yet, the client sends None.
-    if call.params["rev"] == "None":
+    if call.path_params["rev"] == "None":
         call.hub.store.repo_info(*call.repo)
     else:
-        call.hub.store.resolve(*call.repo, call.params["rev"])
+        call.hub.store.resolve(*call.repo, call.path_params["rev"])
     access, ends = call.hub.xet_token(scope)
     cas = _cas_url(call)
     headers = {"X-Xet-Cas-Url": cas, "X-Xet-Access-Token": access, "X-Xet-Token-Expiration": str(ends)}
@@ -57,7 +56,7 @@ def token(call: Call) -> Response:
 
 def find_chunk(call: Call) -> Response:
     """GET CAS/v1/chunks/{prefix}/{hash}: a shard that lists this chunk."""
-    shard = _xet(call).shard_with(call.params["hash"])
+    shard = _xet(call).shard_with(call.path_params["hash"])
     if shard is None:
         raise NotFound("Unknown chunk")
     return Response(shard, media_type="application/octet-stream")
@@ -65,18 +64,18 @@ def find_chunk(call: Call) -> Response:
 
 def post_xorb(call: Call) -> Response:
     """POST CAS/v1/xorbs/{prefix}/{hash}."""
-    return JSONResponse({"was_inserted": _xet(call).add_xorb(call.params["hash"], call.spooled)})
+    return JSONResponse({"was_inserted": _xet(call).add_xorb(call.path_params["hash"], call.spooled)})
 
 
 def post_shard(call: Call) -> Response:
     """POST CAS/v1/shards."""
-    return JSONResponse({"result": int(_xet(call).add_shard(call.body))})
+    return JSONResponse({"result": int(_xet(call).add_shard(call.content))})
 
 
 def post_shard_v2(call: Call) -> Response:
     """POST CAS/v2/shards: as v1, but the status is always 200 and the outcome is a line of the body."""
     try:
-        _xet(call).add_shard(call.body)
+        _xet(call).add_shard(call.content)
     except Refusal as refusal:
         return JSONResponse({"type": "error", "message": refusal.message, "retryable": False})
     return JSONResponse({"type": "result"}, media_type="application/x-ndjson")
@@ -85,10 +84,10 @@ def post_shard_v2(call: Call) -> Response:
 def reconstruction(call: Call) -> Response:
     """GET CAS/v2/reconstructions/{hash}: the xorb ranges that make up a file or a byte range of it."""
     xet = _xet(call)
-    record = xet.file(call.params["hash"])
+    record = xet.file(call.path_params["hash"])
     if record is None:
         raise NotFound("Unknown file")
-    match = _RANGE.fullmatch(call.request.headers.get("range", ""))
+    match = _RANGE.fullmatch(call.headers.get("range", ""))
     start, end = (int(match[1]), int(match[2]) + 1) if match else (0, record.size)
     if start >= record.size:
         raise RangeNotSatisfiable
@@ -130,11 +129,11 @@ def _fetch_entry(call: Call, xet: XetStore, term: Term) -> dict[str, Any]:
 
 def fetch_xorb(call: Call) -> Response:
     """GET CAS/fetch/{hash}: a byte range of a xorb."""
-    xorb = call.params["hash"]
-    call.hub.check_signature(call.arg("signature"), "xorb", xorb)
+    xorb = call.path_params["hash"]
+    call.hub.check_signature(call.query_params.get("signature", ""), "xorb", xorb)
     xet = _xet(call)
     size = xet.offsets(xorb)[-1]
-    match = _RANGE.fullmatch(call.request.headers.get("range", ""))
+    match = _RANGE.fullmatch(call.headers.get("range", ""))
     if not match or not int(match[1]) <= int(match[2]) < size:
         raise RangeNotSatisfiable
     start, end = int(match[1]), int(match[2]) + 1

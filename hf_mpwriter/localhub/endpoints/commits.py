@@ -42,10 +42,10 @@ def preupload(call: Call) -> Response:
     if call.flag("create_pr"):
         raise BadRequest("Pull requests are not supported by this Hub")
     store = call.hub.store
-    files = store.tree(*call.repo, call.params["rev"])
+    files = store.tree(*call.repo, call.path_params["rev"])
     lfs = [pattern for pattern, *words in _lines(call, files, ".gitattributes") if "filter=lfs" in words]
     ignored = [pattern for pattern, *_ in _lines(call, files, ".gitignore")]
-    items = get_field(call.json(), "files", list)
+    items = get_field(call.fields(), "files", list)
     return JSONResponse({"files": [_upload_mode(item, files, lfs, ignored) for item in items]})
 
 
@@ -96,11 +96,11 @@ def commit(call: Call) -> Response:
     """POST /api/Ts/{id}/commit/{rev}."""
     if call.flag("create_pr"):
         raise BadRequest("Pull requests are not supported by this Hub")
-    store, branch = call.hub.store, call.params["rev"]
+    store, branch = call.hub.store, call.path_params["rev"]
     store.resolve(*call.repo, branch)
     header: dict[str, Any] = {}
     changes: list[Change] = []
-    operations = _operations(call.body)
+    operations = _operations(call.content)
     _materialise(call, [value.get("oid") for key, value in operations if key == "lfsFile"])
     for key, value in operations:
         if key == "header":
@@ -114,7 +114,7 @@ def commit(call: Call) -> Response:
             changes,
             title=get_field(header, "summary", str),
             message=str(header.get("description") or ""),
-            author=call.hub.user,
+            author=call.hub.config.user,
             parent=header.get("parentCommit"),
         )
     return JSONResponse(

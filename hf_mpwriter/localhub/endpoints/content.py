@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, RangeNotSatisfiable
 from hf_mpwriter.localhub.server.request_log import raw_path
 from hf_mpwriter.localhub.storage.blobs import lfs_pointer, read_range
+from hf_mpwriter.localhub.storage.store import last_changes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,12 +38,12 @@ def file_json(path: str, entry: TreeEntry) -> dict[str, Any]:
 
 def page(call: Call, items: list[dict[str, Any]], per_page: int) -> Response:
     """Return one page of a list, with an absolute link to the next page."""
-    start = _number(call.arg("cursor", "0"))
-    limit = max(1, min(per_page, _number(call.arg("limit", str(per_page)))))
+    start = _number(call.query_params.get("cursor", "0"))
+    limit = max(1, min(per_page, _number(call.query_params.get("limit", str(per_page)))))
     headers = {}
     if start + limit < len(items):
-        query = {name: values[-1] for name, values in call.query.items()} | {"cursor": str(start + limit)}
-        headers["Link"] = f'<{call.endpoint}{raw_path(call.request.scope)}?{urlencode(query)}>; rel="next"'
+        query = dict(call.query_params) | {"cursor": str(start + limit)}
+        headers["Link"] = f'<{call.endpoint}{raw_path(call.scope)}?{urlencode(query)}>; rel="next"'
     return JSONResponse(items[start : start + limit], headers=headers)
 
 
@@ -55,11 +56,11 @@ def _number(text: str) -> int:
 
 def tree(call: Call) -> Response:
     """GET /api/Ts/{id}/tree/{rev}[/{path}]."""
-    head = call.hub.store.commit(*call.repo, call.params["rev"])
-    folder = call.params.get("path", "").strip("/")
+    head = call.hub.store.commit(*call.repo, call.path_params["rev"])
+    folder = call.path_params["path"].strip("/")
     items = _listing(head.tree, folder, recursive=call.flag("recursive"))
     if folder and not items:
-        raise EntryNotFound(f"{folder} does not exist on {call.params['rev']}")
+        raise EntryNotFound(f"{folder} does not exist on {call.path_params['rev']}")
     return page(call, _expanded(call, items) if call.flag("expand") else items, FILES_PER_PAGE)
 
 
@@ -88,17 +89,17 @@ def _directory_json(path: str, files: Mapping[str, TreeEntry]) -> dict[str, Any]
 
 def paths_info(call: Call) -> Response:
     """POST /api/Ts/{id}/paths-info/{rev}, form-encoded or JSON; missing paths are omitted."""
-    if "json" in call.request.headers.get("content-type", ""):
-        fields = call.json()
+    if "json" in call.headers.get("content-type", ""):
+        fields = call.fields()
         paths, expand = fields.get("paths"), bool(fields.get("expand"))
     else:
-        form = parse_qs(call.body.decode(), keep_blank_values=True)
+        form = parse_qs(call.content.decode(), keep_blank_values=True)
         paths, expand = form.get("paths", []), form.get("expand", [""])[-1].lower() in ("1", "true")
     if isinstance(paths, str):
         paths = [paths]
     if not isinstance(paths, list):
         raise BadRequest('"paths" must be a list')
-    files = call.hub.store.tree(*call.repo, call.params["rev"])
+    files = call.hub.store.tree(*call.repo, call.path_params["rev"])
     items = []
     for path in (str(path).strip("/") for path in paths):
         if path in files:
@@ -111,36 +112,21 @@ def paths_info(call: Call) -> Response:
 def _expanded(call: Call, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add the last commit that changed it to each item."""
     wanted = {item["path"]: item for item in items}
-    newer: Commit | None = None
-    for commit in call.hub.store.history(*call.repo, call.params["rev"]):
-        if newer:
-            for path in [path for path in wanted if _part(newer, path) != _part(commit, path)]:
-                wanted.pop(path)["lastCommit"] = {"id": newer.oid, "title": newer.title, "date": newer.date}
-        if not wanted:
-            break
-        newer = commit
-    if newer:
-        for item in wanted.values():
-            item["lastCommit"] = {"id": newer.oid, "title": newer.title, "date": newer.date}
+    history = call.hub.store.history(*call.repo, call.path_params["rev"])
+    for path, commit in last_changes(wanted, history).items():
+        wanted[path]["lastCommit"] = {"id": commit.oid, "title": commit.title, "date": commit.date}
     return items
-
-
-def _part(commit: Commit, path: str) -> object:
-    """Return the content of a file or directory at a commit, for comparison."""
-    if path in commit.tree:
-        return commit.tree[path]
-    return {name: entry for name, entry in commit.tree.items() if name.startswith(path + "/")}
 
 
 def resolve(call: Call) -> Response:
     """HEAD and GET [/Ts]/{id}/resolve/{rev}/{path}."""
     store = call.hub.store
-    commit = store.commit(*call.repo, call.params["rev"])
-    entry = store.entry(*call.repo, call.params["path"], commit.oid)
+    commit = store.commit(*call.repo, call.path_params["rev"])
+    entry = store.entry(*call.repo, call.path_params["path"], commit.oid)
     headers = _content_headers(call, commit, entry)
-    if call.request.method == "HEAD":
+    if call.method == "HEAD":
         return Response(headers=headers | {"Content-Length": str(entry.size)})
-    start, end = _byte_range(call.request.headers.get("range"), entry.size)
+    start, end = _byte_range(call.headers.get("range"), entry.size)
     headers["Content-Length"] = str(end - start)
     if (start, end) != (0, entry.size):
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{entry.size}"
@@ -156,7 +142,7 @@ def _content_headers(call: Call, commit: Commit, entry: TreeEntry) -> dict[str, 
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Content-Type": "application/octet-stream",
-        "Content-Disposition": f"inline; filename*=UTF-8''{quote(call.params['path'].rpartition('/')[2])}",
+        "Content-Disposition": f"inline; filename*=UTF-8''{quote(call.path_params['path'].rpartition('/')[2])}",
     }
     if entry.lfs:
         headers |= {"X-Linked-Size": str(entry.size), "X-Linked-ETag": etag}

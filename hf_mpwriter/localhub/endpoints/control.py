@@ -27,7 +27,7 @@ def list_faults(call: Call) -> Response:
 def add_fault(call: Call) -> Response:
     """POST /-/faults: add a fault, given as a line of text or as JSON."""
     try:
-        from_thread.run_sync(call.hub.faults.add, _fault(call.body.decode("utf-8", "replace").strip()))
+        from_thread.run_sync(call.hub.faults.add, _fault(call.content.decode("utf-8", "replace").strip()))
     except FaultError as error:
         raise BadRequest(str(error)) from None
     return Response(status_code=204)
@@ -45,7 +45,7 @@ def _fault(text: str) -> Fault:
 
 def set_tokens(call: Call) -> Response:
     """PUT /-/tokens: replace the accepted tokens; earlier ones expire."""
-    fields = call.json()
+    fields = call.fields()
     call.hub.tokens = Tokens(fields.get("write"), fields.get("read"))
     return Response(status_code=204)
 

@@ -22,13 +22,14 @@ from hf_mpwriter.localhub.storage.blobs import COPY_BYTES, file_sha256, make_dir
 if TYPE_CHECKING:
     from hf_mpwriter.localhub.endpoints.routing import Call
 
+PART_BYTES = 5 << 20
 LFS_JSON = "application/vnd.git-lfs+json"
 
 
 def batch(call: Call) -> Response:
     """POST [/Ts]/{id}.git/info/lfs/objects/batch."""
     call.hub.store.repo_info(*call.repo)
-    fields = call.json()
+    fields = call.fields()
     parts_allowed = "multipart" in (fields.get("transfers") or [])
     objects = [_offer(call, item, parts_allowed=parts_allowed) for item in get_field(fields, "objects", list)]
     in_parts = any("header" in item.get("actions", {}).get("upload", {}) for item in objects)
@@ -47,7 +48,7 @@ def _offer(call: Call, item: Any, *, parts_allowed: bool) -> dict[str, Any]:
         return answer | {"authenticated": True}
     if present is not None:
         return answer | {"error": {"code": 422, "message": "Size differs from that of the stored object"}}
-    in_parts = parts_allowed and size > call.hub.multipart_over
+    in_parts = parts_allowed and size > call.hub.config.multipart_over
     upload = _parts_offer(call, oid, size) if in_parts else {"href": _blob_url(call, oid, size)}
     verify = {"href": f"{call.repo_url}.git/info/lfs/objects/verify"}
     return answer | {"authenticated": True, "actions": {"upload": upload, "verify": verify}}
@@ -61,8 +62,8 @@ def _blob_url(call: Call, oid: str, size: int) -> str:
 def _parts_offer(call: Call, oid: str, size: int) -> dict[str, Any]:
     """Return the upload URLs of an object's parts, and the URL that completes the upload."""
     hub, upload = call.hub, secrets.token_hex(12)
-    header = {"chunk_size": str(hub.part_bytes)}
-    for number in range(1, math.ceil(size / hub.part_bytes) + 1):
+    header = {"chunk_size": str(PART_BYTES)}
+    for number in range(1, math.ceil(size / PART_BYTES) + 1):
         signature = hub.sign("part", upload, number)
         header[f"{number:05d}"] = f"{call.endpoint}/lfs/parts/{upload}/{number}?signature={signature}"
     signature = hub.sign("complete", upload, oid, size)
@@ -72,8 +73,8 @@ def _parts_offer(call: Call, oid: str, size: int) -> dict[str, Any]:
 
 def put_blob(call: Call) -> Response:
     """PUT /lfs/{oid}: upload an object in one part."""
-    oid, size = call.params["oid"], call.arg("size")
-    call.hub.check_signature(call.arg("signature"), "blob", oid, size)
+    oid, size = call.path_params["oid"], call.query_params.get("size", "")
+    call.hub.check_signature(call.query_params.get("signature", ""), "blob", oid, size)
     _adopt(call, call.spooled, oid, int(size))
     return Response(headers={"ETag": f'"{oid}"'})
 
@@ -86,8 +87,8 @@ def _adopt(call: Call, temporary: str, oid: str, size: int) -> None:
 
 def put_part(call: Call) -> Response:
     """PUT /lfs/parts/{upload}/{number}: upload one part of a large object."""
-    upload, number = call.params["upload"], call.params["number"]
-    call.hub.check_signature(call.arg("signature"), "part", upload, number)
+    upload, number = call.path_params["upload"], call.path_params["number"]
+    call.hub.check_signature(call.query_params.get("signature", ""), "part", upload, number)
     folder = _parts_dir(call, upload)
     make_dirs(folder)
     etag = file_sha256(call.spooled)
@@ -102,10 +103,10 @@ def _parts_dir(call: Call, upload: str) -> str:
 
 def complete(call: Call) -> Response:
     """POST /lfs/complete/{upload}: join the parts and store the object."""
-    upload, oid, size = call.params["upload"], call.arg("oid"), call.arg("size")
-    call.hub.check_signature(call.arg("signature"), "complete", upload, oid, size)
-    parts = get_field(call.json(), "parts", list)
-    if len(parts) != math.ceil(int(size) / call.hub.part_bytes):
+    upload, oid, size = call.path_params["upload"], call.query_params.get("oid", ""), call.query_params.get("size", "")
+    call.hub.check_signature(call.query_params.get("signature", ""), "complete", upload, oid, size)
+    parts = get_field(call.fields(), "parts", list)
+    if len(parts) != math.ceil(int(size) / PART_BYTES):
         raise BadRequest("Number of parts differs from what was offered")
     if call.hub.store.blobs.lfs_size(oid) == int(size):
         return JSONResponse({"success": True})  # repeated because the first response was lost
@@ -132,7 +133,7 @@ def _append_part(folder: str, part: Any, target: Any) -> None:
 
 def verify(call: Call) -> Response:
     """POST [/Ts]/{id}.git/info/lfs/objects/verify."""
-    fields = call.json()
+    fields = call.fields()
     oid, size = get_field(fields, "oid", str), get_field(fields, "size", int)
     if not SHA256.fullmatch(oid) or call.hub.store.blobs.lfs_size(oid) != size:
         raise NotFound(f"Object was not uploaded: {oid}")

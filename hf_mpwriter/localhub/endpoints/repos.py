@@ -26,7 +26,7 @@ GITATTRIBUTES = "".join(
 
 def whoami(call: Call) -> Response:
     """GET /api/whoami-v2."""
-    user = call.hub.user
+    user = call.hub.config.user
     auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": call.role}}
     return JSONResponse({"type": "user", "id": _hex_id(user), "name": user, "fullname": user, "orgs": [], "auth": auth})
 
@@ -48,12 +48,12 @@ def telemetry(_: Call) -> Response:
 
 def _named_repo(call: Call) -> tuple[str, str]:
     """Return the type and id of the repository that a JSON body names."""
-    fields = call.json()
+    fields = call.fields()
     repo_type = fields.get("type") or "model"
     if repo_type not in REPO_TYPES:
         raise BadRequest(f"Invalid repo type: {repo_type}")
     namespace, _, name = str(get_field(fields, "name", str)).rpartition("/")
-    return repo_type, f"{fields.get('organization') or namespace or call.hub.user}/{name}"
+    return repo_type, f"{fields.get('organization') or namespace or call.hub.config.user}/{name}"
 
 
 def create_repo(call: Call) -> Response:
@@ -62,12 +62,12 @@ def create_repo(call: Call) -> Response:
     if call.role != "write":
         namespace = repo_id.rpartition("/")[0]
         raise Forbidden(f'You don\'t have the rights to create a {repo_type} under the namespace "{namespace}"')
-    fields = call.json()
+    fields = call.fields()
     private = fields.get("visibility") == "private" or bool(fields.get("private"))
     files = {} if repo_type == "space" else {".gitattributes": GITATTRIBUTES}
     url = repo_url(call.endpoint, repo_type, repo_id)
     try:
-        call.hub.store.create_repo(repo_type, repo_id, private=private, author=call.hub.user, files=files)
+        call.hub.store.create_repo(repo_type, repo_id, private=private, author=call.hub.config.user, files=files)
     except Exists as refusal:
         raise Exists(refusal.message, url=url) from None
     return JSONResponse({"url": url, "name": repo_id, "id": _hex_id(repo_id)})
@@ -82,7 +82,7 @@ def delete_repo(call: Call) -> Response:
 def repo_info(call: Call) -> Response:
     """GET /api/Ts/{id}[/revision/{rev}]."""
     repo = call.hub.store.repo_info(*call.repo)
-    history = call.hub.store.history(*call.repo, call.params.get("rev", MAIN))
+    history = call.hub.store.history(*call.repo, call.path_params.get("rev", MAIN))
     head = next(history)
     siblings = [_sibling(call, head, path) for path in head.tree]
     return JSONResponse(
@@ -117,7 +117,7 @@ def _sibling(call: Call, head: Commit, path: str) -> dict[str, Any]:
 
 def commits(call: Call) -> Response:
     """GET /api/Ts/{id}/commits/{rev}."""
-    history = call.hub.store.commits(*call.repo, call.params["rev"])
+    history = call.hub.store.commits(*call.repo, call.path_params["rev"])
     return page(call, [_commit_json(commit) for commit in history], COMMITS_PER_PAGE)
 
 
@@ -145,21 +145,21 @@ def refs(call: Call) -> Response:
 
 def create_branch(call: Call) -> Response:
     """POST /api/Ts/{id}/branch/{rev}."""
-    start = call.json().get("startingPoint") or MAIN
-    call.hub.store.create_branch(*call.repo, call.params["rev"], str(start))
+    start = call.fields().get("startingPoint") or MAIN
+    call.hub.store.create_branch(*call.repo, call.path_params["rev"], str(start))
     return JSONResponse({"ok": True})
 
 
 def delete_branch(call: Call) -> Response:
     """DELETE /api/Ts/{id}/branch/{rev}."""
-    call.hub.store.delete_branch(*call.repo, call.params["rev"])
+    call.hub.store.delete_branch(*call.repo, call.path_params["rev"])
     return JSONResponse({"ok": True})
 
 
 def super_squash(call: Call) -> Response:
     """POST /api/Ts/{id}/super-squash/{rev}."""
-    message = call.json().get("message") or f"Super-squash branch '{call.params['rev']}'"
-    call.hub.store.squash(*call.repo, call.params["rev"], message=str(message), author=call.hub.user)
+    message = call.fields().get("message") or f"Super-squash branch '{call.path_params['rev']}'"
+    call.hub.store.squash(*call.repo, call.path_params["rev"], message=str(message), author=call.hub.config.user)
     return JSONResponse({"ok": True})
 
 

@@ -1,15 +1,17 @@
 """From a request to its handler: raw paths, whole bodies, the thread pool, refusals as responses.
 
-Branch names arrive as `exp%2F1`, so routes match the raw path and decode its parts afterwards. A handler is a plain
-function from `Call` to a response. It runs in the thread pool, so that hashing and fsync never block the event loop.
+Branch names arrive as `exp%2F1`, so starlette's Router matches the raw path, and convertors decode the parts of it. A
+handler is a plain function from `Call` to a response. It runs in the thread pool, so that hashing and fsync never block
+the event loop.
 
 The whole body is read before any response is sent, refusals included: a client that is still sending would see a
-reset instead of the response. Routes marked `spool` get the body as a file under `tmp/`, all others as bytes.
+reset instead of the response. Endpoints marked `spool` get the body as a file under `tmp/`, all others as bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -17,22 +19,23 @@ import sys
 import time
 import traceback
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 from anyio import CapacityLimiter, to_thread
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, NotFound, Refusal, Stranger
+from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, Refusal, Stranger
 from hf_mpwriter.localhub.server.accounts import bearer_of
+from hf_mpwriter.localhub.server.config import CONTROL
 from hf_mpwriter.localhub.server.faulting import answer_of, slow_receive
 from hf_mpwriter.localhub.server.request_log import raw_path
-from hf_mpwriter.localhub.server.state import CONTROL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -52,46 +55,28 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")  # in no header
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Route:
-    """One row of the route table."""
+class Call(Request):
+    """A request with its Hub and its whole body, as handlers receive it."""
 
-    method: str  # The HTTP method; GET covers HEAD
-    pattern: re.Pattern[str]  # The pattern of the raw path
-    handler: Callable[[Call], Response]  # Returns the response
-    auth: Auth  # What the request must be authorized for
-    spool: bool  # Whether the body goes to a file
-    guard: Guard | None  # Returns a context that is held while the handler runs
-    refused: Callable[[Refusal], Response]  # Returns the response to a refused request
+    content = b""  # the body, unless it is spooled
+    spooled = ""  # the path of the file with the body, if it is
 
     @property
-    def cas(self) -> bool:
-        """Whether the Hub itself may be waiting for this route."""
-        return self.pattern.pattern.startswith("/xet/")
-
-
-@dataclass
-class Call:
-    """A request with its body, as handlers receive it."""
-
-    hub: HubState
-    request: Request
-    params: dict[str, str]
-    body: bytes = b""
-    spooled: str = ""
-    query: dict[str, list[str]] = field(default_factory=dict)
+    def hub(self) -> HubState:
+        """The Hub that serves the request."""
+        hub: HubState = self.scope["hub"]
+        return hub
 
     @property
     def endpoint(self) -> str:
         """The Hub's address as the client wrote it."""
-        return f"http://{self.request.headers.get('host', '127.0.0.1')}"
+        return f"http://{self.headers.get('host', '127.0.0.1')}"
 
     @property
     def repo(self) -> tuple[str, str]:
         """The type and full id of the repository in the path."""
-        repo_type = (self.params.get("type") or "models").removesuffix("s")
-        repo_id = self.params["id"]
-        return repo_type, repo_id if "/" in repo_id else f"{self.hub.user}/{repo_id}"
+        repo_type, repo_id = self.path_params["repo"]
+        return repo_type, repo_id if "/" in repo_id else f"{self.hub.config.user}/{repo_id}"
 
     @property
     def repo_url(self) -> str:
@@ -101,26 +86,63 @@ class Call:
     @property
     def role(self) -> Role:
         """The role of the sender."""
-        role: Role = self.request.scope["role"]
+        role: Role = self.scope["role"]
         return role
 
-    def json(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """The body as a JSON object."""
         try:
-            value = json.loads(self.body or b"{}")
+            value = json.loads(self.content or b"{}")
         except ValueError as error:
             raise BadRequest(f"Invalid JSON: {error}") from None
         if not isinstance(value, dict):
             raise BadRequest("Invalid JSON: an object is expected")
         return value
 
-    def arg(self, name: str, default: str = "") -> str:
-        """Return a query argument."""
-        return self.query.get(name, [default])[-1]
-
     def flag(self, name: str) -> bool:
         """Return a boolean query argument."""
-        return self.arg(name).lower() in ("1", "true")
+        return self.query_params.get(name, "").lower() in ("1", "true")
+
+
+class _Text(Convertor[str]):
+    """Decoded text of a path."""
+
+    def __init__(self, regex: str) -> None:
+        self.regex = regex  # type: ignore[misc]  # of the instance: one class serves several
+
+    def convert(self, value: str) -> str:
+        """Return the text."""
+        return unquote(value)
+
+
+class _Repo(Convertor[tuple[str, str]]):
+    """Type and id of a repository; an id of one part belongs to the Hub's user."""
+
+    def __init__(self, regex: str) -> None:
+        self.regex = regex  # type: ignore[misc]  # see above
+
+    def convert(self, value: str) -> tuple[str, str]:
+        """Return the type and the id."""
+        kind, _, rest = value.partition("/")
+        if rest and kind in ("models", "datasets", "spaces"):
+            return kind.removesuffix("s"), unquote(rest)
+        return "model", unquote(value)
+
+
+_CONVERTORS: dict[str, Convertor[Any]] = {
+    "part": _Text(r"[^/]+"),
+    "path": _Text(r".+"),
+    "tail": _Text(r"(?:/.*)?"),
+    "number": _Text(r"\d+"),
+    "upload": _Text(r"[0-9a-f]{24}"),
+    "hash": _Text(r"[0-9a-f]{64}"),
+    "cas": _Text(r"[0-9a-f]{12}"),
+    "api": _Repo(r"(?:models|datasets|spaces)/[^/]+(?:/[^/]+)?"),
+    "repo": _Repo(r"(?:(?:datasets|spaces)/)?[^/]+(?:/[^/]+)?"),
+    "view": _Repo(r"(?:(?:datasets|spaces)/)?(?!(?:api|datasets|lfs|spaces|v1|xet|-)/)[^/]+/[^/]+"),
+}
+for _name, _convertor in _CONVERTORS.items():
+    register_url_convertor(f"hub_{_name}", _convertor)
 
 
 def repo_url(endpoint: str, repo_type: str, repo_id: str) -> str:
@@ -146,131 +168,117 @@ def refusal_answer(refusal: Refusal) -> Response:
     return JSONResponse({"error": refusal.message, **refusal.extra}, refusal.status, headers)
 
 
-class Router:
-    """The ASGI application: find the route, authorize, run the handler."""
+@dataclass(frozen=True)
+class Endpoint:
+    """A handler as an ASGI application: authorize, read the body, run the handler between the faults."""
 
-    def __init__(self, hub: HubState, routes: Sequence[Route]) -> None:
-        self.hub = hub
-        self.routes = routes
-        # Filled on first use: anyio wants limiters created inside the event loop.
-        self._limits: dict[bool, CapacityLimiter] = {}
+    handler: Callable[[Call], Response]  # Returns the response
+    auth: Auth = "read"  # What the request must be authorized for
+    spool: bool = False  # Whether the body goes to a file
+    guard: Guard | None = None  # Returns a context that is held while the handler runs
+    refused: Callable[[Refusal], Response] = refusal_answer  # Returns the response to a refused request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            raise NotImplementedError(scope["type"])
-        fault = await self._strike("arrive", scope)
+        fault = await _strike("arrive", scope)
         if fault and fault.kind == "slow":
             receive, fault = slow_receive(fault, scope, receive), None
         try:
-            answer = answer_of(fault) if fault else await self._answer(Request(scope, receive))
+            answer = answer_of(fault) if fault else await self._answer(Call(scope, receive))
         except ClientDisconnect:
             return
         await answer(scope, receive, send)
 
-    async def _strike(self, when: When, scope: Scope) -> Fault | None:
-        """Return the fault that strikes a request at this moment, if any."""
-        path = raw_path(scope)
-        if path.startswith(CONTROL) or self.hub.is_own(scope["headers"]):
-            return None
-        return await self.hub.faults.strike(when, scope["method"], path)
-
-    async def _answer(self, request: Request) -> ASGIApp:
+    async def _answer(self, call: Call) -> ASGIApp:
         """Return the response to a request; errors become responses, too."""
-        route: Route | None = None
-        call: Call | None = None
         try:
             try:
-                route, call = self._find(request)
-                self._admit(route, call)
+                self._admit(call)
             except Refusal:
-                async for _ in request.stream():
+                async for _ in call.stream():
                     pass
                 raise
-            await self._read_body(route, call)
-            return await self._handle(route, call)
+            await self._read_body(call)
+            return await self._handle(call)
         except Refusal as refusal:
-            return _marked((route.refused if route else refusal_answer)(refusal), request)
+            return _marked(self.refused(refusal), call)
         except ClientDisconnect:
             raise
         except Exception:  # noqa: BLE001  # a bug in one handler must not stop the Hub
             traceback.print_exc(file=sys.stderr)
             return JSONResponse({"error": "Internal Error - we're working hard to fix this as soon as possible!"}, 500)
         finally:
-            if call and call.spooled:
+            if call.spooled:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(call.spooled)
 
-    async def _handle(self, route: Route, call: Call) -> ASGIApp:
-        """Run the handler, and the faults before and after it."""
-        scope = call.request.scope
-        with route.guard(call) if route.guard else contextlib.nullcontext():
-            if fault := await self._strike("before", scope):
-                return answer_of(fault)
-            answer = await to_thread.run_sync(route.handler, call, limiter=self._limit(cas=route.cas))
-        _marked(answer, call.request)
-        if fault := await self._strike("after", scope):
-            return answer_of(fault, answer)
-        return answer
-
-    def _find(self, request: Request) -> tuple[Route, Call]:
-        """Return the route and the call of a request."""
-        if not _LOOPBACK.fullmatch(request.headers.get("host", "")):
+    def _admit(self, call: Call) -> None:
+        """Authorize a request; record in the scope its role for handlers and log, and its quota for the response."""
+        if not _LOOPBACK.fullmatch(call.headers.get("host", "")):
             # DNS rebinding: a page in the user's browser may resolve its own host name to 127.0.0.1.
             raise Forbidden("This Hub answers to 127.0.0.1 and localhost only")
-        path = raw_path(request.scope)
-        method = "GET" if request.method == "HEAD" else request.method
-        for route in self.routes:
-            if route.method == method and (match := route.pattern.fullmatch(path)):
-                params = {name: unquote(value) for name, value in match.groupdict().items() if value is not None}
-                query = parse_qs(request.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-                return route, Call(self.hub, request, params, query=query)
-        raise NotFound("Sorry, we can't find the page you are looking for.")
-
-    def _admit(self, route: Route, call: Call) -> None:
-        """Authorize a request; record in the scope its role for handlers and log, and its quota for the response."""
-        scope, authorization = call.request.scope, call.request.headers.get("authorization")
-        if route.auth == "none":
+        authorization = call.headers.get("authorization")
+        if self.auth == "none":
             return
-        if route.auth in ("read", "write", "view"):
-            if route.method == "GET" or route.auth == "view":
+        if self.auth in ("read", "write", "view"):
+            if call.method in ("GET", "HEAD") or self.auth == "view":
                 # Not where something changes: a browser adds its user's token to requests of other pages, too.
                 authorization = bearer_of(authorization)
-            scope["role"] = role = self.hub.tokens.role(authorization)
+            call.scope["role"] = role = call.hub.tokens.role(authorization)
             if role == "stranger":
-                raise HiddenRepo if "id" in call.params else Stranger
-            if route.auth == "write" and role != "write":
+                raise HiddenRepo if "repo" in call.path_params else Stranger
+            if self.auth == "write" and role != "write":
                 raise Forbidden("You must use a write token to upload to a repository.")
         else:
-            self.hub.check_xet_token(authorization, route.auth.removeprefix("xet-"))
-        scope["authenticated"] = authorization is not None
-        if raw_path(scope).startswith("/api/"):
-            scope["usage"] = self.hub.usage.request(time.monotonic())
+            call.hub.check_xet_token(authorization, self.auth.removeprefix("xet-"))
+        call.scope["authenticated"] = authorization is not None
+        if raw_path(call.scope).startswith("/api/"):
+            call.scope["usage"] = call.hub.usage.request(time.monotonic())
 
-    async def _read_body(self, route: Route, call: Call) -> None:
+    async def _read_body(self, call: Call) -> None:
         """Read the body into memory or into a file."""
-        if not route.spool:
-            call.body = await call.request.body()
+        if not self.spool:
+            call.content = await call.body()
             return
-        call.spooled = await to_thread.run_sync(self.hub.store.disk.scratch)
+        call.spooled = await to_thread.run_sync(call.hub.store.disk.scratch)
         with open(call.spooled, "xb") as file:  # noqa: ASYNC230  # opening is quick, writing goes to a thread
             buffer = bytearray()
-            async for chunk in call.request.stream():
+            async for chunk in call.stream():
                 buffer += chunk
                 if len(buffer) >= SPOOL_BUFFER:
                     await to_thread.run_sync(file.write, bytes(buffer))
                     buffer.clear()
             await to_thread.run_sync(file.write, bytes(buffer))
 
-    def _limit(self, *, cas: bool) -> CapacityLimiter:
-        """Return the thread limiter for CAS routes or for all others."""
-        if cas not in self._limits:
-            self._limits[cas] = CapacityLimiter(CAS_THREADS if cas else API_THREADS)
-        return self._limits[cas]
+    async def _handle(self, call: Call) -> ASGIApp:
+        """Run the handler, and the faults before and after it."""
+        with self.guard(call) if self.guard else contextlib.nullcontext():
+            if fault := await _strike("before", call.scope):
+                return answer_of(fault)
+            limiter = _threads(cas=raw_path(call.scope).startswith("/xet/"))
+            answer = _marked(await to_thread.run_sync(self.handler, call, limiter=limiter), call)
+        if fault := await _strike("after", call.scope):
+            return answer_of(fault, answer)
+        return answer
 
 
-def _marked(answer: Response, request: Request) -> Response:
+async def _strike(when: When, scope: Scope) -> Fault | None:
+    """Return the fault that strikes a request at this moment, if any."""
+    hub: HubState = scope["hub"]
+    path = raw_path(scope)
+    if path.startswith(CONTROL) or hub.is_own(scope["headers"]):
+        return None
+    return await hub.faults.strike(when, scope["method"], path)
+
+
+@functools.cache
+def _threads(*, cas: bool) -> CapacityLimiter:
+    """Return the thread limiter for CAS endpoints or for all others; anyio wants it created inside the event loop."""
+    return CapacityLimiter(CAS_THREADS if cas else API_THREADS)
+
+
+def _marked(answer: Response, call: Call) -> Response:
     """Return a response with the headers that all responses carry."""
-    answer.headers.setdefault("X-Request-Id", request.headers.get("x-amzn-trace-id") or str(uuid.uuid4()))
-    answer.headers.update(request.scope.get("usage", {}))
+    answer.headers.setdefault("X-Request-Id", call.headers.get("x-amzn-trace-id") or str(uuid.uuid4()))
+    answer.headers.update(call.scope.get("usage", {}))
     return answer

@@ -13,11 +13,10 @@ carry lets no browser run one; TensorBoard brings its own policy.
 | module | responsibility |
 |---|---|
 | `handlers` | one function per page |
-| `metrics` | the tab "Training metrics", and what TensorBoard is asked |
+| `boards`, `board_process` | the TensorBoard of a repository: a child process that answers to this Hub only |
 | `listing` | a folder of a commit, and what a commit changed |
 | `card` | Markdown of others as safe HTML |
-| `links` | the addresses of a repository |
-| `html` | templates, and the headers of pages |
+| `html` | templates, the headers of pages, and the addresses of a repository |
 
 The templates and the style are in `templates/`.
 """

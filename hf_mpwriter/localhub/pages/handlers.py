@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from hf_mpwriter.localhub.boards.checkout import is_event_file
-from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound
+from starlette.responses import Response
+
+from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, NotFound, Refusal
+from hf_mpwriter.localhub.pages.boards import BoardError, is_event_file
 from hf_mpwriter.localhub.pages.card import to_html
-from hf_mpwriter.localhub.pages.html import html
-from hf_mpwriter.localhub.pages.links import Links
+from hf_mpwriter.localhub.pages.html import Links, html
 from hf_mpwriter.localhub.pages.listing import differences, listing
+from hf_mpwriter.localhub.server.request_log import raw_path
 from hf_mpwriter.localhub.storage.store import MAIN
 
 if TYPE_CHECKING:
-    from starlette.responses import Response
-
     from hf_mpwriter.localhub.endpoints.routing import Call
+    from hf_mpwriter.localhub.pages.boards import Board
     from hf_mpwriter.localhub.storage.store import Commit
 
 CARD = "README.md"
 LONGEST_TEXT = 1 << 19  # bytes of a file that is shown
 COMMITS_PER_PAGE = 50
+ASKED = ("accept", "accept-encoding", "content-type", "if-none-match")  # headers that reach TensorBoard: no token
+ANSWERED = (
+    "cache-control",
+    "content-encoding",
+    "content-security-policy",
+    "content-type",
+    "etag",
+    "expires",
+    "vary",
+    "x-content-type-options",
+)
 PICTURES = (".gif", ".jpeg", ".jpg", ".png", ".webp")  # no SVG, which may hold scripts
+
+
+class NoBoard(Refusal):
+    """TensorBoard does not answer."""
+
+    status = 502
 
 
 def home(call: Call) -> Response:
@@ -63,7 +82,7 @@ def card(call: Call) -> Response:
 
 def tree(call: Call) -> Response:
     """GET [/Ts]/{id}/tree/{rev}[/{path}]: a folder."""
-    revision, folder = call.params["rev"], call.params.get("path", "").strip("/")
+    revision, folder = call.path_params["rev"], call.path_params["path"].strip("/")
     values = frame(call, "files", revision)
     entries = listing(values["head"].tree, folder, call.hub.store.history(*call.repo, revision))
     if folder and not entries:
@@ -80,7 +99,7 @@ def _crumbs(links: Links, revision: str, path: str) -> list[tuple[str, str]]:
 
 def blob(call: Call) -> Response:
     """GET [/Ts]/{id}/blob/{rev}/{path}: one file."""
-    revision, path = call.params["rev"], call.params["path"]
+    revision, path = call.path_params["rev"], call.path_params["path"]
     values = frame(call, "files", revision)
     head: Commit = values["head"]
     entry = call.hub.store.entry(*call.repo, path, head.oid)
@@ -105,7 +124,7 @@ def _text(data: bytes) -> str | None:
 
 def commits(call: Call) -> Response:
     """GET [/Ts]/{id}/commits/{rev}: the history, page by page."""
-    revision, page = call.params["rev"], call.arg("p", "0")
+    revision, page = call.path_params["rev"], call.query_params.get("p", "0")
     if not (page.isascii() and page.isdecimal() and len(page) < 10):
         raise BadRequest(f"Invalid page: {page!r}")
     first = int(page) * COMMITS_PER_PAGE
@@ -123,7 +142,40 @@ def commits(call: Call) -> Response:
 
 def commit(call: Call) -> Response:
     """GET [/Ts]/{id}/commit/{oid}: what a commit changed."""
-    values = frame(call, "files", call.params["rev"])
+    values = frame(call, "files", call.path_params["rev"])
     head: Commit = values["head"]
     parent = call.hub.store.commit(*call.repo, head.parent) if head.parent else None
     return html("commit.html", changes=differences(head, parent), **values)
+
+
+def metrics(call: Call) -> Response:
+    """GET /{id}/tensorboard: the tab. It starts TensorBoard, which loads while the browser does."""
+    values = frame(call, "metrics")
+    is_installed = importlib.util.find_spec("tensorboard") is not None
+    if is_installed and values["has_metrics"]:
+        _open(call)
+    return html("metrics.html", is_installed=is_installed, **values)
+
+
+def _open(call: Call) -> Board:
+    """Return the board of a repository."""
+    try:
+        return call.hub.boards.open(call.repo, Links(*call.repo).board)
+    except BoardError as error:
+        raise NoBoard(str(error)) from None
+
+
+def board(call: Call) -> Response:
+    """GET and POST /{id}/tensorboard/board/...: a request for TensorBoard, which shows the head of `main`."""
+    if not shows_metrics(call):
+        raise NotFound("There are no training metrics.")
+    headers = call.headers
+    query = call.scope.get("query_string", b"").decode("latin-1")
+    path = raw_path(call.scope) + ("?" + query if query else "")
+    carried = {name: headers[name] for name in ASKED if name in headers}
+    try:
+        answer = _open(call).ask(call.method, path, carried, call.content)
+    except BoardError as error:
+        raise NoBoard(str(error)) from None
+    passed = {name: value for name, value in answer.headers.items() if name.lower() in ANSWERED}
+    return Response(answer.content, answer.status, passed)

@@ -1,14 +1,21 @@
-"""Pages from templates: escaped by jinja2, with headers that let a browser run no script and load nothing elsewhere."""
+"""Pages from templates, and the addresses of pages, those of the real Hub.
+
+Values are escaped by jinja2, with headers let a browser run no script and load nothing elsewhere.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.resources
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from starlette.responses import HTMLResponse, Response
+
+from hf_mpwriter.localhub.storage.store import MAIN
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -77,3 +84,50 @@ def size_text(size: int) -> str:
 def date_text(date: str) -> str:
     """Return a time of the API as text: UTC, to the second."""
     return date[:19].replace("T", " ")
+
+
+@dataclass(frozen=True)
+class Links:
+    """The addresses of a repository, without the Hub's own."""
+
+    repo_type: str  # "model", "dataset" or "space"
+    repo_id: str  # Namespace and name
+
+    @property
+    def home(self) -> str:
+        """The model card."""
+        return ("" if self.repo_type == "model" else f"/{self.repo_type}s") + "/" + quote(self.repo_id)
+
+    @property
+    def metrics(self) -> str:
+        """The tab "Training metrics"."""
+        return f"{self.home}/tensorboard"
+
+    @property
+    def board(self) -> str:
+        """What TensorBoard has before its own paths."""
+        return f"{self.metrics}/board"
+
+    def tree(self, revision: str = MAIN, path: str = "") -> str:
+        """A folder."""
+        return self._at("tree", revision, path)
+
+    def blob(self, revision: str, path: str) -> str:
+        """A file."""
+        return self._at("blob", revision, path)
+
+    def resolve(self, revision: str, path: str) -> str:
+        """The content of a file."""
+        return self._at("resolve", revision, path)
+
+    def commits(self, revision: str = MAIN, page: int = 0) -> str:
+        """A page of the history."""
+        return self._at("commits", revision) + (f"?p={page}" if page else "")
+
+    def commit(self, oid: str) -> str:
+        """What a commit changed."""
+        return self._at("commit", oid)
+
+    def _at(self, page: str, revision: str, path: str = "") -> str:
+        """Return the address of something at a revision; `exp/1` is one part of a path, as the client sends it."""
+        return f"{self.home}/{page}/{quote(revision, safe='')}" + (f"/{quote(path)}" if path else "")

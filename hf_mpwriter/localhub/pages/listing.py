@@ -6,8 +6,10 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hf_mpwriter.localhub.storage.store import last_changes
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from hf_mpwriter.localhub.storage.store import Commit, TreeEntry
 
@@ -42,7 +44,7 @@ def listing(tree: Mapping[str, TreeEntry], folder: str, history: Iterable[Commit
     names: dict[str, list[str]] = {}
     for path in inside:
         names.setdefault(path.removeprefix(prefix).split("/")[0], []).append(path)
-    last = _last_commits({prefix + name for name in names}, itertools.islice(history, DEEPEST))
+    last = last_changes({prefix + name for name in names}, itertools.islice(history, DEEPEST))
     entries = [
         FolderEntry(
             name=name,
@@ -55,28 +57,6 @@ def listing(tree: Mapping[str, TreeEntry], folder: str, history: Iterable[Commit
         for name, paths in names.items()
     ]
     return sorted(entries, key=lambda entry: (not entry.is_folder, entry.name))
-
-
-def _last_commits(paths: set[str], history: Iterator[Commit]) -> dict[str, Commit]:
-    """Return the commit that changed each path last."""
-    found: dict[str, Commit] = {}
-    newer: Commit | None = None
-    for commit in history:
-        if newer:
-            changed = {path for path in paths - found.keys() if _part(newer, path) != _part(commit, path)}
-            found |= dict.fromkeys(changed, newer)
-        if found.keys() == paths:
-            return found
-        newer = commit
-    if newer and newer.parent is None:
-        found |= dict.fromkeys(paths - found.keys(), newer)
-    return found
-
-
-def _part(commit: Commit, path: str) -> list[tuple[str, str]]:
-    """Return the content of a file or folder at a commit, for comparison."""
-    inside = path + "/"
-    return [(name, entry.oid) for name, entry in commit.tree.items() if name == path or name.startswith(inside)]
 
 
 def differences(commit: Commit, parent: Commit | None) -> list[Difference]:

@@ -12,32 +12,20 @@ import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from hf_mpwriter.localhub.errors import CommitUnderway, RateLimited, Refusal
+from hf_mpwriter.localhub.server.config import HubConfig
 
-HOUR = 3600.0  # seconds
 WINDOW = 300.0  # seconds
 
 Name = tuple[str, str]  # type and id of a repository
 
 
-@dataclass(frozen=True)
-class HubLimits:
-    """The limits of a Hub."""
-
-    commits_per_hour: int = 0  # Per repository, 0 for unlimited
-    requests_per_5min: int = 0  # To `/api/`, 0 for unlimited
-    # Refuse a commit with 409 while another one to the same repository is in progress, instead of queueing it
-    busy: bool = False
-    commit_window: float = HOUR  # Seconds that count as the hour in which commits are counted
-
-
 class Usage:
     """The used part of the limits."""
 
-    def __init__(self, limits: HubLimits) -> None:
-        self._limits = limits
+    def __init__(self, config: HubConfig) -> None:
+        self._limits = config
         self._guard = threading.Lock()
         self._commits: dict[Name, list[float]] = defaultdict(list)  # times of the last hour
         self._underway: set[Name] = set()

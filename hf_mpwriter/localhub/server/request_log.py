@@ -16,7 +16,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from hf_mpwriter.localhub.server.state import CONTROL
+from hf_mpwriter.localhub.server.config import CONTROL
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -1,9 +1,6 @@
 """A Hub in a child process: start, stop, kill, and restart on the same port with the same data.
 
-    ROOT/server.log       output of the child
-
-The child inherits its listening socket, so no other process can take the port in between. It ends when its parent
-ends, even by SIGKILL (`parent.end_with`).
+ROOT/server.log       output of the child
 """
 
 from __future__ import annotations
@@ -13,44 +10,32 @@ import dataclasses
 import http.client
 import json
 import os
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 from hf_mpwriter.localhub.server.accounts import Tokens
+from hf_mpwriter.localhub.server.child import ChildServer, listen
+from hf_mpwriter.localhub.server.config import FAULTS_PATH, HOST, READY_PATH, TOKENS_PATH, HubConfig, ServerError
 from hf_mpwriter.localhub.server.faults import Fault, Standing, from_json, parse
-from hf_mpwriter.localhub.server.limits import HubLimits
-from hf_mpwriter.localhub.server.serving import HOST, ServerError, listen
-from hf_mpwriter.localhub.server.state import DEFAULT_USER, FAULTS_PATH, MULTIPART_OVER, READY_PATH, TOKENS_PATH
 from hf_mpwriter.localhub.storage.store import Store
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["HOST", "LocalHub", "ServerError"]
-
-UNLIMITED = HubLimits()
 START_DEADLINE = 60.0  # seconds
 STOP_DEADLINE = 60.0  # seconds
 RETRY_EVERY = 0.02  # seconds between requests to a starting server
-LOG_TAIL = 2000  # bytes of server.log in an error message
 
 
 class LocalHub:
-    """A Hub in a child process.
+    """A Hub in a child process, which ends with this one, even by SIGKILL.
 
     Args:
         root: The folder for all data; created if it is missing.
         token: The token that requests must carry; None accepts every request.
         read_token: A token that grants reading only.
-        limits: Rate limits; unlimited by default.
-        xet: Whether clients may upload by Xet.
         port: The port on 127.0.0.1; 0 picks a free port and keeps it for later starts.
-        user: The user name that whoami returns.
-        multipart_over: Size in bytes above which LFS objects are uploaded in parts.
-        discard: Whether to drop LFS content once its size and digest are verified.
-        long_ids: Whether new commits have ids of 64 hex digits.
+        options: Fields of `server.config.HubConfig`, such as `xet=False` or `commits_per_hour=2`.
     """
 
     def __init__(
@@ -59,25 +44,15 @@ class LocalHub:
         *,
         token: str | None = None,
         read_token: str | None = None,
-        limits: HubLimits = UNLIMITED,
-        xet: bool = True,
         port: int = 0,
-        user: str = DEFAULT_USER,
-        multipart_over: int = MULTIPART_OVER,
-        discard: bool = False,
-        long_ids: bool = False,
+        **options: Any,
     ) -> None:
         self.store = Store(root)
         self.root = self.store.root
         self.tokens = Tokens(token, read_token)
-        self.limits = limits
-        self.xet = xet
         self.port = port
-        self.user = user
-        self.multipart_over = multipart_over
-        self.discard = discard
-        self.long_ids = long_ids
-        self._child: subprocess.Popen[bytes] | None = None
+        self.config = HubConfig(**options)
+        self._child: ChildServer | None = None
 
     @property
     def endpoint(self) -> str:
@@ -93,7 +68,7 @@ class LocalHub:
     @property
     def pid(self) -> int | None:
         """The process id of the server, None if it is not running."""
-        return self._child.pid if self._child and self._child.poll() is None else None
+        return self._child.pid if self._child and self._child.lives else None
 
     def start(self, deadline: float = START_DEADLINE) -> Self:
         """Start the server and wait until it responds.
@@ -107,16 +82,17 @@ class LocalHub:
         if self.pid is not None:
             raise ServerError(f"The local Hub is already running (pid {self.pid})")
         os.makedirs(self.root, exist_ok=True)
-        with listen(self.port) as sock, open(os.path.join(self.root, "server.log"), "ab") as log:
+        environment = dict(os.environ)
+        Tokens.take(environment)
+        with listen(self.port) as sock:
             self.port = sock.getsockname()[1]
-            self._child = subprocess.Popen(
-                self._command(sock.fileno()),
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[sock.fileno()],
-                start_new_session=True,
+            self._child = ChildServer(
+                "hf_mpwriter.localhub",
+                sock,
+                self.root,
+                self.config.to_json(),
+                log=os.path.join(self.root, "server.log"),
+                env=environment | self.tokens.environ(),
             )
         try:
             self._wait_for_answer(deadline)
@@ -124,24 +100,6 @@ class LocalHub:
             self.kill()
             raise
         return self
-
-    def _command(self, descriptor: int) -> list[str]:
-        """Return the command that starts the child."""
-        command = [sys.executable, "-m", "hf_mpwriter.localhub", "--root", self.root, "--socket", str(descriptor)]
-        command += ["--parent", str(os.getpid()), "--user", self.user, "--multipart-over", str(self.multipart_over)]
-        command += ["--commits-per-hour", str(self.limits.commits_per_hour)]
-        command += ["--commit-window", str(self.limits.commit_window)]
-        command += ["--requests-per-5min", str(self.limits.requests_per_5min)]
-        command += ["--busy"] if self.limits.busy else []
-        command += ["--discard"] if self.discard else []
-        command += ["--long-ids"] if self.long_ids else []
-        return command if self.xet else [*command, "--no-xet"]
-
-    def _environment(self) -> dict[str, str]:
-        """Return the child's environment, which holds the tokens: arguments are visible to other users."""
-        environment = dict(os.environ)
-        Tokens.take(environment)
-        return environment | self.tokens.environ()
 
     def _wait_for_answer(self, deadline: float) -> None:
         """Wait until the server responds; the socket listens already, so one request usually suffices."""
@@ -153,18 +111,13 @@ class LocalHub:
                 connection.getresponse().read()
             except (OSError, http.client.HTTPException) as error:
                 if self.pid is None or time.monotonic() > ends:
-                    raise ServerError(f"The local Hub did not start: {error}\n{self._log_tail()}") from error
+                    output = self._child.log_tail() if self._child else ""
+                    raise ServerError(f"The local Hub did not start: {error}\n{output}") from error
                 time.sleep(RETRY_EVERY)
             else:
                 return
             finally:
                 connection.close()
-
-    def _log_tail(self) -> str:
-        """Return the end of the child's output."""
-        with open(os.path.join(self.root, "server.log"), "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
-            return file.read().decode("utf-8", "replace")
 
     def fault(self, fault: str | Fault) -> None:
         """Add a fault; it applies until `clear_faults` or the end of the server.
@@ -210,22 +163,15 @@ class LocalHub:
         Args:
             deadline: Seconds to wait before the server is killed.
         """
-        if self._child is None:
-            return
-        self._child.terminate()
-        try:
-            self._child.wait(deadline)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._child = None
+        if self._child:
+            self._child.stop(deadline)
+            self._child = None
 
     def kill(self) -> None:
         """Kill the server with SIGKILL, like a crash."""
-        if self._child is None:
-            return
-        self._child.kill()
-        self._child.wait()
-        self._child = None
+        if self._child:
+            self._child.kill()
+            self._child = None
 
     def __enter__(self) -> Self:
         """Start the server."""

@@ -1,4 +1,4 @@
-"""The server process: bind to loopback, claim the root, serve until a signal.
+"""The server process: claim the root, serve until a signal.
 
     ROOT/server.lock      held by the only server of this root
 
@@ -7,11 +7,9 @@ A server empties the root's `tmp/` when it starts, so it must hold the lock befo
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import importlib.util
 import os
-import random
 import socket
 import time
 from typing import TYPE_CHECKING, BinaryIO
@@ -19,9 +17,10 @@ from typing import TYPE_CHECKING, BinaryIO
 import uvicorn
 
 from hf_mpwriter.localhub.endpoints.app import create_app
+from hf_mpwriter.localhub.server.child import listen
+from hf_mpwriter.localhub.server.config import HOST, HubConfig, ServerError
 from hf_mpwriter.localhub.server.faulting import Protocol
-from hf_mpwriter.localhub.server.limits import HubLimits, Usage
-from hf_mpwriter.localhub.server.state import DEFAULT_USER, MULTIPART_OVER, SELF_HEADER, HubState, load_secret
+from hf_mpwriter.localhub.server.state import SELF_HEADER, HubState, load_secret
 from hf_mpwriter.localhub.storage.writing import WritableStore
 from hf_mpwriter.localhub.storage.xet import XetStore
 
@@ -33,89 +32,35 @@ if TYPE_CHECKING:
     from hf_mpwriter.localhub.storage.xet import Access
 
 
-HOST = "127.0.0.1"
-BACKLOG = 2048
 KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, so that clients close first
 GRACE = 3  # seconds for responses in progress when the server stops
-TAKEOVER = 10.0  # seconds to wait for a port or a root that a dying server still holds
+TAKEOVER = 10.0  # seconds to wait for a root that a dying server still holds
 RETRY_EVERY = 0.02  # seconds
-PORTS = range(20000, 32000)  # below the ephemeral ports of outgoing connections
-PORT_TRIES = 200
-
-
-class ServerError(Exception):
-    """The local Hub cannot be started."""
-
-
-def check_host(host: str) -> None:
-    """Refuse any address but loopback: without a token this Hub accepts every request."""
-    if host not in (HOST, "localhost"):
-        raise ServerError(f"The local Hub listens on {HOST} only, not on {host!r}")
-
-
-def listen(port: int = 0, *, deadline: float = TAKEOVER) -> socket.socket:
-    """Return a listening socket on loopback."""
-    if port:
-        return _listen_until(port, deadline)
-    for candidate in random.sample(PORTS, PORT_TRIES):
-        with contextlib.suppress(OSError):
-            return _listen(candidate)
-    raise ServerError(f"No free port between {PORTS.start} and {PORTS.stop}")
-
-
-def _listen(port: int) -> socket.socket:
-    """Return a listening socket."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((HOST, port))
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _listen_until(port: int, deadline: float) -> socket.socket:
-    """Return a listening socket, waiting for a port that a killed server still holds."""
-    ends = time.monotonic() + deadline
-    while True:
-        try:
-            return _listen(port)
-        except OSError as error:
-            if time.monotonic() > ends:
-                raise ServerError(f"Port {port} is taken: {error}") from error
-            time.sleep(RETRY_EVERY)
 
 
 def serve(
     root: str | os.PathLike[str],
-    port: int = 0,
+    config: HubConfig,
     *,
     tokens: Tokens,
-    limits: HubLimits,
-    xet: bool = True,
-    user: str = DEFAULT_USER,
-    multipart_over: int = MULTIPART_OVER,
-    discard: bool = False,
-    long_ids: bool = False,
+    port: int = 0,
     sock: socket.socket | None = None,
     faults: Iterable[Fault] = (),
 ) -> None:
     """Serve a Hub until SIGTERM or SIGINT."""
-    if xet and importlib.util.find_spec("hf_xet") is None:
+    if config.xet and importlib.util.find_spec("hf_xet") is None:
         raise ServerError("Xet needs the package hf_xet; install it or switch Xet off (--no-xet)")
-    store = WritableStore(root, discard=discard, long_ids=long_ids)
+    store = WritableStore(root, discard=config.discard, long_ids=config.long_ids)
     lock = _lock_root(store.root)
     store.prepare()
     sock = sock or listen(port)
     port = sock.getsockname()[1]
-    hub = HubState(store, load_secret(store.root), tokens, user, multipart_over=multipart_over, usage=Usage(limits))
-    if xet:
+    hub = HubState(store, load_secret(store.root), config, tokens)
+    if config.xet:
         _add_xet(hub, port)
     for fault in faults:
         hub.faults.add(fault)
-    config = uvicorn.Config(
+    server = uvicorn.Config(
         create_app(hub),
         http=Protocol,
         lifespan="off",
@@ -128,7 +73,7 @@ def serve(
     print(f"local Hub at http://{HOST}:{port}, data in {store.root}", flush=True)
     print(f"to use it: HF_ENDPOINT=http://{HOST}:{port} python train.py", flush=True)
     with lock, sock:
-        _Server(config, hub).run(sockets=[sock])
+        _Server(server, hub).run(sockets=[sock])
 
 
 class _Server(uvicorn.Server):

@@ -16,11 +16,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hf_mpwriter.localhub.boards.registry import Boards
 from hf_mpwriter.localhub.errors import Forbidden, Unauthorized
+from hf_mpwriter.localhub.pages.boards import Boards
 from hf_mpwriter.localhub.server.accounts import Tokens
+from hf_mpwriter.localhub.server.config import HubConfig
 from hf_mpwriter.localhub.server.faulting import Faults
-from hf_mpwriter.localhub.server.limits import HubLimits, Usage
+from hf_mpwriter.localhub.server.limits import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,14 +29,7 @@ if TYPE_CHECKING:
     from hf_mpwriter.localhub.storage.writing import WritableStore
     from hf_mpwriter.localhub.storage.xet import XetStore
 
-DEFAULT_USER = "local-user"
-CONTROL = "/-/"  # prefix of the control endpoints, which are exempt from log, faults and limits
-READY_PATH = CONTROL + "ready"
-FAULTS_PATH = CONTROL + "faults"
-TOKENS_PATH = CONTROL + "tokens"
 SELF_HEADER = "x-localhub-self"  # marks the Hub's requests to itself
-MULTIPART_OVER = 10 << 20  # bytes; larger LFS objects are uploaded in parts
-PART_BYTES = 5 << 20
 XET_TOKEN_SECONDS = 3600
 
 
@@ -63,17 +57,16 @@ class HubState:
 
     store: WritableStore
     secret: bytes
+    config: HubConfig = field(default_factory=HubConfig)
     tokens: Tokens = field(default_factory=Tokens)
-    user: str = DEFAULT_USER
     xet: XetStore | None = None
-    multipart_over: int = MULTIPART_OVER
-    part_bytes: int = PART_BYTES
-    usage: Usage = field(default_factory=lambda: Usage(HubLimits()))
     faults: Faults = field(default_factory=Faults)
+    usage: Usage = field(init=False)
     boards: Boards = field(init=False)
 
     def __post_init__(self) -> None:
-        """Prepare boards; none starts before it is asked for."""
+        """Prepare what depends on the other fields; no board starts before it is asked for."""
+        self.usage = Usage(self.config)
         self.boards = Boards(self.store)
 
     def sign(self, *words: object) -> str:

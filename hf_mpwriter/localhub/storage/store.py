@@ -36,7 +36,7 @@ from hf_mpwriter.localhub.errors import EntryNotFound, RepoNotFound, RevisionNot
 from hf_mpwriter.localhub.storage.blobs import Blobs, Disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 REPO_TYPES = ("model", "dataset", "space")
 MAIN = "main"
@@ -201,6 +201,50 @@ class Store:
         """Return the commit id in a ref file."""
         with open(path, encoding="ascii") as file:
             return file.read().strip()
+
+
+class View:
+    """One run of a Hub, in the form that `hf_mpwriter.testing.check` reads."""
+
+    def __init__(self, store: Store, repo_id: str, folder: str, repo_type: str = "model", revision: str = MAIN) -> None:
+        self._store, self._repo, self._revision = store, (repo_type, repo_id), revision
+        self._prefix = f"{folder}/" if folder else ""
+
+    def commits(self) -> list[str]:
+        """Return the commits of the branch, newest first; empty if there is no repository yet."""
+        try:
+            return [commit.oid for commit in self._store.commits(*self._repo, self._revision)]
+        except RepoNotFound:
+            return []
+
+    def tree(self, revision: str) -> Mapping[str, TreeEntry]:
+        """Return the files of the run's folder at one commit, by their path in the folder."""
+        tree = self._store.tree(*self._repo, revision)
+        return {path.removeprefix(self._prefix): entry for path, entry in tree.items() if path.startswith(self._prefix)}
+
+
+def last_changes(paths: Iterable[str], history: Iterable[Commit]) -> dict[str, Commit]:
+    """Return the commit that changed each file or folder last, where this part of a history shows it."""
+    found: dict[str, Commit] = {}
+    left, newer = set(paths), None
+    for commit in history:
+        if newer:
+            changed = {path for path in left if _part(newer, path) != _part(commit, path)}
+            found |= dict.fromkeys(changed, newer)
+            left -= changed
+        if not left:
+            return found
+        newer = commit
+    if newer and newer.parent is None:
+        found |= dict.fromkeys(left, newer)
+    return found
+
+
+def _part(commit: Commit, path: str) -> object:
+    """Return the content of a file or folder at a commit, for comparison."""
+    if path in commit.tree:
+        return commit.tree[path]
+    return {name: entry for name, entry in commit.tree.items() if name.startswith(path + "/")}
 
 
 def _listdir(path: str) -> list[str]:

@@ -10,7 +10,8 @@ import random
 import time
 from collections import Counter
 
-from hf_mpwriter.testing import LoopDisk
+from power_cut_disk import LoopDisk
+
 from soaking.deck import Deck, Schedule
 from soaking.run import Run
 from soaking.storage import Storage

@@ -21,7 +21,7 @@ from typing import Any
 
 from hf_mpwriter.localhub import View
 from hf_mpwriter.localhub.errors import Refusal
-from hf_mpwriter.localhub.server import server as localhub
+from hf_mpwriter.localhub.server.config import HOST
 from hf_mpwriter.localhub.storage.store import TreeEntry
 from soaking.deck import Card
 from soaking.inside import REPO, TOUCHED
@@ -140,7 +140,7 @@ class Others:
 
     def _request(self, what: str, body: str) -> int:
         """Send a request as another user; the branch in its path is encoded so that no fault matches."""
-        connection = http.client.HTTPConnection(localhub.HOST, self._run.hub.port, timeout=5.0)
+        connection = http.client.HTTPConnection(HOST, self._run.hub.port, timeout=5.0)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("POST", f"/api/models/{REPO}/{what}/m%61in", body)
             return connection.getresponse().status

@@ -10,7 +10,9 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 
-from hf_mpwriter.testing import LoopDisk, forget_lost, processes
+from power_cut_disk import LoopDisk, forget_lost
+
+from hf_mpwriter.testing import processes
 from soaking.deck import Card, Schedule
 from soaking.run import Run
 from soaking.victims import Victims

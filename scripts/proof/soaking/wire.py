@@ -111,7 +111,7 @@ class Wire:
                 when.remove("before")
             if status and status < 500:  # a Hub does not refuse what it has done
                 when.remove("after")
-            unused = "LFS" if self._run.hub.xet else "Xet"
+            unused = "LFS" if self._run.hub.config.xet else "Xet"
             method, where = REQUESTS[self._rng.choice([name for name in REQUESTS if name != unused])]
             self._run.hub.fault(
                 Fault(
@@ -134,7 +134,7 @@ class Wire:
         """Let something on the way answer in the Hub's place, or after it, with a page."""
         if not self._answers() or self._standing() >= STANDING:
             return False
-        unused = "LFS" if self._run.hub.xet else "Xet"
+        unused = "LFS" if self._run.hub.config.xet else "Xet"
         method, where = REQUESTS[self._rng.choice([name for name in REQUESTS if name != unused])]
         status = self._rng.choice(HTML_STATUSES)
         when: When = "after" if status == 200 and self._rng.random() < 0.5 else "before"

@@ -10,7 +10,6 @@ from support import event_file
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.server.limits import HubLimits
 from hf_mpwriter.spool.layout import Spool
 
 GROUPS = 250  # directories of `add_scalars`, with one small file each
@@ -20,7 +19,7 @@ NAME = "events.out.tfevents.0000000001.host.7.0123abcd"
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub that takes fewer commits than files of hundreds by one."""
-    with LocalHub(tmp_path / "hub", limits=HubLimits(commits_per_hour=12)) as server:
+    with LocalHub(tmp_path / "hub", commits_per_hour=12) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server
 

@@ -130,7 +130,7 @@ def test_a_hub_without_xet_gets_lfs_at_once(tmp_path, run_dir, start, monkeypatc
     """Its token route is missing; the second push remembers."""
     with LocalHub(tmp_path / "hub", xet=False) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        start(LOG_AND_EXIT, run_dir, 50).succeed()
+        start(LOG_AND_WAIT, run_dir, 50).succeed()
         check_oracle(run_dir, server)
         asked = [request for request in requests_of(server) if "xet-write-token" in request["path"]]
         assert len(asked) == 1

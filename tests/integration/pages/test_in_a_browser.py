@@ -59,7 +59,11 @@ def shown(driver) -> dict[str, int]:
 
 def boards_of(directory: Path) -> list[int]:
     """Process ids of the TensorBoards of a demo's Hub."""
-    return [process.pid for process in processes_of(directory) if "hf_mpwriter.localhub.boards" in process.cmdline()]
+    return [
+        process.pid
+        for process in processes_of(directory)
+        if "hf_mpwriter.localhub.pages.board_process" in process.cmdline()
+    ]
 
 
 def commit_one_more(endpoint: str, store: Store, logged: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_mpwriter.demo.place import Folder
-from hf_mpwriter.demo.stage import TAIL, Rank
+from hf_mpwriter.demo.stage import Rank
 
 
 def rank_with_log(directory, text: str) -> Rank:
@@ -13,14 +13,14 @@ def rank_with_log(directory, text: str) -> Rank:
     place = Folder(str(directory / "demo"))
     place.make()
     rank = Rank(place, 0, [], {})
-    Path(rank.log).write_text(text)
+    Path(place.log(0)).write_text(text)
     return rank
 
 
 def test_the_progress_of_a_rank_is_its_last_step_however_much_it_is_told_after_it(tmp_path):
     """A message at the end of a rank, with long paths in it, hides no step: the demo would wait for that in vain."""
     step = "step 80 loss 0.31 accuracy 0.90"
-    message = "waiting until 20.2 kB are on the Hub " + "x" * TAIL
+    message = "waiting until 20.2 kB are on the Hub " + "x" * 1000
     rank = rank_with_log(tmp_path, f"begins at step 0\nstep 79 loss 0.32 accuracy 0.89\n{step}\n{message}\n")
     assert rank.progress() == (80, "loss 0.31 accuracy 0.90")
 

@@ -6,13 +6,12 @@ import os
 import subprocess
 
 import pytest
-from loop_disks import KINDS
+from loop_disks import KINDS, LoopDisk, forget_lost, has_power
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import at
-from hf_mpwriter.testing import Journal, LoopDisk, forget_lost, read_journals
-from hf_mpwriter.testing.power_cut import has_power
+from hf_mpwriter.testing import Journal, read_journals
 
 
 @pytest.mark.parametrize("kind", KINDS)

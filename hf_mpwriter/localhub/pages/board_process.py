@@ -1,4 +1,4 @@
-"""`python -m hf_mpwriter.localhub.boards`: TensorBoard on an inherited socket, until its parent ends.
+"""The child process of a board: TensorBoard on an inherited socket, until its parent ends.
 
 It reads with TensorBoard's own reader. The reader that is the default is one more process, with a port that every user
 of the machine may read. `reload_multifile` reads on in every file that grows, not only in the last one of a directory.
@@ -6,7 +6,6 @@ of the machine may read. `reload_multifile` reads on in every file that grows, n
 
 from __future__ import annotations
 
-import argparse
 import hmac
 import os
 import threading
@@ -16,8 +15,9 @@ from typing import Any
 from tensorboard import program
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from hf_mpwriter.localhub.boards.board import HOST, KEY_HEADER, KEY_VARIABLE
-from hf_mpwriter.localhub.server.parent import end_with
+from hf_mpwriter.localhub.pages.boards import KEY_HEADER, KEY_VARIABLE
+from hf_mpwriter.localhub.server.child import inherited
+from hf_mpwriter.localhub.server.config import HOST
 
 RELOAD_EVERY = 1  # seconds between two looks at the files
 
@@ -57,21 +57,15 @@ class BoardServer:
 
 
 def main() -> None:
-    """Serve TensorBoard on the directory that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m hf_mpwriter.localhub.boards", description=__doc__)
-    parser.add_argument("--logdir", required=True, help="absolute path of the directory with event files")
-    parser.add_argument("--prefix", required=True, help="path of all addresses")
-    parser.add_argument("--socket", type=int, required=True, help="descriptor of a listening socket")
-    parser.add_argument("--parent", type=int, required=True, help="process with which this one ends")
-    args = parser.parse_args()
-    end_with(args.parent)
+    """Serve TensorBoard on the directory and below the path that the arguments name."""
+    sock, (logdir, prefix) = inherited()
     key = os.environ.pop(KEY_VARIABLE)
-    above, name = os.path.split(args.logdir)
+    above, name = os.path.split(logdir)
     os.chdir(above)  # TensorBoard shows the name of its directory to everyone who may see the repository
-    board = program.TensorBoard(server_class=lambda app, _: BoardServer(app, args.socket, key))
+    board = program.TensorBoard(server_class=lambda app, _: BoardServer(app, sock.fileno(), key))
     board.configure(
         logdir=name,
-        path_prefix=args.prefix,
+        path_prefix=prefix,
         load_fast="false",
         reload_interval=RELOAD_EVERY,
         reload_multifile=True,
