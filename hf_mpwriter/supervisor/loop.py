@@ -34,7 +34,7 @@ from hf_mpwriter.supervisor.decision import (
     kill_after,
 )
 from hf_mpwriter.supervisor.drain import Drain, Followed
-from hf_mpwriter.supervisor.program import Child
+from hf_mpwriter.supervisor.program import Program
 from hf_mpwriter.system import contact, kernel, launch
 from hf_mpwriter.system.kernel import Received, SignalQueue
 from hf_mpwriter.worker import role
@@ -62,7 +62,7 @@ def supervise(
     inbox = contact.Inbox()
     below = environment_below(environ, inbox.name, grace, rank_of(environ))
     shares_group = program.has_terminal()
-    child = Child(command, below, queue.mask_before, own_group=not shares_group, before=before)
+    child = Program(command, below, queue.mask_before, own_group=not shares_group, before=before)
     supervisor = Supervisor(child, queue, inbox, grace, shares_group=shares_group)
     supervisor.derives_ranks = ranks
     supervisor.has_peers = (world_size_of(environ) or 1) > 1
@@ -91,7 +91,7 @@ class Supervisor:
 
     def __init__(
         self,
-        child: Child,
+        child: Program,
         queue: SignalQueue,
         inbox: contact.Inbox,
         grace: float,

@@ -40,7 +40,7 @@ def has_terminal() -> bool:
         os.close(fd)
 
 
-class Child:
+class Program:
     """A program that was started."""
 
     def __init__(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_mpwriter.base import home
+from hf_mpwriter.base import storage
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 
 
@@ -28,17 +28,17 @@ from hf_mpwriter.base.errors import LogdirError, SettingsError
 )
 def test_a_place_has_one_name(given, wanted):
     """However it is written; and what is normalised stays as it is."""
-    assert home.normalised_logdir(given) == wanted
-    assert home.normalised_logdir(wanted) == wanted
-    assert home.is_url(wanted) == ("://" in wanted)
+    assert storage.normalised_logdir(given) == wanted
+    assert storage.normalised_logdir(wanted) == wanted
+    assert storage.is_url(wanted) == ("://" in wanted)
 
 
 def test_a_path_is_made_absolute(monkeypatch, tmp_path):
     """With the home directory in place of "~"."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    assert home.normalised_logdir("runs/exp1") == str(tmp_path / "runs" / "exp1")
-    assert home.normalised_logdir("~/exp1") == "/home/me/exp1"
+    assert storage.normalised_logdir("runs/exp1") == str(tmp_path / "runs" / "exp1")
+    assert storage.normalised_logdir("~/exp1") == "/home/me/exp1"
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_a_path_is_made_absolute(monkeypatch, tmp_path):
 def test_what_is_no_logdir_is_refused_with_a_hint(wrong, word):
     """The message says what helps."""
     with pytest.raises(LogdirError) as caught:
-        home.normalised_logdir(wrong)
+        storage.normalised_logdir(wrong)
     assert word in str(caught.value)
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated():
     """The logdir is written to disk and told in messages."""
     with pytest.raises(LogdirError) as caught:
-        home.normalised_logdir("sftp://me:hunter2@host/exp1")
+        storage.normalised_logdir("sftp://me:hunter2@host/exp1")
     assert "hunter2" not in str(caught.value)
     assert "password" in str(caught.value)
 
@@ -79,5 +79,5 @@ def test_a_url_without_fsspec_names_what_to_install(monkeypatch):
     """And a path needs none."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SettingsError, match="Run: pip install fsspec"):
-        home.normalised_logdir("s3://bucket/exp1")
-    assert home.normalised_logdir("/data/exp1") == "/data/exp1"
+        storage.normalised_logdir("s3://bucket/exp1")
+    assert storage.normalised_logdir("/data/exp1") == "/data/exp1"

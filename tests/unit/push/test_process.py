@@ -13,6 +13,7 @@ from programs import run_python
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.push import process
+from hf_mpwriter.system import launch
 
 
 def test_a_push_ends_at_once_and_what_libraries_have_printed_is_in_the_log():
@@ -20,6 +21,7 @@ def test_a_push_ends_at_once_and_what_libraries_have_printed_is_in_the_log():
     program = """
 import atexit, sys
 from hf_mpwriter.push import process
+from hf_mpwriter.system import launch
 atexit.register(print, "taken apart")
 print("out", flush=False)
 print("err", end="", file=sys.stderr, flush=False)
@@ -54,7 +56,8 @@ def test_no_job_is_lost_between_the_last_look_and_the_end_of_the_wait(monkeypatc
             return [], [], []
 
         monkeypatch.setattr(process.select, "select", wait)
-        found = process._next_record(push.fileno(), 0)
+        monkeypatch.setattr(launch, "MORE_FD", push.fileno())
+        found = process._next_record(0)
         assert (found >= 0) is sent_in_time
         with pytest.raises(OSError, match="Broken pipe"):
             socket.send_fds(uploader, [b"+"], [record])
@@ -65,13 +68,14 @@ def test_no_job_is_lost_between_the_last_look_and_the_end_of_the_wait(monkeypatc
         push.close()
 
 
-def test_no_timer_runs_while_a_push_waits_for_a_job():
+def test_no_timer_runs_while_a_push_waits_for_a_job(monkeypatch):
     """Its time is for jobs. The alarm would end it with the socket open, and a job on its way would be lost."""
     uploader, push = socket.socketpair()
     uploader.close()
+    monkeypatch.setattr(launch, "MORE_FD", push.fileno())
     signal.setitimer(signal.ITIMER_REAL, 1000.0)
     try:
-        assert process._next_record(push.fileno(), 1000) == -1
+        assert process._next_record(1000) == -1
         assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)

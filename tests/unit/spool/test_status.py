@@ -18,7 +18,7 @@ IDLE = UploaderStatus(process=Process.current(), phase="idle", beat=NOW - 5)
 @pytest.fixture
 def full(monkeypatch):
     """A disk without room."""
-    monkeypatch.setattr(status_module.room, "is_full", lambda _: True)
+    monkeypatch.setattr(status_module.filesystem, "is_full", lambda _: True)
 
 
 def test_a_status_that_has_no_room_says_so_itself(own_spool, full):
