@@ -55,7 +55,7 @@ NOT_THERE = (
     " is not there yet, or this token may not see it. If it should be, check the name, and run hf auth login with a "
     "token that may read it (or set HF_TOKEN)."
 )
-KEPT = "What came so far is kept, and the next pull goes on there."
+KEPT = "The files that came are kept, and the next pull brings the others."
 LONGEST_WAIT = 60.0  # seconds that training waits because the Hub wishes it
 CONSEQUENCE = (
     "The program starts without it. Nothing on the Hub is lost, but last_step() and purge_step do not reach what is "
@@ -94,8 +94,8 @@ def pull_run(
     """Bring the run of LOGDIR back from the Hub.
 
     To continue it on another machine, run this before training starts. Every file is verified by its digest. What is
-    here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted goes on
-    where it was.
+    here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted keeps
+    the files that came.
 
     Exit code 0: all that the Hub has of the run is here, also where that is nothing; 1: it is not; 4: there is no such
     repository or branch.
@@ -140,7 +140,7 @@ def pull_into(
     """Pull."""
     os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
-    from hf_mpwriter.pull.fetch import Persistence
+    from hf_mpwriter.pull.fetch import is_of_disk
     from hf_mpwriter.pull.run import pull
     from hf_mpwriter.push.classify import classify
     from hf_mpwriter.push.client import Hub
@@ -149,11 +149,11 @@ def pull_into(
     hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""))
     with closing(bar):
         try:
-            found = pull(spool, destination, hub, wanted, progress=bar.show, persistence=Persistence(longest_wait))
+            found = pull(spool, destination, hub, wanted, progress=bar.show, longest_wait=longest_wait)
         except HfMpWriterError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno is not None and type(error).__module__ == "builtins":
+            if is_of_disk(error):
                 raise click.ClickException(printable(f"The disk refuses: {error}. {KEPT}")) from error
             raise click.ClickException(_unreached(classify(error))) from error
     if found.commit and not found.workers:
