@@ -36,9 +36,9 @@ def rank(number: int) -> dict[str, str]:
     return {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
 
 
-def on_its_way(run_dir: Path, directory: str) -> bool:
-    """Whether a pull is bringing a file of a directory."""
-    return any(run_dir.glob(f".hf_mpwriter/pulling/.cache/**/{directory}/*.incomplete"))
+def on_their_way(run_dir: Path) -> set[Path]:
+    """The files that a pull is bringing, or was when it was killed."""
+    return set(run_dir.glob(".hf_mpwriter/pulling/.cache/**/*.incomplete"))
 
 
 @pytest.fixture
@@ -88,8 +88,9 @@ def test_a_signal_ends_a_pull(hub, run_dir, store):
     store(NAME, 30_000)
     hub.fault("GET /resolve/ slow seconds=60 times=0")
     for number, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        left = on_their_way(run_dir)
         one = pulling(run_dir, *FOUND)
-        wait_for(lambda: on_its_way(run_dir, "exp1"), "a part of the file")
+        wait_for(lambda left=left: on_their_way(run_dir) - left, "a file on its way")
         one.supervisor.send_signal(number)
         assert one.finish() == (expected, "", "")
     hub.clear_faults()
