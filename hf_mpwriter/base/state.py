@@ -2,6 +2,7 @@
 
     dataclass        {"field": value, ...}    exactly its fields, none missing, none unknown
     str, int, bool   as in JSON; a bool is no int
+    StrEnum          its value
     float            a finite number; an int is taken
     X | None         null, or X
     tuple[X, ...]    [X, ...]; list[X] and frozenset[X] as well
@@ -26,6 +27,7 @@ import math
 import types
 import typing
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -94,8 +96,8 @@ def _converter(kind: Any) -> Convert:
         return _to_items(origin, _converter(arguments[0]))
     if kind is float:
         return _to_float
-    if kind in (str, int, bool):
-        return functools.partial(_exactly, kind)
+    if kind in (str, int, bool) or issubclass(kind, StrEnum):
+        return kind if issubclass(kind, StrEnum) else functools.partial(_exactly, kind)
     raise TypeError(f"state of type {kind} cannot be loaded")
 
 

@@ -24,7 +24,6 @@ import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline
-from hf_mpwriter.base.verdicts import Refused, Verdict
 from hf_mpwriter.cli.destination import (
     command_line,
     endpoint_option,
@@ -37,7 +36,7 @@ from hf_mpwriter.cli.destination import (
 )
 from hf_mpwriter.cli.output import UploadBar, counted
 from hf_mpwriter.cli.status.finding import named, nearest_first
-from hf_mpwriter.cli.words import cure, examples, plain, sentence
+from hf_mpwriter.cli.words import examples, sentence
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
@@ -142,8 +141,8 @@ def pull_into(
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
     from hf_mpwriter.pull.fetch import is_of_disk
     from hf_mpwriter.pull.run import pull
-    from hf_mpwriter.push.classify import classify
     from hf_mpwriter.push.client import Hub
+    from hf_mpwriter.push.words import explained
 
     ledger = Progress(spool).ledger() if spool.exists() else None
     hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""))
@@ -155,7 +154,9 @@ def pull_into(
         except Exception as error:
             if is_of_disk(error):
                 raise click.ClickException(printable(f"The disk refuses: {error}. {KEPT}")) from error
-            raise click.ClickException(_unreached(classify(error))) from error
+            why, helps = explained(error, destination, os.environ)
+            text = f"Not all was pulled: {why.rstrip('.')}. {f'{sentence(helps)}. ' if helps else ''}{KEPT}"
+            raise click.ClickException(printable(text)) from error
     if found.commit and not found.workers:
         found.beside = _runs_beside(with_namespace(destination, hub.repo_id), found.commit)
     return found
@@ -169,12 +170,6 @@ def _runs_beside(destination: Destination, commit: str) -> list[str]:
     with contextlib.suppress(Exception):  # it only helps
         return nearest_first(name, Account(destination.endpoint).folders(destination, above, commit))
     return []
-
-
-def _unreached(verdict: Verdict) -> str:
-    reason = getattr(verdict, "reason", "") or type(verdict).__name__
-    helps = f"{sentence(cure(reason, verdict.hint))}." if isinstance(verdict, Refused) else KEPT
-    return printable(f"Not all was pulled: {plain(reason)}. {helps}")
 
 
 def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, workers: tuple[str, ...]) -> None:

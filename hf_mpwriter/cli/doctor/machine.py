@@ -15,7 +15,7 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.cli.destination import spool_at
 from hf_mpwriter.cli.doctor.checks import Check, Health
-from hf_mpwriter.cli.words import ago, cure, plain, sentence
+from hf_mpwriter.cli.words import ago, sentence
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
@@ -104,5 +104,5 @@ def _uploader_check(pid: int, run_dir: str) -> Check:
         return Check(name, Health.WARN, f"{text}: {still}")
     text += f": {status.phase}, last seen {ago(time.time() - status.beat)}"
     if status.failures:
-        return Check(name, Health.WARN, f"{text}; {plain(status.reason)}", sentence(cure(status.reason, status.hint)))
+        return Check(name, Health.WARN, f"{text}; {status.reason}", sentence(status.hint))
     return Check(name, Health.OK, text)
