@@ -30,6 +30,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
+
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
 
@@ -61,6 +64,14 @@ def load(cls: type[T], data: bytes) -> T:
     except (ValueError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{cls.__name__}: {error}") from error
     return loaded
+
+
+def read(cls: type[T], place: Place) -> T:
+    """What is at a place; an empty one if there is none, or if it cannot be read."""
+    try:
+        return load(cls, disk.read(place) or b"")
+    except (DamagedError, OSError):
+        return cls()
 
 
 def to_line(message: object) -> bytes:

@@ -84,10 +84,7 @@ class UploaderStatus:
     @classmethod
     def read(cls, host: HostSpool) -> Self:
         """The status of the last uploader of a host; an empty one if there is none, or if it cannot be read."""
-        try:
-            status = state.load(cls, disk.read(host.status) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        status = state.read(cls, host.status)
         if status.process is None or status.process.boot != boot_id():  # its monotonic clock is another one
             return dataclasses.replace(status, blocked_until=status.blocked_until_here(time.monotonic(), time.time()))
         return status

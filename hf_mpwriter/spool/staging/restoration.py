@@ -46,10 +46,7 @@ class Restoration:
     @classmethod
     def read(cls, spool: Spool) -> Self:
         """The record of the last restore; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(_place(spool)) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        return state.read(cls, _place(spool))
 
     def save(self, spool: Spool) -> None:
         """Write the record; OSError if the disk refuses."""
@@ -69,10 +66,7 @@ class Unrestored:
     @classmethod
     def read(cls, spool: Spool) -> Self:
         """The record; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(spool.directory / _MISSING) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        return state.read(cls, spool.directory / _MISSING)
 
     def save(self, spool: Spool) -> None:
         """Write the record, or remove an empty one; OSError if the disk refuses."""

@@ -49,10 +49,7 @@ class MirrorStatus:
     @classmethod
     def read(cls, host: HostSpool) -> Self:
         """The status of the last mirror of a host; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(MirrorPlaces.of(host).status) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        return state.read(cls, MirrorPlaces.of(host).status)
 
     @property
     def pid(self) -> int:
