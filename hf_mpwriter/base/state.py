@@ -2,6 +2,7 @@
 
     dataclass        {"field": value, ...}    exactly its fields, none missing, none unknown
     str, int, bool   as in JSON; a bool is no int
+    StrEnum          its value
     float            a finite number; an int is taken
     X | None         null, or X
     tuple[X, ...]    [X, ...]; list[X] and frozenset[X] as well
@@ -26,7 +27,11 @@ import math
 import types
 import typing
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, TypeVar
+
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
 
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
@@ -59,6 +64,14 @@ def load(cls: type[T], data: bytes) -> T:
     except (ValueError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{cls.__name__}: {error}") from error
     return loaded
+
+
+def read(cls: type[T], place: Place) -> T:
+    """What is at a place; an empty one if there is none, or if it cannot be read."""
+    try:
+        return load(cls, disk.read(place) or b"")
+    except (DamagedError, OSError):
+        return cls()
 
 
 def to_line(message: object) -> bytes:
@@ -94,8 +107,8 @@ def _converter(kind: Any) -> Convert:
         return _to_items(origin, _converter(arguments[0]))
     if kind is float:
         return _to_float
-    if kind in (str, int, bool):
-        return functools.partial(_exactly, kind)
+    if kind in (str, int, bool) or issubclass(kind, StrEnum):
+        return kind if issubclass(kind, StrEnum) else functools.partial(_exactly, kind)
     raise TypeError(f"state of type {kind} cannot be loaded")
 
 

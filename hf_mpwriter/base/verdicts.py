@@ -15,8 +15,41 @@ A push ends with exactly one verdict. A push that ends without one counts as Unk
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 CREATED = "created"  # the first word of a push's notice that it has created the repository
+
+
+class Cause(StrEnum):
+    """Why something failed; the words for each, and its cure, are in `spool/causes`."""
+
+    OTHER = "other"
+    DNS = "dns"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    BROKEN = "broken"  # the connection
+    CERTIFICATE = "certificate"
+    PROXY = "proxy"
+    CLIENT = "client"  # it cannot be made with the proxies and certificates of the environment
+    OFFLINE = "offline"  # HF_HUB_OFFLINE
+    NOT_A_HUB = "not_a_hub"  # an answer that no Hub gives
+    ENDPOINT = "endpoint"  # it refuses what any Hub takes
+    HUB = "hub"  # it fails
+    XET = "xet"
+    BUSY = "busy"
+    LIMITED = "limited"
+    MOVED = "moved"
+    NOT_FOUND = "not_found"
+    REPOSITORY = "repository"  # of a name or type that the Hub does not take
+    NO_TOKEN = "no_token"  # noqa: S105 - a cause
+    TOKEN = "token"  # noqa: S105 - it is refused
+    RIGHTS = "rights"
+    STORAGE = "storage"  # of the account
+    CONTENT = "content"  # of a file
+    TOO_LARGE = "too_large"
+    DISK_FULL = "disk_full"
+    DISK_QUOTA = "disk_quota"
+    DISK = "disk"
 
 
 @dataclass(frozen=True)
@@ -54,6 +87,8 @@ class Retry:
     after: float | None = None  # seconds to wait at least, None if the Hub gave none
     xet: str = ""  # "failing" if the Xet storage is to blame, "missing" if the Hub has none, else ""
     limited: bool = False  # whether the Hub has had too many commits or requests (HTTP 429)
+    cause: Cause = Cause.OTHER
+    hint: str = ""  # what helps, "" if only time does
 
 
 @dataclass(frozen=True)
@@ -61,6 +96,7 @@ class Moved:
     """The branch moved before every commit (HTTP 412); nothing was changed."""
 
     reason: str  # for people
+    cause: Cause = Cause.MOVED
 
 
 @dataclass(frozen=True)
@@ -71,6 +107,8 @@ class Unknown:
     after: float | None = None  # as in `Retry`
     xet: str = ""  # as in `Retry`
     too_slow: bool = False  # whether fewer files may be taken (HTTP 504, or the time for the push was over)
+    cause: Cause = Cause.OTHER
+    hint: str = ""  # as in `Retry`
 
 
 @dataclass(frozen=True)
@@ -79,6 +117,7 @@ class Split:
 
     reason: str  # for people
     too_large: bool = False  # whether less content, or fewer files, may be taken (HTTP 413)
+    cause: Cause = Cause.CONTENT
 
 
 @dataclass(frozen=True)
@@ -86,7 +125,8 @@ class Refused:
     """The destination is refused: token, permission, quota or repository."""
 
     reason: str  # for people
-    hint: str  # what helps; it names a command where one does
+    hint: str = ""  # what helps; it names a command where one does
+    cause: Cause = Cause.OTHER
 
 
 @dataclass(frozen=True)

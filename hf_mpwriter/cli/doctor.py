@@ -32,8 +32,10 @@ from hf_mpwriter.base.arguments import check_endpoint
 from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
 from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline
 from hf_mpwriter.base.storage import Layout, Storage, is_url, normalised_logdir
+from hf_mpwriter.base.verdicts import Cause
 from hf_mpwriter.cli.destination import is_own_folder, spool_at, with_namespace
-from hf_mpwriter.cli.words import LOGIN, cure, examples, is_debugging, plain, sentence
+from hf_mpwriter.cli.words import LOGIN, examples, is_debugging, sentence
+from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool, no_directory, unwritable
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.storage import beside, find, spool_of
@@ -187,15 +189,15 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
         os.environ["HF_HUB_VERBOSITY"] = "error"
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
     from hf_mpwriter.push.account import Account
-    from hf_mpwriter.push.classify import classify
+    from hf_mpwriter.push.words import explained
 
     account, source = Account(endpoint), token_source(os.environ)
     try:
         reply = account.whoami()
     except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
-        reason = getattr(classify(error), "reason", "")
-        helps = sentence(cure(reason)) or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
-        yield Check("endpoint", Health.FAIL, f"{endpoint}: {plain(reason)}", helps)
+        why, helps = explained(error, destination or Destination(endpoint, "user/repository"), os.environ)
+        helps = sentence(helps) or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
+        yield Check("endpoint", Health.FAIL, f"{endpoint}: {why}", helps)
         yield Check("token", Health.WARN, f"{source}; not asked" if source else "there is none; not asked")
         return
     yield endpoint_check(endpoint, reply.status, reply.fields)
@@ -209,8 +211,8 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
     try:
         seen = account.repository(destination)
     except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
-        text = plain(getattr(classify(error), "reason", ""))
-        yield Check("repository", Health.FAIL, f"{destination.url}: {text}", "Try again later")
+        why, helps = explained(error, destination, os.environ)
+        yield Check("repository", Health.FAIL, f"{destination.url}: {why}", sentence(helps) or "Try again later")
         return
     yield repository_check(destination, seen.status, seen.fields, reply.fields, has_pushed=has_pushed)
 
@@ -238,7 +240,7 @@ def endpoint_check(endpoint: str, status: int, fields: Mapping[str, Any]) -> Che
 def token_check(status: int, fields: Mapping[str, Any], source: str) -> Check:
     """Whose token it is, and what it may do."""
     if status in (401, 403) or (status == 200 and not fields.get("name")):
-        text = f"{source}: {plain('401')}" if source else "there is none"
+        text = f"{source}: {TABLE[Cause.TOKEN][0]} ({status})" if source else "there is none"
         return Check("token", Health.FAIL, text, f"Run: {LOGIN}" if "HF_TOKEN" not in source else "Mend HF_TOKEN")
     if status != 200:
         return Check("token", Health.WARN, f"{source or 'none'}; not known what it may do ({status})")

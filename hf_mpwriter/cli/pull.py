@@ -24,7 +24,6 @@ import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline
-from hf_mpwriter.base.verdicts import Refused, Verdict
 from hf_mpwriter.cli.destination import (
     command_line,
     endpoint_option,
@@ -38,7 +37,7 @@ from hf_mpwriter.cli.destination import (
 from hf_mpwriter.cli.output import UploadBar, counted
 from hf_mpwriter.cli.status.finding import named, nearest_first
 from hf_mpwriter.cli.syncing.one_run import bring_back
-from hf_mpwriter.cli.words import cure, examples, plain, sentence
+from hf_mpwriter.cli.words import examples, sentence
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.progress import Progress, size_text
@@ -57,7 +56,7 @@ NOT_THERE = (
     " is not there yet, or this token may not see it. If it should be, check the name, and run hf auth login with a "
     "token that may read it (or set HF_TOKEN)."
 )
-KEPT = "What came so far is kept, and the next pull goes on there."
+KEPT = "The files that came are kept, and the next pull brings the others."
 LONGEST_WAIT = 60.0  # seconds that training waits because the Hub wishes it
 CONSEQUENCE = (
     "The program starts without it. Nothing on the Hub is lost, but last_step() and purge_step do not reach what is "
@@ -99,8 +98,8 @@ def pull_run(
     comes first; without a repository only that.
 
     To continue it on another machine, run this before training starts. Every file is verified by its digest. What is
-    here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted goes on
-    where it was.
+    here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted keeps
+    the files that came.
 
     Exit code 0: all that the Hub has of the run is here, also where that is nothing; 1: it is not; 4: there is no such
     repository or branch.
@@ -160,22 +159,24 @@ def pull_into(
     """Pull."""
     os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
-    from hf_mpwriter.pull.fetch import Persistence
+    from hf_mpwriter.pull.fetch import is_of_disk
     from hf_mpwriter.pull.run import pull
-    from hf_mpwriter.push.classify import classify
     from hf_mpwriter.push.client import Hub
+    from hf_mpwriter.push.words import explained
 
     ledger = Progress(spool).ledger() if spool.exists() else None
     hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""))
     with closing(bar):
         try:
-            found = pull(spool, destination, hub, wanted, progress=bar.show, persistence=Persistence(longest_wait))
+            found = pull(spool, destination, hub, wanted, progress=bar.show, longest_wait=longest_wait)
         except HfMpWriterError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno is not None and type(error).__module__ == "builtins":
+            if is_of_disk(error):
                 raise click.ClickException(printable(f"The disk refuses: {error}. {KEPT}")) from error
-            raise click.ClickException(_unreached(classify(error))) from error
+            why, helps = explained(error, destination, os.environ)
+            text = f"Not all was pulled: {why.rstrip('.')}. {f'{sentence(helps)}. ' if helps else ''}{KEPT}"
+            raise click.ClickException(printable(text)) from error
     if found.commit and not found.workers:
         found.beside = _runs_beside(with_namespace(destination, hub.repo_id), found.commit)
     return found
@@ -189,12 +190,6 @@ def _runs_beside(destination: Destination, commit: str) -> list[str]:
     with contextlib.suppress(Exception):  # it only helps
         return nearest_first(name, Account(destination.endpoint).folders(destination, above, commit))
     return []
-
-
-def _unreached(verdict: Verdict) -> str:
-    reason = getattr(verdict, "reason", "") or type(verdict).__name__
-    helps = f"{sentence(cure(reason, verdict.hint))}." if isinstance(verdict, Refused) else KEPT
-    return printable(f"Not all was pulled: {plain(reason)}. {helps}")
 
 
 def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, workers: tuple[str, ...]) -> None:

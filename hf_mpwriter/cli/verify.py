@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING
 import click
 
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
-from hf_mpwriter.base.verdicts import Refused, Verdict
 from hf_mpwriter.cli.destination import (
     command_line,
     endpoint_option,
@@ -38,7 +37,7 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import comparison_lines, counted, failure, show_damage
-from hf_mpwriter.cli.words import cure, examples, is_debugging, plain, sentence
+from hf_mpwriter.cli.words import examples, is_debugging, sentence
 from hf_mpwriter.mirror.decision import bounded
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.pull.record import pulled_files
@@ -212,8 +211,8 @@ def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bo
         os.environ["HF_HUB_VERBOSITY"] = "error"
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
     os.environ |= hf_home.writable_caches(os.environ, spool.host(host_id()).cache.way)
-    from hf_mpwriter.push.classify import classify
     from hf_mpwriter.push.client import Hub
+    from hf_mpwriter.push.words import explained
     from hf_mpwriter.testing import check
 
     ledger = Progress(spool).ledger()
@@ -227,7 +226,7 @@ def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bo
                 spool.run_dir, hub, drained=drained, attachments=allows, fetch=hub.content, elsewhere=elsewhere
             )
     except Exception as error:  # every error of the client has a verdict
-        raise click.ClickException(unreached(classify(error))) from error
+        raise click.ClickException(unreached(*explained(error, destination, os.environ))) from error
     if report is None:
         raise click.ClickException(unseen(destination, ledger, command_line("sync", logdir)))
     return report
@@ -255,13 +254,10 @@ def unseen(destination: Destination, ledger: Ledger | None, sync: str) -> str:
     )
 
 
-def unreached(verdict: Verdict) -> str:
+def unreached(why: str, helps: str) -> str:
     """Return what to say when the Hub did not answer, or refused to."""
-    reason = getattr(verdict, "reason", "") or type(verdict).__name__
-    meaning = plain(reason)
-    if isinstance(verdict, Refused):
-        return printable(f"Nothing was compared: {meaning}. {sentence(cure(reason, verdict.hint))}")
-    return printable(f"Nothing was compared: {meaning}. Try again later; what is wrong: hf-mpwriter doctor")
+    then = sentence(helps) or "Try again later; what is wrong: hf-mpwriter doctor"
+    return printable(f"Nothing was compared: {why.rstrip('.')}. {then}")
 
 
 def advice(report: Report, sync: str) -> list[str]:

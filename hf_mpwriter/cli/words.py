@@ -1,72 +1,25 @@
-"""Plain words: what the text of a failure means, durations, and words as they are typed into a shell.
+"""Plain words: durations, what helps as a sentence, and words as they are typed into a shell.
 
-    ConnectError: [Errno 111] Connection refused     -->  the Hub cannot be reached
-    271.4                                            -->  4:31
-    -odd name                                        -->  ./'-odd name'
-
-A failure is known by its text only: it was written by another process, perhaps of another version.
+271.4                  -->  4:31
+run `hf auth login`    -->  Run `hf auth login`
+-odd name              -->  ./'-odd name'
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Mapping
 
-from hf_mpwriter.base.settings import OFFLINE, is_on
+from hf_mpwriter.base.settings import is_on
 
-_MEANINGS = (  # the first that matches counts
-    (r"Name or service not known|getaddrinfo|name resolution|\(DNS\)", "the name of the Hub is not known (DNS)"),
-    (r"LocalTokenNotFound|^no token", "there is no token"),
-    (r"\b401\b", "the token is refused (401)"),
-    (r"\b402\b", "the account has to pay (402)"),
-    (r"\b403\b", "the token may not do this (403)"),
-    (r"\b404\b|RepositoryNotFound|RevisionNotFound", "no such repository, or the token may not see it (404)"),
-    (r"\b429\b", "the Hub has had too many requests or commits (429)"),
-    (r"(?:Server error '?|fails \()(5\d\d)\b", r"the Hub fails (\1)"),
-    (
-        r"Connect(Error|Timeout)|PoolTimeout|Connection refused|is unreachable|cannot be reached",
-        "the Hub cannot be reached",
-    ),
-    (r"(Read|Write)Timeout|timed out|TimeoutError|does not answer in time", "the Hub does not answer in time"),
-    (
-        r"RemoteProtocolError|Server disconnected|ReadError|Connection reset|ended the connection",
-        "the connection to the Hub broke off",
-    ),
-    (r"No space left|Errno 28\b|Disk quota|disk is full", "the disk is full"),
-    (r"is not that of a Hub", "what answers is no Hub: look at HF_ENDPOINT and at proxies"),
-)
-_EXCEPTION = re.compile(r"^(?:\w+(?:Error|Exception|Timeout|Protocol|URL): )+")
 DEBUG = "HF_MPWRITER_DEBUG"
 LOGIN = "hf auth login"
-TOKEN = ("the token is refused (401)", "the token may not do this (403)", "there is no token")
-
-
-def plain(reason: str) -> str:
-    """What a failure means, in a few words; the text itself, without the name of its type, if that is not known."""
-    for pattern, meaning in _MEANINGS:
-        if (found := re.search(pattern, reason)) is not None:
-            return found.expand(meaning)
-    return _EXCEPTION.sub("", reason).rstrip(". ")
-
-
-def cure(reason: str, hint: str = "", environ: Mapping[str, str] = os.environ) -> str:
-    """What helps against a failure, as a command or a short sentence; "" if only time does."""
-    meaning = plain(reason)
-    if reason == OFFLINE:
-        return "unset HF_HUB_OFFLINE"
-    if meaning in TOKEN:
-        rights = " with a token that may write" if meaning == TOKEN[1] else ""
-        if environ.get("HF_TOKEN"):
-            return f"mend HF_TOKEN, which is set here{', so that it may write' if rights else ''}"
-        return f"{LOGIN}{rights}"
-    return hint.rstrip(". ")
 
 
 def sentence(helps: str) -> str:
-    """What helps, as it stands behind a full stop: `Run: hf auth login`, `Mend HF_TOKEN`."""
-    return f"Run: {helps}" if helps.startswith(LOGIN) else helps[:1].upper() + helps[1:]
+    """What helps, as it stands behind a full stop and before one: `Check the network`."""
+    return (helps[:1].upper() + helps[1:]).rstrip(". ")
 
 
 def span(seconds: float) -> str:

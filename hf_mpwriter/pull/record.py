@@ -31,10 +31,7 @@ class PulledFiles:
 
 def pulled_files(spool: Spool) -> dict[str, int]:
     """Bytes that came from the Hub, per path; {} where nothing was pulled, or the record cannot be read."""
-    try:
-        return state.load(PulledFiles, disk.read(spool.directory / "pulled.json") or b"").files
-    except (state.DamagedError, OSError):
-        return {}
+    return state.read(PulledFiles, spool.directory / "pulled.json").files
 
 
 def add_pulled(spool: Spool, files: dict[str, int]) -> None:

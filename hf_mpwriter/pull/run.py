@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -30,18 +32,7 @@ from hf_mpwriter.base import names
 from hf_mpwriter.base.files import git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
-from hf_mpwriter.pull.fetch import (
-    DIFFERS,
-    CorruptError,
-    DifferingError,
-    Fetcher,
-    Persistence,
-    expected,
-    feed_from,
-    hasher_of,
-    remove_temporaries,
-    temporary_name,
-)
+from hf_mpwriter.pull.fetch import DIFFERS, PULLING, Fetcher, ask, begins_with_copy, digest_of
 from hf_mpwriter.pull.record import add_pulled
 from hf_mpwriter.push.client import Hub, Remote
 from hf_mpwriter.spool import ledger as ledgers
@@ -51,7 +42,7 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 
 WAIT = 0.2  # seconds between two tries to take the lock of the pulls
-LONGEST_NAME = 255  # bytes of a file name
+LONGEST_NAME = 255 - len(".metadata")  # bytes of a file name; the client appends that to it on the way
 UNSAFE = "its name leads out of the run directory, or no file here can have it"
 IN_USE = "a worker that lives writes beside it; pull before training starts"
 
@@ -80,26 +71,28 @@ def pull(
     wanted: Callable[[str], bool] = everything,
     *,
     progress: Callable[[int, int], object] = lambda *_: None,
-    persistence: Persistence | None = None,
+    longest_wait: float = math.inf,
 ) -> Pulled:
-    """Bring a run back from the Hub."""
-    report, persistence = Pulled(), persistence or Persistence()
-    head = persistence.ask(hub.head)
+    """Bring a run back from the Hub; `longest_wait` in seconds is what it may ask to wait, else that ends the pull."""
+    report = Pulled()
+    head = ask(hub.head, longest_wait)
     if head is None:
         return report
     report.commit = head
-    there = persistence.ask(lambda: hub.tree(head))
+    there = ask(lambda: hub.tree(head), longest_wait)
     tree = {path: remote for path, remote in sorted(there.items()) if _is_wanted(path, wanted)}
-    of_others = {temporary_name(path, there[path]) for path in there.keys() - tree.keys()}
     report.sizes = {path: remote.size for path, remote in tree.items()}
     report.workers = sorted({names.worker_of(path) for path in there if _is_wanted(path, everything)})
     if not tree:
         return report
+    attachments = list(filter(names.is_attachment, tree))
+    pushed = ask(lambda: hub.pushed(attachments, head), longest_wait) if attachments else set[str]()
     spool.create()
     spool.record_destination(destination)
-    with _locked(spool, persistence.sleep):
-        _Pull(spool, hub, report, tree, progress, persistence).run()
-        remove_temporaries(spool, of_others)  # what the Hub has no more was interrupted there, too
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of each connection that breaks
+    with _locked(spool):
+        disk.remove_tree(spool.directory / PULLING)
+        _Pull(spool, hub, report, tree, pushed, progress, longest_wait).run()
     return report
 
 
@@ -119,10 +112,10 @@ def _can_be_here(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(spool: Spool, sleep: Callable[[float], object]) -> Iterator[None]:
+def _locked(spool: Spool) -> Iterator[None]:
     """Hold the lock of the pulls; another pull brings the same files."""
     while (fd := locks.try_exclusive(spool.directory / "pull.lock")) is None:
-        sleep(WAIT)
+        time.sleep(WAIT)
     try:
         yield
     finally:
@@ -138,18 +131,15 @@ class _Pull:
         hub: Hub,
         report: Pulled,
         tree: dict[str, Remote],
+        pushed: set[str],
         progress: Callable[[int, int], object],
-        persistence: Persistence,
+        longest_wait: float,
     ) -> None:
-        self._spool, self._hub, self._report, self._tree = spool, hub, report, tree
-        self._progress = progress
-        self._total = self._missing = sum(report.sizes.values())
-        self._fetcher = Fetcher(hub, report.commit, spool, persistence, self._came)
-        self._current, self._lacking = "", dict(report.sizes)
+        self._spool, self._hub, self._report, self._tree, self._pushed = spool, hub, report, tree, pushed
+        self._progress, self._total, self._settled = progress, sum(report.sizes.values()), 0
+        self._fetcher = Fetcher(hub, report.commit, spool, longest_wait, self._came)
         self._members = Members(spool)
         self._here: set[str] = set()  # paths of which the Hub has a beginning, or all
-        attachments = list(filter(names.is_attachment, tree))
-        self._pushed = persistence.ask(lambda: hub.pushed(attachments, report.commit)) if attachments else set()
 
     def run(self) -> None:
         """Compare all files, fetch what is not here, record what is."""
@@ -158,31 +148,28 @@ class _Pull:
             lacking = [path for path in tree if not self._is_settled(path)]
             add_pulled(self._spool, {path: tree[path].size for path in lacking})  # now: an interrupted pull did come
             for path in lacking:
-                self._current = path
-                try:
-                    self._fetcher.fetch(path, tree[path])
-                except (CorruptError, DifferingError, PermissionError) as error:
-                    report.left[path] = str(error)
+                if reason := self._fetcher.fetch(path, tree[path]):
+                    report.left[path] = reason
                 else:
                     self._here.add(path)
-                    report.fetched[path] = report.sizes[path]
-                self._came(report.sizes[path])
+                    report.fetched[path] = tree[path].size
+                self._settle(path)
         finally:
             self._record()
 
+    def _settle(self, path: str) -> None:
+        self._settled += self._tree[path].size
+        self._came(0)
+
     def _came(self, size: int) -> None:
-        lacking = self._report.sizes[self._current] - size
-        self._missing += lacking - self._lacking[self._current]
-        self._lacking[self._current] = lacking
-        self._progress(self._total, self._missing)
+        self._progress(self._total, self._total - self._settled - size)
 
     def _is_settled(self, path: str) -> bool:
         """Whether nothing is to be fetched."""
-        self._current = path
         if not _can_be_here(path):
             self._report.left[path] = UNSAFE
-        elif (begins := self._begins_with(path, self._tree[path])) is not None:
-            if begins:
+        elif (is_copy := self._is_copy(path, self._tree[path])) is not None:
+            if is_copy:
                 self._here.add(path)
             else:
                 self._report.left[path] = DIFFERS
@@ -190,21 +177,17 @@ class _Pull:
             self._report.left[path] = IN_USE
         else:
             return False
-        self._came(self._report.sizes[path])
+        self._settle(path)
         return True
 
-    def _begins_with(self, path: str, remote: Remote) -> bool | None:
+    def _is_copy(self, path: str, remote: Remote) -> bool | None:
         """Whether the local file begins with the Hub's copy; None if it is shorter, or there is none."""
         try:
             fd = disk.open_beneath(self._spool.run / path)
         except OSError:  # `fetch` meets it again
             return None
         try:
-            hasher = hasher_of(remote)
-            if os.fstat(fd).st_size < remote.size:
-                return None
-            feed_from(hasher, fd, remote.size)
-            return hasher.hexdigest() == expected(remote)
+            return begins_with_copy(fd, remote) if os.fstat(fd).st_size >= remote.size else None
         finally:
             os.close(fd)
 
@@ -244,12 +227,9 @@ class _Pull:
         is_attachment = names.is_attachment(path)
         if remote.sha256 is not None and not is_attachment:
             return Sent(remote.size, remote.sha256)
-        sha256, blob = hashlib.sha256(), git_hasher(remote.size)
         fd = disk.open_beneath(self._spool.run / path)
         try:
-            for hasher in (sha256, blob):
-                feed_from(hasher, fd, remote.size)
+            sha256, blob = (digest_of(fd, remote.size, new) for new in (hashlib.sha256(), git_hasher(remote.size)))
         finally:
             os.close(fd)
-        foreign = is_attachment and path not in self._pushed
-        return Sent(remote.size, sha256.hexdigest(), blob.hexdigest() if is_attachment else "", foreign)
+        return Sent(remote.size, sha256, blob if is_attachment else "", is_attachment and path not in self._pushed)

@@ -6,7 +6,7 @@
     ValueError       Split, as the client refuses content that way      OSError, MemoryError   Retry
     anything else    Unknown
 
-Invariant: every exception has a verdict, and its text is one line without secrets.
+Invariant: every exception has a verdict with a cause, and its text is one line without secrets.
 
 Facts behind this module (huggingface_hub 2.4.0, hf_xet 1.8.0):
 - The client wraps: RuntimeError around an LFS upload, ValueError around an LFS batch. Errors of hf_xet are builtins,
@@ -21,6 +21,8 @@ Facts behind this module (huggingface_hub 2.4.0, hf_xet 1.8.0):
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import re
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -37,7 +39,7 @@ from huggingface_hub.errors import (
 )
 
 from hf_mpwriter.base.settings import OFFLINE
-from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown, Verdict
+from hf_mpwriter.base.verdicts import Cause, Moved, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.system.redaction import redact_known
 
 BUSY_WAIT = 3.0  # seconds, after "another commit operation is in progress"
@@ -52,13 +54,6 @@ _XET_AUTH = re.compile(r"Xet.*Auth")
 _CONTENT = re.compile(r"/(?:commit|preupload|paths-info)/|/objects/batch$|/validate-yaml$")
 _NO_ANSWER = re.compile(r"improperly formatted|[Mm]alformed|Invalid (?:etag|server response)|not a valid commit OID")
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
-
-LOGIN = "run `hf auth login`"
-REPO = "Check repo_id, repo_type and repo_revision."
-CLIENT = "Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
-ENDPOINT = "Is HF_ENDPOINT a Hugging Face Hub, and is a proxy in between?"
-QUOTA = "see https://huggingface.co/settings/billing"
-NO_HUB = "the answer is not that of a Hub"
 
 
 class ClientError(Exception):
@@ -78,22 +73,52 @@ class BusyError(Exception):
 
 
 _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], Callable[[str], Verdict]], ...] = (
-    ((BusyError,), lambda text: Retry(text, BUSY_WAIT)),
-    ((AnswerError,), lambda text: Unknown(f"{text}. {ENDPOINT}")),
-    ((ClientError,), lambda text: Refused(text, CLIENT)),
-    ((OfflineModeIsEnabled,), lambda _: Refused(OFFLINE, "Unset it to upload; until then everything is kept.")),
-    ((HFValidationError,), lambda text: Refused(text, REPO)),
-    ((LocalTokenNotFoundError,), lambda text: Refused(text, LOGIN)),
-    ((httpx2.InvalidURL, httpx2.UnsupportedProtocol), lambda text: Refused(text, ENDPOINT)),
+    ((BusyError,), lambda text: Retry(text, BUSY_WAIT, cause=Cause.BUSY)),
+    ((AnswerError,), lambda text: Unknown(text, cause=Cause.NOT_A_HUB)),
+    ((ClientError,), lambda text: Refused(text, cause=Cause.CLIENT)),
+    ((OfflineModeIsEnabled,), lambda _: Refused(OFFLINE, cause=Cause.OFFLINE)),
+    ((HFValidationError,), lambda text: Refused(text, cause=Cause.REPOSITORY)),
+    ((LocalTokenNotFoundError,), lambda text: Refused(text, cause=Cause.NO_TOKEN)),
+    ((httpx2.InvalidURL, httpx2.UnsupportedProtocol), lambda text: Refused(text, cause=Cause.ENDPOINT)),
     ((httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout), Retry),
 )
 
 
+_BY_STATUS = {404: Cause.NOT_FOUND, 409: Cause.BUSY, 412: Cause.MOVED, 429: Cause.LIMITED}
+_BY_KIND = (  # kinds of an exception in the chain; the first that is there counts
+    (("gaierror",), Cause.DNS),
+    (("SSLCertVerificationError",), Cause.CERTIFICATE),
+    (("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutError"), Cause.TIMEOUT),
+    (("ProxyError",), Cause.PROXY),
+    (("ConnectError",), Cause.UNREACHABLE),
+    (("TransportError", "ConnectionError"), Cause.BROKEN),
+)
+_DISK = {errno.ENOSPC: Cause.DISK_FULL, errno.EDQUOT: Cause.DISK_QUOTA}
 _OWN_WORDS = (AnswerError, BusyError, OfflineModeIsEnabled, UnicodeEncodeError)  # a token that no header takes
 
 
 def classify(error: BaseException) -> Verdict:
-    """The verdict on a push that an exception of the client has ended."""
+    """The verdict on a push that an exception of the client has ended, with its cause."""
+    verdict = _verdict(error)
+    if isinstance(verdict, Split) and verdict.too_large:
+        return dataclasses.replace(verdict, cause=Cause.TOO_LARGE)
+    if isinstance(verdict, (Retry, Unknown)) and verdict.cause is Cause.OTHER:
+        return dataclasses.replace(verdict, cause=Cause.XET if verdict.xet else _cause(error))
+    return verdict
+
+
+def _cause(error: BaseException) -> Cause:
+    """The cause of an outage, as the exception tells it."""
+    if (status := status_of(error)) is not None:
+        return _BY_STATUS.get(status, Cause.HUB)
+    kinds = kinds_of(error)
+    if found := next((cause for names, cause in _BY_KIND if kinds & set(names)), None):
+        return found
+    number = disk_error(error)
+    return Cause.OTHER if number is None else _DISK.get(number, Cause.DISK)
+
+
+def _verdict(error: BaseException) -> Verdict:
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # it only names the file
         error = error.__cause__
     chain = list(_chain(error))
@@ -113,7 +138,7 @@ def _classify_xet(chain: list[BaseException], text: str) -> Verdict | None:
     found = _XET_STATUS.search(texts)
     status = found[1] if found else ""
     if status in ("401", "403") or _XET_AUTH.search(texts):
-        return Refused(text, LOGIN)
+        return Refused(text, cause=Cause.TOKEN)
     if not any(map(_is_of_xet, chain)):
         return None
     if status == "429":
@@ -123,13 +148,13 @@ def _classify_xet(chain: list[BaseException], text: str) -> Verdict | None:
 
 def _classify_rest(chain: list[BaseException], text: str) -> Verdict:
     if any(isinstance(link, UnicodeEncodeError) and link.encoding == "ascii" for link in chain):  # in a header
-        return Refused("the token has characters that no token has", LOGIN)
+        return Refused("the token has characters that no token has", cause=Cause.TOKEN)
     if any(isinstance(link, (JSONDecodeError, UnicodeDecodeError)) for link in chain) or _NO_ANSWER.search(text):
-        return Unknown(f"{NO_HUB}. {ENDPOINT} ({text})")
+        return Unknown(text, cause=Cause.NOT_A_HUB)
     if any(isinstance(link, (httpx2.HTTPError, TimeoutError, ConnectionError)) for link in chain):
         return Unknown(text)
     if any(isinstance(link, ValueError) for link in chain):
-        return Refused(text, QUOTA) if _is_quota(text) else Split(text)
+        return Refused(text, cause=Cause.STORAGE) if _is_quota(text) else Split(text)
     if any(isinstance(link, (OSError, MemoryError)) for link in chain):
         return Retry(text)
     return Unknown(text)
@@ -162,12 +187,13 @@ def _classify_content(status: int, request: httpx2.Request, text: str) -> Verdic
 
 def _classify_destination(status: int, error: HfHubHTTPError, text: str) -> Verdict:
     if status == 402 or (status == 403 and _is_quota(text)):
-        return Refused(text, QUOTA)
+        return Refused(text, cause=Cause.STORAGE)
     if status in (401, 403):
-        return Refused(text, LOGIN)
+        missing = Cause.NO_TOKEN if has_no_token(error) else Cause.TOKEN
+        return Refused(text, cause=Cause.RIGHTS if status == 403 else missing)
     if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
         return Retry(text)
-    return Refused(text, REPO if status in (400, 422) else ENDPOINT)
+    return Refused(text, cause=Cause.REPOSITORY if status in (400, 422) else Cause.ENDPOINT)
 
 
 def _is_quota(text: str) -> bool:

@@ -1,7 +1,7 @@
 """The client: one destination on the Hub, as a push and the oracle need it.
 
     Hub(destination)    create, head, sizes, measure, begins_with, commit, squash     what a push does
-                        commits, tree, download, pushed                         what the oracle and a pull read besides
+                        commits, tree, copy, pushed                             what the oracle and a pull read besides
 
 Invariants:
 - What goes wrong is raised as huggingface_hub raises it; `classify` knows what it means.
@@ -24,16 +24,17 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, RepoFile, hf_hub_url
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, RepoFile, constants, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from tqdm import tqdm
 
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, digest, feed, git_hasher
 from hf_mpwriter.base.settings import Destination
@@ -120,23 +121,29 @@ class Hub:
 
     def begins_with(self, path: str, local: str, revision: str, size: int, scratch: str) -> bool:
         """Whether the Hub's copy begins with the whole local file; the copy is downloaded."""
-        with self._copy(path, revision, size, scratch) as copy:
+        with self.copy(path, revision, size, scratch) as copy:
             size = os.stat(local).st_size
             return size <= os.stat(copy).st_size and digest(copy, size) == digest(local, size)
 
     def measure(self, path: str, revision: str, size: int, scratch: str) -> Remote:
         """What the Hub's copy really is, whatever it says of it; the copy is downloaded, see `begins_with`."""
-        with self._copy(path, revision, size, scratch) as copy:
+        with self.copy(path, revision, size, scratch) as copy:
             size = os.stat(copy).st_size
             return Remote(size, digest(copy, size), feed(git_hasher(size), copy, size))
 
     @contextlib.contextmanager
-    def _copy(self, path: str, revision: str, size: int, scratch: str) -> Iterator[str]:
+    def copy(
+        self, path: str, revision: str, size: int, scratch: str, came: Callable[[int], object] = lambda _: None
+    ) -> Iterator[str]:
+        """A block with the Hub's copy of a file, which the client downloads into `scratch` of the caller's.
+
+        `came`: is told how many bytes are here.
+        """
         where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
         disk.remove_tree(at(scratch))
         try:
-            with self._transport.expecting(size):
-                copy = self._api.hf_hub_download(**where, local_dir=scratch)
+            with self._transport.expecting(size), _without_xet():
+                copy = self._api.hf_hub_download(**where, local_dir=scratch, tqdm_class=_telling(came))
             yield copy
         finally:
             disk.remove_tree(at(scratch))
@@ -221,13 +228,6 @@ class Hub:
 
     # what the oracle and a pull ask
 
-    def download(
-        self, path: str, revision: str, start: int, size: int
-    ) -> contextlib.AbstractContextManager[tuple[int, Iterator[bytes]]]:
-        """The content of a path of the run directory, see `Transport.stream`."""
-        name, where = self._destination.path(path), {"revision": revision, "endpoint": self._api.endpoint}
-        return self._transport.stream(hf_hub_url(**self._where, filename=name, **where), start, size)
-
     def pushed(self, paths: Iterable[str], revision: str) -> set[str]:
         """The attachments among these paths that a push has committed last, as the titles of commits say."""
         found = {path: info.last_commit for path, info in self._infos(paths, revision, expand=True)}
@@ -255,6 +255,30 @@ class Hub:
         except EntryNotFoundError:
             return {}
         return {entry.path[len(folder) :].lstrip("/"): _remote(entry) for entry in found}
+
+
+@contextlib.contextmanager
+def _without_xet() -> Iterator[None]:
+    """Let the client download by our transport: no timeout of ours reaches hf_xet."""
+    before, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
+
+
+def _telling(came: Callable[[int], object]) -> Any:
+    """A progress bar of the client that draws nothing."""
+
+    class Telling(tqdm):  # type: ignore[type-arg]  # it cannot be subscripted when it runs
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options | {"disable": True})
+
+        def update(self, count: float | None = 1) -> None:
+            self.n += count or 0
+            came(int(self.n))
+
+    return Telling
 
 
 def _remote(info: RepoFile) -> Remote:

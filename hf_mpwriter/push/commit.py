@@ -80,7 +80,7 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool |
             if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
                 verdict = Split(text_of(error), too_large=True)
         if isinstance(verdict, Unknown) and hub.commits_sent == sent_before:  # no content of ours can be there
-            verdict = Retry(verdict.reason, verdict.after)
+            verdict = Retry(verdict.reason, verdict.after, cause=verdict.cause, hint=verdict.hint)
         if not isinstance(verdict, Moved):
             break
         time.sleep(rng.uniform(0.1, 1.0))

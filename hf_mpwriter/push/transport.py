@@ -45,7 +45,6 @@ IMPATIENT_TIMEOUT = 20.0  # seconds, where a person waits
 SECOND_TRY = 1.0  # seconds after the first
 ANSWER_LIMIT = 32 << 20  # bytes of an answer; that on 500 paths, or a page of a tree, has less than one MiB
 PIECE = 1 << 20  # bytes that are unpacked at once
-STREAMED = 64 << 10  # bytes of a content that are handed on at once: so much is lost where a pull is killed
 
 _LIMITS = {"connect": CONNECT_TIMEOUT, "read": REQUEST_TIMEOUT, "write": REQUEST_TIMEOUT, "pool": CONNECT_TIMEOUT}
 
@@ -84,18 +83,6 @@ class Transport:
         response = get_session().get(url, headers=build_hf_headers(), timeout=timeout)
         hf_raise_for_status(response)
         return response.content
-
-    @contextlib.contextmanager
-    def stream(self, url: str, start: int, size: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """The content at a URL of the Hub, piece by piece, by one request."""
-        headers = {**build_hf_headers(), "accept-encoding": "identity"} | (
-            {"range": f"bytes={start}-"} if start else {}
-        )
-        with self.expecting(size), get_session().stream("GET", url, headers=headers) as response:
-            if response.status_code >= 400:
-                response.read()
-            hf_raise_for_status(response)
-            yield (start if response.status_code == 206 else 0), response.iter_bytes(STREAMED)
 
     @contextlib.contextmanager
     def expecting(self, size: int) -> Iterator[None]:

@@ -15,7 +15,7 @@
         ranks.lock                                    lock of `hf-mpwriter ranks`        no process (empty)
         pull.lock                                     lock of the pulls                  no process (empty)
         pulled.json                                   what came from the Hub             the holder of that lock
-        pulling/<32 hex>                              files on their way from the Hub    the holder of that lock
+        pulling/                                      the file on its way from the Hub   the holder of that lock
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
         hosts/<host>/notices.json                     what the user should know          that host's uploader
         hosts/<host>/told.json                        the same of a node without it      the node's first rank

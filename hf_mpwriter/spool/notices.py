@@ -57,10 +57,7 @@ class NoticesRecord:
 
 def read_notices(host: HostSpool) -> tuple[NumberedNotice, ...]:
     """The notices of a host's uploaders, the newest last; none if the file cannot be read."""
-    try:
-        return state.load(NoticesRecord, disk.read(host.notices) or b"").notices[-KEPT:]
-    except (state.DamagedError, OSError):
-        return ()
+    return state.read(NoticesRecord, host.notices).notices[-KEPT:]
 
 
 class NoticesFile:

@@ -108,10 +108,7 @@ class Starts:
 
 
 def _load(place: Place) -> Starts:
-    try:
-        return state.load(Starts, disk.read(place) or b"")
-    except (state.DamagedError, OSError):
-        return Starts()
+    return state.read(Starts, place)
 
 
 class Post(NamedTuple):

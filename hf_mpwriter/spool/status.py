@@ -3,7 +3,7 @@
     hosts/<host>/status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
      "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0, "next_in": 271.0, "elsewhere": [],
-     "asked_at": 0.0, "is_answered": false, "kind": "Retry", "reason": "...", "hint": "", "failures": 2,
+     "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub", "reason": "...", "hint": "", "failures": 2,
      "failed_at": ..., "failing_since": ...,
      "succeeded_at": ..., "repo_id": "me/run", "private": false}                          "" and 0 without a failure
 
@@ -28,7 +28,8 @@ from typing import Self
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError
-from hf_mpwriter.base.verdicts import Quarantine, Refused, Retry, Verdict
+from hf_mpwriter.base.verdicts import Cause, Quarantine, Refused, Retry, Verdict
+from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.notices import NoticesFile
 from hf_mpwriter.system import disk, filesystem
@@ -43,7 +44,7 @@ BEAT_EVERY = 10.0  # seconds between two heartbeats, if nothing changes
 SILENT_FOR = 2 * BEAT_EVERY
 LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
 LONGEST_STAY = 86_400.0  # seconds that it stays to wait for its share, or for what the Hub asks for, before those
-FULL_DISK = "the disk is full"
+FULL_DISK = TABLE[Cause.DISK_FULL][0]
 SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that lives counts as stuck
 
 
@@ -62,6 +63,7 @@ class UploaderStatus:
     waiting: int = 0  # batches that wait
     commits: int = 0  # made by this uploader
     kind: str = ""  # of the verdict on the last push, "" if it did not fail
+    cause: Cause | None = None  # of that failure
     reason: str = ""  # why it failed, or why the next one waits; "" if it does not
     hint: str = ""  # what helps, "" if nothing is known
     failures: int = 0  # in a row
@@ -81,10 +83,7 @@ class UploaderStatus:
     @classmethod
     def read(cls, host: HostSpool) -> Self:
         """The status of the last uploader of a host; an empty one if there is none, or if it cannot be read."""
-        try:
-            status = state.load(cls, disk.read(host.status) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        status = state.read(cls, host.status)
         if status.process is None or status.process.boot != boot_id():  # its monotonic clock is another one
             return dataclasses.replace(status, blocked_until=status.blocked_until_here(time.monotonic(), time.time()))
         return status
@@ -116,8 +115,9 @@ class UploaderStatus:
             return self
         since = self.failing_since or self.beat or now - SILENT_FOR
         hint = f"free space on the disk of {spool.directory.path}"
-        failure = {"kind": Retry.__name__, "reason": FULL_DISK, "hint": hint, "failed_at": now, "failing_since": since}
-        return dataclasses.replace(self, **failure, failures=max(1, self.failures))  # type: ignore[arg-type]
+        failure = {"kind": Retry.__name__, "cause": Cause.DISK_FULL, "reason": FULL_DISK, "hint": hint}
+        times = {"failed_at": now, "failing_since": since, "failures": max(1, self.failures)}
+        return dataclasses.replace(self, **failure, **times)  # type: ignore[arg-type]
 
     def blocked_until_here(self, now: float, unix_time: float) -> float:
         """What `blocked_until` is by a clock of another boot; 0 if it is not known."""
@@ -169,7 +169,7 @@ class UploaderStatus:
         """What keeps a living uploader from its work, "" if nothing is known."""
         if not self.is_over and self.process and self.process.is_stopped():
             return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
-        if self.beat and now - self.beat > SILENCE and self.reason != FULL_DISK:
+        if self.beat and now - self.beat > SILENCE and self.cause is not Cause.DISK_FULL:
             return f"process {self.pid}{self.place} has said nothing for {now - self.beat:.0f} s"
         return ""
 
@@ -215,7 +215,9 @@ class StatusFile:
         else:
             reason = redact_known(getattr(verdict, "reason", ""))
         is_other = self.failure != kind
-        self._change(kind=kind, reason=reason, hint=hint, failures=attempts, failed_at=now, failing_since=since)
+        cause = getattr(verdict, "cause", None)
+        self._change(kind=kind, cause=cause, reason=reason, hint=hint)
+        self._change(failures=attempts, failed_at=now, failing_since=since)
         if is_other:
             logger.info("%s", f"{kind}: {self._status.why}")
 
@@ -229,7 +231,7 @@ class StatusFile:
         if self.failure:
             logger.info("the outage is over")
         if self.failure or self._status.reason:
-            self._change(kind="", reason="", hint="", failures=0, failed_at=0.0, failing_since=0.0)
+            self._change(kind="", cause=None, reason="", hint="", failures=0, failed_at=0.0, failing_since=0.0)
         self._change(succeeded_at=self._wall_clock())
 
     def goes_to(self, repo_id: str, *, private: bool | None) -> None:

@@ -219,7 +219,7 @@ class InFlight:
         if isinstance(verdict, Unknown) and not self._fenced:
             self._settled_at = self._clock() + SETTLE_TIME
         if isinstance(verdict, Refused) and self.may_create and not self._creates:
-            verdict = Retry(verdict.reason)
+            verdict = Retry(verdict.reason, cause=verdict.cause, hint=verdict.hint)
         return verdict, *sent
 
     def save_ledger(self) -> None:

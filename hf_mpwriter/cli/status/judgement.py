@@ -18,15 +18,12 @@ It is a pure function of the facts.
 from __future__ import annotations
 
 import enum
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.base.verdicts import Cause, Refused
 from hf_mpwriter.cli.destination import command_line
 from hf_mpwriter.cli.status.facts import RunFacts
-from hf_mpwriter.cli.words import cure
-from hf_mpwriter.spool.status import FULL_DISK
 
 
 class RunHealth(enum.Enum):
@@ -50,23 +47,23 @@ class Judgement:
     next: str = ""  # what is to be done, "" if nothing is
 
 
-def judge(facts: RunFacts, logdir: str, environ: Mapping[str, str] = os.environ) -> Judgement:
+def judge(facts: RunFacts, logdir: str) -> Judgement:
     """Judge a run."""
-    if trouble := next(_troubles(facts, logdir, environ), ""):
+    if trouble := next(_troubles(facts, logdir), ""):
         return Judgement(RunHealth.PERSON, trouble)
     is_waiting = facts.waiting or facts.missing_there
     return Judgement(RunHealth.WAITING if is_waiting else RunHealth.COMPLETE)
 
 
-def _troubles(facts: RunFacts, logdir: str, environ: Mapping[str, str]) -> Iterator[str]:
+def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
     """What a person has to do, the first thing first."""
     sync, uploader = command_line("sync", logdir), facts.uploader
     if facts.in_memory:
         yield f"free space on the disk of {facts.run_dir}: what waits in memory is lost when its process ends"
-    if facts.waiting and uploader.reason == FULL_DISK:
+    if facts.waiting and uploader.cause is Cause.DISK_FULL:
         yield f"{uploader.hint}; then: {sync}"
     if facts.waiting and uploader.kind == Refused.__name__:
-        yield f"{cure(uploader.reason, uploader.hint, environ)}; then: {sync}"
+        yield f"{uploader.hint.rstrip('. ')}; then: {sync}"
     if still := _stillness(facts):
         yield f"{still}; if that does not help: {command_line('stop', logdir)}; then: {sync}"
     if facts.refused:

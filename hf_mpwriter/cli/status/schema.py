@@ -10,7 +10,6 @@ from typing import Any
 
 from hf_mpwriter.cli.status.facts import RunFacts
 from hf_mpwriter.cli.status.judgement import Judgement, RunHealth
-from hf_mpwriter.cli.words import plain
 
 VERSION = 1  # raised when a key changes its meaning or goes
 
@@ -80,8 +79,8 @@ def _error(facts: RunFacts) -> dict[str, Any] | None:
     if not uploader.failures:
         return None
     return {
-        "text": plain(uploader.reason),
-        "detail": uploader.reason,
+        "cause": uploader.cause,
+        "text": uploader.reason,
         "hint": uploader.hint or None,
         "failures": uploader.failures,
         "time": uploader.failed_at or None,

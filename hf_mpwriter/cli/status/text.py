@@ -8,7 +8,7 @@ from hf_mpwriter.cli.destination import command_line
 from hf_mpwriter.cli.output import counted, mirror_line
 from hf_mpwriter.cli.status.facts import FileFacts, RunFacts, WorkerFacts
 from hf_mpwriter.cli.status.judgement import Judgement
-from hf_mpwriter.cli.words import ago, plain, span
+from hf_mpwriter.cli.words import ago, span
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.system.redaction import printable
 
@@ -121,10 +121,9 @@ def failure_text(facts: RunFacts) -> str:
     uploader = facts.uploader
     if not uploader.failures:
         return uploader.reason
-    text = plain(uploader.reason)
     often = f" ({uploader.failures} times in a row)" if uploader.failures > 1 else ""
     helps = f". {uploader.hint[:1].upper()}{uploader.hint[1:]}" if uploader.hint else ""
-    return f"{text}{often}{helps}"
+    return f"{uploader.reason.rstrip('.')}{often}{helps}"
 
 
 def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
@@ -191,7 +190,7 @@ def line(facts: RunFacts, judgement: Judgement) -> str:
         )
     parts.append(f"{len(facts.alive)} alive")
     if facts.waiting and facts.uploader.failures:
-        parts.append(plain(facts.uploader.reason))
+        parts.append(facts.uploader.reason)
     if facts.destination and facts.files:  # without one, the page may not be there
         parts.append(facts.destination.url)
     return "  ".join(parts)

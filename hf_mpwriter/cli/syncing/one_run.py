@@ -35,7 +35,7 @@ from hf_mpwriter.cli.destination import (
 )
 from hf_mpwriter.cli.output import UploadBar, failure, show_damage
 from hf_mpwriter.cli.syncing.folders import Wishes, spool_for
-from hf_mpwriter.cli.words import cure, plain, sentence
+from hf_mpwriter.cli.words import sentence
 from hf_mpwriter.snapshot import attachments, event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
@@ -171,12 +171,12 @@ def shortfall_text(missing: int, refused: Collection[str], uploader: UploaderSta
     size = size_text(missing)
     if refused:
         return f"{size} are not on the Hub yet: {'; '.join(dict.fromkeys(refused))}."
-    why, helps = plain(uploader.reason).rstrip("."), cure(uploader.reason, uploader.hint)
+    why, helps = uploader.reason.rstrip("."), sentence(uploader.hint)
     because = f": {why}" if why else ""
     if uploader.kind == Refused.__name__:  # the Hub was asked, and has answered
         then = "" if "hf-mpwriter sync" in helps else f"{'; then' if helps else 'To try again'}: {again}"
         lead = f"{size} are not on the Hub" if missing else "The Hub does not tell what it has"
-        return f"{lead}{because}. {sentence(helps)}{then}"
+        return f"{lead}{because}. {helps}{then}"
     if asked:
         return f"{size} are not on the Hub yet{because}."
     known = f"{size} are not there yet" if missing else "everything is there"

@@ -50,10 +50,7 @@ class Listing:
     @classmethod
     def read(cls, spool: Spool) -> Self:
         """The record of the last look; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(_place(spool)) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        return state.read(cls, _place(spool))
 
     def save(self, spool: Spool) -> None:
         """Write the record; OSError if the disk refuses."""

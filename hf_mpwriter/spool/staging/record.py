@@ -118,10 +118,7 @@ class Mirrored:
     @classmethod
     def read(cls, host: HostSpool) -> Self:
         """The record of a host; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(MirrorPlaces.of(host).mirrored) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        return state.read(cls, MirrorPlaces.of(host).mirrored)
 
     def having(self, path: str, length: int) -> Self:
         """The same with a file that is there, whole."""
@@ -163,10 +160,7 @@ class MirrorStatus:
     @classmethod
     def read(cls, host: HostSpool) -> Self:
         """The status of the last mirror of a host; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(MirrorPlaces.of(host).status) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        return state.read(cls, MirrorPlaces.of(host).status)
 
     @property
     def pid(self) -> int:

@@ -32,10 +32,7 @@ class Deaths:
     @classmethod
     def read(cls, place: Place) -> Deaths:
         """The record; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(place) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        return state.read(cls, place)
 
 
 def remember(place: Place, files: Collection[str]) -> None:

@@ -69,10 +69,7 @@ class SamplerRecord:
     @classmethod
     def read(cls, host: HostSpool) -> Self:
         """The record of a host; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(SamplerPlaces.of(host).record) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        return state.read(cls, SamplerPlaces.of(host).record)
 
     def save(self, host: HostSpool) -> None:
         """Write the record; OSError if the disk refuses."""

@@ -60,10 +60,7 @@ class ToldRecord:
     @classmethod
     def read(cls, place: Place) -> Self:
         """The record; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(place) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
+        return state.read(cls, place)
 
     def save(self, place: Place) -> bool:
         """Write the record; where the disk refuses, which is False, something is told again."""

@@ -107,7 +107,7 @@ def test_sync_gives_up_after_its_timeout_and_gives_the_reason(run_dir, start, mo
     start(LOG_AND_EXIT, run_dir, 10, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
     result = run("sync", run_dir, "--timeout", "5")
     assert result.exit_code == 1
-    assert "The Hub could not be asked: the Hub cannot be reached. By what it last answered, " in result.output
+    assert "The Hub could not be asked: the Hub cannot be reached at http://127.0.0.1:9. By what" in result.output
     assert "are not there yet" in result.output
 
 

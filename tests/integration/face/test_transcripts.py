@@ -52,7 +52,7 @@ LOGIN = "run `hf auth login`; log: LOG"
 ENDS = {  # a fault of the Hub, and what is told of it until it is over
     "401": f"not uploading: no token (401): {LOGIN}",
     "403 message='You have read access only'": (
-        "not uploading: the token may not write to me/run (403): run `hf auth login` with a token that may write; "
+        "not uploading: the token lacks rights to me/run (403): run `hf auth login` with a token that may write; "
         "log: LOG"
     ),
     "402": (

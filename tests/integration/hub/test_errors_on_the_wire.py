@@ -13,8 +13,8 @@ from programs import wait_for
 from pushing import NAME, Pushes, hits, is_as
 
 from hf_mpwriter.base.settings import OFFLINE
-from hf_mpwriter.base.verdicts import Done, Moved, Refused, Retry, Split, Unknown
-from hf_mpwriter.push import classify, commit, words
+from hf_mpwriter.base.verdicts import Cause, Done, Moved, Refused, Retry, Split, Unknown
+from hf_mpwriter.push import classify, commit
 
 pytest_plugins = ("pushing",)
 
@@ -30,14 +30,14 @@ TO_A_COMMIT = [  # the answer, the verdict, how often the commit is sent
     ("reset", Unknown, {}, 1),
     ("200 body=<html>Welcome</html>", Unknown, {}, 1),
     ("200 message={}", Unknown, {}, 1),
-    ("401 code=RepoNotFound", Refused, {"hint": classify.LOGIN}, 1),
-    ("401 message='Invalid credentials in Authorization header'", Refused, {"hint": classify.LOGIN}, 1),
-    ("402", Refused, {"hint": classify.QUOTA}, 1),
-    ("403 message='You have read access only'", Refused, {"hint": words.WRITE}, 1),
-    ("403 message='Private repository storage limit reached, please upgrade'", Refused, {"hint": classify.QUOTA}, 1),
-    ("404", Refused, {"hint": classify.ENDPOINT}, 1),
-    ("405", Refused, {"hint": classify.ENDPOINT}, 1),
-    ("501", Refused, {"hint": classify.ENDPOINT}, 1),
+    ("401 code=RepoNotFound", Refused, {"cause": Cause.NO_TOKEN}, 1),
+    ("401 message='Invalid credentials in Authorization header'", Refused, {"cause": Cause.NO_TOKEN}, 1),
+    ("402", Refused, {"cause": Cause.STORAGE}, 1),
+    ("403 message='You have read access only'", Refused, {"cause": Cause.RIGHTS}, 1),
+    ("403 message='Private repository storage limit reached, please upgrade'", Refused, {"cause": Cause.STORAGE}, 1),
+    ("404", Refused, {"cause": Cause.ENDPOINT}, 1),
+    ("405", Refused, {"cause": Cause.ENDPOINT}, 1),
+    ("501", Refused, {"cause": Cause.ENDPOINT}, 1),
     ("404 code=RepoNotFound", Retry, {"after": None}, 1),
     ("404 code=RevisionNotFound", Retry, {"after": None}, 1),
     ("409 message='Another commit operation is in progress for this repository.'", Retry, {"after": 3.0}, 1),
@@ -75,9 +75,9 @@ def refused_object(message: str) -> str:
 BEFORE_A_COMMIT = [
     ("GET /revision/ 503", Retry, {}, 1),
     ("GET /revision/ close", Retry, {}, 1),
-    ("GET /revision/ 401", Refused, {"hint": classify.LOGIN}, 1),
-    ("GET /revision/ 403", Refused, {"hint": words.WRITE}, 1),
-    ("GET /revision/ 404", Refused, {"hint": classify.ENDPOINT}, 1),
+    ("GET /revision/ 401", Refused, {"cause": Cause.NO_TOKEN}, 1),
+    ("GET /revision/ 403", Refused, {"cause": Cause.RIGHTS}, 1),
+    ("GET /revision/ 404", Refused, {"cause": Cause.ENDPOINT}, 1),
     ("GET /revision/ 200 body=<html>Welcome</html>", Retry, {}, 1),
     ("GET /revision/ 200 message=portal", Retry, {}, 1),
     ("GET /revision/ 302 header=Location:/api/models/me/run/revision/main", Retry, {}, 21),
@@ -91,7 +91,7 @@ BEFORE_A_COMMIT = [
     ("POST /preupload/ 422", Split, {}, 2),
     ("objects/batch 200 message=portal", Retry, {}, 1),
     (f"objects/batch 200 'body={refused_object('Invalid object')}'", Split, {}, 2),
-    (f"objects/batch 200 'body={refused_object('storage limit reached')}'", Refused, {"hint": classify.QUOTA}, 1),
+    (f"objects/batch 200 'body={refused_object('storage limit reached')}'", Refused, {"cause": Cause.STORAGE}, 1),
     ("PUT /lfs/ 403", Retry, {}, 1),  # an upload URL that is too old; no token could help
     ("PUT /lfs/ 400", Retry, {}, 1),
     ("PUT /lfs/ 500", Retry, {}, 6),
@@ -123,10 +123,10 @@ def test_a_date_in_retry_after_is_heeded_too(hub, run):
 
 CREATING = [
     (f"409 message='{NEVER_BUSY}'", Retry, {"after": classify.BUSY_WAIT}),
-    ("400", Refused, {"hint": classify.REPO}),
-    ("401", Refused, {"hint": classify.LOGIN}),
-    ("402", Refused, {"hint": classify.QUOTA}),
-    ("403", Refused, {"hint": words.WRITE}),
+    ("400", Refused, {"cause": Cause.REPOSITORY}),
+    ("401", Refused, {"cause": Cause.NO_TOKEN}),
+    ("402", Refused, {"cause": Cause.STORAGE}),
+    ("403", Refused, {"cause": Cause.RIGHTS}),
     ("503", Retry, {}),
     ("409", Retry, {}),  # without the URL of the existing repository
 ]
@@ -248,15 +248,15 @@ def by_xet(running):
 
 
 XET = [
-    ("xet-write-token 401", Refused, {"hint": classify.LOGIN}),
-    ("xet-write-token 403", Refused, {"hint": classify.LOGIN}),
+    ("xet-write-token 401", Refused, {"cause": Cause.TOKEN}),
+    ("xet-write-token 403", Refused, {"cause": Cause.TOKEN}),
     ("xet-write-token 404", Retry, {"xet": "missing"}),
     ("xet-write-token 429", Retry, {"xet": "", "after": classify.RATE_WAIT}),
     ("xet-write-token 503", Retry, {"xet": "failing"}),
     ("xet-write-token hang", Retry, {"xet": "failing"}),
     ("xet-write-token 200 body=<html/>", Retry, {"xet": "failing"}),
     ("/v1/xorbs close", Retry, {"xet": "failing"}),
-    ("/v1/xorbs 403", Refused, {"hint": classify.LOGIN}),
+    ("/v1/xorbs 403", Refused, {"cause": Cause.TOKEN}),
     ("/shards 500", Retry, {"xet": "failing"}),
     ("/shards hang", Retry, {"xet": "failing"}),
 ]
@@ -278,11 +278,11 @@ def test_what_fails_in_the_xet_storage_is_recognised_and_lfs_works(hub, run, by_
 ENVIRONMENTS = [
     ({"HF_HUB_OFFLINE": "1"}, Refused, {"reason": OFFLINE}),
     ({"TRANSFORMERS_OFFLINE": "1"}, Refused, {"reason": OFFLINE}),
-    ({"HF_TOKEN": "hf_\u201cpasted\u201d"}, Refused, {"hint": words.MEND}),
+    ({"HF_TOKEN": "hf_\u201cpasted\u201d"}, Refused, {"cause": Cause.TOKEN}),
     ({"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}, Retry, {}),
-    ({"HTTP_PROXY": "gopher://127.0.0.1:9", "NO_PROXY": ""}, Refused, {"hint": classify.CLIENT}),
-    ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, Refused, {"hint": classify.CLIENT}),
-    ({"SSL_CERT_FILE": __file__}, Refused, {"hint": classify.CLIENT}),
+    ({"HTTP_PROXY": "gopher://127.0.0.1:9", "NO_PROXY": ""}, Refused, {"cause": Cause.CLIENT}),
+    ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, Refused, {"cause": Cause.CLIENT}),
+    ({"SSL_CERT_FILE": __file__}, Refused, {"cause": Cause.CLIENT}),
 ]
 
 

@@ -36,9 +36,9 @@ def rank(number: int) -> dict[str, str]:
     return {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
 
 
-def temporary(run_dir: Path) -> int:
-    """Bytes of the temporary file of a pull."""
-    return sum(path.stat().st_size for path in run_dir.glob(".hf_mpwriter/pulling/*"))
+def on_their_way(run_dir: Path) -> set[Path]:
+    """The files that a pull is bringing, or was when it was killed."""
+    return set(run_dir.glob(".hf_mpwriter/pulling/.cache/**/*.incomplete"))
 
 
 @pytest.fixture
@@ -84,16 +84,15 @@ def heeded() -> Iterator[None]:
 
 @pytest.mark.usefixtures("heeded")
 def test_a_signal_ends_a_pull(hub, run_dir, store):
-    """As it would end the program, which does not start; the next start goes on with the pull."""
+    """As it would end the program, which does not start; the next start pulls again."""
     store(NAME, 30_000)
     hub.fault("GET /resolve/ slow seconds=60 times=0")
-    came = 0
     for number, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        left = on_their_way(run_dir)
         one = pulling(run_dir, *FOUND)
-        wait_for(lambda before=came: temporary(run_dir) > before, "a part of the file")
+        wait_for(lambda left=left: on_their_way(run_dir) - left, "a file on its way")
         one.supervisor.send_signal(number)
         assert one.finish() == (expected, "", "")
-        came = temporary(run_dir)
     hub.clear_faults()
     assert pulling(run_dir, *FOUND).finish()[:2] == (7, f"./{NAME}\n")
 

@@ -23,7 +23,7 @@ def who(role: str) -> dict[str, object]:
         (200, who("fineGrained"), "from /token", OK, "me, fineGrained"),
         (200, who("read"), "from /token", FAIL, "Run: hf auth login, with a token that may write"),
         (401, {"error": "no"}, "from HF_TOKEN", FAIL, "Mend HF_TOKEN"),
-        (401, {"error": "no"}, "from /token", FAIL, "the token is refused (401). Run: hf auth login"),
+        (401, {"error": "no"}, "from /token", FAIL, "token refused (401). Run: hf auth login"),
         (401, {"error": "no"}, "", FAIL, "there is none. Run: hf auth login"),
         (503, {}, "from /token", WARN, "not known what it may do (503)"),
         (200, {"auth": 7, "name": "me"}, "", OK, "rights not told"),

@@ -11,9 +11,11 @@ import pytest
 from huggingface_hub import errors as hf
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Done, Refused
-from hf_mpwriter.push.classify import CLIENT, ENDPOINT, AnswerError, BusyError, ClientError, classify
+from hf_mpwriter.base.verdicts import Cause, Done
+from hf_mpwriter.push.classify import AnswerError, BusyError, ClientError, classify
 from hf_mpwriter.push.words import note, page, plain
+from hf_mpwriter.spool.causes import TABLE, words
+from hf_mpwriter.spool.status import UploaderStatus
 
 HUB = Destination("https://hub.example", "me/run")
 LOUD = "the client's own text https://hub.example/api?x=1"
@@ -36,7 +38,7 @@ def said_of(error: Exception, **environ: str) -> str:
     """What is said of an error, with what helps."""
     verdict = plain(classify(error), error, HUB, environ)
     assert type(verdict) is type(classify(error))
-    return f"{verdict.reason}: {verdict.hint}" if isinstance(verdict, Refused) else verdict.reason
+    return UploaderStatus(reason=verdict.reason, hint=getattr(verdict, "hint", "")).why
 
 
 MEND = "mend HF_TOKEN, or the token that the writer was given"
@@ -47,11 +49,11 @@ REFUSALS = [
     (http(401), {"HUGGING_FACE_HUB_TOKEN": "hf_x"}, f"token refused (401): {MEND}"),
     (http(401, token=False), {}, f"no token (401): {LOGIN}"),
     (hf.LocalTokenNotFoundError("x"), {}, f"no token: {LOGIN}"),
-    (http(403), {}, f"the token may not write to me/run (403): {LOGIN} with a token that may write"),
+    (http(403), {}, f"the token lacks rights to me/run (403): {LOGIN} with a token that may write"),
     (
         http(403),
         {"HF_TOKEN": "hf_x"},
-        f"the token may not write to me/run (403): {MEND}: it has to be one that may write",
+        f"the token lacks rights to me/run (403): {MEND}: it has to be one that may write",
     ),
     (
         http(402),
@@ -61,17 +63,17 @@ REFUSALS = [
     (
         http(404),
         {},
-        f"https://hub.example does not answer as a Hub does (404): {ENDPOINT}",
+        f"https://hub.example does not answer as a Hub does (404). {TABLE[Cause.ENDPOINT][1]}",
     ),
     (
         hf.HFValidationError(LOUD),
         {},
-        "the Hub takes no such repository or branch: Check repo_id, repo_type and repo_revision.",
+        "the Hub takes no such repository or branch. Check repo_id, repo_type and repo_revision.",
     ),
     (
         ClientError(LOUD),
         {},
-        f"no connection can be made with these proxies and certificates: {CLIENT}",
+        f"no connection can be made with these proxies and certificates. {TABLE[Cause.CLIENT][1]}",
     ),
 ]
 
@@ -115,7 +117,7 @@ OUTAGES = [
         "the answer is longer than any answer of a Hub. Is HF_ENDPOINT a Hugging Face Hub, and is a proxy in between?",
     ),
     (BusyError("another repository is being created"), "another repository is being created"),
-    (KeyError(LOUD), "the push failed, and it is not known why (KeyError)"),
+    (KeyError(LOUD), "it is not known why (KeyError)"),
 ]
 
 
@@ -173,3 +175,9 @@ def test_half_of_a_token_is_in_no_reason():
     """What the Hub says is cut after the secrets have gone."""
     error = http(422, said="x" * 185 + " hf_" + "A" * 34, kind=hf.BadRequestError)
     assert "hf_A" not in said_of(error)
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_each_cause_has_words(cause):
+    """One table has them all."""
+    assert words(cause, HUB, 400).endswith(" (400)")

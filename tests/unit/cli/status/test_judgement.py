@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 from facts import FACTS, FILE, NOW, RUNNING, facts
 
+from hf_mpwriter.base.verdicts import Cause
 from hf_mpwriter.cli.status.facts import WorkerFacts
 from hf_mpwriter.cli.status.judgement import RunHealth, judge
 from hf_mpwriter.snapshot.attachments import NEVER_SENT
@@ -17,8 +18,8 @@ from hf_mpwriter.spool.status import FULL_DISK
 SYNC = "hf-mpwriter sync exp1"
 HALF = (dataclasses.replace(FILE, on_hub=40),)
 ALIVE = (WorkerFacts("main", "alive", "here", 7, is_here=True),)
-REFUSED = dataclasses.replace(RUNNING, kind="Refused", reason="HfHubHTTPError: 401", hint="Look.", failures=2)
-FULL = dataclasses.replace(RUNNING, kind="Retry", reason=FULL_DISK, hint="free /x", failures=1)
+REFUSED = dataclasses.replace(RUNNING, kind="Refused", reason="token refused (401)", hint="Look.", failures=2)
+FULL = dataclasses.replace(RUNNING, kind="Retry", cause=Cause.DISK_FULL, reason=FULL_DISK, hint="free /x", failures=1)
 THERE = {"to": "s3://b/exp1", "files": (dataclasses.replace(FILE, in_logdir=40),)}
 
 
@@ -33,7 +34,7 @@ THERE = {"to": "s3://b/exp1", "files": (dataclasses.replace(FILE, in_logdir=40),
         (
             {"files": HALF, "uploader": REFUSED, "uploader_is_alive": True},
             RunHealth.PERSON,
-            f"hf auth login; then: {SYNC}",
+            f"Look; then: {SYNC}",
         ),
         ({"uploader": REFUSED, "uploader_is_alive": True}, RunHealth.COMPLETE, ""),
         ({"files": HALF, "uploader": FULL, "uploader_is_alive": True}, RunHealth.PERSON, f"free /x; then: {SYNC}"),
@@ -65,7 +66,7 @@ THERE = {"to": "s3://b/exp1", "files": (dataclasses.replace(FILE, in_logdir=40),
 )
 def test_the_state_follows_from_the_facts(fields, state, words):
     """What waits comes by itself; where it does not, the last line says what to type."""
-    found = judge(facts(**fields), "exp1", {})
+    found = judge(facts(**fields), "exp1")
     assert found.state is state
     assert words in found.next
     assert bool(found.next) == (state is RunHealth.PERSON)

@@ -53,8 +53,8 @@ def test_an_uploader_that_is_silent_is_shown_as_such():
 
 
 def test_a_failure_is_told_in_plain_words_with_how_often_and_what_helps():
-    """The words of the client are in the log, and in JSON."""
-    failed = dataclasses.replace(RUNNING, kind="Retry", reason="ConnectError: no", failures=3, hint="Wait.")
+    """The words of the client are in the log."""
+    failed = dataclasses.replace(RUNNING, kind="Retry", reason="the Hub cannot be reached", failures=3, hint="Wait.")
     assert failure_text(facts(uploader=failed)) == "the Hub cannot be reached (3 times in a row). Wait."
     assert failure_text(facts(uploader=dataclasses.replace(RUNNING, reason="the next is due."))) == "the next is due."
 
@@ -98,7 +98,7 @@ def test_a_run_is_told_with_its_links_and_times():
 
 def test_a_wait_after_a_failure_is_one_for_the_next_try():
     """Its reason stands below it."""
-    failed = dataclasses.replace(RUNNING, kind="Retry", reason="ConnectError: no", failures=3, next_in=15.0)
+    failed = dataclasses.replace(RUNNING, kind="Retry", reason="the Hub cannot be reached", failures=3, next_in=15.0)
     text = shown(files=(dataclasses.replace(FILE, on_hub=40),), uploader=failed, uploader_is_alive=True)
     assert "  next try     in 0:12" in text
     assert "  error        the Hub cannot be reached (3 times in a row)\n" in f"{text}\n"

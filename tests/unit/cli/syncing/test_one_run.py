@@ -22,7 +22,7 @@ TOKEN = UploaderStatus(kind="Refused", reason="token refused (401)", hint="run `
 GONE = UploaderStatus(
     kind="Refused", reason="me/run is gone.", hint="To make it anew: hf-mpwriter sync --create runs/a"
 )
-DOWN = UploaderStatus(kind="Retry", reason="ConnectError: [Errno 111] Connection refused")
+DOWN = UploaderStatus(kind="Retry", reason="the Hub cannot be reached at HUB")
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,19 @@ DOWN = UploaderStatus(kind="Retry", reason="ConnectError: [Errno 111] Connection
             [],
             TOKEN,
             False,
-            f"93 B are not on the Hub: the token is refused (401). Run: hf auth login; then: {AGAIN}",
+            f"93 B are not on the Hub: token refused (401). Run `hf auth login`; then: {AGAIN}",
         ),
-        (0, [], TOKEN, False, "The Hub does not tell what it has: the token is refused (401). Run: hf"),
+        (0, [], TOKEN, False, "The Hub does not tell what it has: token refused (401). Run `hf"),
         (93, [], GONE, False, "93 B are not on the Hub: me/run is gone. To make it anew: hf-mpwriter sync --create"),
-        (93, [], DOWN, False, "The Hub could not be asked: the Hub cannot be reached. By what it last answered, 93 B"),
+        (
+            93,
+            [],
+            DOWN,
+            False,
+            "The Hub could not be asked: the Hub cannot be reached at HUB. By what it",
+        ),
         (0, [], UploaderStatus(), False, "The Hub could not be asked. By what it last answered, everything is there."),
-        (93, [], DOWN, True, "93 B are not on the Hub yet: the Hub cannot be reached."),
+        (93, [], DOWN, True, "93 B are not on the Hub yet: the Hub cannot be reached at HUB."),
         (93, ["a: too large", "a: too large"], TOKEN, True, "93 B are not on the Hub yet: a: too large."),
     ],
 )
