@@ -52,10 +52,9 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.series import SEGMENT_MIN, Purge, SegmentSeries
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.listing import Listing
-from hf_mpwriter.spool.workers.elsewhere import seen_from_here
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import DERIVER, MemberFile, MemberFiles, Members
-from hf_mpwriter.spool.workers.share import is_apart
+from hf_mpwriter.spool.workers.peers import is_apart, seen_from_here
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory, Place
 from hf_mpwriter.system.filesystem import mount_of_descriptor

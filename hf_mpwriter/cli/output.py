@@ -15,7 +15,7 @@ from tqdm import tqdm
 from hf_mpwriter.base.settings import is_on
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.cli.words import span
-from hf_mpwriter.snapshot.damage import Damage
+from hf_mpwriter.snapshot.event_files import Damage
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus

@@ -106,7 +106,7 @@ def run_program(
     if patch:
         _patch_pythons(os.environ)
     from hf_mpwriter.supervisor.loop import supervise
-    from hf_mpwriter.supervisor.orphans import end_orphans
+    from hf_mpwriter.supervisor.program import end_orphans
 
     try:
         for line in end_orphans(normalised_logdir(os.environ["HF_MPWRITER_LOGDIR"])) if kill_orphans else ():

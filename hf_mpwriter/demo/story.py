@@ -34,8 +34,7 @@ from typing import NoReturn
 import psutil
 from tqdm import tqdm
 
-from hf_mpwriter.demo.place import RANKS, REPO, Folder
-from hf_mpwriter.demo.stage import Rank, Stage
+from hf_mpwriter.demo.stage import RANKS, REPO, Folder, Rank, Stage
 from hf_mpwriter.demo.training import CHECKPOINT_EVERY, LEARNING_RATES
 from hf_mpwriter.spool.progress import size_text
 

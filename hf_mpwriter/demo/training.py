@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.demo.place import REPO, Folder
+from hf_mpwriter.demo.stage import REPO, Folder
 from hf_mpwriter.testing import Journal
 
 LEARNING_RATES = (0.02, 0.1, 0.5, 1.0)  # by rank

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.demo.place import RANKS, Folder
+from hf_mpwriter.demo.stage import RANKS, Folder
 from hf_mpwriter.push.client import Hub
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.testing import check, read_journals

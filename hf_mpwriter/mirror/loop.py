@@ -18,26 +18,37 @@ Invariants:
 - It writes only while it holds the mirror lock. On every tick the lock is checked to be the file at the path.
 - It never touches the logdir: that is done by a copy, which may hang.
 - Of the files of one writer, one gets to the logdir only when all earlier ones are there.
+
+What a mirror finds in its run directory: event files, and the files of `add_embedding`.
+
+    event files    see `EventFileScan`: final at some time, and never changed after that
+    embeddings     `projector_config.pbtxt` grows, the others may be written again: brought as often as they change
+
+TensorBoard reads the files of the projector anew at each request, so these may be replaced under their names.
+
+Invariant: of a file that changes while it is copied, the next scan brings what it has become.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import logging
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
-from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.names import is_event_file, is_ours, is_worker
+from hf_mpwriter.base.files import LocalFile, git_hasher
+from hf_mpwriter.base.names import is_embedding, is_event_file, is_ours, is_worker
 from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, Tries, chosen, decide, recorded
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.mirror.posix import mark_of
 from hf_mpwriter.mirror.returning import Returning
-from hf_mpwriter.mirror.scan import MirrorScan
-from hf_mpwriter.snapshot.event_files import pending, writer_of
+from hf_mpwriter.snapshot.attachments import CHUNK, stamp_of
+from hf_mpwriter.snapshot.event_files import EventFileScan, Statuses, pending, walk, writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.job import (
     Absent,
@@ -60,6 +71,7 @@ from hf_mpwriter.spool.workers.members import OBSERVER, Members
 from hf_mpwriter.spool.workers.samplers import Seals
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process
+from hf_mpwriter.system.directory import Directory, Place
 from hf_mpwriter.system.process import Process
 
 logger = logging.getLogger("hf_mpwriter")
@@ -361,3 +373,50 @@ def main() -> None:
     logger.info("took the mirror lock of %s, which goes to %s", start.run_dir, start.to)
     keep_on(mirror.tick, TICK)
     logger.info("left the mirror lock")
+
+
+class MirrorScan(EventFileScan):
+    """Scans the files that go to the logdir."""
+
+    def __init__(self, run: Directory, known: Callable[[str], int], changed: Callable[[str], object]) -> None:
+        super().__init__(run, known)
+        self._directory, self._changed = run, changed
+        self._embedded: dict[str, LocalFile] = {}
+
+    def files(
+        self, allows: Callable[[str], bool], growing: Callable[[], Collection[str]], patience: int = 0
+    ) -> list[LocalFile]:
+        """All event files with whole records, then the embeddings; for arguments and errors see `EventFileScan`."""
+        return super().files(allows, growing, patience) + self._embeddings()
+
+    def _embeddings(self) -> list[LocalFile]:
+        found = {}
+        with Statuses(self._directory) as statuses:
+            for path in filter(is_embedding, walk(self._directory)):
+                with contextlib.suppress(OSError):  # removed since it was listed
+                    before, stamp = self._embedded.get(path), stamp_of(statuses.of(path))
+                    file = before if before and before.stamp == stamp else _read(statuses.place(path), path, stamp)
+                    if before and before.sha256 != file.sha256:
+                        self._changed(path)
+                    found[path] = file
+        self._embedded = found
+        return list(found.values())
+
+    def settled(self, now: float) -> set[str]:
+        """The files that may go now, and are not ours: those that have not changed for a while, and embeddings."""
+        return super().settled(now) | self._embedded.keys()
+
+
+def _read(place: Place, path: str, stamp: tuple[int, ...]) -> LocalFile:
+    """A file by its content; OSError if it cannot be read."""
+    fd = disk.open_beneath(place)
+    try:
+        size = os.fstat(fd).st_size
+        sha256, blob, position = hashlib.sha256(), git_hasher(size), 0
+        while chunk := os.pread(fd, min(CHUNK, size - position), position):
+            sha256.update(chunk)
+            blob.update(chunk)
+            position += len(chunk)
+        return LocalFile(path, position, False, sha256.hexdigest(), blob.hexdigest(), stamp)
+    finally:
+        os.close(fd)

@@ -18,6 +18,10 @@ Invariants:
 - Symbolic links are not followed, and the spool is never read.
 - A folder with a spool of its own is another run, which may go elsewhere or nowhere: nothing below it is part of this
   one. It has its spool before it has its first event file.
+
+Damage: what an event file has behind its last whole record, and how that is told.
+
+Found by `event_files`, told by the commands and at the end of a process.
 """
 
 from __future__ import annotations
@@ -32,7 +36,6 @@ from typing import Self
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import BATCH_BYTES, BATCH_FILES, BATCH_IN_MEMORY, LocalFile
 from hf_mpwriter.events import framing
-from hf_mpwriter.snapshot.damage import Damage
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
@@ -285,3 +288,19 @@ def bounded(
         groups[-1].append(file)
         memory, total = memory + held, total + file.length
     return groups
+
+
+@dataclass(frozen=True)
+class Damage:
+    """The end of an event file that no reader reaches."""
+
+    path: str  # relative to the run directory
+    offset: int  # bytes up to the end of the last whole record, which are sent
+    size: int  # bytes behind it
+    is_incomplete: bool = False  # whether it is nothing but the beginning of a record, ordinary after a kill
+
+    def __str__(self) -> str:
+        """One line without the path."""
+        if self.is_incomplete:
+            return f"ends with an incomplete record of {self.size} bytes at offset {self.offset}"
+        return f"is damaged at offset {self.offset}: the {self.size} bytes from there on are not uploaded"

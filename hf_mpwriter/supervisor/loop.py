@@ -22,7 +22,7 @@ from types import MappingProxyType
 
 from hf_mpwriter.base.job import rank_of, world_size_of
 from hf_mpwriter.base.settings import is_offline
-from hf_mpwriter.supervisor import program, report
+from hf_mpwriter.supervisor import drain, program
 from hf_mpwriter.supervisor.decision import (
     ENDING,
     PASSED_ON,
@@ -67,13 +67,13 @@ def supervise(
     supervisor.derives_ranks = ranks
     supervisor.has_peers = (world_size_of(environ) or 1) > 1
     quiet = rank_of(environ) not in (None, 0)
-    supervisor.drain.follow(followed, (lambda _: None) if quiet else report.say)
+    supervisor.drain.follow(followed, (lambda _: None) if quiet else drain.say)
     if followed:
         supervisor.drain.start()
     code = supervisor.run()
     outcomes, is_first = supervisor.drain.outcomes, os.getpid() == 1
-    for line in report.lines(outcomes, is_first=is_first, is_offline=is_offline(environ), is_quiet=quiet):
-        report.say(line)
+    for line in drain.lines(outcomes, is_first=is_first, is_offline=is_offline(environ), is_quiet=quiet):
+        drain.say(line)
     return code
 
 
@@ -143,7 +143,7 @@ class Supervisor:
                 self._ranks[run_dir] = launch.start("ranks", b"", run_dir, {1: nothing.fileno()})
         except OSError as error:
             self.derives_ranks = False
-            report.say(f"{run_dir}: nothing is derived of all ranks: {error.strerror or error}")
+            drain.say(f"{run_dir}: nothing is derived of all ranks: {error.strerror or error}")
 
     def _awaits_ranks(self, moment: Moment) -> bool:
         """Whether what is derived of all ranks is still to come: that ends by itself when no worker lives."""

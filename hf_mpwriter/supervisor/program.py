@@ -9,6 +9,17 @@ Invariants:
   a launcher sends to the group of this process reaches the program once, through this process.
 - Every zombie that becomes a child of this process is collected.
 - No process of an upload gets a signal.
+
+Orphans: workers of an earlier attempt whose supervisor or launcher is gone, so that nothing else ends them.
+
+    a member file      says who the worker is, and without which process it is an orphan
+    alive              its lock is held, and its process has the recorded start
+    an orphan          that other process of this boot and pid namespace has ended
+
+Invariants:
+- What cannot be told for certain is no orphan: of another host, boot, pid namespace or user, or without a record.
+- Uploaders are no members. Workers of other tasks have a supervisor or launcher that lives.
+- Each is ended through a pidfd that was opened before its start was compared.
 """
 
 from __future__ import annotations
@@ -17,13 +28,21 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.spool.storage import find, spool_of
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.supervisor.decision import remaining
 from hf_mpwriter.system import kernel, launch
+from hf_mpwriter.system.kernel import Handle
+from hf_mpwriter.system.process import Process, start_ticks
+from hf_mpwriter.worker.holders import is_orphan
 
 # Python ignores these; a program expects their defaults
 _IGNORED_HERE = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
+PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 def has_terminal() -> bool:
@@ -133,3 +152,32 @@ def descendants() -> dict[int, int]:
 def _remaining(*, adopted: bool) -> dict[int, int]:
     table = kernel.processes()
     return {pid: table[pid].ticks for pid in remaining(table, os.getpid(), is_upload, adopted=adopted)}
+
+
+def end_orphans(run_dir: str) -> Iterator[str]:
+    """End the orphans of a run directory; a line for each."""
+    spool = spool_of(find(run_dir))
+    check_ownership(spool.directory)
+    if not spool.exists() or not kernel.processes():  # the numbers of this /proc are of another pid namespace
+        return
+    here, uid = Process.current(), os.getuid()
+    with contextlib.ExitStack() as stack:
+        found = []
+        for member in Members(spool).all():
+            if is_orphan(member, here, start_ticks) and kernel.user_of(member.process.pid) == uid:
+                with contextlib.suppress(ProcessLookupError):
+                    found.append((member, stack.enter_context(Handle(member.process.pid, member.process.ticks))))
+        _end([handle for _, handle in found])
+        for member, _ in found:
+            pid, agent = member.process.pid, member.agent.pid if member.agent else 0
+            yield f"ended {member.name.worker} of {run_dir}, process {pid}: process {agent} had left it behind"
+
+
+def _end(handles: Collection[Handle]) -> None:
+    """End processes, and wait until they have ended."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for handle in handles:
+            handle.send(number)
+        deadline = time.monotonic() + PATIENCE
+        for handle in handles:
+            handle.wait(max(0.0, deadline - time.monotonic()))

@@ -21,7 +21,7 @@ Invariants:
   stand here alone; by the same words a process is found again.
 - The run directory is an argument only so that a process can be found again. The title is for people who read `ps`.
 - Each process of the same Python gets the import path of the one that starts it, because it starts elsewhere.
-- It is run by a Python, see `starting/interpreter`.
+- It is run by a Python, see `interpreter`.
 - No process waits for a child: its record is a whole file, and its pipe is not blocking.
 - The timer of a process is set before anything that may hang: a mount may hang anywhere.
 """
@@ -38,8 +38,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from hf_mpwriter.system.interpreter import interpreter
 from hf_mpwriter.system.process import fill_standard, import_path, standard_taken
-from hf_mpwriter.system.starting.interpreter import interpreter
 
 LOCK_FD, RECORD_FD, RUN_DIR_FD, SPOOL_FD, MORE_FD = 3, 4, 5, 6, 7
 READ_SIZE = 1 << 16  # bytes

@@ -34,7 +34,7 @@ from tensorboardX.proto import event_pb2
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import attachments as attachments_module
 from hf_mpwriter.snapshot import event_files
-from hf_mpwriter.snapshot.damage import Damage
+from hf_mpwriter.snapshot.event_files import Damage
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing.journal import Returned
 

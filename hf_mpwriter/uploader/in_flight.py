@@ -31,8 +31,7 @@ from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted, stamp
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.spool.workers.elsewhere import OTHERS_SILENCE
-from hf_mpwriter.spool.workers.share import is_apart
+from hf_mpwriter.spool.workers.peers import OTHERS_SILENCE, is_apart
 from hf_mpwriter.system import disk
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.pacing import Pacing

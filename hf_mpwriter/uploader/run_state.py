@@ -25,11 +25,10 @@ from hf_mpwriter.spool.outbox import Outbox, filesystem_time
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.status import BEAT_EVERY, StatusFile
-from hf_mpwriter.spool.workers.elsewhere import living_others
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.spool.workers.peers import Share, is_apart, living_others
 from hf_mpwriter.spool.workers.samplers import Seals
-from hf_mpwriter.spool.workers.share import Share, is_apart
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane

@@ -29,14 +29,13 @@ from hf_mpwriter.base.names import is_embedding, is_ours, worker_dir
 from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.damage import Damage
-from hf_mpwriter.snapshot.event_files import EventFileScan, sizes
+from hf_mpwriter.snapshot.event_files import Damage, EventFileScan, sizes
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, Status, size_text
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.spool.workers.share import Share
+from hf_mpwriter.spool.workers.peers import Share
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership

@@ -5,6 +5,8 @@
     fork                the child forgets what is its parent's
 
 Invariant: the registry lock is never held while a worker joins, leaves, waits or logs.
+
+Announcement: what the user is told, once at the start, of a run that is not kept in its logdir.
 """
 
 from __future__ import annotations
@@ -19,18 +21,17 @@ from collections.abc import Callable
 from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
-from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.base.storage import Storage
+from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS, Destination, Settings
+from hf_mpwriter.base.storage import Layout, Storage
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool, without_locks
 from hf_mpwriter.spool.storage import aside, spool_of
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.worker.ending.patience import is_failure
 from hf_mpwriter.worker.messages import environment
+from hf_mpwriter.worker.patience import is_failure
 from hf_mpwriter.worker.staging import looking
-from hf_mpwriter.worker.staging.announcement import announcement
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -177,3 +178,18 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def announcement(storage: Storage, settings: Settings, *, uploads: bool) -> str:
+    """Where a run is kept, and what that means; "" if it is kept in its logdir."""
+    if storage.layout is Layout.DIRECT:
+        return ""
+    if storage.layout is Layout.LOCAL_SPOOL:
+        kept = f"Locks and the state of the upload are kept in {storage.spool}"
+        return f"{storage.logdir}: {storage.why}. {kept}, and each host uploads what it has written."
+    every = f"every {settings.mirror_every:g} minutes, less often in a long run, at push() and at the end"
+    text = f"Event files are written to {storage.run_dir}, and copied to the logdir {every}"
+    lost = "If this machine is lost, so is what it has logged since"
+    others = uploads and settings.allow_patterns != DEFAULT_ALLOW_PATTERNS
+    more = " Of other files, those in that directory are uploaded, and none that is in the logdir." if others else ""
+    return f"{storage.logdir}: {storage.why}. {text}. {lost}.{more}"

@@ -3,7 +3,7 @@
 What a process answers for is to be on the Hub if the run has a destination, and in the logdir if it is staged. Both are
 waited for together, and told in one message; what is told of the logdir is in `spool/staging/logdir`.
 
-How long a process waits: see `ending/patience`.
+How long a process waits: see `patience`.
 
 What is told when a wait takes long (`announcement`), and at its end (`message`, the first row that fits):
 
@@ -39,9 +39,9 @@ from hf_mpwriter.spool.staging.logdir import Logdir, Shortfall
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.delivery import Awaited, amount
-from hf_mpwriter.worker.ending.patience import Outlook, Terms, patience
 from hf_mpwriter.worker.messages.reporter import Reporter
 from hf_mpwriter.worker.messages.run import RunMessages
+from hf_mpwriter.worker.patience import Outlook, Terms, patience
 
 QUIET_WAIT = 5.0  # seconds; a longer wait is announced
 SPEAKER_EVERY = 1.0  # seconds between two questions of a wait whether it is this process that speaks

@@ -33,17 +33,16 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Status
 from hf_mpwriter.system import contact, locks, process
 from hf_mpwriter.worker import delivery
-from hf_mpwriter.worker.counting.step_count import StepCount
 from hf_mpwriter.worker.election import Election, SamplerElection
-from hf_mpwriter.worker.ending.patience import Terms
-from hf_mpwriter.worker.ending.waits import Waits
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.messages.reporter import Reporter
 from hf_mpwriter.worker.messages.run import RunMessages
+from hf_mpwriter.worker.patience import Terms
 from hf_mpwriter.worker.role import Role
-from hf_mpwriter.worker.staging.mirroring import Mirroring
-from hf_mpwriter.worker.staging.sealing import Sealing
+from hf_mpwriter.worker.staging.mirroring import Mirroring, Sealing
+from hf_mpwriter.worker.step_count import StepCount
+from hf_mpwriter.worker.waits import Waits
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long

@@ -11,9 +11,8 @@ by tensorboardX.
 
 from __future__ import annotations
 
-from hf_mpwriter.writer.methods.charts import ChartMethods
 from hf_mpwriter.writer.methods.distributions import DistributionMethods
-from hf_mpwriter.writer.methods.graphs import GraphMethods
+from hf_mpwriter.writer.methods.graphs import ChartMethods, GraphMethods
 from hf_mpwriter.writer.methods.images import ImageMethods
 from hf_mpwriter.writer.methods.media import MediaMethods
 from hf_mpwriter.writer.methods.points import PointMethods

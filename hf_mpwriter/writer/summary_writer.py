@@ -41,9 +41,9 @@ from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.progress import Status
 from hf_mpwriter.system import disk
 from hf_mpwriter.worker import registry, role
-from hf_mpwriter.worker.ending.patience import is_failure
 from hf_mpwriter.worker.messages import environment as telling
 from hf_mpwriter.worker.messages.upload import url_of
+from hf_mpwriter.worker.patience import is_failure
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter

@@ -32,7 +32,7 @@ from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
-from hf_mpwriter.spool.workers import elsewhere, members
+from hf_mpwriter.spool.workers import members, peers
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
@@ -146,7 +146,7 @@ class Durability(RuleBasedStateMachine):
             mock.patch.object(run_state, "folders", return_value=[]),
             mock.patch.object(in_flight, "PushHandle", lambda job, *_: Push(self, job)),
             mock.patch.object(in_flight, "OTHERS_SILENCE", 0.0),  # these two: one uploader at a time, on whatever host
-            mock.patch.object(elsewhere, "OTHERS_SILENCE", 0.0),
+            mock.patch.object(peers, "OTHERS_SILENCE", 0.0),
             mock.patch.object(pacing, "MOVED_LIMIT", 1),
             mock.patch.object(members, "_files_of_this_process", 0),  # these two: the same names in every run
             mock.patch.object(disk, "_temporary", self._temporary),

@@ -10,10 +10,9 @@ import pytest
 from hub_clients import ask, commit, file
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.pages.card import to_html
 from hf_mpwriter.localhub.pages.handlers import COMMITS_PER_PAGE, LONGEST_TEXT
 from hf_mpwriter.localhub.pages.html import Links, size_text
-from hf_mpwriter.localhub.pages.listing import DEEPEST, listing
+from hf_mpwriter.localhub.pages.listing import DEEPEST, listing, to_html
 from hf_mpwriter.localhub.storage.store import Commit, TreeEntry
 
 RUN = Links("model", "local-user/r")

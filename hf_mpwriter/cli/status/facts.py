@@ -21,8 +21,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import newest_settings, with_namespace
 from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.snapshot.attachments import NEVER_SENT, Attachments
-from hf_mpwriter.snapshot.damage import Damage
-from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.notices import read_notices
@@ -31,10 +30,9 @@ from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.spool.workers.deaths import last_of, remembered
 from hf_mpwriter.spool.workers.member_lines import Member
-from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.spool.workers.share import Share
+from hf_mpwriter.spool.workers.members import Members, last_of, remembered
+from hf_mpwriter.spool.workers.peers import Share
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import host_id, safe_name
 

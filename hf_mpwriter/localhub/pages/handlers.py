@@ -10,9 +10,8 @@ from starlette.responses import Response
 
 from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, NotFound, Refusal
 from hf_mpwriter.localhub.pages.boards import BoardError, is_event_file
-from hf_mpwriter.localhub.pages.card import to_html
 from hf_mpwriter.localhub.pages.html import Links, html
-from hf_mpwriter.localhub.pages.listing import differences, listing
+from hf_mpwriter.localhub.pages.listing import differences, listing, to_html
 from hf_mpwriter.localhub.server.request_log import raw_path
 from hf_mpwriter.localhub.storage.store import MAIN
 

@@ -19,6 +19,15 @@ Invariants:
 - A worker of another host, whose lock may not reach here, lives while it writes, or while its host has an uploader.
 - The uploader removes the member file of a dead worker once all its bytes are acknowledged. It sweeps away what cannot
   be read: when it starts, when it leaves, and now and then, as the disk may refuse to remove a file.
+
+Deaths: what is remembered of workers that died, when their member files go.
+
+    hosts/<host>/died.json    {"last": ["rank_00001/events.out..."]}    the last event file of each, the newest KEPT
+
+A worker that ends seals its files. One that left a file open has died, and its member file shows it until the uploader
+removes that. A later life of the worker makes a later file: so a worker has died if its last file is remembered here.
+
+Invariant: it is for display. It is not made durable, and where it cannot be read or written, nothing is remembered.
 """
 
 from __future__ import annotations
@@ -28,15 +37,15 @@ import functools
 import json
 import os
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.workers import deaths
-from hf_mpwriter.spool.workers.elsewhere import seen_from_here, was_written_lately
 from hf_mpwriter.spool.workers.looks import Looks, is_ruin
 from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading
+from hf_mpwriter.spool.workers.peers import seen_from_here, was_written_lately
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id
@@ -47,6 +56,7 @@ SUPERVISOR = "~run"  # of an observer that believes the ledger
 DERIVER = "~ranks"  # of the process that derives a run of all ranks
 ASK_FOR_ALL = frozenset({OBSERVER, SUPERVISOR})
 _files_of_this_process = 0
+KEPT = 1000
 
 
 class MemberFile:
@@ -274,7 +284,7 @@ class Members:
     def remove(self, member: Member) -> None:
         """Remove the file of a dead member, or leave it to the next uploader. That it died is remembered."""
         if member.has_died:
-            deaths.remember(self._died, member.files)
+            remember(self._died, member.files)
         with contextlib.suppress(OSError):
             disk.remove(self._directory / str(member.name), "members.file", durable=False)
 
@@ -283,3 +293,35 @@ def _listdir(place: Place) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         return place.names()
     return []
+
+
+@dataclass(frozen=True)
+class Deaths:
+    """What `died.json` holds."""
+
+    last: tuple[str, ...] = ()  # paths, the newest death last
+
+    @classmethod
+    def read(cls, place: Place) -> Deaths:
+        """The record; an empty one if there is none, or if it cannot be read."""
+        return state.read(cls, place)
+
+
+def remember(place: Place, files: Collection[str]) -> None:
+    """Remember a worker that died."""
+    known, last = Deaths.read(place).last, last_of(files)
+    if last not in known:
+        with contextlib.suppress(OSError):
+            disk.replace(place, state.dump(Deaths((*known, last)[-KEPT:])), "died.save", durable=False)
+
+
+def remembered(spool: Spool) -> frozenset[str]:
+    """The last event file of each worker that died, as the uploaders of all hosts remember it."""
+    with contextlib.suppress(OSError):
+        return frozenset(path for host in spool.host_ids() for path in Deaths.read(spool.host(host).died).last)
+    return frozenset()
+
+
+def last_of(files: Collection[str]) -> str:
+    """The event file that was made last: their names sort in time order."""
+    return max(files, key=lambda path: (os.path.basename(path), path))

@@ -12,17 +12,39 @@ In training no cache holds what a step touches. A form, a table and a handful of
 beside each other, however many names there are; a template of each name is an object of its own.
 
 Invariant: the record is byte-identical to what the protobuf classes write.
+
+The cache of step encoders, per names in their order.
+
+    this dictionary  --is full-->  old  --is replaced by the next full one-->  gone
+      ^------is used again---------'
+
+Two generations keep what was used last, without a note of each use: a hit is one look into a dictionary.
+
+Invariants:
+- Sets of names that fit into one generation all stay, in whatever order they are used.
+- Beside the set that was used last, no more than two generations are kept.
+- Threads need no lock: the worst that a race does is to encode names once more.
+
+Metrics: what is given to `log`, as names and numbers.
+
+{"loss": tensor(0.5), "eval": {"acc": 1}}  -->  ("loss", "eval/acc"), [0.5, 1.0]
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import numbers
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from crc32c import crc32c
+from tensorboardX.summary import _clean_tag
 
 from hf_mpwriter.events import framing
+from hf_mpwriter.writer.values import as_number
 
 _TABLE = 256  # bytes: all that a byte of a form can tell apart
 _TIME, _STEP = bytes(range(8)), bytes(range(8, 12))  # their places
@@ -30,6 +52,12 @@ _NUMBERS = 12  # the place of the first number
 _SHORT_STEPS = 1 << 21  # below it, the varint of a step has three bytes at most
 _FLOAT = struct.Struct("<f")
 _PACK_U32 = struct.Struct("<I").pack
+GENERATION = 32_768  # names of a generation
+SET_COST = 16  # names that each set counts in addition: many small sets take memory too
+
+Names = tuple[str, ...]
+_PLAIN = frozenset([float, int, bool, np.float16, np.float32, np.float64, np.int32, np.int64])  # `float` takes them
+_TEXT = (str, bytes, bytearray)  # `add_scalar` takes numbers in them; here they are more likely a mistake
 
 
 class StepEncoder:
@@ -132,3 +160,79 @@ def _within_float32(value: float) -> float:
     except OverflowError:
         return math.copysign(math.inf, value)
     return value
+
+
+class EncoderCache(dict[Names, StepEncoder]):
+    """The encoders of the names that were logged last; an encoder that is not there is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._old: dict[Names, StepEncoder] = {}
+        self._size = 0
+
+    def __missing__(self, names: Names) -> StepEncoder:
+        """Return the encoder of an older generation, or a new one."""
+        encoder = self[names] = self._old.get(names) or StepEncoder(tags_of(names))
+        self._size += len(names) + SET_COST
+        if self._size > GENERATION:
+            self._old, self._size = self.copy(), 0
+            self.clear()
+        return encoder
+
+    @property
+    def kept(self) -> int:
+        """How many names are kept, those of both generations once."""
+        return sum(map(len, {**self._old, **self}))
+
+
+def read(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
+    """Return names and numbers, in the order of the mapping; `log` does it itself for a dictionary of floats."""
+    if type(metrics) is not dict and not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics is of type {type(metrics).__name__}, not a mapping of names to scalars")
+    names, values = (*metrics,), [*metrics.values()]
+    if _PLAIN.issuperset(map(type, values)):
+        with contextlib.suppress(OverflowError):  # an integer that is too large for a float
+            return names, [*map(float, values)]
+    leaves = list(_leaves(metrics, ""))
+    return tuple([name for name, _ in leaves]), [number for _, number in leaves]
+
+
+def _leaves(metrics: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for name, value in metrics.items():
+        path = prefix + _checked(name)
+        if type(value) is float:
+            yield path, value
+        elif isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}/")
+        else:
+            yield path, _number(path, value)
+
+
+def _checked(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name {name!r} is of type {type(name).__name__}, not a string")
+    return name
+
+
+def _number(name: str, value: Any) -> float:
+    is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
+    try:
+        number = None if is_complex or isinstance(value, _TEXT) else as_number(value)
+    except (TypeError, ValueError):  # a timedelta64, a signaling NaN of a Decimal
+        number = None
+    if number is None:
+        shape = getattr(value, "shape", None)
+        kind = type(value).__name__ + (f" of shape {tuple(shape)}" if shape else "")
+        raise TypeError(f"{name!r} is no scalar: {kind}")
+    return number
+
+
+def tags_of(names: tuple[str, ...]) -> list[str]:
+    """Return the names as they go into the file: what TensorBoard does not take becomes an underscore."""
+    tags: dict[str, str] = {}
+    for name in names:
+        tag = _clean_tag(_checked(name))
+        if tag in tags:
+            raise ValueError(f"{tags[tag]!r} and {name!r} are the same name in the event file: {tag!r}")
+        tags[tag] = name
+    return list(tags)

@@ -25,9 +25,7 @@ from hf_mpwriter.writer import summaries
 from hf_mpwriter.writer.file_writer import ADD_EVENT, TENSORBOARDX, is_intercepted
 from hf_mpwriter.writer.methods.types import Step
 from hf_mpwriter.writer.scalars import ScalarMethods
-from hf_mpwriter.writer.steps.cache import EncoderCache, Names
-from hf_mpwriter.writer.steps.encoder import StepEncoder
-from hf_mpwriter.writer.steps.metrics import read
+from hf_mpwriter.writer.steps.encoder import EncoderCache, Names, StepEncoder, read
 from hf_mpwriter.writer.values import as_step
 
 NOTHING_YET: tuple[Names, StepEncoder] = (), StepEncoder([""])

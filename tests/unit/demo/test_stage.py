@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_mpwriter.demo.place import Folder
-from hf_mpwriter.demo.stage import Rank
+from hf_mpwriter.demo.stage import Folder, Rank
 
 
 def rank_with_log(directory, text: str) -> Rank:

@@ -7,8 +7,8 @@ import time
 
 from support import event_file
 
+from hf_mpwriter.mirror.loop import MirrorScan
 from hf_mpwriter.mirror.posix import PosixTarget
-from hf_mpwriter.mirror.scan import MirrorScan
 from hf_mpwriter.mirror.targets import CopySource, bring
 from hf_mpwriter.spool.staging.job import Item
 from hf_mpwriter.system.directory import Directory

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from hf_mpwriter.sampler.decision import LINGER, SamplerAction, SamplerSituation, decide
+from hf_mpwriter.sampler.loop import LINGER, SamplerAction, SamplerSituation, decide
 
 FLAGS = (False, True)
 ALL = [SamplerSituation(*fields) for fields in product(FLAGS, (0.0, LINGER + 1), FLAGS, FLAGS, FLAGS)]

@@ -13,8 +13,7 @@ from hf_mpwriter.base.names import sampler_directory, sampler_name
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.events import framing
 from hf_mpwriter.sampler import loop
-from hf_mpwriter.sampler.decision import LINGER
-from hf_mpwriter.sampler.loop import SAMPLE_EVERY, Sampler
+from hf_mpwriter.sampler.loop import LINGER, SAMPLE_EVERY, Sampler
 from hf_mpwriter.sampler.sources import Sources
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord

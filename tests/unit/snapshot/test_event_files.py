@@ -16,8 +16,7 @@ from hf_mpwriter.base.files import BATCH_IN_MEMORY, PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.damage import Damage
-from hf_mpwriter.snapshot.event_files import UNCHANGED, EventFileScan, bounded, pending, sizes
+from hf_mpwriter.snapshot.event_files import UNCHANGED, Damage, EventFileScan, bounded, pending, sizes
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 

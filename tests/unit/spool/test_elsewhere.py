@@ -11,8 +11,8 @@ import pytest
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SILENCE, StatusFile
-from hf_mpwriter.spool.workers.elsewhere import OTHERS_SILENCE, seen_from_here
 from hf_mpwriter.spool.workers.members import MemberFile, Members
+from hf_mpwriter.spool.workers.peers import OTHERS_SILENCE, seen_from_here
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
 

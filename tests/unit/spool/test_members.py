@@ -21,9 +21,8 @@ from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers import members as members_module
 from hf_mpwriter.spool.workers.claims import claim
-from hf_mpwriter.spool.workers.deaths import last_of, remembered
 from hf_mpwriter.spool.workers.member_lines import COUNTERS_LENGTH, Member, MemberName, News, Reading
-from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, Members
+from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, Members, last_of, remembered
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.testing import processes

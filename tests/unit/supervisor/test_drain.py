@@ -14,7 +14,7 @@ from hf_mpwriter.cli.syncing.following import followed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.members import SUPERVISOR, MemberFile
-from hf_mpwriter.supervisor import drain, report
+from hf_mpwriter.supervisor import drain
 from hf_mpwriter.supervisor.drain import Drain, Upload
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker.election import Election
@@ -54,7 +54,7 @@ def test_a_folder_that_its_program_removes_is_followed_anew_as_soon_as_it_is_bac
     one.finish()
     wait_for(lambda: one.is_over, "the thread ends")
     (outcome,) = one.outcomes
-    (line,) = report.lines([outcome], is_first=False, is_offline=True, is_quiet=False)
+    (line,) = drain.lines([outcome], is_first=False, is_offline=True, is_quiet=False)
     if comes_back:
         assert said[0] == said[1]
         assert outcome.total == (folder / "events.out.tfevents.1700000001.host").stat().st_size
@@ -78,5 +78,5 @@ def test_a_folder_that_is_made_anew_goes_where_its_writer_says_once_it_has_said_
     one._tend(str(folder), 2, is_finishing=False)
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run", path_in_repo="tensorboard/exp1"))
     outcome = one._tend(str(folder), 3, is_finishing=True)
-    (line,) = report.lines([outcome], is_first=False, is_offline=True, is_quiet=False)
+    (line,) = drain.lines([outcome], is_first=False, is_offline=True, is_quiet=False)
     assert "are not on the Hub yet" in line

@@ -8,7 +8,7 @@ import pytest
 
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
-from hf_mpwriter.supervisor.orphans import end_orphans
+from hf_mpwriter.supervisor.program import end_orphans
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker import holders
 from hf_mpwriter.worker.holders import is_orphan

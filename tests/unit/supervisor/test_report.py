@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hf_mpwriter.spool.staging.logdir import Shortfall
-from hf_mpwriter.supervisor.drain import Delivered
-from hf_mpwriter.supervisor.report import lines
+from hf_mpwriter.supervisor.drain import Delivered, lines
 
 COMPLETE = Delivered("/runs/a", "hub/me/run", 2000, {}, is_known=True, is_over=True)
 MISSING = Delivered("/runs/a", "hub/me/run", 2000, {"e": 500}, "HTTP 503.", is_known=True, is_alive=True)

@@ -11,8 +11,7 @@ import runs
 from programs import wait_for
 from runs import LOG_FOR_EVER, silent_hub
 
-from hf_mpwriter.demo.place import Folder
-from hf_mpwriter.demo.stage import Stage
+from hf_mpwriter.demo.stage import Folder, Stage
 from hf_mpwriter.system import launch
 from hf_mpwriter.testing import processes
 

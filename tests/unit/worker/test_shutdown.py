@@ -21,11 +21,10 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.worker import delivery, shutdown
-from hf_mpwriter.worker.ending.lifetime import MACHINE, ends_with
-from hf_mpwriter.worker.ending.patience import Outlook, Terms, is_failure, patience
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.messages.reporter import Reporter
 from hf_mpwriter.worker.messages.run import RunMessages
+from hf_mpwriter.worker.patience import MACHINE, Outlook, Terms, ends_with, is_failure, patience
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.shutdown import End, Outcome, announcement, message
 

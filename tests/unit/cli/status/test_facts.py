@@ -12,7 +12,7 @@ from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.cli.status.facts import gather
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.workers import deaths
+from hf_mpwriter.spool.workers import members
 from hf_mpwriter.spool.workers.claims import claim
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
@@ -54,7 +54,7 @@ def test_every_worker_that_has_a_file_is_shown_when_its_member_file_has_gone(tmp
         (tmp_path / path).parent.mkdir(exist_ok=True)
         event_file(tmp_path / path, 1)
     for last, state in ((paths[3], "ended"), (paths[4], "died")):
-        deaths.remember(spool.host(host_id()).died, [last])
+        members.remember(spool.host(host_id()).died, [last])
         workers = {worker.name: worker.state for worker in gather(spool).workers}
         assert workers == {"main": "ended", "proc_00001": "ended", "rank_00001": state}
 
@@ -65,6 +65,6 @@ def test_a_record_of_deaths_that_cannot_be_read_is_none(tmp_path):
     spool.create()
     disk.make_dirs(spool.host(host_id()).root)
     with contextlib.suppress(FileNotFoundError):
-        assert deaths.remembered(spool) == frozenset()
+        assert members.remembered(spool) == frozenset()
     (tmp_path / ".hf_mpwriter" / "hosts" / host_id() / "died.json").write_text("{")
-    assert deaths.remembered(spool) == frozenset()
+    assert members.remembered(spool) == frozenset()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.storage import Layout, Storage, direct
-from hf_mpwriter.worker.staging.announcement import announcement
+from hf_mpwriter.worker.registry import announcement
 
 SPOOL = "/scratch/x/exp1/.hf_mpwriter"
 STAGED = Storage("s3://b/exp1", Layout.STAGED, "/scratch/x/exp1", SPOOL, "a URL is no directory")

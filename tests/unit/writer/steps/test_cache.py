@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hf_mpwriter.writer.steps import cache as module
-from hf_mpwriter.writer.steps.cache import GENERATION, SET_COST, EncoderCache
+from hf_mpwriter.writer.steps import encoder as module
+from hf_mpwriter.writer.steps.encoder import GENERATION, SET_COST, EncoderCache
 
 
 def names(start: str, count: int) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from hf_mpwriter.writer.steps.metrics import read, tags_of
+from hf_mpwriter.writer.steps.encoder import read, tags_of
 
 
 class Split(str, enum.Enum):  # noqa: UP042 - unlike StrEnum, `str` of it is not its value

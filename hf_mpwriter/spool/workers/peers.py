@@ -19,24 +19,39 @@ Invariants:
 - This host waits for its own share only, and sends its own share, and what others seem to have left behind.
 - So two hosts may send one file at a time: where spools are of one host each, each commit names its parent.
 - The age of a file is that by the clock of the filesystem that it is on.
+
+Elsewhere: the other hosts that have a living uploader of their own, as far as this one can know.
+
+Where locks reach from host to host, there is one uploader. Where they do not, each host has one, and the lock of a
+worker of another host looks free here: it lives as long as its host has an uploader.
+
+    the uploader of this host       hosts heard of since it took the lock; it publishes them in its status
+    others of this host             what their uploader has published
+    where this host has none        none if the uploader lock is held, as it reaches here; else all heard of lately
+
+Invariant: hosts are compared by the clock of the filesystem, on which they agree.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hf_mpwriter.base.names import MAIN_WORKER, SPOOL_NAME, event_host, is_ours, worker_of
 from hf_mpwriter.base.storage import is_of_others
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord
-from hf_mpwriter.system import disk
+from hf_mpwriter.spool.status import SILENCE, UploaderStatus
+from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.process import host_name
+from hf_mpwriter.system.process import host_id, host_name
 
 LEFT_ALONE = 300.0  # seconds without a change, after which the file of another host may be sent from here
 _LOOK_EVERY = 5.0  # seconds between two looks at who has lived here, and at the filesystem's clock
+GROWS_WITHIN = 15.0  # seconds; a worker of another host that wrote so lately lives, whatever its lock says
+OTHERS_SILENCE = 300.0  # seconds without a heartbeat, after which the uploader of another host cannot send any more
 
 
 def is_apart(spool: Spool) -> bool:
@@ -93,3 +108,54 @@ class Share:
                 return self._lived
             self._lived = frozenset(name.removesuffix(".lock") for name in names if name.endswith(".lock"))
         return self._lived
+
+
+def living_others(spool: Spool, host: str, since: float, now: Callable[[], float]) -> frozenset[str]:
+    """Hosts whose uploader has been heard of lately.
+
+    `since`: unix time of the filesystem; what was heard before does not count. Had another host held the lock that
+    the uploader of this one took then, it would have said nothing since.
+    """
+    found, time_there = set(), 0.0
+    for other in map(spool.host, spool.host_ids()):
+        if other.root.basename == host:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            beat = other.status.stat().st_mtime
+            time_there = time_there or now()
+            if since < beat and abs(time_there - beat) < OTHERS_SILENCE and not UploaderStatus.read(other).is_over:
+                found.add(other.root.basename)
+    return frozenset(found)
+
+
+def seen_from_here(spool: Spool) -> frozenset[str]:
+    """The other hosts with a living uploader, for processes of this host that are no uploader; see above."""
+    try:
+        own, is_held = UploaderStatus.read(spool.host(host_id())), locks.is_held(spool.uploader_lock)
+        if is_held and (own.is_over or time.time() - own.beat > SILENCE):  # there is none here
+            return frozenset()
+        if is_held and own.elsewhere is not None:
+            return frozenset(own.elsewhere)
+        return living_others(spool, host_id(), 0.0, lambda: _time(spool))
+    except OSError:
+        return frozenset()
+
+
+def was_written_lately(places: Sequence[Place]) -> bool:
+    """Whether one of these files, the first of which is a member file, was written within GROWS_WITHIN."""
+    newest = 0.0
+    for place in places:
+        with contextlib.suppress(OSError):
+            newest = max(newest, place.stat().st_mtime)
+    try:
+        now = disk.time_of(Place(places[0].directory, os.path.dirname(places[0].name)))
+    except OSError:  # who only reads
+        now = time.time()
+    return abs(now - newest) < GROWS_WITHIN
+
+
+def _time(spool: Spool) -> float:
+    try:
+        return disk.time_of(spool.members)
+    except OSError:  # who only reads
+        return time.time()

@@ -17,11 +17,10 @@ from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.system import contact
 from hf_mpwriter.worker import delivery, shutdown
 from hf_mpwriter.worker.delivery import Awaited
-from hf_mpwriter.worker.ending.lifetime import ends_here
-from hf_mpwriter.worker.ending.patience import Terms
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.messages.reporter import Reporter
 from hf_mpwriter.worker.messages.run import RunMessages
+from hf_mpwriter.worker.patience import Terms, ends_here
 
 _in_vain: list[Waits] = []  # of this process: the last wait that was
 

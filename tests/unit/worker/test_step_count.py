@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from hf_mpwriter.worker.counting.step_count import StepCount
+from hf_mpwriter.worker.step_count import StepCount
 
 
 def test_it_begins_with_what_is_on_disk_and_asks_once():

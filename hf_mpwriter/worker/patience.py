@@ -14,23 +14,40 @@ In seconds; the first row that fits; no row exceeds `exit_timeout`:
                            asks a Hub that has not answered for SOON  0                 any
                            any other                                  `exit_timeout`    any
 
-It is the last time where no uploader outlives this process, see `lifetime`, and below `hf-mpwriter run`, within its
+It is the last time where no uploader outlives this process, see below, and below `hf-mpwriter run`, within its
 grace. Elsewhere a process waits only while that helps: the uploader goes on without it.
 
 After an exception in a `with` block, the block does not wait: the end of the interpreter does, when it has printed the
 traceback. Progress is what the Hub has taken, and each step of the uploader: it starts a push, or ends one.
+
+Lifetime: what ends with this process, and takes the uploader along. Then its end is the last time to wait.
+
+    a batch job         of SLURM, PBS, LSF, Grid Engine or Hugging Face Jobs: its end takes all its processes
+    a container         its process 1 is an ancestor of this process, or this process, and no init of a system; when it
+                        ends, the kernel kills what is left in its pid namespace
+
+Facts behind this module: the pid namespace of the machine has a fixed inode (PROC_PID_INIT_INO in include/linux/
+proc_ns.h). `docker run --init`, tini and dumb-init end with the command that they were given.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
+
+from hf_mpwriter.base import job
+from hf_mpwriter.system import process
 
 SOON = 10.0  # seconds
 RETRY = 3.0  # seconds, in which a push is tried, and perhaps once more
 AFTER_FAILURE = 2.0  # seconds after an exception, while nothing gets to the Hub
 IDLE_BESIDE_PEERS = 2.0  # seconds
 BESIDE_PEERS = 10.0  # seconds; the launcher restarts the others only when this process has ended
+MACHINE = 0xEFFFFFFC  # inode of the pid namespace of the machine
+INITS = frozenset({"systemd", "init", "runit", "s6-svscan", "supervisord", "dinit", "openrc-init", "launchd", "pause"})
 
 
 class Terms(NamedTuple):
@@ -82,3 +99,18 @@ def is_failure(error: BaseException | None) -> bool:
     if isinstance(error, SystemExit):
         return error.code not in (None, 0)
     return error is not None and not isinstance(error, GeneratorExit)
+
+
+def ends_with(environ: Mapping[str, str], namespace: int, above: Collection[int], first: str) -> str:
+    """What takes the uploader along when training ends, "" if nothing does."""
+    if system := job.batch_system(environ):
+        return f"the {system} job"
+    return "this container" if namespace not in (0, MACHINE) and 1 in above and first not in INITS else ""
+
+
+def ends_here(environ: Mapping[str, str] = os.environ) -> str:
+    """The same of this process."""
+    above, first = {os.getpid(), *process.ancestors()}, ""
+    with contextlib.suppress(OSError), open("/proc/1/comm", encoding="utf-8", opener=process.open_above) as file:
+        first = file.read().strip()
+    return ends_with(environ, process.pid_namespace(), above, first)

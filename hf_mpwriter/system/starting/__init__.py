@@ -1,1 +1,0 @@
-"""How children of this process are started: what `system/launch` needs for that."""
