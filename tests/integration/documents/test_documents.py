@@ -172,9 +172,9 @@ def test_every_path_that_is_named_exists(document):
 
 
 def test_every_test_of_a_failure_exists():
-    """The table of differences names the numbered tests by the start of their names."""
+    """The list of differences names the numbered tests by the start of their names."""
     differences = TEXTS["docs/differences.md"]
-    (path,) = re.findall(r"`failures` is `(.*?)`", differences)
+    (path,) = re.findall(r"without a path are in `(.*?)`", differences)
     source = (ROOT / path).read_text()
     named = re.findall(r"`(test_\w+_)\.\.\.`", differences)
     assert len(named) >= 10
