@@ -4,7 +4,7 @@
     --logdir          HF_MPWRITER_LOGDIR, as an absolute path
     --patch           `integrations/site/` comes first in PYTHONPATH: each Python that the program starts runs the
                       `sitecustomize.py` in there, which calls `hf_mpwriter.patch()`
-    --kill-orphans    before the program starts, see `supervisor/orphans`
+    --kill-orphans    before the program starts, see `supervisor/program`
     --follow          while the program runs, see `syncing/following`
     --ranks           by `hf-mpwriter ranks --follow`, a child for each run directory of which a worker tells
     --pull            in the process of the program, before it becomes the program: a signal ends it as it would end the

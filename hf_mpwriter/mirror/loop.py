@@ -106,6 +106,7 @@ class Mirror:
         self._scan_of = MirrorScan(self._spool.run, known, lambda path: self._there.pop(path, None))
         self._tries = Tries(self._clock, self._rng)
         self._items: tuple[Item, ...] = ()  # of the copy that runs, or has run last
+        self._brings_here = False  # whether that one lists or fetches
         self._returning = Returning(self._spool, self._clock)
         disk.remove_tree(self._spool.directory / ARRIVING)  # of a copy that was killed
         self._due: frozenset[str] = frozenset()  # files that were held back and are tried again
@@ -211,7 +212,10 @@ class Mirror:
         if self._queue is None or self._due != self._tries.due():
             self._due, there = self._tries.due(), self._there
             refused = self._mirrored.refused.keys() - self._due
-            covers = lambda file: file.growing or file.length <= there.get(file.path, 0)  # noqa: E731
+            longer_there = self._returning.missing  # a beginning is here: what is there comes first
+            covers = lambda file: (  # noqa: E731
+                file.growing or file.length <= there.get(file.path, 0) or file.path in longer_there
+            )
             self._queue = pending(self._final, covers, refused)
         return self._queue
 
@@ -228,7 +232,7 @@ class Mirror:
 
     def _start_copy(self, job: CopyJob) -> None:
         self._tries.start()
-        self._items = job.items
+        self._items, self._brings_here = job.items, job.lists or job.fetches
         try:
             self._copy = CopyHandle(self._spool, job, late=self._mirrored.late)
         except CopyLivesError:
@@ -254,6 +258,8 @@ class Mirror:
             self._conclude(end)
 
     def _conclude(self, end: Finished | Failure) -> None:
+        if self._is_ending and self._brings_here:
+            return
         if isinstance(end, Finished):
             if self._status.failures:
                 logger.info("the logdir takes files again")
@@ -360,6 +366,8 @@ class Mirror:
         self._is_ending = True
         self._next_scan = 0.0
         self._tries.at_once()
+        if self._copy is not None and self._brings_here:  # it would take the time of what is to go there
+            self._copy.kill()
         end_within(GRACE)
 
 

@@ -56,8 +56,9 @@ class Returning:
             self.missing = dict(_ordered(lacking(self._spool, message.files)))
         elif isinstance(message, Conflict | Fetched | Unread):
             self.missing.pop(message.path, None)
-            if isinstance(message, Unread):
+            if isinstance(message, Conflict | Unread):
                 self.unread[message.path] = message.reason
+            if isinstance(message, Unread):
                 self._list_at = self._clock() + RELIST_AFTER
 
     def failed(self, items: Collection[Item]) -> None:

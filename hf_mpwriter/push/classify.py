@@ -142,7 +142,7 @@ def _classify_xet(chain: list[BaseException], text: str) -> Verdict | None:
     if not any(map(_is_of_xet, chain)):
         return None
     if status == "429":
-        return Retry(text, RATE_WAIT)
+        return Retry(text, RATE_WAIT, cause=Cause.LIMITED)
     return Retry(text, xet="missing" if status == "404" else "failing")  # nothing was committed
 
 

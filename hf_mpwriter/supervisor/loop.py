@@ -40,7 +40,7 @@ from hf_mpwriter.system.kernel import Received, SignalQueue
 from hf_mpwriter.worker import role
 
 TICK = 0.1  # seconds
-RANKS_WAIT = 10.0  # seconds after the end of the program, in which all of its ranks is derived
+RANKS_WAIT = 5.0  # seconds after the end of the program, in which all of its ranks is derived
 WITH_PEERS = 10.0  # seconds that a rank which fails waits at most: its peers restart after it has ended
 
 

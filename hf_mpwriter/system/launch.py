@@ -133,7 +133,7 @@ class Child:
             self.pid = start(kind, record, run_dir, {**descriptors, 1: theirs}, lock=lock, limit=limit, env=env)
             on_error.pop_all()
         self.code: int | None = None  # how it ended, negative by a signal; None while it lives
-        self._received = b""
+        self._received, self._is_silent = b"", False  # silent: it has closed its end
 
     def has_ended(self) -> bool:
         """Whether the process has ended; then it is collected."""
@@ -149,30 +149,35 @@ class Child:
     def lines(self) -> list[bytes]:
         """The whole lines since the last time; never waits."""
         with contextlib.suppress(BlockingIOError):
-            while self._pipe >= 0 and (chunk := os.read(self._pipe, READ_SIZE)):
+            while self._pipe >= 0 and not self._is_silent:
+                chunk = os.read(self._pipe, READ_SIZE)
                 self._received += chunk
+                self._is_silent = not chunk
         *lines, self._received = self._received.split(b"\n")
         return lines
 
     def kill(self) -> None:
         """End the process, as far as the kernel can."""
-        if not self.has_ended():
-            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the user's program may collect its children
+            if not self.has_ended():
+                os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout: float) -> None:
         """Return when the process says something or ends, or after so many seconds."""
+        if self._pipe < 0 or self._is_silent:
+            time.sleep(min(END_POLL, max(0.0, timeout)))
+            return
         poll = select.poll()  # `select.select` takes no descriptor above 1023
-        if self._pipe >= 0:
-            poll.register(self._pipe, select.POLLIN)
+        poll.register(self._pipe, select.POLLIN)
         poll.poll(max(0.0, timeout) * 1000)
 
     def end(self, patience: float) -> bool:
         """Kill the process, and wait so many seconds for its end: it may hang in the kernel. Whether it has ended."""
+        self.close()
         self.kill()
         until = time.monotonic() + patience
         while not self.has_ended() and time.monotonic() < until:
             time.sleep(END_POLL)
-        self.close()
         return self.code is not None
 
     def close(self) -> None:

@@ -129,7 +129,7 @@ class ForkedPush(launch.Child):
         self._pipe, inner = os.pipe()
         os.set_blocking(self._pipe, False)
         waits, go_on = socket.socketpair()
-        self.code, self._received = None, b""
+        self.code, self._received, self._is_silent = None, b"", False
         self.pid = os.fork()
         if not self.pid:
             os.dup2(inner, 1)

@@ -77,8 +77,9 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     patience, started, began_at = math.inf if timeout is None else timeout, time.monotonic(), time.time()
     if there.is_staged:  # what only the logdir has goes to the Hub, too
         bring_back(spool, patience)
+    left = max(0.0, patience + started - time.monotonic())
     lengths, missing, asked, damaged = _request_and_wait(
-        spool, destination, settings, patience, wishes, logdir * wishes.names_runs
+        spool, destination, settings, left, wishes, logdir * wishes.names_runs
     )
     left = max(0.0, patience + started - time.monotonic())
     shortfall = _not_there(spool, there, left, quiet=wishes.is_quiet) if there.is_staged else None

@@ -36,6 +36,7 @@ from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecor
 from hf_mpwriter.system import locks
 
 POLL = 0.05  # seconds between two looks while waiting
+STILL = 5.0  # seconds after which a mirror that stands is not waited for
 ENSURE_EVERY = 1.0  # seconds between two checks, while waiting, that a mirror lives
 
 
@@ -164,8 +165,12 @@ class Logdir:
 
     @property
     def is_returning(self) -> bool:
-        """Whether a mirror lives that still brings something from there."""
-        return self.is_staged and self.status().returning > 0 and self.is_alive()
+        """Whether a mirror lives that still brings something from there, or does not know yet whether it has to."""
+        if not self.is_staged:
+            return False
+        status = self.status()
+        is_unlisted = status.listed < status.started_at and not status.failures
+        return (status.returning > 0 or is_unlisted) and not status.is_over and self.is_alive()
 
     def wait_until_back(self, timeout: float, ensure_mirror: Callable[[], object], since: float) -> str:
         """Wait until all is here that was there and can be read, listed since a unix time.
@@ -173,6 +178,7 @@ class Logdir:
         Why it is not, "" if it is.
         """
         end, next_check = self._clock() + timeout, 0.0
+        patience = self._clock() + STILL  # a mirror that was just started has not said anything
         while True:
             status, now = self.status(), self._clock()
             if status.listed >= since and not status.returning:
@@ -181,6 +187,8 @@ class Logdir:
                 return status.reason
             if now >= end:
                 return status.stillness(time.time()) or "it takes longer than it may"
+            if now >= patience and self.is_alive() and (why := status.stillness(time.time())):
+                return why
             if now >= next_check:
                 ensure_mirror()
                 next_check = now + ENSURE_EVERY

@@ -44,7 +44,7 @@ from hf_mpwriter.system.redaction import printable
 LONGEST = 5.0  # seconds that a process waits for what is in the logdir
 RETRY_AFTER = 300.0  # seconds
 LOCK_POLL = 0.05  # seconds
-END_PATIENCE = 2.0  # seconds that a killed look may take to end; one that hangs in the kernel takes longer
+END_PATIENCE = 0.5  # seconds of these that a killed look may take to end; one that hangs in the kernel takes longer
 
 _mounts: dict[str, Mount | None] = {}  # of logdirs, which are not touched again: they may hang
 _left: list[int] = []  # looks that were killed and have not ended yet
@@ -119,15 +119,23 @@ def _looked(spool: Spool) -> Listing:
     """What is in the logdir, as far as it tells."""
     started, end = time.time(), time.monotonic() + LONGEST
     while (lock := locks.try_exclusive(look_lock(spool))) is None and time.monotonic() < end:
+        if _has_failed(Listing.read(spool)):  # what hangs may hold the lock for long
+            break
         time.sleep(LOCK_POLL)
     found, now = Listing.read(spool), time.time()
+    if lock is None and _has_failed(found):
+        return found
     if lock is None:
         return _told(spool, replace(found, failure="another process that asks for it gets no answer"))
     try:
-        has_failed = found.failure and 0.0 <= now - found.at < RETRY_AFTER
-        return found if has_failed or started <= found.at <= now else _look(spool, lock, end, found)
+        return found if _has_failed(found) or started <= found.at <= now else _look(spool, lock, end, found)
     finally:
         locks.release(lock)
+
+
+def _has_failed(found: Listing) -> bool:
+    """Whether a look has failed a short while ago."""
+    return bool(found.failure) and 0.0 <= time.time() - found.at < RETRY_AFTER
 
 
 def _look(spool: Spool, lock: int, end: float, before: Listing) -> Listing:
@@ -169,7 +177,7 @@ def _asked(spool: Spool, lock: int, end: float) -> Listed | Failure:
     with opened(spool, MirrorPlaces.of(host).log) as given:
         child = Child("copy", state.dump(job), spool.run_dir, given, lock=lock, limit=LONGEST + END_PATIENCE)
     try:
-        return heard(child, end)
+        return heard(child, end - END_PATIENCE)
     finally:
         if not child.end(END_PATIENCE):  # it hangs in the kernel
             _left.append(child.pid)

@@ -95,7 +95,7 @@ def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo
 
 def forged_verdict(directory: Path) -> subprocess.CompletedProcess[str]:
     """Repeat the verdict on the same Hub, with a journal that claims one record more than was written."""
-    from hf_mpwriter.demo.place import Folder
+    from hf_mpwriter.demo.stage import Folder
     from hf_mpwriter.localhub import LocalHub
     from hf_mpwriter.spool.layout import Spool
 

@@ -38,7 +38,8 @@ def rank(number: int) -> dict[str, str]:
 
 def on_their_way(run_dir: Path) -> set[Path]:
     """The files that a pull is bringing, or was when it was killed."""
-    return set(run_dir.glob(".hf_mpwriter/pulling/.cache/**/*.incomplete"))
+    found = os.walk(run_dir / ".hf_mpwriter" / "pulling" / ".cache")  # a pull may remove what is listed
+    return {Path(directory, name) for directory, _, names in found for name in names if name.endswith(".incomplete")}
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from hf_mpwriter.localhub import View
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import load
-from hf_mpwriter.spool.workers.share import LEFT_ALONE
+from hf_mpwriter.spool.workers.peers import LEFT_ALONE
 from hf_mpwriter.testing import oracle
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(why_not()), reason=why_not())]

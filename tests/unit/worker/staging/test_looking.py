@@ -163,7 +163,7 @@ class Told(Child):
         os.set_blocking(self._pipe, False)
         os.write(away, data)
         os.close(away)
-        self.code, self._received = 0 if ends else None, b""
+        self.code, self._received, self._is_silent = 0 if ends else None, b"", False
 
     def has_ended(self) -> bool:
         """As it was said."""
