@@ -473,7 +473,15 @@ def derive(
                 following = Following(spool, folder, host, newest.settings if newest else settings, waits=follow)
             ranks = (rank_of(member.name.worker) for member in there if member.alive)
             is_over = not _any_works(there)
-            is_done = following.step(clock(), {rank for rank in ranks if rank is not None}, is_over=is_over)
+            try:
+                is_done = following.step(clock(), {rank for rank in ranks if rank is not None}, is_over=is_over)
+            except OSError:
+                if not follow:
+                    raise
+                following.derived.close()  # what the disk refuses now is derived anew
+                following = None
+                time.sleep(EVERY)
+                continue
             if is_done and (is_over or not follow):
                 return following.derived
             until = clock() + EVERY * is_done

@@ -121,7 +121,8 @@ def world_size_of(environ: Environ) -> int | None:
 
 def is_first_of_host(environ: Environ) -> bool:
     """Whether a process is the first of those that a launcher has started on this host, or the only one."""
-    return next((environ[one.local_rank] for one in (*LAUNCHERS, SLURM) if one.local_rank in environ), "0") == "0"
+    told = (number(environ, one.local_rank) for one in (*LAUNCHERS, SLURM))
+    return next((rank for rank in told if rank is not None), 0) == 0
 
 
 def nodes_of(environ: Environ) -> Nodes:

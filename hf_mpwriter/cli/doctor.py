@@ -47,6 +47,7 @@ from hf_mpwriter.system.redaction import printable
 FAILS = 4  # exit code
 LIBRARIES = ("huggingface_hub", "tensorboardX", "filelock", "psutil")
 LITTLE, NOTHING = 1e9, 50e6  # bytes that are free on a disk
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the first one that is set counts
 WRITES = ("write", "admin")  # roles of tokens that may write anywhere
 KEPT = {
     Layout.DIRECT: "direct: all processes and hosts share the logdir and what is in it",
@@ -219,7 +220,7 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
 
 def token_source(environ: Mapping[str, str]) -> str:
     """Where the token comes from, "" if there is none."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+    for name in TOKEN_VARIABLES:
         if environ.get(name):
             return f"from {name}"
     path = hf_home.token_files(environ)[0]
@@ -241,14 +242,22 @@ def token_check(status: int, fields: Mapping[str, Any], source: str) -> Check:
     """Whose token it is, and what it may do."""
     if status in (401, 403) or (status == 200 and not fields.get("name")):
         text = f"{source}: {TABLE[Cause.TOKEN][0]} ({status})" if source else "there is none"
-        return Check("token", Health.FAIL, text, f"Run: {LOGIN}" if "HF_TOKEN" not in source else "Mend HF_TOKEN")
+        return Check("token", Health.FAIL, text, _other_token(source))
     if status != 200:
         return Check("token", Health.WARN, f"{source or 'none'}; not known what it may do ({status})")
     role, name = role_of(fields), fields.get("name")
     text = f"{source or 'none is needed'}: {name}, {role or 'rights not told'}"
     if role == "read":
-        return Check("token", Health.FAIL, f"{text} only", f"Run: {LOGIN}, with a token that may write")
+        return Check("token", Health.FAIL, f"{text} only", _other_token(source, " that may write"))
     return Check("token", Health.OK, text)
+
+
+def _other_token(source: str, which: str = "") -> str:
+    """How to use another token: a variable overrides a login."""
+    name = next((name for name in TOKEN_VARIABLES if source.startswith(f"from {name}")), "")
+    if name:
+        return f"Mend {name}"
+    return f"Run: {LOGIN}" + (f", with a token{which}" if which else "")
 
 
 def role_of(fields: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@
     hosts/<host>/mirror.log.1, mirror.log         of a staged run
 
 With several logs each has a line `==> HOST uploader <==` above it. `--follow` leaves the work to `tail -F`, which
-goes on where a log is rotated.
+goes on where a log is rotated, and names each by its path. A log that is made later is not followed.
 """
 
 from __future__ import annotations

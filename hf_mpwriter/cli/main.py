@@ -10,7 +10,7 @@
 | `run` | `run`: supervise a program until its data is on the Hub |
 | `clean` | `clean`: remove local copies of staged runs that are complete elsewhere |
 | `logs`, `stop` | `logs`, `stop`: what the uploader of a run logs, and its end |
-| `doctor` | `doctor`: what keeps uploads from working; with `storage.doctor`, what a filesystem can do |
+| `doctor` | `doctor`: what keeps uploads from working, and how a run is kept |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
 | `destination` | the argument LOGDIR, what is read from it, the Hub that a token may go to |
 | `output` | how files, uploaders and progress are shown |

@@ -45,4 +45,6 @@ def derive_ranks(logdir: str, *, follow: bool) -> None:
 
 def main() -> None:
     """What `run --ranks` starts for a run directory, see `system/launch`."""
-    derive_ranks(["--follow", sys.argv[1]])
+    from hf_mpwriter.cli.main import main as command  # it tells errors as all commands do
+
+    command(["ranks", "--follow", sys.argv[1]])

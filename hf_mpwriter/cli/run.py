@@ -58,7 +58,9 @@ DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
 @click.option("--patch", is_flag=True, help="Replace the SummaryWriter classes that the program imports.")
 @click.option("--kill-orphans", is_flag=True, help="First end workers in --logdir whose launcher has died.")
 @click.option("--pull", is_flag=True, help="First bring the run of --logdir back from the Hub, onto an empty disk.")
-@click.option("--ranks", is_flag=True, help="Derive mean, bounds and slowest rank of all ranks, as `ranks --follow`.")
+@click.option(
+    "--ranks", is_flag=True, help="Derive mean, bounds and slowest rank of runs that are uploaded, as `ranks --follow`."
+)
 @click.argument("command", nargs=-1, required=True)
 def run_program(
     *,

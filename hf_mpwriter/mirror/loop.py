@@ -212,12 +212,14 @@ class Mirror:
         if self._queue is None or self._due != self._tries.due():
             self._due, there = self._tries.due(), self._there
             refused = self._mirrored.refused.keys() - self._due
-            longer_there = self._returning.missing  # a beginning is here: what is there comes first
-            covers = lambda file: (  # noqa: E731
-                file.growing or file.length <= there.get(file.path, 0) or file.path in longer_there
-            )
-            self._queue = pending(self._final, covers, refused)
+            covers = lambda file: file.growing or file.length <= there.get(file.path, 0)  # noqa: E731
+            self._queue = self._without_beginnings(pending(self._final, covers, refused))
         return self._queue
+
+    def _without_beginnings(self, files: list[LocalFile]) -> list[LocalFile]:
+        """Leave out files of which only a beginning is here, and what their writers logged later: they come back first."""
+        back = {writer_of(file.path): file.path for file in reversed(files) if file.path in self._returning.missing}
+        return [file for file in files if writer_of(file.path) not in back or file.path < back[writer_of(file.path)]]
 
     # copy
 

@@ -237,11 +237,12 @@ class Followed:
         self._last_reason = ""
 
     def is_due(self, now: float) -> bool:
-        """Whether what is new is to be asked for now; then the next round begins."""
-        if self.is_told or now < self._next:
-            return False
+        """Whether what is new is to be asked for now."""
+        return not self.is_told and now >= self._next
+
+    def begin_round(self, now: float) -> None:
+        """What was new has been asked for."""
         self._next = now + ROUND
-        return True
 
     def change(self, reason: str) -> str:
         """What to tell of the folder: that it begins to fail, or does not fail any more; "" for nothing new."""
@@ -330,8 +331,11 @@ class Drain:
             self._forget_replaced(run_dir)
             upload, before = self._uploads.get(run_dir) or (self._opened(run_dir, followed), 0)
             self._uploads[run_dir] = upload, before  # it may hold a member file from now on
-            if asked > before or (followed is not None and followed.is_due(self._clock())):
+            is_due = followed is not None and followed.is_due(self._clock())
+            if asked > before or is_due:
                 upload.ask()
+            if followed is not None and is_due:
+                followed.begin_round(self._clock())
             self._uploads[run_dir] = upload, asked
             if is_finishing:
                 return upload.finish()
