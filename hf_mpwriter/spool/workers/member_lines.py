@@ -1,8 +1,8 @@
 """The lines of a member file: what a worker writes, with its types, and what they say all in all.
 
     members/<worker>.<host>.<pid>.<ticks>-<n>
-    {"worker": "rank_00001", "process": {...}, "started_at": 1795236610.0,      first line: who it is, and the supervisor
-     "settings": {...}, "agent": {...}, "launcher": {...}, "rank": 1,           or launcher without which it is an orphan
+    {"worker": "rank_00001", "process": {...}, "started_at": 1795236610.0,     first line: who it is, and the supervisor
+     "settings": {...}, "agent": {...}, "launcher": {...}, "rank": 1,          or launcher without which it is an orphan
      "is_daemon": false, "task": null}
     {"requests": 7, "dropped": 3, "in_memory": 0}                               second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
