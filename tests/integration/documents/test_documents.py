@@ -259,26 +259,31 @@ def test_the_json_of_every_file_in_the_spool_is_at_one_head():
     assert {name: owners(name) for name, text in files if not text.startswith("as ") and len(owners(name)) != 1} == {}
 
 
+def undocumented(spool: Path) -> dict[str, set[str]]:
+    """The files on disk that the picture lacks, and those of which the head of the owner lacks keys."""
+    found = {}
+    for path in [path for path in spool.rglob("*") if path.is_file() and path.suffix != ".tmp"]:
+        name = generic(path.relative_to(spool).as_posix())
+        if f"    {name} " not in SPOOL:
+            found[name] = {"not in the picture"}
+        elif path.suffix == ".json" or path.parent.name == "members":
+            [owner] = owners(name)
+            found[name] = {key for key in keys(path) if f'"{key}"' not in HEADS[owner]}
+    return {name: lacking for name, lacking in found.items() if lacking}
+
+
 def test_the_picture_of_the_spool_is_what_is_on_disk(hub, run_dir, start):
-    """It has every file of a run with a push under way and the format; the heads of the owners have every key."""
+    """It has every file of a run, while a push is under way and at the end; the heads of the owners have every key."""
     hub.fault("/commit/ hang")
     program = start(LOG, run_dir)
     spool = run_dir / ".hf_mpwriter"
     wait_for(lambda: hub.faults()[0].held, "a commit is under way")
-    files = [path for path in spool.rglob("*") if path.is_file() and not path.name.endswith(".tmp")]
-    names = {path: generic(path.relative_to(spool).as_posix()) for path in files}
-    assert [name for name in names.values() if f"    {name} " not in SPOOL] == []
+    assert undocumented(spool) == {}
     assert f'"{(spool / "FORMAT").read_text().strip()}"' in SPOOL
-    shown = {
-        path: owners(name) for path, name in names.items() if path.suffix == ".json" or name.startswith("members/")
-    }
-    unknown = {
-        names[path]: {key for key in keys(path) if f'"{key}"' not in HEADS[owner]} for path, [owner] in shown.items()
-    }
-    assert {name: found for name, found in unknown.items() if found} == {}
     hub.clear_faults()
     assert "not on the Hub" not in program.process.communicate("\n", timeout=200)[1]
     wait_for(lambda: not processes.left_behind(str(run_dir)), "the uploader leaves")
+    assert undocumented(spool) == {}
 
 
 @pytest.mark.parametrize("logdir", ["hf://me/run", "hf://datasets/me/run/exp1"])
