@@ -217,7 +217,7 @@ class Mirror:
         return self._queue
 
     def _without_beginnings(self, files: list[LocalFile]) -> list[LocalFile]:
-        """Leave out files of which only a beginning is here, and what their writers logged later: they come back first."""
+        """Leave out files of which only a beginning is here, and what their writers logged later: those come first."""
         back = {writer_of(file.path): file.path for file in reversed(files) if file.path in self._returning.missing}
         return [file for file in files if writer_of(file.path) not in back or file.path < back[writer_of(file.path)]]
 

@@ -1,6 +1,6 @@
 """The record of what was pulled: the files here that other machines have written.
 
-    .hf_mpwriter/pulled.json    {"files": {"rank_00001/events.out...": 4711}}      bytes that came from the Hub
+    pulled.json    {"files": {"rank_00001/events.out...": 4711}}    bytes that came from the Hub
 
 A process never appends to an event file that it did not create. So a pulled file does not grow here. Where it grows on
 the Hub, its writer goes on elsewhere.

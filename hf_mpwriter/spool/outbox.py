@@ -1,6 +1,7 @@
 """The outbox: batches of event files that wait to be sent, and the batch that is in flight.
 
-    hosts/<host>/outbox/00000042.json   {"number": 42, "files": [{"path": ..., "length": ..., ...}, ...]}
+    hosts/<host>/outbox/00000042.json   {"number": 42, "files": [{"path": "events.out...", "length": 4711,
+                                                                  "growing": true, ...}, ...]}
     hosts/<host>/in_flight.json         {"batch": 42, "fenced": true, "attachments": [...]}    while a push carries it
 
 A batch is an intention. It can be derived again from the files of the run directory and the ledger, which are the

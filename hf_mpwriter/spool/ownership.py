@@ -1,5 +1,7 @@
 """Ownership: whether a spool may be used, and for which destination.
 
+    run.json    {"destination": {...}, "inode": 131073}    of the spool
+
 To use a spool is to send a token to the endpoint in its `run.json`, and to read and write at its names. So a run
 directory has one user: its spool must be a directory of this user into which no other user may write.
 

@@ -6,9 +6,11 @@
     mirror.lock                       the mirror lock; never unlinked
     hosts/<host>/mirrored.json        {"files": {"events.out...": 4711}, "refused": {"events.out...": "reason"},
                                        "way": "rename", "late": 0}
+                                      way: "in place" where names cannot change; late: copies in a row over their limit
     hosts/<host>/mirror_status.json   {"process": {...}, "started_at": 1795236610.0, "beat": ..., "phase": "idle",
                                        "copy": 0, "waiting": 0, "is_refused": false, "reason": "", "failures": 0,
-                                       "failed_at": 0.0, "next_try": 0.0, "checked": ...}
+                                       "failed_at": 0.0, "next_try": 0.0, "checked": ..., "listed": ...,
+                                       "returning": 3, "unread": {"events.out...": "reason"}}
     hosts/<host>/mirror_starts.json   starts of mirrors, see `spool/starts`
     hosts/<host>/mirror.log           rotating log of the mirror and its copies
     hosts/<host>/copy.lock            held by the copy that runs; never unlinked

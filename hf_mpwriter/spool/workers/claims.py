@@ -1,6 +1,6 @@
 """Claims: the right to write in a worker directory.
 
-    claims/<worker>.lock        locked as long as the worker is joined
+    claims/<worker>.lock        locked as long as the worker is joined; may hold a note, see `worker/rewind`
 
 Invariant:
 - A worker that finds a name taken takes the next free one, so no two live processes ever share a directory.

@@ -1,7 +1,9 @@
 """The lines of a member file: what a worker writes, with its types, and what they say all in all.
 
-    {"worker": ..., "process": {...}, "started_at": unix time, "settings": {...},     first line: who it is
-     "agent": {...}, "launcher": {...}, "task": null}
+    members/<worker>.<host>.<pid>.<ticks>-<n>
+    {"worker": "rank_00001", "process": {...}, "started_at": 1795236610.0,     first line: who it is, and the supervisor
+     "settings": {...}, "agent": {...}, "launcher": {...}, "rank": 1,          or launcher without which it is an orphan
+     "is_daemon": false, "task": null}
     {"requests": 7, "dropped": 3, "in_memory": 0}                               second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again

@@ -1,7 +1,7 @@
 """Samplers: the processes that log what the machine does, one per host; and how long others wait for them.
 
     hosts/<host>/sampler.lock           the sampler lock, empty
-    hosts/<host>/sampler.json           which process holds it
+    hosts/<host>/sampler.json           {"process": {...}}    which holds it
     hosts/<host>/sampler_starts.json    as starts.json, see spool/starts
     hosts/<host>/sampler.log            its log
 

@@ -9,7 +9,7 @@
     any other rank               while no lower rank is a member: at its end, or every LATER seconds from its join on
 
     told.json        {"numbers": {"<host>": 1795236610123}, "unsent": 1795236610.0, "start": ..., "outage": ...,
-                      "why": "...", "done": ..., "host": "<host>"}
+                      "why": "...", "done": ..., "host": "<host>"}    for each see `ToldRecord`
 
 The reporter tells where the run goes, outages, recoveries and the end. The first rank of every other node tells its
 user what is wrong; what it has told is in told.json in the folder of that host.

@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 import typing
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,10 @@ from hf_mpwriter.cli.main import main
 from hf_mpwriter.testing import processes
 
 SOURCES = "\n".join(path.read_text() for path in sorted(PACKAGE.rglob("*.py")))
+HEADS = {  # the docstring of each module, by its path in the package
+    path.relative_to(PACKAGE).as_posix(): ast.get_docstring(ast.parse(path.read_text()), clean=False) or ""
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 README_WORDS = 800  # a newcomer reads no more
 VARIABLE = re.compile(r"\b(?:HF|HUGGING_?FACE)_[A-Z_]*[A-Z]\b")
 FOLDERS = ("tests/", "scripts/", "./scripts/", "docs/", "hf_mpwriter/", ".ci/")
@@ -181,27 +184,26 @@ def test_every_test_of_a_failure_exists():
     assert [name for name in named if f"def {name}" not in source] == []
 
 
-def test_the_table_of_modules_is_the_package():
-    """Every folder and module is in the table, and nothing else is."""
-    documented, folder = defaultdict(set), ""
-    for row in rows(DESIGN.split("## Modules")[1].split("\n### ")[0])[1:]:
-        folder = row[0].strip("`") or folder
-        documented[folder] |= set(re.findall(r"`([\w/]+)`", row[1]))
-    there = defaultdict(set)
-    for path in PACKAGE.rglob("*.py"):
-        folder, *inside = path.relative_to(PACKAGE).with_suffix("").parts
-        if not inside and not folder.startswith("_"):  # a room that is one module
-            there[folder].add(folder)
-        elif inside and not inside[-1].startswith("__"):
-            there[f"{folder}/"].add(f"{inside[0]}/" if folder == "localhub" and len(inside) > 1 else "/".join(inside))
-    assert documented == there
+def test_the_picture_of_the_layers_has_every_folder():
+    """And nothing else but the rooms that are one module."""
+    picture = DESIGN.split("## Layers")[1].split("```text\n")[1].split("```")[0]
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert set(re.findall(r"\b(\w+)/(?=\s)", picture)) == rooms
+    modules = {path.stem for path in PACKAGE.glob("*.py") if not path.name.startswith("_")}
+    assert [name for name in modules if not re.search(rf"  {name}  ", picture)] == []
+
+
+def test_every_module_has_a_head():
+    """Its first sentence says what it is responsible for, so no document lists the modules."""
+    firsts = {module: text.partition("\n\n")[0].rstrip() for module, text in HEADS.items()}
+    assert [module for module, first in firsts.items() if not first.endswith(".")] == []
 
 
 @pytest.mark.parametrize("document", ["docs/design.md", "CONTRIBUTING.md"])
 def test_every_module_that_is_named_exists(document):
     """Each module that a document names by folder and module."""
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-    named = [code for code in inline(TEXTS[document]) if re.fullmatch(r"[a-z_]+/[a-z_]+", code)]
+    named = [code for code in inline(TEXTS[document]) if re.fullmatch(r"[a-z_]+(/[a-z_]+)+", code)]
     assert [code for code in named if code.split("/")[0] in folders and not (PACKAGE / f"{code}.py").exists()] == []
 
 
@@ -237,28 +239,51 @@ def generic(path: str) -> str:
 
 
 def keys(path: Path) -> set[str]:
-    """The top-level keys of a JSON file, or of its lines."""
+    """The top-level keys of a JSON file, which may have one value a line."""
     return {key for line in path.read_text().splitlines() for key in json.loads(line)}
 
 
+SPOOL = DESIGN.split("## On disk")[1].split("\n## ")[0]  # with the picture of it
+
+
+def owners(name: str) -> list[str]:
+    """The modules whose heads show a file: a line of theirs is its name in the picture, with JSON there or below."""
+    shown = re.compile(rf"^    {re.escape(name)}(?: +\{{.*|\n    \{{.*)$", re.MULTILINE)
+    return [module for module, text in HEADS.items() if shown.search(text)]
+
+
+def test_the_json_of_every_file_in_the_spool_is_at_one_head():
+    """At that of the module that owns it, unless the picture says that a file is as another one."""
+    files = re.findall(r"^    (\S+\.json|members/\S+) +(.*)$", SPOOL, re.MULTILINE)
+    assert len(files) > 15
+    assert {name: owners(name) for name, text in files if not text.startswith("as ") and len(owners(name)) != 1} == {}
+
+
+def undocumented(spool: Path) -> dict[str, set[str]]:
+    """The files on disk that the picture lacks, and those of which the head of the owner lacks keys."""
+    found = {}
+    for path in [path for path in spool.rglob("*") if path.is_file() and path.suffix != ".tmp"]:
+        name = generic(path.relative_to(spool).as_posix())
+        if f"    {name} " not in SPOOL:
+            found[name] = {"not in the picture"}
+        elif path.suffix == ".json" or path.parent.name == "members":
+            [owner] = owners(name)
+            found[name] = {key for key in keys(path) if f'"{key}"' not in HEADS[owner]}
+    return {name: lacking for name, lacking in found.items() if lacking}
+
+
 def test_the_picture_of_the_spool_is_what_is_on_disk(hub, run_dir, start):
-    """The picture has every file of a run with a push under way, every key in it, and the format."""
+    """It has every file of a run, while a push is under way and at the end; the heads of the owners have every key."""
     hub.fault("/commit/ hang")
     program = start(LOG, run_dir)
     spool = run_dir / ".hf_mpwriter"
     wait_for(lambda: hub.faults()[0].held, "a commit is under way")
-    files = [path for path in spool.rglob("*") if path.is_file() and not path.name.endswith(".tmp")]
-    names = {path: generic(path.relative_to(spool).as_posix()) for path in files}
-    picture = DESIGN.split("## On disk")[1].split("\n## ")[0]
-    assert [name for name in names.values() if f"    {name} " not in picture] == []
-    assert f'"{(spool / "FORMAT").read_text().strip()}"' in picture
-    lines = [*spool.glob("members/*"), *spool.glob("hosts/*/outbox/*.json"), *spool.glob("hosts/*/in_flight.json")]
-    whole = [path for path in files if path.suffix == ".json" and path not in lines]
-    found = set().union(*map(keys, lines), *(json.loads(path.read_text()) for path in whole))
-    assert {key for key in found if f'"{key}"' not in picture} == set()
+    assert undocumented(spool) == {}
+    assert f'"{(spool / "FORMAT").read_text().strip()}"' in SPOOL
     hub.clear_faults()
     assert "not on the Hub" not in program.process.communicate("\n", timeout=200)[1]
     wait_for(lambda: not processes.left_behind(str(run_dir)), "the uploader leaves")
+    assert undocumented(spool) == {}
 
 
 @pytest.mark.parametrize("logdir", ["hf://me/run", "hf://datasets/me/run/exp1"])
