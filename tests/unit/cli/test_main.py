@@ -19,13 +19,6 @@ from hf_mpwriter.spool.layout import Spool
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
-def test_every_command_is_documented(name):
-    """It has help, and the README shows it."""
-    assert main.commands[name].help
-    assert f"hf-mpwriter {name}" in README.read_text() or f"scripts/{name}" in README.read_text()
-
-
-@pytest.mark.parametrize("name", sorted(main.commands))
 def test_a_help_text_fits_a_terminal_and_has_examples(monkeypatch, name):
     """80 columns; the examples are commands that exist, with options that exist; a logdir has one name."""
     monkeypatch.setenv("COLUMNS", "80")
