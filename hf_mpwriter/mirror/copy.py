@@ -40,7 +40,7 @@ from hf_mpwriter.spool.staging.job import (
     Message,
     Withheld,
 )
-from hf_mpwriter.spool.staging.listing import length
+from hf_mpwriter.spool.staging.listing import lacking
 from hf_mpwriter.system import failpoints, launch, redaction
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.filesystem import Mount, is_gone
@@ -107,7 +107,7 @@ def _list(run: Directory, target: Target, tell: Tell) -> None:
     with ThreadPoolExecutor(LISTED_AT_ONCE) as pool:
         files = {path: size for path, size in target.files(pool.map).items() if is_run_path(path)}
     tell(Listed(files))
-    lists = [Item(path, size) for path, size in files.items() if is_config(path) and size > length(run / path)]
+    lists = [Item(path, size) for path, size in lacking(run, files).items() if is_config(path)]
     for outcome in fetched(run, target, lists) if lists else ():
         tell(outcome)
 

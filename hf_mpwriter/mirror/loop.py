@@ -107,7 +107,7 @@ class Mirror:
         self._tries = Tries(self._clock, self._rng)
         self._items: tuple[Item, ...] = ()  # of the copy that runs, or has run last
         self._brings_here = False  # whether that one lists or fetches
-        self._returning = Returning(self._spool, self._clock)
+        self._returning = Returning(self._spool.run, self._clock)
         disk.remove_tree(self._spool.directory / ARRIVING)  # of a copy that was killed
         self._due: frozenset[str] = frozenset()  # files that were held back and are tried again
         self._final: list[LocalFile] = []
@@ -211,15 +211,11 @@ class Mirror:
         """What is to be brought, in an order of which any prefix may be there."""
         if self._queue is None or self._due != self._tries.due():
             self._due, there = self._tries.due(), self._there
-            refused = self._mirrored.refused.keys() - self._due
+            # of those that are to come back only a beginning is here; as behind a refused one, later ones wait
+            held = (self._mirrored.refused.keys() - self._due) | self._returning.missing.keys()
             covers = lambda file: file.growing or file.length <= there.get(file.path, 0)  # noqa: E731
-            self._queue = self._without_beginnings(pending(self._final, covers, refused))
+            self._queue = pending(self._final, covers, held)
         return self._queue
-
-    def _without_beginnings(self, files: list[LocalFile]) -> list[LocalFile]:
-        """Leave out files of which only a beginning is here, and what their writers logged later: those come first."""
-        back = {writer_of(file.path): file.path for file in reversed(files) if file.path in self._returning.missing}
-        return [file for file in files if writer_of(file.path) not in back or file.path < back[writer_of(file.path)]]
 
     # copy
 

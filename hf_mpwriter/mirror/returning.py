@@ -18,9 +18,9 @@ from collections.abc import Callable, Collection, Mapping
 
 from hf_mpwriter.base.names import is_config
 from hf_mpwriter.mirror.decision import bounded
-from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.job import Conflict, Fetched, Item, Listed, Message, Unread
 from hf_mpwriter.spool.staging.listing import lacking
+from hf_mpwriter.system.directory import Directory
 
 FETCHED_BYTES = 32 << 20  # bytes in one job, so that what is to go to the logdir waits for no longer
 RELIST_AFTER = 300.0  # seconds
@@ -29,8 +29,8 @@ RELIST_AFTER = 300.0  # seconds
 class Returning:
     """The files of one logdir that are to come here."""
 
-    def __init__(self, spool: Spool, clock: Callable[[], float]) -> None:
-        self._spool, self._clock = spool, clock
+    def __init__(self, run: Directory, clock: Callable[[], float]) -> None:
+        self._run, self._clock = run, clock
         self.begin()
 
     def begin(self) -> None:
@@ -53,7 +53,7 @@ class Returning:
         """Take in what a copy has told."""
         if isinstance(message, Listed):
             self.unread, self._list_at = {}, math.inf
-            self.missing = dict(_ordered(lacking(self._spool, message.files)))
+            self.missing = dict(_ordered(lacking(self._run, message.files)))
         elif isinstance(message, Conflict | Fetched | Unread):
             self.missing.pop(message.path, None)
             if isinstance(message, Conflict | Unread):

@@ -21,7 +21,7 @@ from typing import Self
 from hf_mpwriter.base import names, state
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.directory import Directory, Place
 
 ARRIVING = "arriving"  # directory of the temporary files, in the spool
 
@@ -44,7 +44,7 @@ class Listing:
     def of(cls, spool: Spool, files: Mapping[str, int], at: float) -> Self:
         """What follows from the names and lengths in the logdir."""
         seconds = [second for path in files if (second := names.event_second(os.path.basename(path)))]
-        missing = {path: size for path, size in lacking(spool, files).items() if not names.is_config(path)}
+        missing = {path: size for path, size in lacking(spool.run, files).items() if not names.is_config(path)}
         return cls(missing, min(seconds, default=0), max(seconds, default=0), at)
 
     @classmethod
@@ -58,15 +58,15 @@ class Listing:
 
     def still_missing(self, spool: Spool) -> dict[str, int]:
         """Bytes there, per path of a file that is not here, or not so long."""
-        return lacking(spool, self.missing)
+        return lacking(spool.run, self.missing)
 
 
-def lacking(spool: Spool, files: Mapping[str, int]) -> dict[str, int]:
+def lacking(run: Directory, files: Mapping[str, int]) -> dict[str, int]:
     """Of the files of a logdir, those that are to come here: event files of ours, and lists of embeddings."""
     return {
         path: size
         for path, size in files.items()
-        if (names.is_config(path) or names.is_ours(os.path.basename(path))) and size > max(0, length(spool.run / path))
+        if (names.is_config(path) or names.is_ours(os.path.basename(path))) and size > max(0, length(run / path))
     }
 
 

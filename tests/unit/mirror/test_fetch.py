@@ -57,7 +57,7 @@ def told(spool: Spool, *items: Item) -> list[Message]:
 
 def brought(spool: Spool) -> list[Message]:
     """List, fetch all that is missing; what the copies say but for the list."""
-    returning = Returning(spool, time.monotonic)
+    returning = Returning(spool.run, time.monotonic)
     first = told(spool)
     for message in first:
         returning.note(message)
@@ -213,7 +213,7 @@ def test_the_list_of_embeddings_comes_with_the_names_and_is_never_replaced_by_a_
 def test_what_could_not_be_read_is_asked_for_again_later(staged):
     """And at once where a copy as a whole has failed."""
     now = [1000.0]
-    returning = Returning(staged, lambda: now[0])
+    returning = Returning(staged.run, lambda: now[0])
     assert returning.is_unlisted
     returning.note(Listed({NEW: 5, OLD: 6}))
     assert (returning.is_unlisted, returning.is_over) == (False, False)

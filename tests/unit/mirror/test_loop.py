@@ -254,6 +254,23 @@ def test_what_is_listed_as_long_as_here_is_not_copied_and_the_rest_comes_back(sp
     assert Logdir(spool).wait_until_back(60.0, lambda: None, 1.0) == f"{third}: why"
 
 
+def test_a_file_of_which_a_beginning_is_here_comes_back_before_later_ones_go(spool, mirror):
+    """It is fetched, not copied: a copy would find the file there longer, and refuse it for good."""
+    later = NAME.replace("1000000000", "1000000001")
+    for name in (NAME, later):
+        event_file(Path(spool.run_dir, name), 3)
+    mirror._scan([])
+    size = os.path.getsize(os.path.join(spool.run_dir, NAME))
+    mirror._take(Listed({NAME: size + 50}))
+    mirror._queue = None
+    assert mirror._waiting() == []
+    assert decide(mirror._situation([])) is MirrorAction.FETCH
+    event_file(Path(spool.run_dir, NAME), 6)  # it has come
+    mirror._scan([])
+    mirror._listen(Ended(Fetched(NAME, os.path.getsize(os.path.join(spool.run_dir, NAME))), Finished()))
+    assert [file.path for file in mirror._waiting()] == [later]
+
+
 def test_a_logdir_that_cannot_be_listed_gets_files_all_the_same(mirror):
     """A bucket may be for writing only."""
     mirror._returning.begin()
