@@ -35,7 +35,6 @@ import functools
 import math
 import os
 import re
-import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -71,7 +70,6 @@ HEAD = 512  # bytes at the beginning of a file in which START is looked for
 CHUNK = 64 << 10  # bytes that are read of one file at once
 BEFORE, NEVER = -(1 << 63) - 1, 1 << 64  # below and above any step
 
-_FLOAT = struct.Struct("<f")
 _RANK = re.compile(r"rank_(?P<rank>\d{5})(?:~\d+)?")
 _TIME = r"(?:time|duration|latency|seconds|second|secs|sec|milliseconds|ms)"
 _STEP = r"(?:step|iteration|iter|batch)"
@@ -138,8 +136,7 @@ def combine(tag: str, by_rank: Mapping[int, float]) -> dict[str, float]:
 
 def record(point: Point) -> bytes:
     """A point as a framed record."""
-    values = (framing.value_head(tag.encode()) + _FLOAT.pack(value) for tag, value in point.values.items())
-    return framing.frame(framing.summary_event(point.wall_time, point.step, b"".join(values)))
+    return framing.frame(framing.summary_event(point.wall_time, point.step, framing.scalars(point.values.items())))
 
 
 @dataclass(slots=True)

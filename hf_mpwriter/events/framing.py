@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 os.environ.setdefault("CRC32C_SW_MODE", "auto")  # as tensorboardX does: no warning on a CPU without the instruction
@@ -146,6 +146,11 @@ def value_head(tag: bytes) -> bytes:
     """What stands before the four bytes of a float in `Summary(value=[Value(tag, simple_value), ...])`."""
     field = b"\x0a" + varint(len(tag)) + tag if tag else b""  # proto3 leaves out an empty one
     return b"\x0a" + varint(len(field) + 5) + field + b"\x15"
+
+
+def scalars(values: Iterable[tuple[str, float]]) -> bytes:
+    """`Summary(value=[Value(tag, simple_value), ...])`, serialized."""
+    return b"".join(value_head(tag.encode()) + _FLOAT.pack(value) for tag, value in values)
 
 
 def version_event(wall_time: float) -> bytes:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import struct
 import time
 from collections.abc import Callable, Mapping
 
@@ -31,13 +30,10 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id
 
-_FLOAT = struct.Struct("<f")
-
 
 def summary(values: Mapping[str, float]) -> bytes:
     """The summary of some values, serialized; what is no finite number is left out."""
-    finite = {tag: value for tag, value in values.items() if math.isfinite(value)}
-    return b"".join(framing.value_head(tag.encode()) + _FLOAT.pack(value) for tag, value in finite.items())
+    return framing.scalars((tag, value) for tag, value in values.items() if math.isfinite(value))
 
 
 class Samples:
