@@ -87,35 +87,31 @@ class Rewind:
         if role.rank is None:
             self._membership.tell_holder()
         elif taken is not None:
-            missing = self._missing_ranks(world) if role.rank == 0 and world is not None else ()
-            for name in dict.fromkeys([*self._other_names(taken), *missing]):
-                if name != taken.name and not self._rewind_free(name, step):
+            back = _to_come_back(self._membership.spool)
+            tops = _top_names(self._membership.spool, back)
+            missing = _missing_ranks(tops, world) if role.rank == 0 and world is not None else ()
+            for name in dict.fromkeys([*self._other_names(taken, tops), *missing]):
+                if name != taken.name and not self._rewind_free(name, step, back):
                     self._note(name, step, role)
 
-    def _other_names(self, taken: Taken) -> Iterator[str]:
+    def _other_names(self, taken: Taken, tops: list[str]) -> Iterator[str]:
         yield taken.wanted
         number = 2  # names are taken in this order, and lock files stay
         while self._membership.spool.claim(name := f"{taken.substitute}~{number}").exists():
             yield name
             number += 1
         start = f"{taken.substitute}~"  # of those that were pulled there is no lock file
-        for name in _top_names(self._membership.spool):
+        for name in tops:
             if name.startswith(start) and name[len(start) :].isdecimal():
                 yield name
 
-    def _missing_ranks(self, world: int) -> Iterator[str]:
-        for name in _top_names(self._membership.spool):
-            rank = rank_of_directory(name)
-            if rank is not None and rank >= world:
-                yield name
-
-    def _rewind_free(self, name: str, step: int) -> bool:
+    def _rewind_free(self, name: str, step: int, back: set[str]) -> bool:
         """Rewind a name that no process holds; False if one does."""
         if (claim := locks.try_exclusive(self._membership.spool.claim(name))) is None:
             return False
         try:
             noted = _read_note(claim)
-            self._hide(name, step if noted is None else min(step, noted))
+            self._hide(name, step if noted is None else min(step, noted), back)
             if noted is not None:
                 _clear_note(claim)
         finally:
@@ -160,11 +156,11 @@ class Rewind:
     def _take_note(self, name: str, claim: int) -> None:
         """Act on the note of a name that is held here, if it is still there."""
         if (step := _read_note(claim)) is not None:
-            self._hide(name, step)
+            self._hide(name, step, _to_come_back(self._membership.spool))
             _clear_note(claim)
 
-    def _hide(self, name: str, step: int) -> None:
-        for directory in _directories(self._membership.spool, name):
+    def _hide(self, name: str, step: int, back: set[str]) -> None:
+        for directory in _directories(self._membership.spool, name, back):
             file = EventFile(_Elsewhere(directory, self._home))
             file.purge(step)
             file.ensure_open()
@@ -204,31 +200,37 @@ def _write_note(place: Place, step: int | None) -> None:
         os.close(fd)
 
 
-def _missing_directories(spool: Spool) -> set[str]:
+def _to_come_back(spool: Spool) -> set[str]:
     """The directories of event files that are still to come back from the logdir: their steps are to be hidden, too."""
     return {os.path.dirname(path) for path in Listing.read(spool).still_missing(spool)}
 
 
-def _top_names(spool: Spool) -> list[str]:
+def _top_names(spool: Spool, back: set[str]) -> list[str]:
     """The names in the run directory, also of what is still to come back."""
-    missing = {path.partition("/")[0] for path in _missing_directories(spool)} - {""}
-    return sorted({*Place(spool.run).names(), *missing})
+    return sorted({*Place(spool.run).names(), *(path.partition("/")[0] for path in back)} - {""})
 
 
-def _directories(spool: Spool, name: str) -> list[Place]:
+def _missing_ranks(tops: list[str], world: int) -> Iterator[str]:
+    """The names of ranks that this world lacks."""
+    for name in tops:
+        rank = rank_of_directory(name)
+        if rank is not None and rank >= world:
+            yield name
+
+
+def _directories(spool: Spool, name: str, back: set[str]) -> list[Place]:
     """The directories of a name that hold event files, or will."""
-    missing = _missing_directories(spool)
     if name != MAIN_WORKER:
         found = {place.name for place in event_directories(spool.run / name)}
-        found |= {directory for directory in missing if f"{directory}/".startswith(f"{name}/")}
+        found |= {directory for directory in back if f"{directory}/".startswith(f"{name}/")}
         return [spool.run / directory for directory in sorted(found)]
     top = Place(spool.run)
     directories, files, _ = top.scan()
     others = {lock.removesuffix(".lock") for lock in spool.claim(MAIN_WORKER).parent.names()} | {SPOOL_NAME}
     own = [found for found in directories if _is_of_main(found, others)]
     below = {place.name for found in own for place in event_directories(top / found, is_ours)}
-    below |= {path for path in missing if path and _is_of_main(path.partition("/")[0], others)}
-    is_at_top = "" in missing or any(map(is_event_file, files))
+    below |= {path for path in back if path and _is_of_main(path.partition("/")[0], others)}
+    is_at_top = "" in back or any(map(is_event_file, files))
     return [*[top] * is_at_top, *(spool.run / path for path in sorted(below))]
 
 
