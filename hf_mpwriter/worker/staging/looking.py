@@ -33,7 +33,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.job import CopyJob, Failure, Finished, Listed, from_line
 from hf_mpwriter.spool.staging.listing import Listing, look_lock
 from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorRecord
-from hf_mpwriter.spool.starts import has_ended, opened
+from hf_mpwriter.spool.starts import opened
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.filesystem import Mount, find_mount
@@ -47,7 +47,7 @@ LOCK_POLL = 0.05  # seconds
 END_PATIENCE = 0.5  # seconds of these that a killed look may take to end; one that hangs in the kernel takes longer
 
 _mounts: dict[str, Mount | None] = {}  # of logdirs, which are not touched again: they may hang
-_left: list[int] = []  # looks that were killed and have not ended yet
+_left: list[Child] = []  # looks that were killed and have not ended yet
 
 
 def is_staged(spool: Spool) -> bool:
@@ -105,7 +105,7 @@ def prepare(spool: Spool, *, is_joined: bool) -> Staged:
 
 
 def _prepare(spool: Spool, *, is_joined: bool) -> Staged:
-    _left[:] = [pid for pid in _left if not has_ended(pid)]
+    _left[:] = [child for child in _left if not child.has_ended()]
     found = Listing.read(spool)
     if not is_joined and not any(member.works for member in Members(spool).all()):
         _note_mount(spool)
@@ -118,15 +118,15 @@ def _prepare(spool: Spool, *, is_joined: bool) -> Staged:
 def _looked(spool: Spool) -> Listing:
     """What is in the logdir, as far as it tells."""
     started, end = time.time(), time.monotonic() + LONGEST
+    found = Listing.read(spool)
     while (lock := locks.try_exclusive(look_lock(spool))) is None and time.monotonic() < end:
-        if _has_failed(Listing.read(spool)):  # what hangs may hold the lock for long
-            break
+        if _has_failed(found):  # what hangs may hold the lock for long
+            return found
         time.sleep(LOCK_POLL)
-    found, now = Listing.read(spool), time.time()
-    if lock is None and _has_failed(found):
-        return found
+        found = Listing.read(spool)
     if lock is None:
         return _told(spool, replace(found, failure="another process that asks for it gets no answer"))
+    found, now = Listing.read(spool), time.time()
     try:
         return found if _has_failed(found) or started <= found.at <= now else _look(spool, lock, end, found)
     finally:
@@ -180,7 +180,7 @@ def _asked(spool: Spool, lock: int, end: float) -> Listed | Failure:
         return heard(child, end - END_PATIENCE)
     finally:
         if not child.end(END_PATIENCE):  # it hangs in the kernel
-            _left.append(child.pid)
+            _left.append(child)
 
 
 def heard(child: Child, end: float, clock: Callable[[], float] = time.monotonic) -> Listed | Failure:
