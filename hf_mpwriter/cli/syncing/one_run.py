@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Collection
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -109,10 +109,17 @@ def _not_there(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> s
 def bring_back(spool: Spool, timeout: float) -> str:
     """Have a mirror bring back what is in the logdir of a staged run and not here; why not all came, "" if it did."""
     since = time.time()
+    with _asking(spool) as ensure_mirror:
+        return Logdir(spool).wait_until_back(timeout, ensure_mirror, since)
+
+
+@contextmanager
+def _asking(spool: Spool) -> Iterator[Callable[[], bool]]:
+    """Ask the mirror of a staged run to trust no record; what makes sure that one lives."""
     member_file = MemberFile(spool, OBSERVER, Process.current(), newest_settings(Members(spool).all(), None))
     try:
         member_file.count(requests=1)
-        return Logdir(spool).wait_until_back(timeout, MirrorElection(spool, by_hand=True).ensure_mirror, since)
+        yield MirrorElection(spool, by_hand=True).ensure_mirror
     finally:
         member_file.withdraw()
 
@@ -127,22 +134,18 @@ def _bring(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> None:
     scan = EventFileScan(spool.run, lambda path: known.get(path, 0))
     files = scan.files(lambda _: True, members.growing)
     lengths = {file.path: file.length for file in files if not file.growing or (alone and not _is_ours(file.path))}
-    election, asked_at = MirrorElection(spool, by_hand=True), time.time()
-    member_file = MemberFile(spool, OBSERVER, Process.current(), newest_settings(members.all(), None))
-    try:
-        member_file.count(requests=1)
+    asked_at = time.time()
+    with _asking(spool) as ensure_mirror:
         total, lacking, what = sum(lengths.values()), sum(there.missing(lengths).values()), f"in {there.to}"
         with closing(UploadBar(total, lacking, what, drawn=not quiet, lines=not quiet)) as bar:
             missing = there.wait(
                 lengths,
                 timeout,
-                election.ensure_mirror,
+                ensure_mirror,
                 lambda missing: bar.update(sum(missing.values())),
                 since=asked_at,
             )
             bar.update(sum(missing.values()))
-    finally:
-        member_file.withdraw()
     shortfall = there.shortfall(lengths)
     if shortfall.missing:
         raise failure(f"{shortfall.sentence()} {shortfall.outlook()}", damaged=False)
