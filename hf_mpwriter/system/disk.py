@@ -274,13 +274,12 @@ def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True) -> No
 
 
 def _make_directory(place: Place, mode: int) -> None:
-    with place.held() as (where, name):
-        try:
-            os.mkdir(name, mode, dir_fd=where)
-        except FileExistsError:
-            if not place.is_directory():
-                what = "A file, or a link, which is not followed, is in the place of a directory"
-                raise FileExistsError(errno.EEXIST, what, str(place)) from None
+    try:
+        place.make_directory(mode)
+    except FileExistsError:
+        if not place.is_directory():
+            what = "A file, or a link, which is not followed, is in the place of a directory"
+            raise FileExistsError(errno.EEXIST, what, str(place)) from None
 
 
 def open_ours(place: Place, flags: int) -> int:
