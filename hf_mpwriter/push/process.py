@@ -79,7 +79,7 @@ def main() -> NoReturn:
 
 def serve(pipe: Pipe, record: int, run_fd: int, spool_fd: int) -> None:
     """Do the job on a descriptor, and those that come soon after it."""
-    os.umask(0o077)  # the client's caches are for nobody else; the uploader has let others read what it derives
+    os.umask(0o077)  # the client's caches are for their owner only; the uploader has let others read what it derives
     held: Spool | None = None  # of all jobs: the paths of the client's caches lead beneath its descriptors
     while record >= 0:
         try:
@@ -100,7 +100,7 @@ def _next_record(linger: float) -> int:
     signal.setitimer(signal.ITIMER_REAL, 0)
     with socket.socket(fileno=os.dup(launch.MORE_FD)) as end, contextlib.suppress(OSError):
         if not select.select([end], [], [], linger)[0]:
-            end.shutdown(socket.SHUT_RDWR)  # from here on the uploader knows that nobody waits
+            end.shutdown(socket.SHUT_RDWR)  # from here on the uploader knows that this process does not wait
         _, records, _, _ = socket.recv_fds(end, 1, 1, socket.MSG_DONTWAIT)
         return records[0] if records else -1
     return -1

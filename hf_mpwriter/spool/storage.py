@@ -64,7 +64,7 @@ def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Storage:
     if is_staged_path(logdir, os.geteuid()):
         return direct(logdir)
     there = ""
-    with contextlib.suppress(OSError):  # a dead mount; or whoever creates the spool has the better message
+    with contextlib.suppress(OSError):  # a dead mount; or the creation of the spool has the better message
         there = nearest(logdir)[0]
     mount = mount_at(there or logdir)
     if setting == "" and (left := _left_by_mount(logdir, there, mount, directories)):

@@ -19,7 +19,7 @@ A followed folder:
 Invariants:
 - Only this thread touches run directories. A disk that hangs holds up nothing else: the supervisor ends in time.
 - What live workers have open is not waited for: other supervisors of the run answer for it. Nor are files of others,
-  which nobody answers for, but in followed folders.
+  for which no process answers, but in followed folders.
 - An uploader is started only where something is missing, and only for the Hub of this environment: a token belongs to
   one Hub, and the file that names the destination may come from anywhere.
 

@@ -15,8 +15,8 @@ Invariants:
   file; else the lock is worthless and given back.
 - Nothing here waits for another process, but for the one that publishes at this moment: PATIENCE seconds at most, and
   once for a lock. After that nothing is known of it, and this process publishes without the lock. Each renames a whole
-  file, so a reader sees one of them. Who was frozen with the lock looks again before it renames; whoever could still be
-  overtaken has to compare what is there with what it wanted.
+  file, so a reader sees one of them. Who was frozen with the lock looks again before it renames; a process that could
+  still be overtaken has to compare what is there with what it wanted.
 - A thread can tell whether it holds a lock between threads: `thread_lock` makes all but that of `process`.
 """
 
@@ -193,7 +193,7 @@ def _creation_lock(place: Place, is_whole: Callable[[bytes], bool]) -> int | Non
 
 
 def _is_frozen(gate: Place, deadline: float) -> bool:
-    """Whether nobody waits any longer for the holder of a lock; the next time at once."""
+    """Whether the holder of a lock is not waited for any longer; the next time at once."""
     is_over = time.monotonic() >= deadline
     try:
         file = identity(gate.stat())

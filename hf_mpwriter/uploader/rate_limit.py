@@ -190,7 +190,7 @@ class RateLimit:
 
 
 def _forget_rested(folder: Place, now: float) -> None:
-    """Remove buckets that nobody has touched for a day.
+    """Remove buckets that no uploader has touched for a day.
 
     A temporary file is that of a killed process: the holder of the lock is alone.
     """

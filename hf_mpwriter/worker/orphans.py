@@ -3,7 +3,7 @@
     this worker   --posix_spawn-->  uploader          a child of ours, and the leader of its session
     other ranks   --posix_spawn-->  first half        leads the session, and ends; its uploader becomes a child of ours
     an uploader   ------------->    push, search      become children of ours when the uploader is killed
-    a mirror      ------------->    copy              likewise
+    a mirror      ------------->    copy              the same, when the mirror is killed
 
 Process 1 has to collect them when they end, or they stay as zombies. An init would do that.
 

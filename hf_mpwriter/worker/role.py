@@ -142,7 +142,7 @@ class _Fork(NamedTuple):
     """What a forked child has from its parent."""
 
     rank: int | None  # in the environment
-    parent: int | None  # the rank of the parent, whoever gave it
+    parent: int | None  # the rank of the parent, from whatever source
     group: object  # the process group of torch.distributed
     of_task: bool  # whether the parent is a worker process of a pool
 

@@ -158,12 +158,12 @@ class Tally:
     """What the kills of a program showed."""
 
     kills: Counter[str] = field(default_factory=Counter)  # processes killed, by their kind
-    returned: int = 0  # records whose calls had returned, those that are not on the Hub, those twice there
-    lost: int = 0  # records whose calls had returned, those that are not on the Hub, those twice there
-    doubled: int = 0  # records whose calls had returned, those that are not on the Hub, those twice there
-    once: int = 0  # run directories with a failing Hub, by how often their end told what is missing
-    never: int = 0  # run directories with a failing Hub, by how often their end told what is missing
-    twice: int = 0  # run directories with a failing Hub, by how often their end told what is missing
+    returned: int = 0  # records whose calls had returned
+    lost: int = 0  # of these, those that are not on the Hub
+    doubled: int = 0  # of these, those that are there twice
+    once: int = 0  # run directories with a failing Hub whose end told once what is missing
+    never: int = 0  # those whose end did not tell it
+    twice: int = 0  # messages that were told more than once
     findings: list[str] = field(default_factory=list)  # broken promises
 
     def add(self, other: Tally) -> None:

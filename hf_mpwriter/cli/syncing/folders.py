@@ -30,9 +30,9 @@ class Wishes:
     """What the user has asked for, the same for all runs of a call."""
 
     repo_id: str | None = None  # repository of runs that were local so far, None if none was named
-    repo_type: str = "model"  # where in it, see `place_options`
-    revision: str = "main"  # where in it, see `place_options`
-    folder: str = "tensorboard"  # where in it, see `place_options`
+    repo_type: str = "model"  # type of it, see `place_options`
+    revision: str = "main"  # branch of it, see `place_options`
+    folder: str = "tensorboard"  # directory there, see `place_options`
     timeout: float | None = None  # seconds to wait for a run, None for as long as it takes
     endpoint: str | None = None  # Hub that the token may go to, see `destination`
     create: bool = False  # whether a repository that is gone may be made anew

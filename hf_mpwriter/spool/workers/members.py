@@ -271,7 +271,7 @@ class Members:
         return found.name.host in self._others or was_written_lately(files)
 
     def forget(self, hosts: Collection[str]) -> None:
-        """Read the member files of these hosts anew: whom their locks show as dead may live."""
+        """Read the member files of these hosts anew: members whose locks are free may live."""
         self._known = {name: known for name, known in self._known.items() if known.name.host not in hosts}
 
     def growing(self) -> set[str]:

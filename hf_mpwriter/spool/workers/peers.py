@@ -11,7 +11,7 @@
       any other file                                                       this one: nothing else has written it
       event file of ours that came here LEFT_ALONE seconds ago             also where the first worker has lived
 
-Of a folder of another user, for which `sync` has made the spool, all is the share of whoever syncs it.
+Of a folder of another user, for which `sync` has made the spool, all is the share of the host that syncs it.
 
 A worker has lived on a host if there is the lock file of its claim in that host's spool.
 

@@ -46,9 +46,9 @@ class DistributionMethods(ScalarMethods):
         self,
         tag: str,
         min: Number,  # noqa: A002 - the name that both libraries have
-        max: Number,  # noqa: A002 - likewise
+        max: Number,  # noqa: A002 - the same
         num: Number,
-        sum: Number,  # noqa: A002 - likewise
+        sum: Number,  # noqa: A002 - the same
         sum_squares: Number,
         bucket_limits: Array,
         bucket_counts: Array,
