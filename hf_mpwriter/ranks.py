@@ -10,7 +10,7 @@ A step of a tag is settled when every rank that may still log it has logged that
     has data that was not read yet    holds all steps of a tag beyond its last one
     lives, and has logged the tag     the same, for HELD seconds
     lives, and has not logged it      all steps of the tag, until NEW seconds after the tag or the rank was seen first
-    joins                             all steps of all tags, for JOINING seconds
+    joins                             all steps of all tags, for `Timing.ranks_joining`
     is dead                           nothing
 
 Invariants:
@@ -46,6 +46,7 @@ from google.protobuf.message import DecodeError
 from hf_mpwriter.base import names
 from hf_mpwriter.base.job import nodes_of
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.series import SEGMENT_MIN, Purge, SegmentSeries
@@ -61,10 +62,7 @@ from hf_mpwriter.system.process import Process, host_id, host_name
 
 HELD = 600.0  # seconds for which a rank that lives, and does not log a tag any more, holds a step of it
 NEW = 60.0  # seconds in which a tag that one rank logs may come from the others, too
-JOINING = 15.0  # seconds after the last rank has joined, in which the next one may
 MOST = 400_000  # values that wait, about a hundred bytes each
-EVERY = 5.0  # seconds between two looks at the files
-TICK = 0.5  # seconds between two looks at who lives
 PART = 1.0  # seconds that are read before what is complete is written
 HEAD = 512  # bytes at the beginning of a file in which START is looked for
 CHUNK = 64 << 10  # bytes that are read of one file at once
@@ -161,8 +159,8 @@ class _Tag:
 class Aligner:
     """The values of all ranks; without `waits`, no rank is expected to join or to log a tag that is new to it."""
 
-    def __init__(self, *, waits: bool = True) -> None:
-        self._new, self.joining = (NEW, JOINING) if waits else (0.0, 0.0)
+    def __init__(self, *, waits: bool = True, joining: float = USUAL.ranks_joining) -> None:
+        self._new, self.joining = (NEW, joining) if waits else (0.0, 0.0)
         self.waiting, self.highest = 0, BEFORE  # values that wait; the highest step that was taken
         self._now, self._last_joined = 0.0, -math.inf
         self._tags: dict[str, _Tag] = {}
@@ -418,9 +416,18 @@ class Derived:
 class Following:
     """The derived run of one process; `host`: whose event files count, "" for all."""
 
-    def __init__(self, spool: Spool, folder: str, host: str, settings: Settings, *, waits: bool) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        folder: str,
+        host: str,
+        settings: Settings,
+        *,
+        waits: bool,
+        joining: float = USUAL.ranks_joining,
+    ) -> None:
         self.derived = Derived(spool, folder, settings)
-        self._inputs, self._aligner = Inputs(spool.run, host), Aligner(waits=waits)
+        self._inputs, self._aligner = Inputs(spool.run, host), Aligner(waits=waits, joining=joining)
         self._rewind_to, self._rewind_at = NEVER, 0.0
 
     def step(self, now: float, live: Collection[int], *, is_over: bool) -> bool:
@@ -452,7 +459,12 @@ class Following:
 
 
 def derive(
-    spool: Spool, settings: Settings, *, follow: bool, clock: Callable[[], float] = time.monotonic
+    spool: Spool,
+    settings: Settings,
+    *,
+    follow: bool,
+    clock: Callable[[], float] = time.monotonic,
+    timing: Timing = USUAL,
 ) -> Derived | None:
     """Derive what all ranks have logged, with `follow` until no worker lives; None if another process does that."""
     if (lock := locks.try_exclusive(spool.directory / "ranks.lock")) is None:
@@ -467,7 +479,8 @@ def derive(
                 following = None
             if following is None:
                 newest = max(there, key=lambda member: member.started_at, default=None)
-                following = Following(spool, folder, host, newest.settings if newest else settings, waits=follow)
+                settings = newest.settings if newest else settings
+                following = Following(spool, folder, host, settings, waits=follow, joining=timing.ranks_joining)
             ranks = (rank_of(member.name.worker) for member in there if member.alive)
             is_over = not _any_works(there)
             try:
@@ -477,13 +490,13 @@ def derive(
                     raise
                 following.derived.close()  # what the disk refuses now is derived anew
                 following = None
-                time.sleep(EVERY)
+                time.sleep(timing.ranks_look_every)
                 continue
             if is_done and (is_over or not follow):
                 return following.derived
-            until = clock() + EVERY * is_done
+            until = clock() + timing.ranks_look_every * is_done
             while clock() < until and _any_works(members.all()):
-                time.sleep(TICK)
+                time.sleep(timing.ranks_tick)
     finally:
         if following is not None:
             following.derived.close()

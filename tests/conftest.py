@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -10,21 +11,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
 import lock_check
+import psutil
 import pytest
 import repeatable  # noqa: F401 - sets hypothesis up
+import zygote
 from dealing import dealt
 from mounts import detach_below
 from programs import Program
 from repository import HELPERS
+from waits import timing
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import process_state
 
 HELPERS_THAT_ASSERT = ("durability", "hub_clients", "launching", "modelled_branch", "pushing", "runs")
 pytest.register_assert_rewrite(*HELPERS_THAT_ASSERT)
 
-lock_check.install(locks)
+lock_check.install(process_state)
 
 LAUNCHERS = (
     "SLURM_",
@@ -75,6 +79,23 @@ def no_mount_stays(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_process_stays(tmp_path_factory) -> Iterator[None]:
+    """No uploader, mirror or sampler of a run in a folder of these tests lives on; for users, one does for minutes."""
+    yield
+    base = f"{tmp_path_factory.getbasetemp()}{os.sep}"
+    for process in psutil.process_iter(["cmdline"]):
+        if any(word.startswith(base) for word in process.info["cmdline"] or ()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def zygote_lives() -> None:
+    """It is started before any test counts the descriptors of its process."""
+    zygote.of_process(os.getpid())
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_signal_to_all() -> Iterator[None]:
     """A process id that is not known yet is 0, which stands for all processes of the group: pytest and its workers."""
     kill = os.kill
@@ -91,12 +112,13 @@ def no_signal_to_all() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path, without_torch):
     """No variable of the developer's shell, launcher or Hub account reaches a test."""
-    monkeypatch.setenv("PYTHONPATH", f"{without_torch}:{HELPERS / 'hurry'}:{HELPERS / 'watch'}")
+    monkeypatch.setenv("PYTHONPATH", f"{without_torch}:{HELPERS / 'watch'}")
     for name in list(os.environ):
         if name.startswith(PREFIXES) or name.endswith(SUFFIXES):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_MPWRITER_TIMING", timing())
     monkeypatch.setenv("HF_MPWRITER_COMMITS_PER_HOUR", "100000")  # no test waits an hour
     monkeypatch.setenv("HF_MPWRITER_EXIT_TIMEOUT", "120")  # seconds, in which a slow machine delivers too
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -114,9 +136,9 @@ def lock_report(monkeypatch, tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def unhurried(monkeypatch, without_torch):
+def unhurried(monkeypatch):
     """Processes wait as long as they do for users."""
-    monkeypatch.setenv("PYTHONPATH", f"{without_torch}:{HELPERS / 'watch'}")
+    monkeypatch.setenv("HF_MPWRITER_TIMING", "")
 
 
 @pytest.fixture
@@ -125,7 +147,7 @@ def hub(tmp_path, monkeypatch) -> Iterator:
     import warm_hubs
 
     from hf_mpwriter.localhub import LocalHub
-    from hf_mpwriter.localhub.server import server as local_hub
+    from hf_mpwriter.localhub import server as local_hub
 
     monkeypatch.setattr(local_hub, "ChildServer", warm_hubs.WarmServer)
     with LocalHub(tmp_path / "hub") as server:

@@ -88,15 +88,16 @@ def git_hasher(size: int) -> hashlib._Hash:
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
-def digest(path: str, length: int) -> str:
+def digest(file: str | int, length: int) -> str:
     """sha256 of the first `length` bytes of a file, hex; of fewer if it is shorter."""
-    return feed(hashlib.sha256(), path, length)
+    return feed(hashlib.sha256(), file, length)
 
 
-def feed(hasher: hashlib._Hash, path: str, length: int) -> str:
-    """Feed a hasher with the first `length` bytes of a file; its digest, hex."""
-    with open(path, "rb", opener=open_above) as file:
-        while length > 0 and (chunk := file.read(min(CHUNK, length))):
+def feed(hasher: hashlib._Hash, file: str | int, length: int) -> str:
+    """Feed a hasher with the first `length` bytes of a file, by its path or open; its digest, hex."""
+    with open(file, "rb", opener=open_above, closefd=isinstance(file, str)) as source:
+        source.seek(0)
+        while length > 0 and (chunk := source.read(min(CHUNK, length))):
             hasher.update(chunk)
             length -= len(chunk)
     return hasher.hexdigest()

@@ -10,19 +10,16 @@ Environment:
     HF_TOKEN, HF_HOME               read by huggingface_hub in the push
     HF_HUB_OFFLINE                  1: nothing is sent, and no process waits for the Hub
     HF_MPWRITER_DISABLED            1: a writer is local only, and nothing is uploaded
-    HF_MPWRITER_EXIT_TIMEOUT        seconds that the end of a process may wait for the Hub
-    HF_MPWRITER_GRACE               seconds between SIGTERM and SIGKILL
+    HF_MPWRITER_EXIT_TIMEOUT        seconds that no wait at the end of a process exceeds; `hf-mpwriter run` sets it
     HF_MPWRITER_COMMITS_PER_HOUR    to one repository, by all runs of a user on a host; 100 if not set
     HF_MPWRITER_NODES               of the job, if its launcher does not tell; read by base/job.py
     HF_MPWRITER_LOGDIR              the run directory of a writer without one
     HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/storage.py
-    HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`
     HF_MPWRITER_SYSTEM_METRICS      1: what the machine does is logged too, see `Settings`
     HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/contact.py
-    HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes without `sys.executable`; see system/launch.py
-    HF_MPWRITER_DEBUG               1: commands show tracebacks; read by cli/words.py
     HF_MPWRITER_FAILPOINT           faults for tests, see system/failpoints.py
+    HF_MPWRITER_TIMING              shorter waits for tests; read by base/timing.py
 """
 
 from __future__ import annotations
@@ -44,9 +41,8 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
 DEFAULT_COMMIT_EVERY = 5.0  # minutes, as in huggingface_hub
 DEFAULT_EXIT_TIMEOUT = 60.0  # seconds
-GRACE_MARGIN = 1.0  # seconds of a grace that no wait takes: a process still has to end in them
 DEFAULT_COMMITS_PER_HOUR = 100.0  # the Hub refuses more than 128 per repository, as measured
-MINUTES = "It is a number of minutes above 0."
+SECONDS = "It is a number of seconds, 0 or more."
 OFFLINE = "HF_HUB_OFFLINE is set"
 REPO_TYPES = ("model", "dataset", "space")
 
@@ -55,11 +51,10 @@ SWITCHES = frozenset(PREFIX + name for name in ("DISABLED", "SYSTEM_METRICS"))
 VARIABLES = SWITCHES | {
     PREFIX + name
     for name in (
-        *("COMMITS_PER_HOUR", "DEBUG", "EXIT_TIMEOUT", "GRACE", "LOGDIR", "MIRROR_EVERY", "NODES", "PYTHON"),
-        *("REPO_ID", "REPO_PRIVATE", "REPO_TYPE", "STAGING"),
-        *("LAUNCHED_AT", "SUPERVISOR"),  # set by `hf-mpwriter run`
-        *("FAILPOINT", "LOCALHUB_READ_TOKEN", "LOCALHUB_TOKEN"),  # for tests, also of users
-        *("SABOTAGED", "SOAK", "SOAK_HUB", "TEST_LOCK_CHECK"),  # for tests and proofs of this package
+        *("COMMITS_PER_HOUR", "EXIT_TIMEOUT", "LOGDIR", "NODES", "PYTHON", "REPO_ID", "REPO_PRIVATE", "STAGING"),
+        "SUPERVISOR",  # set by `hf-mpwriter run`
+        *("FAILPOINT", "LOCALHUB_TOKEN"),  # for tests, also of users
+        *("SABOTAGED", "SOAK", "SOAK_HUB", "TEST_LOCK_CHECK", "TIMING"),  # for tests and proofs of this package
     )
 }
 ON, OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
@@ -79,6 +74,12 @@ def check_repo_id(repo_id: object) -> str:
             "without '--', '..' or '.git' at the end.",
         )
     return repo_id
+
+
+def typed_repo_id(text: str) -> tuple[str, str]:
+    """The type and the id of a repository as the Hub writes it: `me/run` is a model, `datasets/me/run` a dataset."""
+    kind = next((kind for kind in REPO_TYPES if text.startswith(f"{kind}s/")), "model")
+    return kind, check_repo_id(text.removeprefix(f"{kind}s/"))
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -123,6 +124,13 @@ class Destination:
         """Whether this is the full name of the repository, as far as names tell; the Hub adds a namespace."""
         return repo_id == self.repo_id or ("/" not in self.repo_id and repo_id.endswith(f"/{self.repo_id}"))
 
+    def resolved(self, repo_id: str) -> Destination:
+        """The same with the full name of its repository, if this is one."""
+        try:
+            return dataclasses.replace(self, repo_id=repo_id) if self.can_be(repo_id) else self
+        except SettingsError:
+            return self
+
     @property
     def url(self) -> str:
         """The page of the folder on the Hub; it opens once a push has made it, if the repository has its full name."""
@@ -142,44 +150,37 @@ class Destination:
 class Settings:
     """How a run is uploaded."""
 
-    commit_every: float = DEFAULT_COMMIT_EVERY  # minutes between two commits; fractions are allowed
+    # minutes between two commits, and between two copies of a staged run to its logdir; fractions are allowed
+    commit_every: float = DEFAULT_COMMIT_EVERY
     squash_history: bool = False  # whether to squash the branch after commits of ours
     private: bool | None = None  # whether a repository that has to be created is private; None for the Hub's default
     # shell patterns of the files to upload; None for all, event files or not
     allow_patterns: tuple[str, ...] | None = DEFAULT_ALLOW_PATTERNS
     ignore_patterns: tuple[str, ...] = ()  # shell patterns of files to leave out
     exit_timeout: float = DEFAULT_EXIT_TIMEOUT  # seconds that the end of a process may wait for the Hub
-    # minutes after which what was logged is brought to a logdir in which event files cannot grow; fractions are
-    # allowed
-    mirror_every: float = DEFAULT_COMMIT_EVERY
     system_metrics: bool = False  # whether one process per host logs processor, memory, disk, network and GPUs
 
     def __post_init__(self) -> None:
-        for name in ("commit_every", "mirror_every"):
-            minutes = getattr(self, name)
-            if not (isinstance(minutes, (int, float)) and 0 < minutes < math.inf):
-                raise SettingsError(f"{name} is {minutes!r}.", hint=MINUTES)
+        if not (isinstance(self.commit_every, (int, float)) and 0 < self.commit_every < math.inf):
+            raise SettingsError(f"commit_every is {self.commit_every!r}.", hint="It is a number of minutes above 0.")
         for name in ("squash_history", "system_metrics"):
             object.__setattr__(self, name, switch(name, getattr(self, name)))
         if self.private not in (None, True, False):
             raise SettingsError(f"repo_private is {self.private!r}.", hint="It is True, False or None.")
         if not (isinstance(self.exit_timeout, (int, float)) and 0 <= self.exit_timeout < math.inf):
-            raise SettingsError(f"exit_timeout is {self.exit_timeout!r}.", hint="It is a number of seconds, 0 or more.")
+            raise SettingsError(f"exit_timeout is {self.exit_timeout!r}.", hint=SECONDS)
         # 1, True and numpy's numbers are accepted, but a member file needs exact types: else it counts as damaged
         exact = {
             "commit_every": float(self.commit_every),
             "private": None if self.private is None else bool(self.private),
             "exit_timeout": float(self.exit_timeout),
-            "mirror_every": float(self.mirror_every),
         }
         for name, value in exact.items():
             object.__setattr__(self, name, value)
 
-    def within(self, grace: float | None) -> Self:
-        """The same settings, with no longer wait than a grace leaves."""
-        if grace is None:
-            return self
-        return dataclasses.replace(self, exit_timeout=min(self.exit_timeout, max(0.0, grace - GRACE_MARGIN)))
+    def within(self, longest: float | None) -> Self:
+        """The same settings, with no longer wait at the end than some seconds."""
+        return self if longest is None else dataclasses.replace(self, exit_timeout=min(self.exit_timeout, longest))
 
     def allows(self, relative: str) -> bool:
         """Whether to upload a file of the run directory, by the rule of huggingface_hub for patterns."""
@@ -194,34 +195,25 @@ class Environment:
 
     endpoint: str  # URL of the Hub, without a trailing slash
     disabled: bool  # whether writers are local only
-    exit_timeout: float | None  # seconds, None if not set
+    exit_timeout: float | None  # seconds that no end of a process exceeds, None if not set
     commits_per_hour: float = DEFAULT_COMMITS_PER_HOUR  # to one repository
-    grace: float | None = None  # seconds between SIGTERM and SIGKILL, None if not set
-    mirror_every: float | None = None  # minutes, None if not set
     system_metrics: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read and check the variables."""
-        exit_timeout = _number(environ, "HF_MPWRITER_EXIT_TIMEOUT", "It is a number of seconds, 0 or more.")
+        exit_timeout = _number(environ, "HF_MPWRITER_EXIT_TIMEOUT", SECONDS)
+        if exit_timeout is not None and not 0 <= exit_timeout < math.inf:
+            raise SettingsError(f"HF_MPWRITER_EXIT_TIMEOUT is {exit_timeout}.", hint=SECONDS)
         hint = "It is a number of commits, 2 or more."
         commits = _number(environ, "HF_MPWRITER_COMMITS_PER_HOUR", hint)
         if commits is not None and not 2 <= commits < math.inf:
             raise SettingsError(f"HF_MPWRITER_COMMITS_PER_HOUR is {commits}.", hint=hint)
-        hint = "It is a number of seconds, 0 or more."
-        grace = _number(environ, "HF_MPWRITER_GRACE", hint)
-        if grace is not None and not 0 <= grace < math.inf:
-            raise SettingsError(f"HF_MPWRITER_GRACE is {grace}.", hint=hint)
-        mirror_every = _number(environ, "HF_MPWRITER_MIRROR_EVERY", MINUTES)
-        if mirror_every is not None and not 0 < mirror_every < math.inf:
-            raise SettingsError(f"HF_MPWRITER_MIRROR_EVERY is {mirror_every}.", hint=MINUTES)
         return cls(
             endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
             disabled=is_on(environ.get("HF_MPWRITER_DISABLED", "")),
             exit_timeout=exit_timeout,
             commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
-            grace=grace,
-            mirror_every=mirror_every,
             system_metrics=is_on(environ.get("HF_MPWRITER_SYSTEM_METRICS", "")),
         )
 

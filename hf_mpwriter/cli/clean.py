@@ -25,18 +25,16 @@ import click
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.names import is_attachment, is_embedding
 from hf_mpwriter.base.storage import is_staged_path, staging_directories, staging_root
+from hf_mpwriter.base.words import counted, size_text
 from hf_mpwriter.cli.destination import newest_settings
-from hf_mpwriter.cli.output import counted
+from hf_mpwriter.cli.options import examples
 from hf_mpwriter.cli.verify import compare_logdir
-from hf_mpwriter.cli.words import examples
+from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan, walk
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.staging.listing import look_lock
-from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.staging.record import mirror_lock
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import at
@@ -99,7 +97,7 @@ def found_staged() -> list[str]:
                 continue
             for digits in sorted(at(root).scan()[0]):
                 paths = [os.path.join(root, digits, name) for name in sorted((at(root) / digits).scan()[0])]
-                found += [path for path in paths if is_staged_path(path, user) and Logdir(Spool.of(path)).is_staged]
+                found += [path for path in paths if is_staged_path(path, user) and LogdirSink(Spool.of(path)).is_staged]
     return found
 
 
@@ -111,7 +109,7 @@ def held(spool: Spool) -> Iterator[bool]:
         with contextlib.suppress(OSError):
             check_ownership(spool.directory)
             taken = [
-                locks.try_exclusive(place) for place in (look_lock(spool), mirror_lock(spool), spool.uploader_lock)
+                locks.try_exclusive(place) for place in (look_lock(spool), spool.lock_of("mirror"), spool.uploader_lock)
             ]
         yield bool(taken) and None not in taken
     finally:
@@ -123,7 +121,7 @@ def held(spool: Spool) -> Iterator[bool]:
 def examined(path: str, age: float, *, is_free: bool) -> Leftover:
     """What is known of a directory, and why it is kept."""
     spool = Spool.of(path)
-    to = Logdir(spool).to
+    to = LogdirSink(spool).to
     try:
         spool.check_format()
         size, used = _size_and_use(path)
@@ -176,7 +174,7 @@ def _is_unfinished(spool: Spool) -> str:
         return f"{missing[0] if missing else 'a file'} is not whole in {there.to}; {sync}"
     if spool.destination() is None:
         return ""
-    progress = Progress(spool)
+    progress = HubSink(spool)
     settings = newest_settings((), progress.ledger())
     wanted = {path: length for path, length in lengths.items() if settings.allows(path)}
     late = progress.missing(wanted | attachments.sizes(spool.run, settings.allows))

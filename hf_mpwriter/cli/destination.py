@@ -14,7 +14,6 @@ Invariant: this is decided before a command writes, starts or sends anything.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 from collections.abc import Callable, Collection
@@ -23,41 +22,18 @@ from typing import TypeVar
 
 import click
 
-from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, Environment, Settings, normalised_endpoint
 from hf_mpwriter.base.storage import is_url, normalised_logdir
 from hf_mpwriter.cli.status.finding import no_run
-from hf_mpwriter.cli.words import as_argument, typed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.storage import beside, find, is_staged_here, spool_of
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.system.redaction import printable
 
 F = TypeVar("F", bound=Callable[..., object])
-
-logdir_argument = click.argument("logdir")
-endpoint_option = click.option(
-    "--endpoint",
-    metavar="URL",
-    help="Confirm that a token may go to this Hub; the one that the run is recorded for. Default: HF_ENDPOINT.",
-)
-
-
-def place_options(command: F) -> F:
-    """Add the options that say where in a repository a run is."""
-    folder = "Folder in the repository, to which the name of LOGDIR is appended; with --repo-id."
-    kinds, branch = "model, dataset or space; with --repo-id.", "Of the repository; with --repo-id."
-    for option in (
-        click.option("--path-in-repo", metavar="FOLDER", default="tensorboard", show_default=True, help=folder),
-        click.option("--revision", metavar="BRANCH", default="main", show_default=True, help=branch),
-        click.option("--repo-type", metavar="TYPE", default="model", show_default=True, help=kinds),
-    ):
-        command = option(command)
-    return command
 
 
 def spool_at(logdir: str) -> Spool:
@@ -97,11 +73,6 @@ def newest_settings(members: Collection[Member], ledger: Ledger | None) -> Setti
     return (ledger.settings if ledger else None) or Settings()
 
 
-def command_line(command: str, logdir: str | os.PathLike[str], *options: str) -> str:
-    """Return a command of ours as it is typed into a shell."""
-    return typed("hf-mpwriter", command, as_argument(os.fspath(logdir)), *options)
-
-
 def check_endpoint(recorded: str, own: str, confirmed: str | None, command: str) -> None:
     """Refuse an endpoint that is neither that of this process nor confirmed."""
     hub = normalised_endpoint(recorded)
@@ -122,22 +93,6 @@ def recorded_destination(recorded: Destination, endpoint: str | None, command: s
     confirming = f"{command} --endpoint {shlex.quote(printable(recorded.endpoint))}"
     check_endpoint(recorded.endpoint, Environment.read().endpoint, endpoint, confirming)
     return recorded
-
-
-def with_namespace(recorded: Destination, repo_id: str) -> Destination:
-    """Return a destination with the full name of its repository."""
-    if not recorded.can_be(repo_id):
-        return recorded
-    try:
-        return dataclasses.replace(recorded, repo_id=repo_id)
-    except SettingsError:
-        return recorded
-
-
-def page_of(spool: Spool, destination: Destination) -> str:
-    """Return the page of a run on the Hub, with the full name of its repository if that is known."""
-    ledger = Progress(spool).ledger()
-    return with_namespace(destination, ledger.repo_id if ledger else "").url
 
 
 def path_of_run(folder: str, logdir: str) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import enum
 import importlib.metadata
-import json
 import os
 import platform
 import tempfile
@@ -33,17 +32,19 @@ from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
 from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline
 from hf_mpwriter.base.storage import Layout, Storage, is_url, normalised_logdir
 from hf_mpwriter.base.verdicts import Cause
-from hf_mpwriter.cli.destination import is_own_folder, spool_at, with_namespace
-from hf_mpwriter.cli.words import LOGIN, examples, is_debugging, sentence
+from hf_mpwriter.base.words import sentence, size_text
+from hf_mpwriter.cli.destination import is_own_folder, spool_at
+from hf_mpwriter.cli.options import examples, is_debugging
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool, no_directory, unwritable
-from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.storage import beside, find, spool_of
 from hf_mpwriter.system import hf_home, redaction
 from hf_mpwriter.system.filesystem import find_mount, nearest
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
 
+LOGIN = "hf auth login"
 FAILS = 4  # exit code
 LIBRARIES = ("huggingface_hub", "tensorboardX", "filelock", "psutil")
 LITTLE, NOTHING = 1e9, 50e6  # bytes that are free on a disk
@@ -73,10 +74,6 @@ class Check:
     text: str  # what was found
     cure: str = ""  # what helps, "" if nothing has to
 
-    def to_json(self) -> dict[str, str | None]:
-        """For programs."""
-        return {"name": self.name, "health": self.health.value, "text": self.text, "cure": self.cure or None}
-
 
 def lines(checks: Iterable[Check]) -> Iterator[str]:
     """A line for each check."""
@@ -89,8 +86,7 @@ def lines(checks: Iterable[Check]) -> Iterator[str]:
 
 @click.command("doctor", epilog=examples("doctor", "doctor runs/exp1    also its run and its filesystem"))
 @click.argument("directory", metavar="[LOGDIR]", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def examine(directory: str | None, *, as_json: bool) -> None:
+def examine(directory: str | None) -> None:
     """Find what keeps uploads from working: token, Hub, disk.
 
     With LOGDIR also its repository, its filesystem, and how a run there would be kept. It need not exist
@@ -103,14 +99,11 @@ def examine(directory: str | None, *, as_json: bool) -> None:
         raise click.ClickException(f"{printable(logdir)} is no directory. Give the logdir of a run.")
     about = filesystem_lines(logdir) if logdir is not None else []
     checks = list(_checks(logdir))
-    if as_json:
-        click.echo(json.dumps({"checks": [check.to_json() for check in checks], "filesystem": dict(about)}, indent=1))
-    else:
-        for line in lines(checks):
-            click.echo(line)
-        if about:
-            click.echo()
-            _print_aligned(about)
+    for line in lines(checks):
+        click.echo(line)
+    if about:
+        click.echo()
+        _print_aligned(about)
     click.get_current_context().exit(FAILS if any(check.health is Health.FAIL for check in checks) else 0)
 
 
@@ -126,8 +119,9 @@ def _checks(logdir: str | None) -> Iterator[Check]:
 
 def _has_pushed(spool: Spool) -> bool:
     """Whether the last push of a run from this machine has succeeded."""
-    status = Progress(spool).uploader()
-    return status.succeeded_at > 0 and not status.kind and not status.place
+    status = HubSink(spool).status()
+    is_here = status.process is None or not status.process.place
+    return status.succeeded_at > 0 and not status.kind and is_here
 
 
 def _run_at(logdir: str) -> tuple[Spool, Destination | None, Check | None]:
@@ -139,8 +133,8 @@ def _run_at(logdir: str) -> tuple[Spool, Destination | None, Check | None]:
         return spool, None, Check("run", Health.FAIL, str(error))
     if recorded is None:
         return spool, None, None
-    ledger = Progress(spool).ledger()
-    return spool, with_namespace(recorded, ledger.repo_id if ledger else ""), None
+    ledger = HubSink(spool).ledger()
+    return spool, recorded.resolved(ledger.repo_id if ledger else ""), None
 
 
 def versions_check() -> Check:

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import os
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -36,7 +35,7 @@ import click
 
 from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.cli.words import DEBUG, is_debugging
+from hf_mpwriter.cli.options import is_debugging
 from hf_mpwriter.system import redaction
 from hf_mpwriter.system.filesystem import FULL
 from hf_mpwriter.system.process import fill_standard
@@ -119,10 +118,8 @@ def _told(error: Exception) -> str:
 
 @click.group(cls=CommandGroup, commands=Commands(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-@click.option("--debug", is_flag=True, help="Show errors with their traceback. Also HF_MPWRITER_DEBUG=1.")
-def main(*, debug: bool) -> None:
+@click.option("--debug", is_flag=True, help="Show errors with their traceback.")
+def main(**_: bool) -> None:
     """TensorBoard event files from many training processes, delivered to the Hugging Face Hub."""
     fill_standard()
-    if debug:
-        os.environ[DEBUG] = "1"
     redaction.guard()

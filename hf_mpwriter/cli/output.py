@@ -13,21 +13,13 @@ import click
 from tqdm import tqdm
 
 from hf_mpwriter.base.settings import is_on
-from hf_mpwriter.base.verdicts import Refused
-from hf_mpwriter.cli.words import span
+from hf_mpwriter.base.words import size_text, span
+from hf_mpwriter.delivery.sinks import Carrier
 from hf_mpwriter.snapshot.event_files import Damage
-from hf_mpwriter.spool.progress import size_text
-from hf_mpwriter.spool.staging.record import MirrorStatus
-from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.redaction import printable
 
 if TYPE_CHECKING:
     from hf_mpwriter.testing import Report
-
-
-def counted(count: int, noun: str) -> str:
-    """Return `1 file`, `2 files`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 LINE_EVERY = 60.0  # seconds between two lines of progress where no bar is drawn
@@ -55,25 +47,6 @@ def show_damage(damage: Iterable[Damage]) -> bool:
     for one in found:
         click.echo(f"{printable(one.path)} {one}", err=True)
     return any(not one.is_incomplete for one in found)
-
-
-def mirror_line(mirror: MirrorStatus, now: float, *, alive: bool) -> str:
-    """Return a line about a mirror: what it does, when it last wrote its status, what holds it up, when it tries
-    again.
-    """
-    parts = ["no mirror runs"]
-    if alive and mirror.process is not None and not mirror.is_over:
-        parts = [f"mirror {mirror.pid} is {mirror.phase}, last seen {max(0, now - mirror.beat):.0f} s ago"]
-        if stillness := mirror.stillness(now):
-            parts.append(stillness)
-    elif alive:
-        parts = ["a mirror runs, it has not said yet what it does"]
-    if mirror.failures:
-        failures = "1 failure" if mirror.failures == 1 else f"{mirror.failures} failures in a row"
-        parts.append(f"{failures}: {mirror.reason.rstrip('.')}")
-        if alive and mirror.next_try > now:
-            parts.append(f"next try in {mirror.next_try - now:.0f} s")
-    return printable("; ".join(parts))
 
 
 def comparison_lines(report: Report) -> Iterator[str]:
@@ -151,10 +124,9 @@ class UploadBar:
         text = f"{self._name}{self._what}: {size_text(self._held)} of {size_text(self._total)}{so_far}"
         print(text, file=sys.stderr, flush=True)
 
-    def show_failure(self, uploader: UploaderStatus, since: float) -> None:
+    def show_failure(self, uploader: Carrier, since: float) -> None:
         """Print why the last push failed, unless that was printed last time."""
-        is_news = uploader.is_news(since, time.monotonic()) and uploader.kind != Refused.__name__
-        if is_news and uploader.reason != self._last_failure:
+        if uploader.is_news(since) and not uploader.is_refused and uploader.reason != self._last_failure:
             self._last_failure = uploader.reason
             self._bar.write(printable(f"{self._name}not yet: {uploader.why}"), file=sys.stderr)
 

@@ -23,24 +23,16 @@ from typing import TYPE_CHECKING
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline
-from hf_mpwriter.cli.destination import (
-    command_line,
-    endpoint_option,
-    logdir_argument,
-    path_of_run,
-    place_options,
-    recorded_destination,
-    spool_at,
-    with_namespace,
-)
-from hf_mpwriter.cli.output import UploadBar, counted
+from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline, typed_repo_id
+from hf_mpwriter.base.words import command_line, counted, sentence, size_text
+from hf_mpwriter.cli.destination import path_of_run, recorded_destination, spool_at
+from hf_mpwriter.cli.options import endpoint_option, examples, logdir_argument, place_options
+from hf_mpwriter.cli.output import UploadBar
 from hf_mpwriter.cli.status.finding import named, nearest_first
 from hf_mpwriter.cli.syncing.one_run import bring_back
-from hf_mpwriter.cli.words import examples, sentence
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import start_directory
@@ -73,7 +65,6 @@ CONSEQUENCE = (
     ),
 )
 @logdir_argument
-@click.option("--repo-id", metavar="NAME", help="Repository of the run. Default: that for which LOGDIR is recorded.")
 @place_options
 @click.option(
     "--worker",
@@ -86,7 +77,6 @@ CONSEQUENCE = (
 def pull_run(
     logdir: str,
     repo_id: str | None,
-    repo_type: str,
     revision: str,
     path_in_repo: str,
     workers: tuple[str, ...],
@@ -112,7 +102,7 @@ def pull_run(
     options += [word for worker in workers for word in ("--worker", worker)]
     destination = spool.destination()
     if repo_id is not None:
-        destination = _asked_for(spool, destination, repo_id, repo_type, revision, path_in_repo)
+        destination = _asked_for(spool, destination, repo_id, revision, path_in_repo)
     if destination is None and is_staged(spool):
         return
     if destination is None:
@@ -131,17 +121,16 @@ def _bring_back(spool: Spool, logdir: str) -> None:
         return
     spool.create()
     publish_record(spool)
-    if why := bring_back(spool, math.inf):
+    if why := bring_back(spool):
         again = command_line("pull", logdir)
         raise click.ClickException(printable(f"Not all of {spool.logdir} is here: {why.rstrip('.')}. Again: {again}"))
     click.echo(printable(f"All of {spool.logdir} is in {spool.run_dir}."))
 
 
-def _asked_for(
-    spool: Spool, recorded: Destination | None, repo_id: str, kind: str, revision: str, folder: str
-) -> Destination:
+def _asked_for(spool: Spool, recorded: Destination | None, named: str, revision: str, folder: str) -> Destination:
     """The destination that the options name, if it is the one that is recorded, or none is."""
     hub = recorded.endpoint if recorded else Environment.read().endpoint
+    kind, repo_id = typed_repo_id(named)
     asked = Destination(hub, repo_id, kind, revision, path_of_run(folder, spool.logdir))
     if recorded is not None and not recorded.is_same(asked):
         where = spool.run_dir
@@ -164,8 +153,8 @@ def pull_into(
     from hf_mpwriter.push.client import Hub
     from hf_mpwriter.push.words import explained
 
-    ledger = Progress(spool).ledger() if spool.exists() else None
-    hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""))
+    ledger = HubSink(spool).ledger() if spool.exists() else None
+    hub = Hub(destination.resolved(ledger.repo_id if ledger else ""))
     with closing(bar):
         try:
             found = pull(spool, destination, hub, wanted, progress=bar.show, longest_wait=longest_wait)
@@ -178,7 +167,7 @@ def pull_into(
             text = f"Not all was pulled: {why.rstrip('.')}. {f'{sentence(helps)}. ' if helps else ''}{KEPT}"
             raise click.ClickException(printable(text)) from error
     if found.commit and not found.workers:
-        found.beside = _runs_beside(with_namespace(destination, hub.repo_id), found.commit)
+        found.beside = _runs_beside(destination.resolved(hub.repo_id), found.commit)
     return found
 
 
@@ -224,19 +213,19 @@ def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
     return f"All {size_text(sum(report.sizes.values()))} of {destination.url} are in {spool.run_dir}: {fetched}."
 
 
-def pull_before(run_dir: str, repo_id: str, wanted: Callable[[str], bool], *, is_quiet: bool) -> Callable[[], None]:
+def pull_before(run_dir: str, named: str, wanted: Callable[[str], bool], *, is_quiet: bool) -> Callable[[], None]:
     """What brings a run back before its program starts. It raises nothing: training starts all the same.
 
-    `repo_id`: repository of the run. Where a destination in it is recorded, that one counts.
+    `named`: repository of the run. Where a destination in it is recorded, that one counts.
     """
     spool = spool_of(find(run_dir))
     check_ownership(spool.directory)
     spool.check_format()
-    recorded = spool.destination()
-    if recorded is None or not (recorded.can_be(repo_id) or recorded.repo_id == repo_id.rpartition("/")[2]):
-        kind = os.environ.get("HF_MPWRITER_REPO_TYPE") or "model"  # as writers from the environment have it
-        recorded = _asked_for(spool, recorded, repo_id, kind, "main", "tensorboard")
-    destination = recorded_destination(recorded, None, command_line("pull", run_dir, "--repo-id", repo_id))
+    recorded, (kind, repo_id) = spool.destination(), typed_repo_id(named)
+    names = (recorded.can_be(repo_id) or recorded.repo_id == repo_id.rpartition("/")[2]) if recorded else False
+    if recorded is None or recorded.repo_type != kind or not names:
+        recorded = _asked_for(spool, recorded, named, "main", "tensorboard")
+    destination = recorded_destination(recorded, None, command_line("pull", run_dir, "--repo-id", named))
 
     def bring() -> None:
         for line in _brought(spool, destination, wanted, is_quiet=is_quiet):

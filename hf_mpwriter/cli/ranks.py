@@ -8,9 +8,11 @@ import sys
 
 import click
 
-from hf_mpwriter.cli.destination import command_line, existing_spool, logdir_argument, newest_settings
-from hf_mpwriter.cli.words import examples
-from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.base.timing import Timing
+from hf_mpwriter.base.words import command_line
+from hf_mpwriter.cli.destination import existing_spool, newest_settings
+from hf_mpwriter.cli.options import examples, logdir_argument
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.system.redaction import printable
 
 TAKEN = "Another process derives the ranks of this run."
@@ -30,7 +32,7 @@ def derive_ranks(logdir: str, *, follow: bool) -> None:
     spool = existing_spool(logdir)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        derived = derive(spool, newest_settings([], Progress(spool).ledger()), follow=follow)
+        derived = derive(spool, newest_settings([], HubSink(spool).ledger()), follow=follow, timing=Timing.of())
         if derived is None and not follow:
             raise click.ClickException(f"{TAKEN} Wait for its end, or end it.")
         if derived is None:

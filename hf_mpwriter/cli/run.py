@@ -25,10 +25,10 @@ from pathlib import Path
 import click
 
 from hf_mpwriter.base.job import is_first_of_host
-from hf_mpwriter.base.settings import check_repo_id
+from hf_mpwriter.base.settings import typed_repo_id
 from hf_mpwriter.base.storage import normalised_logdir
+from hf_mpwriter.cli.options import examples
 from hf_mpwriter.cli.pull import pull_before
-from hf_mpwriter.cli.words import examples
 
 SITE = Path(__file__).parent.parent / "integrations" / "site"
 DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
@@ -46,11 +46,10 @@ DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
 @click.option(
     "--grace",
     type=click.FloatRange(min=0.0, min_open=True, max=1e6),
-    envvar="HF_MPWRITER_GRACE",
     default=DEFAULT_GRACE,
     show_default=True,
     metavar="SECONDS",
-    help="Seconds from SIGTERM to the end: training, and the upload of its last data. Also HF_MPWRITER_GRACE.",
+    help="Seconds from SIGTERM to the end: training, and the upload of its last data.",
 )
 @click.option("--repo-id", metavar="NAME", help="Repository for writers that name none. Sets HF_MPWRITER_REPO_ID.")
 @click.option("--logdir", metavar="LOGDIR", help="Run directory of writers without a logdir. Sets HF_MPWRITER_LOGDIR.")
@@ -98,7 +97,8 @@ def run_program(
     if kill_orphans and logdir is None and not os.environ.get("HF_MPWRITER_LOGDIR"):
         raise click.UsageError("--kill-orphans needs --logdir: the run directory that they log to.")
     if repo_id is not None:
-        os.environ["HF_MPWRITER_REPO_ID"] = check_repo_id(repo_id)
+        typed_repo_id(repo_id)  # checks it
+        os.environ["HF_MPWRITER_REPO_ID"] = repo_id
     if logdir is not None:
         os.environ["HF_MPWRITER_LOGDIR"] = normalised_logdir(logdir)
     from hf_mpwriter.cli.syncing.following import followed
@@ -134,7 +134,7 @@ def _pull_first(command: Sequence[str]) -> Callable[[], None]:
     from hf_mpwriter.pull.selection import selection_of
 
     wanted, is_quiet = selection_of(os.environ, command), rank_of(os.environ) not in (None, 0)
-    return pull_before(normalised_logdir(logdir), check_repo_id(repo_id), wanted, is_quiet=is_quiet)
+    return pull_before(normalised_logdir(logdir), repo_id, wanted, is_quiet=is_quiet)
 
 
 def _patch_pythons(environ: MutableMapping[str, str]) -> None:

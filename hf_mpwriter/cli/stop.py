@@ -19,14 +19,13 @@ from collections.abc import Callable, Iterator
 import click
 import psutil
 
-from hf_mpwriter.cli.destination import command_line, existing_spool, logdir_argument
-from hf_mpwriter.cli.output import counted
+from hf_mpwriter.base.words import ago, command_line, counted, size_text
+from hf_mpwriter.cli.destination import existing_spool
+from hf_mpwriter.cli.options import examples, logdir_argument
 from hf_mpwriter.cli.status.facts import RunFacts, gather
-from hf_mpwriter.cli.words import ago, examples
+from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress, size_text
-from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.workers.samplers import SamplerRecord, is_alive
+from hf_mpwriter.spool.workers.samplers import SamplerStatus, is_alive
 from hf_mpwriter.system.daemon import GRACE
 from hf_mpwriter.system.launch import is_command_of
 from hf_mpwriter.system.process import Process, host_id
@@ -55,10 +54,10 @@ def _ended(spool: Spool, facts: RunFacts) -> Iterator[str]:
     """End what runs; what was done."""
     host = spool.host(host_id())  # the sampler comes first: the others take what it seals
     ours: list[tuple[str, Process | None, Callable[[], bool]]] = []
-    if is_alive(host):
-        ours.append(("sampler", SamplerRecord.read(host).process, functools.partial(is_alive, host)))
-    ours += [("uploader", facts.uploader.process, Progress(spool).uploader_is_alive)]
-    ours += [("mirror", facts.mirror.process, Logdir(spool).is_alive)] if facts.to else []
+    if is_alive(spool):
+        ours.append(("sampler", SamplerStatus.read(host).process, functools.partial(is_alive, spool)))
+    ours += [("uploader", facts.hub.uploader.process, HubSink(spool).is_alive)]
+    ours += [("mirror", facts.there.mirror.process, LogdirSink(spool).is_alive)] if facts.there.to else []
     for kind, process, lives in ours:
         if not lives():
             yield f"no {kind} runs"
@@ -108,11 +107,11 @@ def left(facts: RunFacts, logdir: str) -> Iterator[str]:
         since = "" if facts.lag is None else f", the oldest record was logged {ago(facts.lag)}"
         yield f"{size_text(facts.waiting)} are not on the Hub{since}"
     if facts.missing_there:
-        yield f"{size_text(facts.missing_there)} are not in {facts.to}"
+        yield f"{size_text(facts.missing_there)} are not in {facts.there.to}"
     if facts.waiting or facts.missing_there:
         yield f"next: {command_line('sync', logdir)}"
-    elif facts.destination:
+    elif facts.hub.destination:
         yield "all that was logged is on the Hub"
-    elif not facts.to:
+    elif not facts.there.to:
         upload = command_line("sync", logdir, "--repo-id", "NAME")
         yield f"the run is local only: nothing is uploaded. To upload it: {upload}"

@@ -27,26 +27,18 @@ from typing import TYPE_CHECKING
 import click
 
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
-from hf_mpwriter.cli.destination import (
-    command_line,
-    endpoint_option,
-    existing_spool,
-    logdir_argument,
-    newest_settings,
-    recorded_destination,
-    with_namespace,
-)
-from hf_mpwriter.cli.output import comparison_lines, counted, failure, show_damage
-from hf_mpwriter.cli.words import examples, is_debugging, sentence
+from hf_mpwriter.base.words import command_line, counted, sentence
+from hf_mpwriter.cli.destination import existing_spool, newest_settings, recorded_destination
+from hf_mpwriter.cli.options import endpoint_option, examples, is_debugging, logdir_argument
+from hf_mpwriter.cli.output import comparison_lines, failure, show_damage
+from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.mirror.decision import bounded
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.job import Absent, Arrived, Conflict, CopyJob, Failure, Item, Message
-from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import host_id, start_directory
@@ -74,7 +66,7 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     Exit code 0: all of it is there; 1: it is not, or the Hub was not asked; 3: a file is damaged here.
     """
     spool = existing_spool(logdir)
-    there = compare_logdir(spool) if Logdir(spool).is_staged else None
+    there = compare_logdir(spool) if LogdirSink(spool).is_staged else None
     if (recorded := spool.destination()) is None:
         if there is None:
             named = command_line("sync", logdir, "--repo-id", "NAME")
@@ -127,7 +119,7 @@ class LogdirComparison:
 
 def compare_logdir(spool: Spool, others: Mapping[str, int] = MappingProxyType({})) -> LogdirComparison:
     """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang."""
-    logdir, members = Logdir(spool), Members(spool)
+    logdir, members = LogdirSink(spool), Members(spool)
     found, known = LogdirComparison(logdir.to), logdir.mirrored().files
     files = EventFileScan(spool.run).files(lambda _: True, members.growing)
     items = [Item(file.path, file.length) for file in files if not file.growing]
@@ -169,7 +161,7 @@ def _told(spool: Spool, job: CopyJob) -> Iterator[Message]:
 
 def _started(spool: Spool, job: CopyJob) -> CopyHandle:
     """Start a copy; one that is under way is waited for, as what it brings may be there in part."""
-    end, there = time.monotonic() + BUSY, Logdir(spool)
+    end, there = time.monotonic() + BUSY, LogdirSink(spool)
     while True:
         is_late = time.monotonic() > end
         try:
@@ -215,8 +207,8 @@ def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bo
     from hf_mpwriter.push.words import explained
     from hf_mpwriter.testing import check
 
-    ledger = Progress(spool).ledger()
-    hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""), is_impatient=True)
+    ledger = HubSink(spool).ledger()
+    hub = Hub(destination.resolved(ledger.repo_id if ledger else ""), is_impatient=True)
     allows = newest_settings(Members(spool).all(), ledger).allows
     elsewhere = written_elsewhere(ledger, pulled_files(spool))
     try:

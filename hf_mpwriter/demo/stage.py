@@ -6,12 +6,9 @@
 Invariant: when the stage is left, all of them end, whatever happened. Ranks end by SIGKILL. The uploader ends by
 SIGTERM, after which it may push once more, and after UPLOADER_PATIENCE by SIGKILL. The Hub ends last.
 
-Every path of the demo's folder, and the environment of its processes.
-
     DIRECTORY/
       runs/digits/              run directory
       hub/                      data of the local Hub
-      from_hub/                 what the real client downloads from it at the end
       journals/                 which calls returned, noted by each rank
       checkpoints/rank_2.npz    weights and step of a rank
       logs/rank_2.log           output of a rank, all its lives in one file
@@ -29,98 +26,120 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Self
 
 import psutil
 
+from hf_mpwriter.base.timing import VARIABLE
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.testing import processes
 
-UPLOADER_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL of the uploader
-
-_STEP = re.compile(r"step (\d+) (loss \S+ accuracy \S+)")
-_FIRST_STEP = re.compile(r"begins at step (\d+)")
 REPO = "demo/digits"
 RANKS = 4
+STEPS = 160  # of each rank
+PACE = 0.1  # seconds between two steps
+UPLOADER_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL of the uploader
 
 # The matrices are small: threads of numpy in four processes would only compete for the cores.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
+class Folder:
+    """The demo's folder."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root  # absolute path
+        self.run_dir = os.path.join(root, "runs", "digits")
+        self.hub = os.path.join(root, "hub")
+        self.journals = os.path.join(root, "journals")
+
+    def checkpoint(self, rank: int) -> str:
+        """The checkpoint of a rank."""
+        return os.path.join(self.root, "checkpoints", f"rank_{rank}.npz")
+
+    def log(self, rank: int) -> str:
+        """The output of a rank."""
+        return os.path.join(self.root, "logs", f"rank_{rank}.log")
+
+    def make(self) -> None:
+        """Make the folder, and in it what the other processes expect."""
+        os.makedirs(self.root, exist_ok=True)
+        if os.listdir(self.root):
+            raise FileExistsError(f"{self.root} is not empty; give another directory.")
+        for path in (self.journals, os.path.dirname(self.checkpoint(0)), os.path.dirname(self.log(0))):
+            os.makedirs(path)
+
+    def environment(self, endpoint: str) -> dict[str, str]:
+        """The user's environment without what concerns the real Hub."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
+        env |= {VARIABLE: os.environ.get(VARIABLE, "")}
+        env |= {"HF_ENDPOINT": endpoint, "HF_HOME": os.path.join(self.root, "hf_home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        env |= {"XDG_CACHE_HOME": os.path.join(self.root, "cache"), "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}
+        return env | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | dict.fromkeys(_ONE_THREAD, "1")
+
+
 class Rank:
     """A rank, in all its lives."""
 
-    def __init__(self, place: Folder, rank: int, arguments: list[str], env: dict[str, str]) -> None:
-        self.rank, self._log = rank, place.log(rank)
-        self._command = [sys.executable, "-m", "hf_mpwriter.demo.training", place.root, *arguments]
+    def __init__(self, place: Folder, rank: int, env: dict[str, str]) -> None:
+        self.rank, self._log = rank, Path(place.log(rank))
+        self._command = [sys.executable, "-m", "hf_mpwriter.demo.training", place.root, str(os.getpid())]
         self._env = env | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process = self._started()  # of its latest life
 
-    def start(self) -> None:
-        """Start, or start again. It has a session of its own, so that Ctrl-C reaches the demo only."""
-        with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+    def _started(self) -> subprocess.Popen[bytes]:
+        """Start it. It has a session of its own, so that Ctrl-C reaches the demo only."""
+        with self._log.open("ab") as log:
+            return subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log, start_new_session=True)
 
-    @property
-    def pid(self) -> int:
-        """The process id of its latest life."""
-        return self._process.pid if self._process else 0
-
-    @property
-    def code(self) -> int | None:
-        """The exit code of its latest life, None while it lives."""
-        return self._process.poll() if self._process else None
+    def start_again(self) -> None:
+        """Begin another life."""
+        self.process = self._started()
 
     def kill(self) -> None:
-        """End its latest life, if it still lives, by SIGKILL."""
-        if self._process:
-            self._process.kill()
-            self._process.wait()
+        """End its latest life by SIGKILL."""
+        self.process.kill()
+        self.process.wait()
 
     def first_steps(self) -> list[int]:
         """The first step of each life."""
-        return [int(step) for step in _FIRST_STEP.findall(self.output())]
+        return [int(step) for step in re.findall(r"begins at step (\d+)", self.output())]
 
-    def progress(self) -> tuple[int, str]:
-        """Steps done, and the latest loss and accuracy as text."""
-        found = _STEP.findall(self.output())
-        return (int(found[-1][0]), found[-1][1]) if found else (0, "")
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return last_step(self.output())
 
     def output(self) -> str:
         """All that it has printed, a few ten kB."""
-        with contextlib.suppress(FileNotFoundError), open(self._log, encoding="utf-8", errors="replace") as log:
-            return log.read()
-        return ""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+
+def last_step(output: str) -> int:
+    """The last step that a rank has printed, 0 before the first."""
+    return int([0, *re.findall(r"step (\d+) loss", output)][-1])
 
 
 class Stage:
     """Hub, ranks and uploader. A context manager, which starts the Hub and the ranks and ends all."""
 
-    def __init__(self, place: Folder, steps: int, pace: float) -> None:
-        self.place, self.steps = place, steps
+    def __init__(self, place: Folder) -> None:
+        self.place = place
         self.hub = LocalHub(place.hub)
-        self._arguments = [str(steps), str(pace), str(os.getpid())]
         self.env: dict[str, str] = {}  # of the demo's processes
         self.ranks: list[Rank] = []  # by number
-        self.view = Progress(spool_of(find(place.run_dir)))  # the progress of the run, from its spool
+        self.view = HubSink(spool_of(find(place.run_dir)))  # the progress of the run, from its spool
 
     def __enter__(self) -> Self:
         """Start the Hub and the ranks."""
         try:
             self.hub.start()
             self.env = self.place.environment(self.hub.endpoint)
-            self.ranks = [Rank(self.place, rank, self._arguments, self.env) for rank in range(RANKS)]
-            for rank in self.ranks:
-                rank.start()
+            for rank in range(RANKS):
+                self.ranks.append(Rank(self.place, rank, self.env))
         except BaseException:
             self.__exit__()
             raise
@@ -151,45 +170,7 @@ class Stage:
         """Pid of the living uploader of this run, 0 if there is none."""
         return processes.uploader(self.place.run_dir)
 
-    def bytes(self) -> tuple[int, int]:
-        """Bytes of the event files that the Hub acknowledged, and their size in bytes."""
-        size = 0
-        for folder, _, names in os.walk(self.place.run_dir):
-            with contextlib.suppress(FileNotFoundError):
-                size += sum(os.stat(os.path.join(folder, name)).st_size for name in names if "tfevents" in name)
+    def there(self) -> int:
+        """Bytes of the event files that the Hub acknowledged."""
         ledger = self.view.ledger()
-        return sum(held.length for held in ledger.files.values()) if ledger else 0, size
-
-
-class Folder:
-    """The demo's folder."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root  # absolute path
-        self.run_dir = os.path.join(root, "runs", "digits")
-        self.hub = os.path.join(root, "hub")
-        self.from_hub = os.path.join(root, "from_hub")
-        self.journals = os.path.join(root, "journals")
-
-    def checkpoint(self, rank: int) -> str:
-        """The checkpoint of a rank."""
-        return os.path.join(self.root, "checkpoints", f"rank_{rank}.npz")
-
-    def log(self, rank: int) -> str:
-        """The output of a rank."""
-        return os.path.join(self.root, "logs", f"rank_{rank}.log")
-
-    def make(self) -> None:
-        """Make the folder, and in it what the other processes expect."""
-        os.makedirs(self.root, exist_ok=True)
-        if os.listdir(self.root):
-            raise FileExistsError(f"{self.root} is not empty; give another directory.")
-        for path in (self.journals, os.path.dirname(self.checkpoint(0)), os.path.dirname(self.log(0))):
-            os.makedirs(path)
-
-    def environment(self, endpoint: str) -> dict[str, str]:
-        """The user's environment without what concerns the real Hub."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
-        env |= {"HF_ENDPOINT": endpoint, "HF_HOME": os.path.join(self.root, "hf_home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        env |= {"XDG_CACHE_HOME": os.path.join(self.root, "cache"), "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}
-        return env | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | dict.fromkeys(_ONE_THREAD, "1")
+        return sum(held.length for held in ledger.files.values()) if ledger else 0

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 from collections import deque
 
+from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.events.segment import Item
-
-RETRY_FIRST = 1.0  # seconds from a refusal to the next try; doubled with every further one
-RETRY_LAST = 16.0  # seconds, the longest
 
 
 class Backlog:
     """The records of one event file that wait."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, timing: Timing = USUAL) -> None:
+        self._limits, self._timing = limits, timing
         self.items: deque[Item] = deque()  # the records
         self.size = self.dropped = 0
         self.retry_after = self.retry_at = 0.0
@@ -67,7 +65,7 @@ class Backlog:
     def refused(self, now: float, error: OSError) -> None:
         """Plan the next try."""
         self.error = error.strerror or str(error)
-        self.retry_after = min(RETRY_LAST, 2 * self.retry_after or RETRY_FIRST)
+        self.retry_after = min(self._timing.disk_retry_longest, 2 * self.retry_after or self._timing.disk_retry_first)
         self.retry_at = now + self.retry_after
 
     def accepted(self) -> bool:

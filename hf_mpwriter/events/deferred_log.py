@@ -23,13 +23,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import traceback
 from collections import deque
 from typing import TextIO
 
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import process_state
 
 
 class Speaker(logging.StreamHandler[TextIO]):
@@ -64,7 +63,7 @@ class DeferredLog:
 
     def flush(self) -> None:
         """Log what was collected, in any thread; nothing happens inside a lock, as in a signal handler."""
-        while self._messages and not locks.is_any_held():
+        while self._messages and not process_state.is_any_held():
             try:
                 level, text, arguments = self._messages.popleft()
             except IndexError:  # another thread has taken it
@@ -90,4 +89,4 @@ class DeferredLog:
 
 
 logger = DeferredLog("hf_mpwriter")
-os.register_at_fork(after_in_child=logger.clear)
+process_state.after_fork(logger.clear)

@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Callable
 
+from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.backlog import Backlog
 from hf_mpwriter.events.deferred_log import logger
@@ -31,7 +32,7 @@ from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.events.registration import FileHome
 from hf_mpwriter.events.segment import Segment
 from hf_mpwriter.events.series import Purge, SegmentSeries
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import process_state
 from hf_mpwriter.system.directory import Place
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # of the process, of the system
@@ -48,19 +49,20 @@ class EventFile:
         limits: Limits | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        timing: Timing = USUAL,
     ) -> None:
-        self._clock = clock
+        self._clock, self._timing = clock, timing
         self._is_main = not sub
         self._log = logger
         self._series = SegmentSeries(home, sub, suffix, self._log, clock)
-        self._start_fresh(limits or Limits())
+        self._limits = limits or Limits()
+        self._lock = process_state.thread_lock()
+        self._start_fresh()
 
-    def _start_fresh(self, limits: Limits) -> None:
-        self._limits = limits
-        self._lock = locks.thread_lock()  # re-entrant: a signal handler may log inside a write
+    def _start_fresh(self) -> None:
         self._busy = False  # inside `_drain`
         self._close_requested = False  # while busy
-        self._backlog = Backlog(limits)
+        self._backlog = Backlog(self._limits, self._timing)
         self._usual: Segment | None = None  # the segment that takes the short way; None: records go the long way
 
     # append
@@ -310,7 +312,7 @@ class EventFile:
             segment = self._series.current
             self._series.registration.repeat(segment.path if segment else None)
 
-    def abandon(self, limits: Limits) -> None:
+    def abandon(self) -> None:
         """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""
         self._series.abandon()
-        self._start_fresh(limits)
+        self._start_fresh()

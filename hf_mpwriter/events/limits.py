@@ -47,6 +47,10 @@ class Limits:
     def __init__(self, memory: int = MEMORY_LIMIT, open_files: int = OPEN_FILES) -> None:
         self.memory = memory
         self._open_files = open_files
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin with nothing that waits or is open, as at the start and in a forked child."""
         self._waiting: dict[object, int] = {}  # bytes of each backlog
         self._total = 0  # of these, counted along
         self._until_recount = 0  # calls until it is counted again, as many as there are backlogs

@@ -73,7 +73,7 @@ class HubTensorBoardTracker(TensorBoardTracker):
             step: global step.
             **kwargs: arguments of the methods of the writer; with any, each scalar is a record of its own.
         """
-        scalars, others = ({}, values) if kwargs else one_record.split(listify(values), (int, float))
+        scalars, others = ({}, values) if kwargs else one_record.split(listify(values))
         one_record.add(self.writer, scalars, step)
         super().log(others, step, **kwargs)
 

@@ -1,10 +1,15 @@
 """The destination of writers that name no repository, from the environment.
 
-    HF_MPWRITER_REPO_ID         repository
-    HF_MPWRITER_REPO_TYPE       model, dataset or space
+    HF_MPWRITER_REPO_ID         repository: me/run, datasets/me/run or spaces/me/run
     HF_MPWRITER_REPO_PRIVATE    1 or 0: visibility of a repository that is created
 
-A writer that names a repository takes none of the three.
+A writer that names a repository takes neither.
+
+tensorboardX's `GlobalSummaryWriter` counts steps per tag; on a writer of ours, over all processes. Only `patch()` hands
+it out. New code does not need it: writers of one process on one run directory share a file.
+
+    add_scalar, add_image, add_text   tensorboardX: the next step of the tag -> smw.add_*
+    smw                               EnvironmentWriter
 """
 
 from __future__ import annotations
@@ -12,10 +17,12 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
+
+from tensorboardX.global_writer import GlobalSummaryWriter as _GlobalSummaryWriter
 
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.settings import Environment, check_repo_id, is_on
+from hf_mpwriter.base.settings import Environment, check_repo_id, is_on, typed_repo_id
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 
@@ -45,9 +52,10 @@ def _merged(options: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str,
 
 
 def _destination(environ: Mapping[str, str]) -> dict[str, Any]:
-    if not (repo_id := environ.get("HF_MPWRITER_REPO_ID")):
+    if not (named := environ.get("HF_MPWRITER_REPO_ID")):
         return {}
-    found: dict[str, Any] = {"repo_id": repo_id, "repo_type": environ.get("HF_MPWRITER_REPO_TYPE") or None}
+    kind, repo_id = typed_repo_id(named)
+    found: dict[str, Any] = {"repo_id": repo_id, "repo_type": kind}
     if private := environ.get("HF_MPWRITER_REPO_PRIVATE"):
         found["repo_private"] = is_on(private)
     return found
@@ -60,3 +68,27 @@ class EnvironmentWriter(SummaryWriter):
         # LightningCLI follows the name `kwargs` to `super().__init__` to find out which arguments are accepted
         kwargs = _merged(kwargs, os.environ)
         super().__init__(*args, **kwargs)
+
+
+class GlobalEnvironmentWriter(_GlobalSummaryWriter):
+    """A `GlobalSummaryWriter` with the destination of the environment; local if the environment has none.
+
+    Args:
+        *args: of `SummaryWriter`.
+        coalesce_process: accepted and ignored, as tensorboardX does.
+        **kwargs: of `SummaryWriter`.
+    """
+
+    _shared: ClassVar[GlobalEnvironmentWriter | None] = None
+
+    def __init__(self, *args: Any, coalesce_process: bool = True, **kwargs: Any) -> None:  # noqa: ARG002
+        super().__init__(write_to_disk=False)
+        self.smw = EnvironmentWriter(*args, **kwargs)
+
+    @staticmethod
+    def getSummaryWriter() -> GlobalEnvironmentWriter:  # noqa: N802 - tensorboardX's name
+        """Return the one of this program; the first call makes it."""
+        cls = GlobalEnvironmentWriter
+        writer = cls._shared = cls._shared or cls()
+        print("Using the global logger in:", writer.smw.get_logdir())
+        return writer

@@ -102,7 +102,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
             ValueError: a value is none of these.
         """
         numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
-        scalars, others = one_record.split(numbers, (int, float))
+        scalars, others = one_record.split(numbers)
         prefix = f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
         one_record.add(self.experiment, {f"{prefix}{name}": value for name, value in scalars.items()}, step)
         super().log_metrics(others, step)

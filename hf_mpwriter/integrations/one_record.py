@@ -15,28 +15,14 @@ from typing import Any
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 
-def split(values: Mapping[str, Any], kinds: type | tuple[type, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the values of these types, and all others.
-
-    Args:
-        values: per name.
-        kinds: the types of scalars.
-    """
-    scalars = {name: value for name, value in values.items() if isinstance(value, kinds)}
+def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the scalars among values, and all others."""
+    scalars = {name: value for name, value in values.items() if isinstance(value, (int, float))}
     return scalars, {name: value for name, value in values.items() if name not in scalars}
 
 
 def add(writer: SummaryWriter, scalars: Mapping[str, Any], step: int | None) -> None:
-    """Log scalars, as one record if that is possible.
-
-    Args:
-        writer: of the run.
-        scalars: per name, as in `add_scalar`.
-        step: global step, None for none.
-
-    Raises:
-        NotLoggableError: a value is not one number.
-    """
+    """Log scalars, as one record if that is possible."""
     if step is not None:
         try:
             writer.log(scalars, step)

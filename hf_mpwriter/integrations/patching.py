@@ -41,8 +41,8 @@ def patch() -> None:
     """Replace the writers of `torch.utils.tensorboard` and tensorboardX, and `huggingface_hub.HFSummaryWriter`.
 
     Call it before the names are imported. Further calls have no effect. The environment names the destination of the
-    writers of the first two: HF_MPWRITER_REPO_ID, HF_MPWRITER_REPO_TYPE, HF_MPWRITER_REPO_PRIVATE. Without a
-    repository they stay local. Steps with a fraction are cut off, as torch does.
+    writers of the first two: HF_MPWRITER_REPO_ID and HF_MPWRITER_REPO_PRIVATE. Without a repository they stay
+    local. Steps with a fraction are cut off, as torch does.
     """
     if not _undo:
         finder = _Finder()
@@ -67,7 +67,7 @@ def _ours(name: str) -> Any:
 
         return HFSummaryWriter
     if name == "GlobalSummaryWriter":
-        from hf_mpwriter.integrations.global_writer import GlobalEnvironmentWriter
+        from hf_mpwriter.integrations.from_environment import GlobalEnvironmentWriter
 
         return GlobalEnvironmentWriter
     from hf_mpwriter.integrations.from_environment import EnvironmentWriter

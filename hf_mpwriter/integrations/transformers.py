@@ -115,7 +115,7 @@ class HubTensorBoardCallback(TensorBoardCallback):
         if self.logging_dir is None:
             self.logging_dir = self._logging_dir(args, state, None)
         seen = self._state_for_theirs(state)
-        scalars, others = one_record.split(logs or {}, (int, float))
+        scalars, others = one_record.split(logs or {})
         if seen.is_world_process_zero:
             if self.tb_writer is None:
                 self._init_summary_writer(args)

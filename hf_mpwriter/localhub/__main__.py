@@ -1,24 +1,25 @@
 """`python -m hf_mpwriter.localhub SOCKET PARENT ROOT CONFIG`: the child process of a `LocalHub`.
 
-Tokens come from the environment, which other users of the machine cannot read.
+The token comes from the environment, which other users of the machine cannot read.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
-from hf_mpwriter.localhub.server.accounts import Tokens
-from hf_mpwriter.localhub.server.child import inherited
-from hf_mpwriter.localhub.server.config import HubConfig, ServerError
-from hf_mpwriter.localhub.server.serving import serve
+from hf_mpwriter.localhub.access import take_token
+from hf_mpwriter.localhub.child import inherited
+from hf_mpwriter.localhub.config import HubConfig, ServerError
+from hf_mpwriter.localhub.serving import serve
 
 
 def main() -> int:
     """Serve on the inherited socket until a signal; return the exit code."""
     sock, (root, config) = inherited()
     try:
-        serve(root, HubConfig.from_json(config), tokens=Tokens.take(os.environ), sock=sock)
+        serve(root, HubConfig(**json.loads(config)), token=take_token(os.environ), sock=sock)
     except KeyboardInterrupt:
         return 0
     except ServerError as error:

@@ -25,6 +25,7 @@ import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
+from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.staging.job import (
     Absent,
@@ -42,12 +43,9 @@ from hf_mpwriter.spool.staging.job import (
 from hf_mpwriter.spool.staging.record import Mirrored
 from hf_mpwriter.spool.status import LINGER
 
-FIRST_PAUSE = 2.0  # seconds
 LONGEST_PAUSE = 300.0  # seconds
-REFUSED_PAUSE = 60.0  # seconds, after what a person has to mend
 LONGEST_REFUSED_PAUSE = 3600.0  # seconds
 SHORTEST_PAUSE = 0.5  # seconds; full jitter may draw 0
-LIMIT_BASE = 60.0  # seconds for a copy, however small: a mount that hangs is given up after that
 LIMIT_RATE = 500_000.0  # bytes per second that a slow mount takes
 LIMIT_LONGEST = 3600.0  # seconds up to which the limit is doubled for what took too long
 JOB_FILES = 200  # files in one job
@@ -100,9 +98,11 @@ def _next_copy(s: MirrorSituation) -> MirrorAction | None:
     return MirrorAction.FETCH if s.missing and not s.is_ending else None
 
 
-def pause(failures: int, rng: random.Random, *, is_refused: bool) -> float:
+def pause(failures: int, rng: random.Random, timing: Timing = USUAL, *, is_refused: bool) -> float:
     """Seconds until the next copy: full jitter under a ceiling that doubles."""
-    first, longest = (REFUSED_PAUSE, LONGEST_REFUSED_PAUSE) if is_refused else (FIRST_PAUSE, LONGEST_PAUSE)
+    first, longest = timing.copy_retry_first, LONGEST_PAUSE
+    if is_refused:
+        first, longest = timing.copy_refused_retry_first, LONGEST_REFUSED_PAUSE
     ceiling = min(longest, first * 2.0 ** min(failures - 1, 20))
     return max(SHORTEST_PAUSE, rng.uniform(ceiling / 2 if is_refused else 0.0, ceiling))
 
@@ -110,8 +110,8 @@ def pause(failures: int, rng: random.Random, *, is_refused: bool) -> float:
 class Tries:
     """When the next copy may start, and which files are in it."""
 
-    def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
-        self._clock, self._rng = clock, rng
+    def __init__(self, clock: Callable[[], float], rng: random.Random, timing: Timing = USUAL) -> None:
+        self._clock, self._rng, self._timing = clock, rng, timing
         self._next = self._last = 0.0
         # writers whose files have failed in the last copies; they come last
         self.behind: frozenset[tuple[str, str]] = frozenset()
@@ -123,7 +123,11 @@ class Tries:
         now = self._clock()
         if now >= self._next:
             return True
-        return bool(self.behind) and now >= self._last + FIRST_PAUSE and not self.behind.issuperset(writers)
+        return (
+            bool(self.behind)
+            and now >= self._last + self._timing.copy_retry_first
+            and not self.behind.issuperset(writers)
+        )
 
     def start(self) -> None:
         """A copy starts."""
@@ -131,7 +135,7 @@ class Tries:
 
     def hurry(self) -> None:
         """A request or an end is news: it ends a wait. Many of them do not make the tries more frequent than that."""
-        self._next = min(self._next, self._last + FIRST_PAUSE)
+        self._next = min(self._next, self._last + self._timing.copy_retry_first)
 
     def at_once(self) -> None:
         """Nothing is waited for."""
@@ -143,7 +147,7 @@ class Tries:
 
     def failed(self, failures: int, *, is_refused: bool) -> float:
         """A copy has failed, for the n-th time in a row; the seconds until the next one."""
-        wait = pause(failures, self._rng, is_refused=is_refused)
+        wait = pause(failures, self._rng, self._timing, is_refused=is_refused)
         self._next = self._clock() + wait
         return wait
 
@@ -156,7 +160,7 @@ class Tries:
         if isinstance(message, Withheld):
             if self._clock() >= self._held_until:
                 self._rounds += 1
-                self._held_until = self._clock() + pause(self._rounds, self._rng, is_refused=True)
+                self._held_until = self._clock() + pause(self._rounds, self._rng, self._timing, is_refused=True)
             self._held.add(message.path)
         elif isinstance(message, Arrived | Conflict | Absent):
             self._held.discard(message.path)
@@ -168,9 +172,9 @@ class Tries:
         return frozenset(self._held if self._clock() >= self._held_until else ())
 
 
-def limit(job: CopyJob, late: int = 0) -> float:
+def limit(job: CopyJob, late: int = 0, least: float = USUAL.copy_limit) -> float:
     """Seconds after which a copy is given up."""
-    first = LIMIT_BASE + sum(item.length for item in job.items) / LIMIT_RATE
+    first = least + sum(item.length for item in job.items) / LIMIT_RATE
     return max(first, min(LIMIT_LONGEST, first * 2.0 ** min(late, 20)))
 
 

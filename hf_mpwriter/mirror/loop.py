@@ -15,7 +15,6 @@ Order of writes: seal -> copy -> fsync and rename in the logdir -> mirrored.json
 compares with the logdir, and brings what is not there.
 
 Invariants:
-- It writes only while it holds the mirror lock. On every tick the lock is checked to be the file at the path.
 - It never touches the logdir: that is done by a copy, which may hang.
 - Of the files of one writer, one gets to the logdir only when all earlier ones are there.
 
@@ -37,18 +36,19 @@ import hashlib
 import logging
 import os
 import random
-import signal
 import time
 from collections.abc import Callable, Collection, Mapping
 
 from hf_mpwriter.base.files import LocalFile, git_hasher
 from hf_mpwriter.base.names import is_embedding, is_event_file, is_ours, is_worker
-from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, Tries, chosen, decide, recorded
+from hf_mpwriter.base.timing import USUAL, Timing
+from hf_mpwriter.mirror.decision import MirrorAction, MirrorSituation, Tries, chosen, decide, limit, recorded
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.mirror.posix import mark_of
 from hf_mpwriter.mirror.returning import Returning
 from hf_mpwriter.snapshot.attachments import CHUNK, stamp_of
 from hf_mpwriter.snapshot.event_files import EventFileScan, Statuses, pending, walk, writer_of
+from hf_mpwriter.spool.daemons import Daemon
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.job import (
     Absent,
@@ -63,36 +63,41 @@ from hf_mpwriter.spool.staging.job import (
     Unread,
 )
 from hf_mpwriter.spool.staging.listing import ARRIVING, length
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorStatus, MirrorStatusFile, mirror_lock
-from hf_mpwriter.spool.starts import MirrorStart, Tenure, inherited
-from hf_mpwriter.spool.status import LINGER
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorStatus
+from hf_mpwriter.spool.starts import MirrorStart, inherited
+from hf_mpwriter.spool.status import LINGER, DaemonStatusFile
 from hf_mpwriter.spool.workers.member_lines import Member, News
 from hf_mpwriter.spool.workers.members import OBSERVER, Members
 from hf_mpwriter.spool.workers.samplers import Seals
 from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process
+from hf_mpwriter.system.daemon import prepare_process
 from hf_mpwriter.system.directory import Directory, Place
-from hf_mpwriter.system.process import Process
 
 logger = logging.getLogger("hf_mpwriter")
 
-TICK = 1.0  # seconds between two ticks; what a copy says is noticed at once
 BLIND_SCANS = 5  # in a row that wait for a file that cannot be read: later ones of its writer must not pass it
 SCAN_EVERY = 30.0  # seconds between two scans for files that are not ours
 UNREAD_TOLD = 100  # files that the status names
 STUCK = "a process that copies hangs in it, and cannot be killed; no other one starts while it lives"
 
 
-class Mirror:
+class Mirror(Daemon):
     """The holder of the mirror lock."""
 
-    def __init__(self, spool: Spool, to: str, lock: int, clock: Callable[[], float], rng: random.Random) -> None:
-        self._spool, self._to, self._lock, self._clock, self._rng = spool, to, lock, clock, rng
-        process = Process.current()
-        self._host = spool.host(process.host)
-        self._mark = mark_of(process.host, spool.run_dir)
-        self._status_file = MirrorStatusFile(self._host, process, clock)
-        self._tenure = Tenure(MirrorPlaces.of(self._host).starts, clock)
+    def __init__(
+        self,
+        spool: Spool,
+        to: str,
+        lock: int,
+        clock: Callable[[], float],
+        rng: random.Random,
+        timing: Timing = USUAL,
+    ) -> None:
+        super().__init__("mirror", spool, lock, clock)
+        self._timing = timing
+        self._to, self._rng, self._mark = to, rng, mark_of(self._process.host, spool.run_dir)
+        status = MirrorStatus(process=self._process)
+        self._status_file = DaemonStatusFile(self.host, status, clock, beat_every=timing.heartbeat_every)
         self._is_ending = self._is_unsaved = False
         self._copy: CopyHandle | None = None
         self._alive_at, self._seals = clock(), Seals(clock)
@@ -100,11 +105,11 @@ class Mirror:
 
     def recover(self) -> None:
         """Read what is on disk; what the logdir holds is compared anew."""
-        self._mirrored = Mirrored.read(self._host)
+        self._mirrored = Mirrored.read(self.host)
         self._members, self._news = Members(self._spool), News()
         known = lambda path: self._mirrored.files.get(path, 0)  # noqa: E731
         self._scan_of = MirrorScan(self._spool.run, known, lambda path: self._there.pop(path, None))
-        self._tries = Tries(self._clock, self._rng)
+        self._tries = Tries(self._clock, self._rng, self._timing)
         self._items: tuple[Item, ...] = ()  # of the copy that runs, or has run last
         self._brings_here = False  # whether that one lists or fetches
         self._returning = Returning(self._spool.run, self._clock)
@@ -134,19 +139,18 @@ class Mirror:
 
     def tick(self) -> bool:
         """One round; False when it is time to end."""
-        if not (self._spool.directory.is_at_path() and disk.same_file(self._lock, mirror_lock(self._spool))):
-            logger.info("the spool was removed")
+        if not self.is_in_place():
             return False
         members = self._members.all()
         self._note(members)
         if self._copy is not None:
             self._listen(self._copy)
         if self._copy is not None and self._copy.is_stuck and self._is_abandoned:
-            return not self._leave()
+            return not self.leave()
         if self._copy is None:
             action = decide(self._situation(members))
             if action is MirrorAction.LEAVE:
-                return not self._leave()
+                return not self.leave()
             if action is MirrorAction.SCAN:
                 self._scan(members)
                 if self._seen is not None:
@@ -197,7 +201,7 @@ class Mirror:
         except OSError as error:
             logger.info("cannot scan the event files: %s", error)
             self._seen = None
-            self._tries.not_before(FIRST_PAUSE)
+            self._tries.not_before(self._timing.copy_retry_first)
             return
         settled = self._scan_of.settled(time.time())
         self._final = [LocalFile(path, 0, growing=True) for path in open_then | open_now]
@@ -232,7 +236,7 @@ class Mirror:
         self._tries.start()
         self._items, self._brings_here = job.items, job.lists or job.fetches
         try:
-            self._copy = CopyHandle(self._spool, job, late=self._mirrored.late)
+            self._copy = CopyHandle(self._spool, job, limit(job, self._mirrored.late, self._timing.copy_limit))
         except CopyLivesError:
             self._failed(STUCK, is_refused=False, phase="stuck")
         except OSError as error:
@@ -311,7 +315,7 @@ class Mirror:
 
     def _save(self) -> None:
         try:
-            self._mirrored.save(self._host)
+            self._mirrored.save(self.host)
             self._is_unsaved = False
         except OSError as error:  # tried again at each tick; the next mirror compares with the logdir
             if not self._is_unsaved:
@@ -320,7 +324,7 @@ class Mirror:
 
     def _publish(self, phase: str = "") -> None:
         """Write the status if something has changed, or if the heartbeat is due."""
-        self._tenure.note(is_over=phase == "left")
+        self.forget_starts(is_over=phase == "left")
         if self._is_unsaved:
             self._save()
         waiting = len(self._waiting())
@@ -337,27 +341,24 @@ class Mirror:
         elif self._status.phase == "stuck" and self._status.failures:
             phase = phase or "stuck"
         phase = phase or ("waiting" if waiting else "idle")
-        self._status_file.publish(phase=phase, waiting=waiting, copy=self._copy.pid if self._copy else 0)
+        self._status_file.change(phase=phase, waiting=waiting, copy=self._copy.pid if self._copy else 0)
+        self._status_file.beat()
 
     def _sleep(self) -> None:
         if self._copy is not None:
-            self._copy.wait(TICK)
+            self._copy.wait(self._timing.mirror_tick)
         else:
-            time.sleep(TICK)
+            time.sleep(self._timing.mirror_tick)
 
-    def _leave(self) -> bool:
-        """Give up the mirror lock, look once more, take it back if something came in between; True if it is over."""
+    def close(self) -> None:
+        """Publish that it leaves."""
         self._publish("left")
-        locks.release(self._lock)
+
+    def is_over(self) -> bool:
+        """Whether nobody works, and nobody has come or gone since the last scan."""
         members = self._members.all()
         over = self._is_ending or self._is_abandoned
-        if over or (members == self._seen and not any(member.works for member in members)):
-            return True
-        if (lock := locks.try_exclusive(mirror_lock(self._spool))) is None:
-            return True
-        self._lock = lock
-        self.recover()  # another mirror may have been here
-        return False
+        return over or (members == self._seen and not any(member.works for member in members))
 
     def terminate(self) -> None:
         """SIGTERM: one last scan and copy, then leave."""
@@ -366,19 +367,16 @@ class Mirror:
         self._tries.at_once()
         if self._copy is not None and self._brings_here:  # it would take the time of what is to go there
             self._copy.kill()
-        end_within(GRACE)
+        super().terminate()
 
 
 def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
-    start, spool = inherited(MirrorStart, "mirror")
+    (start, spool), timing = inherited(MirrorStart, "mirror"), Timing.of()
     prepare_process()
     locks.adopt(launch.LOCK_FD)
-    mirror = Mirror(spool, start.to, launch.LOCK_FD, time.monotonic, random.Random())  # noqa: S311 - jitter
-    signal.signal(signal.SIGTERM, lambda *_: mirror.terminate())
-    logger.info("took the mirror lock of %s, which goes to %s", start.run_dir, start.to)
-    keep_on(mirror.tick, TICK)
-    logger.info("left the mirror lock")
+    rng = random.Random()  # noqa: S311 - jitter
+    Mirror(spool, start.to, launch.LOCK_FD, time.monotonic, rng, timing).serve(timing.mirror_tick)
 
 
 class MirrorScan(EventFileScan):

@@ -13,7 +13,6 @@ that was killed has left in `pulling/` is removed.
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 import os
 import random
@@ -21,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from hf_mpwriter.base.files import CHUNK, begins_with, git_hasher
+from hf_mpwriter.base.files import begins_with
 from hf_mpwriter.base.verdicts import Refused, Split
 from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.client import Hub, Remote
@@ -58,22 +57,6 @@ def is_of_disk(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno is not None and type(error).__module__ == "builtins"
 
 
-def digest_of(fd: int, size: int, hasher: hashlib._Hash) -> str:
-    """The digest of the first `size` bytes of a file, or of fewer if it is shorter."""
-    position = 0
-    while position < size and (chunk := os.pread(fd, min(CHUNK, size - position), position)):
-        hasher.update(chunk)
-        position += len(chunk)
-    return hasher.hexdigest()
-
-
-def begins_with_copy(fd: int, remote: Remote) -> bool:
-    """Whether a file begins with the Hub's copy, by sha256, or by git's id of a small regular file."""
-    if remote.sha256 is not None:
-        return digest_of(fd, remote.size, hashlib.sha256()) == remote.sha256
-    return digest_of(fd, remote.size, git_hasher(remote.size)) == remote.oid
-
-
 class Fetcher:
     """Brings files of one commit."""
 
@@ -108,7 +91,7 @@ class Fetcher:
             copy, place = at(name), self._run / path
             fd = disk.open_beneath(copy)
             try:
-                if os.fstat(fd).st_size != remote.size or not begins_with_copy(fd, remote):
+                if os.fstat(fd).st_size != remote.size or not remote.is_beginning_of(fd):
                     return CORRUPT
                 if local is not None and not begins_with(fd, local):
                     return DIFFERS

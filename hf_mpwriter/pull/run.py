@@ -20,7 +20,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import math
 import os
@@ -29,10 +28,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.files import git_hasher
+from hf_mpwriter.base.files import digest, feed, git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
-from hf_mpwriter.pull.fetch import DIFFERS, PULLING, Fetcher, ask, begins_with_copy, digest_of
+from hf_mpwriter.pull.fetch import DIFFERS, PULLING, Fetcher, ask
 from hf_mpwriter.pull.record import add_pulled
 from hf_mpwriter.push.client import Hub, Remote
 from hf_mpwriter.spool import ledger as ledgers
@@ -138,14 +137,14 @@ class _Pull:
         self._spool, self._hub, self._report, self._tree, self._pushed = spool, hub, report, tree, pushed
         self._progress, self._total, self._settled = progress, sum(report.sizes.values()), 0
         self._fetcher = Fetcher(hub, report.commit, spool, longest_wait, self._came)
-        self._members = Members(spool)
         self._here: set[str] = set()  # paths of which the Hub has a beginning, or all
 
     def run(self) -> None:
         """Compare all files, fetch what is not here, record what is."""
         report, tree = self._report, self._tree
         try:
-            lacking = [path for path in tree if not self._is_settled(path)]
+            in_use = set(map(os.path.dirname, Members(self._spool).growing()))
+            lacking = [path for path in tree if not self._is_settled(path, in_use)]
             add_pulled(self._spool, {path: tree[path].size for path in lacking})  # now: an interrupted pull did come
             for path in lacking:
                 if reason := self._fetcher.fetch(path, tree[path]):
@@ -164,8 +163,8 @@ class _Pull:
     def _came(self, size: int) -> None:
         self._progress(self._total, self._total - self._settled - size)
 
-    def _is_settled(self, path: str) -> bool:
-        """Whether nothing is to be fetched."""
+    def _is_settled(self, path: str, in_use: set[str]) -> bool:
+        """Whether nothing is to be fetched; `in_use` are the directories where members that live have a file open."""
         if not _can_be_here(path):
             self._report.left[path] = UNSAFE
         elif (is_copy := self._is_copy(path, self._tree[path])) is not None:
@@ -173,7 +172,7 @@ class _Pull:
                 self._here.add(path)
             else:
                 self._report.left[path] = DIFFERS
-        elif self._is_in_use(path):
+        elif os.path.dirname(path) in in_use:
             self._report.left[path] = IN_USE
         else:
             return False
@@ -187,14 +186,9 @@ class _Pull:
         except OSError:  # `fetch` meets it again
             return None
         try:
-            return begins_with_copy(fd, remote) if os.fstat(fd).st_size >= remote.size else None
+            return remote.is_beginning_of(fd) if os.fstat(fd).st_size >= remote.size else None
         finally:
             os.close(fd)
-
-    def _is_in_use(self, path: str) -> bool:
-        """Whether a member that lives has an event file open in the same directory."""
-        directory = os.path.dirname(path)
-        return any(os.path.dirname(other) == directory for other in self._members.growing())
 
     def _record(self) -> None:
         if (lock := locks.try_exclusive(self._spool.uploader_lock)) is None:
@@ -229,7 +223,7 @@ class _Pull:
             return Sent(remote.size, remote.sha256)
         fd = disk.open_beneath(self._spool.run / path)
         try:
-            sha256, blob = (digest_of(fd, remote.size, new) for new in (hashlib.sha256(), git_hasher(remote.size)))
+            sha256, blob = digest(fd, remote.size), feed(git_hasher(remote.size), fd, remote.size)
         finally:
             os.close(fd)
         return Sent(remote.size, sha256, blob if is_attachment else "", is_attachment and path not in self._pushed)

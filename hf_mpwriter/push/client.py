@@ -40,7 +40,7 @@ from hf_mpwriter.base.files import PAYLOAD_LIMIT, digest, feed, git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
-from hf_mpwriter.push.transport import Contacted, Transport
+from hf_mpwriter.push.transport import Contact, Transport
 from hf_mpwriter.snapshot.quiet_files import Source, Unchanged
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import at
@@ -61,12 +61,18 @@ class Remote:
     sha256: str | None  # of an LFS or Xet file, None of a small regular one
     oid: str  # git's id: of the content of a regular file, else of the pointer to it
 
+    def is_beginning_of(self, file: str | int) -> bool:
+        """Whether a local file, by its path or open, begins with it."""
+        if self.sha256 is not None:
+            return digest(file, self.size) == self.sha256
+        return feed(git_hasher(self.size), file, self.size) == self.oid
+
 
 class Hub:
     """One destination on the Hub, for a person who waits or not. The token comes from the environment."""
 
     def __init__(
-        self, destination: Destination, *, is_impatient: bool = False, contact: Contacted = lambda **_: None
+        self, destination: Destination, *, is_impatient: bool = False, contact: Contact = lambda _: None
     ) -> None:
         self._transport = Transport(is_impatient=is_impatient, contact=contact)
         self.private: bool | None = None  # whether the repository is private, None as long as the Hub has not said it

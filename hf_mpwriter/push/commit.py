@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, digest, feed, git_hasher
+from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.push import words
 from hf_mpwriter.push.classify import classify, text_of
@@ -278,9 +278,7 @@ def _is_beginning(job: Job, spool: Spool, path: str, there: Remote) -> bool:
     if not place.exists() or (path in job.known and _is_shorter(spool, path, there)):
         return True  # the Hub has more of a file of ours than this disk: it is gone here, or a backup was restored
     with opened(place) as local:
-        if there.sha256 is not None:
-            return digest(local, there.size) == there.sha256
-        return feed(git_hasher(there.size), local, there.size) == there.oid
+        return there.is_beginning_of(local)
 
 
 def _is_shorter(spool: Spool, path: str, there: Remote) -> bool:

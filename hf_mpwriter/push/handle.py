@@ -10,7 +10,6 @@ Invariants:
 - The uploader never waits for a push to read or to write: the job is a whole file, and the pipe is not blocking.
 - What a push reads and sends lies beneath the directories that it is given, whatever becomes of their names.
 - A job that one has taken is done by it. It takes none when it has failed, has ended, or was made for another client.
-- A push whose own timer does not end it, such as a stopped one, is killed GRACE seconds after its limit.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
 import socket
 import time
 
@@ -30,11 +28,10 @@ from hf_mpwriter.system import launch
 from hf_mpwriter.system.launch import Child
 from hf_mpwriter.system.process import standard_taken
 
-GRACE = 10.0  # seconds after its limit until a push is killed
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}  # what the user has not set: else each thread of hf_xet keeps memory of its own
 
 
-class PushHandle:
+class PushHandle(Child):
     """A push, seen from the uploader."""
 
     def __init__(self, job: Job, limit: float, spool: Spool | None = None, linger: int = 0) -> None:
@@ -47,26 +44,19 @@ class PushHandle:
                 with standard_taken():
                     self._more, theirs = socket.socketpair()
                 descriptors[launch.MORE_FD] = stack.enter_context(theirs).fileno()
-            self._child = Child("push", self._record(job), job.run_dir, descriptors, env=ENVIRONMENT | os.environ)
-        self._limit, self._end = limit, time.monotonic() + limit + GRACE
+            super().__init__("push", self._record(job), job.run_dir, descriptors, env=ENVIRONMENT | os.environ)
+        self.allow(limit)
         self._verdict: Verdict | None = None
         self.asked_at, self.is_answered = 0.0, False
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._child.pid
 
     def _record(self, job: Job) -> bytes:
         return state.dump(dataclasses.replace(job, linger=self._linger))
 
     def listen(self) -> tuple[list[str], Verdict | None]:
         """The notices since the last time, and the verdict once the push has ended or lingers; never waits."""
-        ended = self.has_ended()
-        if not ended and time.monotonic() > self._end:
-            self.kill()
+        lines, ended = self.hear()
         notices = []
-        for message in map(from_line, self._child.lines()):
+        for message in map(from_line, lines):
             if isinstance(message, Notice):
                 notices.append(message.text)
             elif isinstance(message, Contact):
@@ -75,14 +65,12 @@ class PushHandle:
                 self._verdict = message
         if not ended:
             return notices, self._verdict if self.lingers and isinstance(self._verdict, Done) else None
-        self._child.close()
-        return notices, self._verdict or self._how_it_ended(self._child.code or 0)
+        return notices, self._verdict or self._without_verdict()
 
-    def _how_it_ended(self, code: int) -> Unknown:
-        if code == -signal.SIGALRM or time.monotonic() > self._end:  # HTTP has timeouts of its own
-            why = f"the push hung and was ended after {self._limit:.0f} s"
-            return Unknown(why, xet="failing", too_slow=True)
-        return Unknown(f"the push ended by signal {-code}" if code < 0 else f"the push ended by exit code {code}")
+    def _without_verdict(self) -> Unknown:
+        if self.has_hung:  # HTTP has timeouts of its own
+            return Unknown(f"the push {self.how_it_ended}", xet="failing", too_slow=True)
+        return Unknown(f"the push {self.how_it_ended}")
 
     def take(self, job: Job, limit: float) -> bool:
         """Hand the next job to a process that lingers; False if there is none, or none that may do it."""
@@ -95,8 +83,8 @@ class PushHandle:
                 socket.send_fds(self._more, [b"+"], [record])
         except OSError:
             return False
-        self._limit, self._end, self._verdict = limit, time.monotonic() + limit + GRACE, None
-        self.asked_at, self.is_answered = 0.0, False
+        self.allow(limit)
+        self._verdict, self.asked_at, self.is_answered = None, 0.0, False
         self._reads_many = self._reads_many or _reads_many(job)
         return True
 
@@ -105,26 +93,18 @@ class PushHandle:
         """Whether it takes another job after one that went well."""
         return self._more is not None
 
-    def has_ended(self) -> bool:
-        """Whether the process has ended; then nothing is left of it."""
-        return self._child.has_ended()
-
     def let_go(self) -> None:
         """End a process that lingers: no request of it is under way."""
         if self._more is not None:
             self._more.close()
-        self._child.end(GRACE)  # it may hang in the kernel, on a mount that is gone
+        self.end(launch.GRACE)  # it may hang in the kernel, on a mount that is gone
 
     def kill(self) -> None:
         """End the push; whether what it has sent arrives is unknown then. It takes no job while it dies."""
         if self._more is not None:
             self._more.close()
             self._more = None
-        self._child.kill()
-
-    def wait(self, timeout: float) -> None:
-        """Return when the push says something or ends, or after `timeout` seconds."""
-        self._child.wait(timeout)
+        super().kill()
 
 
 def _reads_many(job: Job) -> bool:

@@ -51,33 +51,18 @@ ASYNC_BACKENDS = ("trio", "anyio", "sniffio")  # httpcore imports them where the
 UNUSABLE = "Check HF_ENDPOINT and the other HF_* variables, or run: pip install -U huggingface_hub"
 
 
-class Pipe:
-    """Writes messages to the uploader."""
-
-    def __init__(self, write: Callable[[bytes], None]) -> None:
-        self._write = write
-
-    def notify(self, text: str) -> None:
-        """What the user should know."""
-        self.write(Notice(text))
-
-    def contact(self, *, answered: bool) -> None:
-        """Whether the Hub has answered; so the end of training knows what it waits for."""
-        self.write(Contact(answered))
-
-    def write(self, message: Message) -> None:
-        """One line."""
-        self._write(state.to_line(message))
+Tell = Callable[[Message], None]  # writes a message to the uploader
 
 
 def main() -> NoReturn:
     """Entry point of the process, see `system/launch`."""
     gc.disable()  # until the client is imported
-    serve(Pipe(launch.answer()), launch.RECORD_FD, launch.RUN_DIR_FD, launch.SPOOL_FD)
+    write = launch.answer()
+    serve(lambda message: write(state.to_line(message)), launch.RECORD_FD, launch.RUN_DIR_FD, launch.SPOOL_FD)
     end()
 
 
-def serve(pipe: Pipe, record: int, run_fd: int, spool_fd: int) -> None:
+def serve(tell: Tell, record: int, run_fd: int, spool_fd: int) -> None:
     """Do the job on a descriptor, and those that come soon after it."""
     os.umask(0o077)  # the client's caches are for their owner only; the uploader has let others read what it derives
     held: Spool | None = None  # of all jobs: the paths of the client's caches lead beneath its descriptors
@@ -86,11 +71,11 @@ def serve(pipe: Pipe, record: int, run_fd: int, spool_fd: int) -> None:
             job = state.load(Job, launch.read_record(record))
             held = held or Spool.adopt(job, run_fd, spool_fd)
         except (state.DamagedError, ForeignSpoolError, OSError) as error:
-            pipe.write(Retry(f"the job cannot be read: {error}"))
+            tell(Retry(f"the job cannot be read: {error}"))
             return
-        verdict = _verdict(pipe, job, held)
+        verdict = _verdict(tell, job, held)
         if verdict is not None:
-            pipe.write(verdict)
+            tell(verdict)
         goes_on = job.linger > 0 and (verdict is None or isinstance(verdict, Done))
         record = _next_record(job.linger) if goes_on else -1
 
@@ -106,7 +91,7 @@ def _next_record(linger: float) -> int:
     return -1
 
 
-def _verdict(pipe: Pipe, job: Job, spool: Spool) -> Verdict | None:
+def _verdict(tell: Tell, job: Job, spool: Spool) -> Verdict | None:
     """Do the job; None of one that prepares: what is wrong then is found again by the next."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, deadline(job))
@@ -125,8 +110,8 @@ def _verdict(pipe: Pipe, job: Job, spool: Spool) -> Verdict | None:
         gc.enable()
     if job.prepares:
         return None
-    hub = Hub(job.destination, contact=pipe.contact)
-    return carry(job, hub, pipe.notify, random.Random(), spool)  # noqa: S311 - jitter, no secret
+    hub = Hub(job.destination, contact=lambda answered: tell(Contact(answered)))
+    return carry(job, hub, lambda text: tell(Notice(text)), random.Random(), spool)  # noqa: S311 - jitter, no secret
 
 
 def _set_environment(job: Job, cache: str) -> None:

@@ -29,7 +29,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import httpx2
 from huggingface_hub import get_session, set_client_factory
@@ -49,17 +49,13 @@ PIECE = 1 << 20  # bytes that are unpacked at once
 _LIMITS = {"connect": CONNECT_TIMEOUT, "read": REQUEST_TIMEOUT, "write": REQUEST_TIMEOUT, "pool": CONNECT_TIMEOUT}
 
 
-class Contacted(Protocol):
-    """Is told of the first request, and of the first answer of a Hub that works."""
-
-    def __call__(self, *, answered: bool) -> object:
-        """Take it in."""
+Contact = Callable[[bool], object]  # takes False at the first request, True at the first answer of a Hub that works
 
 
 class Transport:
     """The HTTP client that huggingface_hub uses in this process."""
 
-    def __init__(self, *, is_impatient: bool = False, contact: Contacted = lambda **_: None) -> None:
+    def __init__(self, *, is_impatient: bool = False, contact: Contact = lambda _: None) -> None:
         self.commits_sent, self._is_impatient = 0, is_impatient
         self._contact, self._contacts = contact, set[bool]()
         # called before each of them; what it raises ends the call of the client, and nothing is sent
@@ -96,7 +92,7 @@ class Transport:
     def _note(self, *, answered: bool) -> None:
         if not self._contacts & {answered, True}:
             self._contacts.add(answered)
-            self._contact(answered=answered)
+            self._contact(answered)
 
     def _note_answer(self, response: httpx2.Response) -> None:
         if response.status_code < 500 and response.status_code != 429:

@@ -52,11 +52,6 @@ def page(destination: Destination, repo_id: str) -> str:
     return repository_url(destination.endpoint, destination.repo_type, repo_id)
 
 
-def folder(destination: Destination, repo_id: str) -> str:
-    """The page of the run's folder, which opens once it exists; `repo_id` is its full name."""
-    return dataclasses.replace(destination, repo_id=repo_id).url
-
-
 def tell_visibility(job: Job, hub: Hub, notify: Notify, *, first: bool) -> None:
     """Say who can read what is sent: before the first bytes, and when it has changed."""
     private, at = hub.is_private() if first else hub.private, page(job.destination, hub.repo_id)
@@ -74,7 +69,7 @@ def tell_others(job: Job, spool: Spool, hub: Hub, notify: Notify, parent: str, d
     with contextlib.suppress(Exception):  # the data is on the Hub, and this is not asked a second time
         others = (path for path in hub.tree(parent, directory) if is_event_file(os.path.basename(path)))
         if any(not (spool.run / path).exists() for path in others):
-            notify(OTHERS.format(folder(job.destination, hub.repo_id)))
+            notify(OTHERS.format(job.destination.resolved(hub.repo_id).url))
 
 
 def plain(verdict: Verdict, error: BaseException, destination: Destination, environ: Mapping[str, str]) -> Verdict:

@@ -9,7 +9,6 @@ It is started as an uploader is, by a worker that keeps house, and it ends by it
 host. A worker that comes later starts the next one, whose steps go on behind.
 
 Invariants:
-- It writes only while it holds the sampler lock. On every tick the lock is checked to be the file at the path.
 - It opens no event file unless a worker lives: an uploader may be gone, and nothing else would send it.
 - It needs no token and gets none.
 
@@ -28,35 +27,32 @@ from __future__ import annotations
 
 import enum
 import logging
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.sampler import gpus
 from hf_mpwriter.sampler.machine import Machine
 from hf_mpwriter.sampler.samples import Samples
 from hf_mpwriter.sampler.sources import Sources
 from hf_mpwriter.sampler.steps import Steps, created_at, last_step
+from hf_mpwriter.spool.daemons import Daemon
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord, least_age
-from hf_mpwriter.spool.starts import Tenure, inherited
-from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerRecord, SamplerStart, Workers
-from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, let_read, prepare_process, rotate_log
-from hf_mpwriter.system.process import Process
+from hf_mpwriter.spool.starts import inherited
+from hf_mpwriter.spool.workers.samplers import SamplerStart, SamplerStatus, Workers
+from hf_mpwriter.system import launch, locks
+from hf_mpwriter.system.daemon import let_read, prepare_process, rotate_log
 
 logger = logging.getLogger("hf_mpwriter")
 
-TICK = 0.5  # seconds between two looks at the workers
-SAMPLE_EVERY = 15.0  # seconds
-FIRST_SAMPLE = 1.0  # seconds after the start: rates need a while
 LEAST_APART = 1.0  # seconds between the last sample and the one before
 LINGER = 5.0  # seconds without a worker: a program may close its writer and build another one
 
 
-class Sampler:
+class Sampler(Daemon):
     """The holder of the sampler lock."""
 
     def __init__(
@@ -67,29 +63,37 @@ class Sampler:
         sources: Sources,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        timing: Timing = USUAL,
     ) -> None:
-        self._spool, self._settings, self._lock, self._sources = spool, settings, lock, sources
-        self._clock, self._wall_clock = clock, wall_clock
-        process = Process.current()
-        host = spool.host(process.host)
-        self._places, self._tenure = SamplerPlaces.of(host), Tenure(SamplerPlaces.of(host).starts, clock)
-        self._workers = Workers(spool, process.host)
-        self._samples = Samples(spool, settings, clock)
+        super().__init__("sampler", spool, lock, clock)
+        self._timing = timing
+        self._settings, self._sources, self._wall_clock = settings, sources, wall_clock
+        self._workers, self._is_ending = Workers(spool, self._process.host), False
+        self.recover()
+
+    def recover(self) -> None:
+        """Join, and see how far the steps are."""
+        now, wall = self._clock(), self._wall_clock()
+        self._samples = Samples(self._spool, self._settings, self._clock)
         try:
-            SamplerRecord(process).save(host)
-            now = wall_clock()
-            self._staged_at = record.made_at if (record := MirrorRecord.read(spool)) else None
-            self._steps = Steps(now - created_at(spool, now), last_step(self._samples.directory()), clock())
+            SamplerStatus(process=self._process).save(self.host)
+            self._staged_at = record.made_at if (record := MirrorRecord.read(self._spool)) else None
+            self._steps = Steps(wall - created_at(self._spool, wall), last_step(self._samples.directory()), now)
         except BaseException:
             self._samples.leave()  # of those that are started again and again, none leaves a member file
             raise
-        self._worked_at, self._sampled_at, self._next_sample = clock(), clock(), clock() + FIRST_SAMPLE
-        self._is_ending = False
+        self._worked_at, self._sampled_at, self._next_sample = now, now, now + self._timing.first_sample_after
 
     def tick(self) -> bool:
-        """One round; False when it is time to end. OSError if the disk refuses."""
-        if not self._is_in_place():
-            logger.info("the spool was removed")
+        """One round, and a pause."""
+        goes_on = self.look()
+        if goes_on:
+            time.sleep(self._timing.sampler_tick)
+        return goes_on
+
+    def look(self) -> bool:
+        """Look for workers, sample; False when it is time to end. OSError if the disk refuses."""
+        if not self.is_in_place():
             return False
         has_workers, now = self._workers.any_alive(), self._clock()
         if has_workers:
@@ -108,24 +112,29 @@ class Sampler:
         elif action in (SamplerAction.SEAL, SamplerAction.LEAVE):
             self._seal()
         if action is SamplerAction.LEAVE:
-            self._samples.leave()
-        self._tenure.note(is_over=action is SamplerAction.LEAVE)
-        return action is not SamplerAction.LEAVE
+            return not self.leave()
+        self.forget_starts(is_over=False)
+        return True
 
-    def _is_in_place(self) -> bool:
+    def close(self) -> None:
+        """Leave no member file."""
+        self._samples.leave()
+        self.forget_starts(is_over=True)
+
+    def is_in_place(self) -> bool:
         """Whether all that this process holds is where it was."""
-        is_ours = self._spool.directory.is_at_path() and disk.same_file(self._lock, self._places.lock)
-        return is_ours and self._samples.are_there()
+        return super().is_in_place() and self._samples.are_there()
 
     def _sample(self) -> None:
         now = self._clock()
         self._sampled_at = now
-        self._next_sample += SAMPLE_EVERY * max(0.0, (now - self._next_sample) // SAMPLE_EVERY + 1)
+        every = self._timing.sample_every
+        self._next_sample += every * max(0.0, (now - self._next_sample) // every + 1)
         self._samples.add(self._steps.take(now), self._wall_clock(), self._sources.sample())
         if self._staged_at is not None:
             age = max(0.0, self._wall_clock() - self._staged_at)
-            self._samples.seal_older(now - least_age(age, self._settings.mirror_every))
-        rotate_log(self._places.log)
+            self._samples.seal_older(now - least_age(age, self._settings.commit_every))
+        rotate_log(self.host.daemon("sampler").log)
 
     def _seal(self) -> None:
         """Log what the machine has done since the last sample, and seal."""
@@ -138,32 +147,22 @@ class Sampler:
     def terminate(self) -> None:
         """SIGTERM: one last sample, then leave."""
         self._is_ending = True
-        end_within(GRACE)
+        super().terminate()
 
 
 def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
-    start, spool = inherited(SamplerStart, "sampler")
+    (start, spool), timing = inherited(SamplerStart, "sampler"), Timing.of()
     prepare_process()
     let_read(spool.run.fd)
     locks.adopt(launch.LOCK_FD)
     sources = Sources(Machine(spool.run.fd).sources() | gpus.sources())
     sources.sample()  # rates begin here
     try:
-        sampler = Sampler(spool, start.settings, launch.LOCK_FD, sources)
+        sampler = Sampler(spool, start.settings, launch.LOCK_FD, sources, timing=timing)
     except OSError as error:
         raise SystemExit(f"no sampler: {error}") from None
-    signal.signal(signal.SIGTERM, lambda *_: sampler.terminate())
-    logger.info("took the sampler lock of %s", start.run_dir)
-
-    def tick() -> bool:
-        goes_on = sampler.tick()
-        if goes_on:
-            time.sleep(TICK)
-        return goes_on
-
-    keep_on(tick, TICK)
-    logger.info("left the sampler lock")
+    sampler.serve(timing.sampler_tick)
 
 
 class SamplerAction(enum.Enum):

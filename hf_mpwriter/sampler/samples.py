@@ -17,15 +17,13 @@ from collections.abc import Callable, Mapping
 
 from hf_mpwriter.base.names import sampler_directory, sampler_name
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.series import SEGMENT_MIN
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.listing import Listing
-from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.workers.claims import claim
-from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles
+from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, claim
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id
@@ -111,4 +109,6 @@ class Samples:
         """Whether an uploader or a mirror has still to come for what was written."""
         lengths = {path: length for path, length in self._written.items() if self._settings.allows(path)}
         uploads = bool(lengths) and self._spool.has_destination()
-        return bool((uploads and Progress(self._spool).missing(lengths)) or Logdir(self._spool).missing(self._written))
+        return bool(
+            (uploads and HubSink(self._spool).missing(lengths)) or LogdirSink(self._spool).missing(self._written)
+        )

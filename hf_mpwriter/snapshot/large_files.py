@@ -66,7 +66,7 @@ class LargeFiles:
                 return None
             if not everything and self._clock() < self._sent_at.get(file.path, -COPY_EVERY) + COPY_EVERY:
                 return ""
-            with _nameless(self._scratch) as copy:
+            with _nameless(self._scratch) as (copy, _):
                 if not disk.clone(fd, copy):
                     check_room(self._scratch, file.length)
         except OSError as error:
@@ -85,34 +85,26 @@ def is_final(fd: int, file: LocalFile) -> bool:
 @contextlib.contextmanager
 def snapshot_of(fd: int, length: int, scratch: Place) -> Iterator[str]:
     """A path that leads to the first `length` bytes of an open file, as they are now."""
-    with _nameless(scratch) as copy:
+    with _nameless(scratch) as (copy, path):
         if not disk.clone(fd, copy):
             check_room(scratch, length)
             _copy(fd, copy, length)
         if os.fstat(copy).st_size < length:
             raise FileNotFoundError(errno.ENOENT, "it is shorter than its snapshot")
         os.ftruncate(copy, length)
-        yield f"/proc/self/fd/{copy}" if FDS else _name_of(copy)
-
-
-_names: dict[int, str] = {}  # of the copies where a descriptor has no path
+        yield path
 
 
 @contextlib.contextmanager
-def _nameless(directory: Place) -> Iterator[int]:
-    """A new file; without a name where a path can lead to its descriptor."""
+def _nameless(directory: Place) -> Iterator[tuple[int, str]]:
+    """A new file, and a path that leads to it; without a name where a path can lead to its descriptor."""
     disk.make_dirs(directory)
     if FDS:
         with tempfile.TemporaryFile(dir=directory.way, buffering=0) as file:
-            yield file.fileno()
+            yield file.fileno(), f"/proc/self/fd/{file.fileno()}"
         return
     with tempfile.NamedTemporaryFile(dir=directory.way, buffering=0, prefix=".", suffix=".tmp") as file:
-        _names[file.fileno()] = file.name
-        yield file.fileno()
-
-
-def _name_of(fd: int) -> str:
-    return _names[fd]
+        yield file.fileno(), file.name
 
 
 def _copy(source: int, target: int, length: int) -> None:

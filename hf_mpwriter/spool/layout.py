@@ -7,7 +7,7 @@
         FORMAT                                        "hf-mpwriter 4"                    the first worker
         run.json                                      {"destination": {...}, "inode": n} the first with a destination
         create.lock                                   lock of who makes the first two    no process (empty)
-        uploader.lock                                 the uploader lock                  no process (empty)
+        <kind>.lock                                   that of the uploader, the mirror   no process (empty)
         claims/<worker>.lock                          claims; a note                     see worker/rewind
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         reporter.lock                                 lock of who tells the user         no process (empty)
@@ -16,12 +16,13 @@
         pull.lock                                     lock of the pulls                  no process (empty)
         pulled.json                                   what came from the Hub             the holder of that lock
         pulling/                                      the file on its way from the Hub   the holder of that lock
-        hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
+        hosts/<host>/<kind>_status.json               heartbeat, phase, last failure     that host's daemon of the kind
+        hosts/<host>/<kind>_starts.json               starts of such daemons             the lock's holder, there
+        hosts/<host>/<kind>.log                       rotating log                       that host's daemon
+        hosts/<host>/sampler.lock                     that of the sampler of a host      no process (empty)
         hosts/<host>/notices.json                     what the user should know          that host's uploader
         hosts/<host>/told.json                        the same of a node without it      the node's first rank
         hosts/<host>/died.json                        workers that died, see deaths      that host's uploader
-        hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
-        hosts/<host>/uploader.log                     rotating log                       that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
         hosts/<host>/outbox/copies/<sha256>           copies of attachments              that host's uploader
         hosts/<host>/in_flight.json                   the batch that is being sent       that host's uploader
@@ -44,6 +45,7 @@ import errno
 import os
 import shlex
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
@@ -55,6 +57,7 @@ from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at
 from hf_mpwriter.system.filesystem import reason_of
+from hf_mpwriter.system.process import host_id
 
 
 def no_directory(run_dir: str, error: OSError) -> LogdirError:
@@ -89,16 +92,24 @@ class RunPaths:
     logdir: str = ""  # path or URL by which its user names the run, "" for the run directory
 
 
+class DaemonFiles(NamedTuple):
+    """The files of the uploader, the mirror or the sampler of one host."""
+
+    status: Place  # what it publishes about itself
+    starts: Place  # the count of its starts
+    log: Place  # of it, and of what it starts
+
+
 @dataclass(frozen=True)
 class HostSpool:
-    """The files of one host's uploader."""
+    """The files of one host."""
 
     root: Place
 
-    @property
-    def status(self) -> Place:
-        """The status of the uploader."""
-        return self.root / "status.json"
+    def daemon(self, kind: str) -> DaemonFiles:
+        """The files of its daemon of a kind, see `system/launch`."""
+        names = f"{kind}_status.json", f"{kind}_starts.json", f"{kind}.log"
+        return DaemonFiles(*(self.root / name for name in names))
 
     @property
     def notices(self) -> Place:
@@ -114,11 +125,6 @@ class HostSpool:
     def died(self) -> Place:
         """What is remembered of workers that died."""
         return self.root / "died.json"
-
-    @property
-    def log(self) -> Place:
-        """Log of the uploader and its pushes."""
-        return self.root / "uploader.log"
 
     @property
     def outbox(self) -> Place:
@@ -144,11 +150,6 @@ class HostSpool:
     def ledger(self) -> Place:
         """The ledger."""
         return self.root / "ledger.json"
-
-    @property
-    def starts(self) -> Place:
-        """The count of uploaders that were started."""
-        return self.root / "starts.json"
 
 
 class Spool:
@@ -201,10 +202,14 @@ class Spool:
         self.directory.release()
         self.run.release()
 
+    def lock_of(self, kind: str) -> Place:
+        """The lock of a daemon: a run has one uploader and one mirror, each host a sampler of its own."""
+        return (self.host(host_id()).root if kind == "sampler" else Place(self.directory)) / f"{kind}.lock"
+
     @property
     def uploader_lock(self) -> Place:
         """The lock of the uploader."""
-        return self.directory / "uploader.lock"
+        return self.lock_of("uploader")
 
     @property
     def reporter_lock(self) -> Place:

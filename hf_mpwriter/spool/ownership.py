@@ -154,7 +154,7 @@ def _is_torn(found: bytes) -> bool:
     """Whether what was found in the place of run.json is empty, or ends too soon."""
     try:
         json.loads(found)
-    except ValueError:
+    except (ValueError, RecursionError):
         return not found or found.startswith(b"{")
     return False
 

@@ -1,17 +1,18 @@
 """Starts: how the holder of the uploader lock hands it to an uploader, and how often that is done.
 
-A mirror and a sampler are started in the same way, each with a lock and a count of its own: a `Post` says which.
+A mirror and a sampler are started in the same way, each with a lock and a count of its own.
 
     process that wants an uploader           uploader
     try the uploader lock, without waiting
-    count the start in starts.json
+    count the start in uploader_starts.json
     posix_spawn, descriptor duplicated to 3  starts with the lock, its start record, both directories
     close own descriptor                     is the only holder; the kernel frees the lock when it ends
-                                             removes starts.json when it is sound, or leaves in good order
+                                             removes the count when it is sound, or leaves in good order
 
-    start record                  {"run_dir": "/home/me/runs/exp1", "destination": {"endpoint": "...", ...},
-                                   "token_issued_at": 1795236610.0, "seeks_siblings": true, "nodes": {...}}
-    hosts/<host>/starts.json      {"boot": "...", "at": [81.5, 84.6, 87.6, 90.6], "quiet_until": 95.6, "pause": 5.0}
+    start record                       {"run_dir": "/home/me/runs/exp1", "destination": {"endpoint": "...", ...},
+                                        "token_issued_at": 1795236610.0, "seeks_siblings": true, "nodes": {...}}
+    hosts/<host>/<kind>_starts.json    {"boot": "...", "at": [81.5, 84.6, 87.6, 90.6], "quiet_until": 95.6,
+                                        "pause": 5.0}
 
 Workers start uploaders, mirrors and samplers (`worker/election`), and an uploader those of unfinished runs beside it
 (`uploader/siblings`).
@@ -37,16 +38,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import RunPaths, Spool
-from hf_mpwriter.spool.staging.record import MirrorPlaces, mirror_lock
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerStart
+from hf_mpwriter.spool.workers.samplers import SamplerStart
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import boot_id, host_id
@@ -111,50 +111,18 @@ def _load(place: Place) -> Starts:
     return state.read(Starts, place)
 
 
-class Post(NamedTuple):
-    """What one process at a time does for a run directory."""
-
-    lock: Place  # that it holds
-    starts: Place  # the count of its starts on this host
-    log: Place  # its log on this host
-    kind: str  # see `system/launch`
-
-
-def uploader_post(spool: Spool) -> Post:
-    """That of the uploader."""
-    host = spool.host(host_id())
-    return Post(spool.uploader_lock, host.starts, host.log, "uploader")
-
-
-def mirror_post(spool: Spool) -> Post:
-    """That of the mirror."""
-    places = MirrorPlaces.of(spool.host(host_id()))
-    return Post(mirror_lock(spool), places.starts, places.log, "mirror")
-
-
-def sampler_post(spool: Spool) -> Post:
-    """That of the sampler of this host."""
-    host = spool.host(host_id())
-    disk.make_dirs(host.root, durable=False)
-    places = SamplerPlaces.of(host)
-    return Post(places.lock, places.starts, places.log, "sampler")
-
-
-POSTS = {"uploader": uploader_post, "mirror": mirror_post, "sampler": sampler_post}  # by kind, see `system/launch`
-
-
 class Starter:
     """Starts uploaders, mirrors or samplers of one run directory."""
 
     def __init__(
         self,
         spool: Spool,
+        kind: str = "uploader",
         clock: Callable[[], float] = time.monotonic,
         *,
         by_hand: bool = False,
-        post: Callable[[Spool], Post] = uploader_post,
     ) -> None:
-        self._spool, self._clock, self._by_hand, self._post_of = spool, clock, by_hand, post
+        self._spool, self._kind, self._clock, self._by_hand = spool, kind, clock, by_hand
         self._unsaved = Starts() if by_hand else None  # what is not, or cannot be, on disk
         self.quiet_until = 0.0  # monotonic seconds; as far as this process knows, no start before
         self.children: list[int] = []  # processes that were started here and are not collected yet
@@ -164,43 +132,43 @@ class Starter:
 
         Whether one was started.
         """
-        post = self._post_of(self._spool)
-        lock = locks.try_exclusive(post.lock)
+        lock = locks.try_exclusive(self._spool.lock_of(self._kind))
         if lock is None:
             return False
         try:
-            return self._start(post, lock, record, env)
+            return self._start(lock, record, env)
         finally:
             locks.release(lock)
 
-    def _start(self, post: Post, lock: int, record: AnyStart, env: Callable[[], Mapping[str, str]]) -> bool:
+    def _start(self, lock: int, record: AnyStart, env: Callable[[], Mapping[str, str]]) -> bool:
         host = self._spool.host(host_id())
+        files = host.daemon(self._kind)
         if isinstance(record, StartRecord) and _is_left_to_others(record, UploaderStatus.read(host)):
             return False
         self._spool.check_format()
         now = self._clock()
-        starts = (self._unsaved or _load(post.starts)).as_of(now, boot_id())
+        starts = (self._unsaved or _load(files.starts)).as_of(now, boot_id())
         self.quiet_until = starts.quiet_until
         if now < starts.quiet_until:
             return False
         disk.make_dirs(host.root)
-        self._save(post, starts.with_start(now))
+        self._save(files.starts, starts.with_start(now))
         try:
-            with opened(self._spool, post.log) as fds:
-                pid = launch.start(post.kind, state.dump(record), self._spool.run_dir, fds, lock=lock, env=env())
+            with opened(self._spool, files.log) as fds:
+                pid = launch.start(self._kind, state.dump(record), self._spool.run_dir, fds, lock=lock, env=env())
         except BaseException:
-            self._save(post, starts)  # another process may have what this one lacks
+            self._save(files.starts, starts)  # another process may have what this one lacks
             raise
         self.children.append(pid)
         self.quiet_until = starts.with_start(now).quiet_until
         return True
 
-    def _save(self, post: Post, starts: Starts) -> None:
+    def _save(self, place: Place, starts: Starts) -> None:
         self._unsaved = starts
         if self._by_hand:
             return
         try:
-            disk.replace(post.starts, state.dump(starts), "starts", durable=False)
+            disk.replace(place, state.dump(starts), "starts", durable=False)
             self._unsaved = None
         except OSError:  # the next start tries again
             return
@@ -241,21 +209,3 @@ def inherited(kind: type[AnyStartT], result: str) -> tuple[AnyStartT, Spool]:
         return record, Spool.adopt(record, launch.RUN_DIR_FD, launch.SPOOL_FD)
     except HfMpWriterError as error:
         raise SystemExit(f"no {result}: {error}") from None
-
-
-class Tenure:
-    """The part of the process that was started: it lets others start the next one at once, if it has done well
-    itself.
-    """
-
-    def __init__(self, starts: Place, clock: Callable[[], float]) -> None:
-        self._starts, self._clock = starts, clock
-        self._sound_at = clock() + STARTS_WINDOW
-        self._is_sound = False
-
-    def note(self, *, is_over: bool) -> None:
-        """Forget the starts once the process is sound, or when it leaves in good order; call it often."""
-        if is_over or (not self._is_sound and self._clock() >= self._sound_at):
-            with contextlib.suppress(OSError):
-                disk.remove(self._starts, "starts", durable=False)
-                self._is_sound = True

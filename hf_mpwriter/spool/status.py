@@ -1,6 +1,6 @@
-"""The status of an uploader: what it publishes about itself; what others read of that.
+"""The status of a daemon: what it publishes about itself, here an uploader; what others read of that.
 
-    hosts/<host>/status.json
+    hosts/<host>/<kind>_status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
      "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0, "next_in": 271.0, "elsewhere": [],
      "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub", "reason": "...", "hint": "", "failures": 2,
@@ -24,11 +24,13 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Generic, Self, TypeVar
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.verdicts import Cause, Quarantine, Refused, Retry, Verdict
+from hf_mpwriter.base.words import with_cure
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.notices import NoticesFile
@@ -40,8 +42,7 @@ from hf_mpwriter.system.redaction import redact_known
 
 logger = logging.getLogger("hf_mpwriter")
 
-BEAT_EVERY = 10.0  # seconds between two heartbeats, if nothing changes
-SILENT_FOR = 2 * BEAT_EVERY
+SILENT_FOR = 2 * USUAL.heartbeat_every
 LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
 LONGEST_STAY = 86_400.0  # seconds that it stays to wait for its share, or for what the Hub asks for, before those
 FULL_DISK = TABLE[Cause.DISK_FULL][0]
@@ -49,25 +50,105 @@ SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that live
 
 
 @dataclass(frozen=True)
-class UploaderStatus:
-    """What an uploader publishes about itself."""
+class DaemonStatus:
+    """What a daemon publishes about itself."""
 
-    phase: str = ""  # idle, pushing, waiting or left; "" if no uploader was here
+    daemon: ClassVar[str]  # its kind, see `system/launch`
+
+    phase: str = ""  # what it does, "left" if it has left in good order; "" if none was here
     beat: float = 0.0  # unix time of the last heartbeat
-    started_at: float = 0.0  # unix time when the uploader started
+    started_at: float = 0.0  # unix time
+    process: Process | None = None  # None if there was none
+    waiting: int = 0  # batches, or files, that are to go
+    reason: str = ""  # why the last try failed, or why the next one waits; "" if it does not
+    failures: int = 0  # in a row
+    failed_at: float = 0.0  # unix time of the last failure
+
+    @classmethod
+    def read(cls, host: HostSpool) -> Self:
+        """The status of the last daemon of a host; an empty one if there is none, or if it cannot be read."""
+        return state.read(cls, host.daemon(cls.daemon).status)
+
+    def save(self, host: HostSpool) -> None:
+        """Write the status; OSError if the disk refuses."""
+        disk.replace(host.daemon(self.daemon).status, state.dump(self), "status", durable=False)
+
+    @property
+    def pid(self) -> int:
+        """Its process id, 0 if there was none."""
+        return self.process.pid if self.process else 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it left in good order."""
+        return self.phase == "left"
+
+    def stillness(self, now: float) -> str:
+        """What keeps a living one from its work, "" if nothing is known."""
+        if not self.is_over and self.process and self.process.is_stopped():
+            return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
+        return self._hindrance(now)
+
+    def _hindrance(self, now: float) -> str:
+        """The same of one that is not stopped."""
+        if self.beat and now - self.beat > SILENCE:
+            where = self.process.place if self.process else ""
+            return f"process {self.pid}{where} has said nothing for {now - self.beat:.0f} s"
+        return ""
+
+
+StatusT = TypeVar("StatusT", bound=DaemonStatus)
+
+
+class DaemonStatusFile(Generic[StatusT]):
+    """The status file of a running daemon."""
+
+    def __init__(
+        self,
+        host: HostSpool,
+        status: StatusT,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
+        beat_every: float = USUAL.heartbeat_every,
+    ) -> None:
+        self._host, self._clock, self._wall_clock, self._beat_every = host, clock, wall_clock, beat_every
+        self.status = dataclasses.replace(status, started_at=wall_clock())  # as it is now
+        self._published: StatusT | None = None
+        self._beat_at = 0.0
+
+    def change(self, **fields: object) -> None:
+        """Change fields of the status."""
+        self.status = dataclasses.replace(self.status, **fields)  # type: ignore[arg-type]
+
+    def beat(self) -> None:
+        """Write the file if something has changed, or if the heartbeat is due."""
+        if self.status == self._published and self._clock() - self._beat_at < self._beat_every:
+            return
+        self._published, self._beat_at = self.status, self._clock()
+        try:
+            self._write(dataclasses.replace(self.status, beat=self._wall_clock()))
+            rotate_log(self._host.daemon(self.status.daemon).log)
+        except OSError as error:
+            logger.info("the status cannot be published: %s", error)
+
+    def _write(self, status: StatusT) -> None:
+        status.save(self._host)
+
+
+@dataclass(frozen=True)
+class UploaderStatus(DaemonStatus):
+    """What an uploader publishes about itself; its phases are idle, pushing, waiting and left."""
+
+    daemon = "uploader"
+
     token_issued_at: float = 0.0  # unix time when the worker that brought its token joined
-    process: Process | None = None  # the uploader, None if there was none
     push: int = 0  # process id of the push that runs, 0 if none does
     asked_at: float = 0.0  # unix time when that push has sent its first request, 0 before that
     is_answered: bool = False  # whether the Hub has answered it
-    waiting: int = 0  # batches that wait
     commits: int = 0  # made by this uploader
     kind: str = ""  # of the verdict on the last push, "" if it did not fail
     cause: Cause | None = None  # of that failure
-    reason: str = ""  # why it failed, or why the next one waits; "" if it does not
     hint: str = ""  # what helps, "" if nothing is known
-    failures: int = 0  # in a row
-    failed_at: float = 0.0  # unix time of the last failure
     failing_since: float = 0.0  # unix time when the outage began, 0 if event files get to the Hub
     succeeded_at: float = 0.0  # unix time of the last push that succeeded, 0 if none of this uploader has
     repo_id: str = ""  # full name of the repository, "" until a push has resolved it
@@ -83,7 +164,7 @@ class UploaderStatus:
     @classmethod
     def read(cls, host: HostSpool) -> Self:
         """The status of the last uploader of a host; an empty one if there is none, or if it cannot be read."""
-        status = state.read(cls, host.status)
+        status = super().read(host)
         if status.process is None or status.process.boot != boot_id():  # its monotonic clock is another one
             return dataclasses.replace(status, blocked_until=status.blocked_until_here(time.monotonic(), time.time()))
         return status
@@ -98,9 +179,9 @@ class UploaderStatus:
         with contextlib.suppress(OSError):
             for host_id in spool.host_ids():
                 with contextlib.suppress(OSError):
-                    heard.append((spool.host(host_id).status.stat().st_mtime_ns, host_id))
+                    heard.append((spool.host(host_id).daemon("uploader").status.stat().st_mtime_ns, host_id))
         order = sorted(heard, reverse=True)
-        own = [host for at, host in order if host == this_host() and order[0][0] - at < 2e9 * BEAT_EVERY]
+        own = [host for at, host in order if host == this_host() and order[0][0] - at < 1e9 * SILENT_FOR]
         if own and (status := cls.read(spool.host(own[0]))).process and not status.is_over:
             return status
         found = (cls.read(spool.host(host)) for _, host in order)
@@ -132,49 +213,20 @@ class UploaderStatus:
         return max(since, min(waits_until, since + LONGEST_STAY)) + LINGER
 
     @property
-    def pid(self) -> int:
-        """Process id of the uploader, 0 if there was none."""
-        return self.process.pid if self.process else 0
-
-    @property
-    def place(self) -> str:
-        """Where the uploader is, "" if it is where this process is."""
-        here, there = Process.current(), self.process
-        if there is None or (there.host, there.boot) != (here.host, here.boot):
-            return f" on {there.host}" if there else ""
-        return "" if there.namespace == here.namespace else " in another pid namespace"
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the uploader left in good order."""
-        return self.phase == "left"
-
-    @property
     def why(self) -> str:
         """Why the last push failed and what helps, "" if it did not fail."""
-        if not self.hint:
-            return self.reason
-        return f"{self.reason.rstrip('.')}{': ' if self.hint[0].islower() else '. '}{self.hint}"
-
-    def is_news(self, since: float, now: float) -> bool:
-        """Whether the reason is not that of an earlier attempt: it failed since, or a wait that it names goes on."""
-        return bool(self.reason) and (self.failed_at >= since or self.blocked_until > now)
+        return with_cure(self.reason, self.hint)
 
     @property
     def left_to_younger_than(self) -> float:
         """Unix time; the uploader left because its token was refused, to workers that join later. 0 if it did not."""
         return self.token_issued_at if self.is_over and self.kind == Refused.__name__ else 0.0
 
-    def stillness(self, now: float) -> str:
-        """What keeps a living uploader from its work, "" if nothing is known."""
-        if not self.is_over and self.process and self.process.is_stopped():
-            return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
-        if self.beat and now - self.beat > SILENCE and self.cause is not Cause.DISK_FULL:
-            return f"process {self.pid}{self.place} has said nothing for {now - self.beat:.0f} s"
-        return ""
+    def _hindrance(self, now: float) -> str:
+        return "" if self.cause is Cause.DISK_FULL else super()._hindrance(now)  # a full disk takes no status
 
 
-class StatusFile:
+class StatusFile(DaemonStatusFile[UploaderStatus]):
     """The status file of a running uploader."""
 
     def __init__(
@@ -184,22 +236,21 @@ class StatusFile:
         clock: Callable[[], float],
         token_issued_at: float,
         wall_clock: Callable[[], float] = time.time,
+        beat_every: float = USUAL.heartbeat_every,
     ) -> None:
-        self._host, self._clock, self._wall_clock = host, clock, wall_clock
-        self._status = UploaderStatus(process=process, started_at=wall_clock(), token_issued_at=token_issued_at)
-        self._notices = NoticesFile(host, wall_clock)
-        self._published: UploaderStatus | None = None
-        self._beat_at = self._published_next = 0.0
+        status = UploaderStatus(process=process, token_issued_at=token_issued_at)
+        super().__init__(host, status, clock, wall_clock, beat_every)
+        self._notices, self._next_at = NoticesFile(host, wall_clock), 0.0
 
     @property
     def token_issued_at(self) -> float:
         """Unix time when the worker that brought the token joined."""
-        return self._status.token_issued_at
+        return self.status.token_issued_at
 
     @property
     def failure(self) -> str:
         """The kind of the verdict that an outage goes on with, "" if there is no outage."""
-        return self._status.kind
+        return self.status.kind
 
     def notify(self, notices: Iterable[str]) -> None:
         """Log and publish what a push has found out; see `notices`."""
@@ -208,7 +259,7 @@ class StatusFile:
     def failed(self, verdict: Verdict, attempts: int, *, is_outage: bool = True) -> None:
         """A push has failed."""
         now = self._wall_clock()
-        since = (self._status.failing_since or now) if is_outage else self._status.failing_since
+        since = (self.status.failing_since or now) if is_outage else self.status.failing_since
         kind, hint = type(verdict).__name__, redact_known(getattr(verdict, "hint", ""))
         if isinstance(verdict, Quarantine):
             reason = redact_known("; ".join(f"{path}: {why}" for path, why in verdict.paths.items()))
@@ -216,31 +267,31 @@ class StatusFile:
             reason = redact_known(getattr(verdict, "reason", ""))
         is_other = self.failure != kind
         cause = getattr(verdict, "cause", None)
-        self._change(kind=kind, cause=cause, reason=reason, hint=hint)
-        self._change(failures=attempts, failed_at=now, failing_since=since)
+        self.change(kind=kind, cause=cause, reason=reason, hint=hint)
+        self.change(failures=attempts, failed_at=now, failing_since=since)
         if is_other:
-            logger.info("%s", f"{kind}: {self._status.why}")
+            logger.info("%s", f"{kind}: {self.status.why}")
 
     def waits(self, reason: str) -> None:
         """The next push waits for the rate limit; an outage says more."""
         if not self.failure:
-            self._change(reason=reason, hint="")
+            self.change(reason=reason, hint="")
 
     def recovered(self) -> None:
         """A push has succeeded."""
         if self.failure:
             logger.info("the outage is over")
-        if self.failure or self._status.reason:
-            self._change(kind="", cause=None, reason="", hint="", failures=0, failed_at=0.0, failing_since=0.0)
-        self._change(succeeded_at=self._wall_clock())
+        if self.failure or self.status.reason:
+            self.change(kind="", cause=None, reason="", hint="", failures=0, failed_at=0.0, failing_since=0.0)
+        self.change(succeeded_at=self._wall_clock())
 
     def goes_to(self, repo_id: str, *, private: bool | None) -> None:
         """Have the next `publish` name the repository and its visibility, as far as they are known."""
-        self._change(repo_id=repo_id, private=private)
+        self.change(repo_id=repo_id, private=private)
 
     def saw(self, elsewhere: Collection[str] | None) -> None:
         """Have the next `publish` name the other hosts that have an uploader, None before the first look."""
-        self._change(elsewhere=None if elsewhere is None else tuple(sorted(elsewhere)))
+        self.change(elsewhere=None if elsewhere is None else tuple(sorted(elsewhere)))
 
     def publish(
         self,
@@ -258,21 +309,13 @@ class StatusFile:
 
         `next_in` is what is left until `next_at`, in monotonic seconds.
         """
-        self._change(phase=phase, waiting=waiting, push=push or 0, commits=commits, blocked_until=blocked_until)
-        self._change(asked_at=asked_at, is_answered=is_answered)
-        is_news = self._status != self._published or next_at != self._published_next
-        if not is_news and self._clock() - self._beat_at < BEAT_EVERY:
-            return
-        self._published, self._published_next, self._beat_at = self._status, next_at, self._clock()
-        blocked_for, next_in = (max(0.0, until - self._beat_at) for until in (blocked_until, next_at))
-        now = self._wall_clock()
-        data = state.dump(dataclasses.replace(self._status, beat=now, blocked_for=blocked_for, next_in=next_in))
-        try:
-            disk.replace(self._host.status, data, "status.publish", durable=False)
-            self._notices.save()
-            rotate_log(self._host.log)
-        except OSError as error:
-            logger.info("the status cannot be published: %s", error)
+        self.change(phase=phase, waiting=waiting, push=push or 0, commits=commits, blocked_until=blocked_until)
+        self.change(asked_at=asked_at, is_answered=is_answered)
+        if next_at != self._next_at:
+            self._next_at, self._published = next_at, None
+        self.beat()
 
-    def _change(self, **fields: object) -> None:
-        self._status = dataclasses.replace(self._status, **fields)  # type: ignore[arg-type]
+    def _write(self, status: UploaderStatus) -> None:
+        blocked_for, next_in = (max(0.0, until - self._clock()) for until in (status.blocked_until, self._next_at))
+        super()._write(dataclasses.replace(status, blocked_for=blocked_for, next_in=next_in))
+        self._notices.save()

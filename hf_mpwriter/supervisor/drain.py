@@ -22,16 +22,6 @@ Invariants:
   for which no process answers, but in followed folders.
 - An uploader is started only where something is missing, and only for the Hub of this environment: a token belongs to
   one Hub, and the file that names the destination may come from anywhere.
-
-The report at the end: one line per run directory. What is on the Hub, what is not, what finishes it.
-
-all 12.3 MB of RUN_DIR are on the Hub: LINK
-1.2 MB of the 12.3 MB of RUN_DIR are not on the Hub yet: REASON. An uploader goes on trying. To finish: COMMAND
-RUN_DIR could not be read in time: REASON. To finish: COMMAND
-nothing of RUN_DIR was uploaded: REASON                          it was to be followed
-nothing more of RUN_DIR was uploaded: REASON                     the same, once it was removed
-
-Of a staged run a line says also what is in its logdir, and the command brings it there.
 """
 
 from __future__ import annotations
@@ -43,46 +33,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
-from hf_mpwriter.base.settings import OFFLINE, Environment, Settings, is_offline
-from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.base.settings import Environment, Settings
+from hf_mpwriter.delivery.sentences import RunEnd, report
+from hf_mpwriter.delivery.sinks import HubSink, LogdirSink, Question, Sink, name_of
+from hf_mpwriter.delivery.wait import Wanted
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress, size_text, sync_command
-from hf_mpwriter.spool.staging.logdir import Shortfall
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.spool.workers.members import OBSERVER, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.spool.workers.peers import Share
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.worker.election import Election, MirrorElection
+from hf_mpwriter.worker.election import MirrorElection, UploaderElection
 
 POLL = 0.1  # seconds between two looks at the ledgers
 ENSURE_EVERY = 1.0  # seconds between two checks that an uploader lives
 LOOK_EVERY = 5.0  # seconds between two looks at followed folders
 ROUND = 300.0  # seconds between two uploads, as between two commits of a writer of ours
 NOTHING_THERE, ABSENT = "it has no event files", "it does not exist"  # that may change while the program runs
-
-
-@dataclass(frozen=True)
-class Delivered:
-    """What is known of one run directory."""
-
-    run_dir: str  # absolute path
-    destination: str = ""  # the page of the run on the Hub, "" if it is not known
-    total: int = 0  # bytes that are to be on the Hub
-    missing: Mapping[str, int] | None = None  # bytes per path that are not there
-    reason: str = ""  # why the last push failed and what helps, or why nothing is known
-    is_known: bool = False  # whether the run directory was read
-    is_alive: bool = False  # whether an uploader lives
-    is_over: bool = False  # whether there is nothing to wait for
-    logdir: Shortfall = field(default_factory=Shortfall)  # what is not in the logdir of a staged run
-    is_expected: bool = False  # whether the user has named it to be uploaded
 
 
 class Upload:
@@ -98,14 +71,14 @@ class Upload:
         endpoint: str | None = None,
     ) -> None:
         self._spool, self._clock, self._with_others, self._private = spool, clock, with_others, private
-        self._view, self._members = Progress(self._spool), Members(self._spool)
+        self._hub, self._logdir, self._members = HubSink(spool), LogdirSink(spool), Members(spool)
         self._file: MemberFile | None = None
-        self._lengths: dict[str, int] | None = None
+        self._wanted: list[Wanted] | None = None  # what there was when training was over
         self._asked_for: dict[str, int] = {}
         self._next_check, self._asked_at = 0.0, time.time()
         self.destination = self._spool.destination()  # where it goes, None for a local run
         is_ours = self.destination is not None and self.destination.is_at(endpoint or Environment.read().endpoint)
-        self._election = Election(self._spool, self.destination if is_ours else None)
+        self._election = UploaderElection(self._spool, self.destination if is_ours else None)
         self._mirror = MirrorElection(self._spool)
 
     @property
@@ -123,7 +96,7 @@ class Upload:
     def ask(self) -> None:
         """Ask for a push, if there is something to send."""
         lengths = self._measure(growing=True)
-        if not self._missing(lengths) and not self._mirror.logdir.missing(lengths):
+        if not any(one.missing() for one in self._wants(lengths)):
             return
         self.join().count(requests=1)
         self._asked_for = lengths
@@ -131,26 +104,28 @@ class Upload:
 
     def keep(self) -> str:
         """Make sure that an uploader lives while something is missing; why the last push failed, "" if it did not."""
-        if self._missing(self._asked_for):
+        if any(one.missing() for one in self._wants(self._asked_for)):
             self._ensure()
-        status = self._view.uploader()
+        status = self._hub.status()
         return status.why if status.failing_since and status.failed_at >= self._asked_at else ""
 
-    def _missing(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """What the Hub does not have, if anything is to go there."""
-        return {} if self.destination is None else self._view.missing(lengths)
+    def _wants(self, lengths: Mapping[str, int]) -> list[Wanted]:
+        """What is to be in each sink that the run has."""
+        sinks: list[Sink] = [self._hub] * (self.destination is not None)
+        sinks += [self._logdir] * self._logdir.is_staged
+        return [Wanted(sink, lengths, Question(self._asked_at)) for sink in sinks]
 
     def _settings(self) -> Settings:
         """How the run is uploaded."""
         if members := self._members.all():
             return max(members, key=lambda member: member.started_at).settings
-        ledger = self._view.ledger()
+        ledger = self._hub.ledger()
         settings = (ledger.settings if ledger else None) or Settings()
         return settings if self._private is None else dataclasses.replace(settings, private=self._private)
 
     def _measure(self, *, growing: bool) -> dict[str, int]:
         """Bytes per path; what the Hub has is not read again."""
-        ledger, there = self._view.ledger(), self._mirror.logdir.mirrored().files
+        ledger, there = self._hub.ledger(), self._logdir.mirrored().files
         known = lambda path: max(there.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
         scan, allows = EventFileScan(self._spool.run, known), Share(self._spool).of(self._settings().allows)
         files = scan.files(allows, self._members.growing)
@@ -165,42 +140,27 @@ class Upload:
         """Make sure that an uploader lives, and a mirror."""
         if self._clock() >= self._next_check:
             self._next_check = self._clock() + ENSURE_EVERY
-            self._election.ensure_uploader()
-            self._mirror.ensure_mirror()
+            self._election.ensure()
+            self._mirror.ensure()
 
-    def finish(self) -> Delivered:
+    def finish(self) -> RunEnd:
         """See what is missing of what there was when training was over, and that an uploader sends it."""
-        if self._lengths is None:
-            self._lengths = self._measure(growing=False)
-        missing, status = self._missing(self._lengths), self._view.uploader()
-        there, mirror = self._mirror.logdir.shortfall(self._lengths), self._mirror.logdir.status()
-        refused = status.kind == Refused.__name__ and status.failed_at >= self._asked_at
-        is_done = not missing or is_offline() or refused or self._view.is_hopeless(missing)
-        refused = mirror.is_refused and mirror.failed_at >= self._asked_at
-        if is_done and (not there.missing or refused or len(there.refused) == len(there.missing)):
+        if self._wanted is None:
+            self._wanted = self._wants(self._measure(growing=False))
+        deliveries, is_over = tuple(one.look() for one in self._wanted), False
+        if all(delivery.is_complete or delivery.is_final for delivery in deliveries):
             self.leave()
-            works = self._view.uploader_is_alive() or there.is_alive
-            is_over = bool(missing or there.missing) or not works or self._has_workers()
+            works = any(delivery.carrier.is_alive for delivery in deliveries)
+            is_late = any(delivery.missing for delivery in deliveries)
+            is_over = is_late or not works or self._has_workers()
         else:
-            is_over = False
             self._ensure()
-        return Delivered(
-            self._spool.run_dir,
-            self.page,
-            sum(self._lengths.values()),
-            missing,
-            "; ".join(self._view.refused(missing).values()) or status.why,
-            is_known=True,
-            is_alive=self._view.uploader_is_alive(),
-            is_over=is_over,
-            logdir=there,
-        )
+        return RunEnd(self._spool.run_dir, name_of(self._spool), deliveries, is_known=True, is_over=is_over)
 
     @property
     def page(self) -> str:
         """The page of the run on the Hub, "" of a local run."""
-        found = ledger.resolved if (ledger := self._view.ledger()) else self.destination
-        return found.url if found else ""
+        return self._hub.page
 
     def _has_workers(self) -> bool:
         """Whether others still work here, or have a program that they follow; then the uploader stays for them."""
@@ -262,12 +222,12 @@ class Drain:
         self._wake = threading.Event()
         self._asked, self._is_finishing = 0, False
         self._uploads: dict[str, tuple[Upload, int]] = {}  # how often each was asked
-        self._outcomes: dict[str, Delivered] = {}
+        self._outcomes: dict[str, RunEnd] = {}
         self._followed: dict[str, Followed] = {}
 
     def add(self, run_dir: str) -> None:
         """Note a run directory that a worker has told."""
-        self._outcomes.setdefault(run_dir, Delivered(run_dir))
+        self._outcomes.setdefault(run_dir, RunEnd(run_dir))
         if run_dir in self._followed:
             self._followed[run_dir].is_told = True
 
@@ -276,7 +236,7 @@ class Drain:
         self._say = say
         self._followed |= folders
         for folder, followed in folders.items():
-            self._outcomes[folder] = Delivered(folder, is_expected=followed.is_named)
+            self._outcomes[folder] = RunEnd(folder, is_expected=followed.is_named)
 
     def ask(self) -> None:
         """Ask for a push of all run directories."""
@@ -296,7 +256,7 @@ class Drain:
         self.ask()
 
     @property
-    def outcomes(self) -> list[Delivered]:
+    def outcomes(self) -> list[RunEnd]:
         """What is known of each run directory."""
         return list(self._outcomes.values())
 
@@ -323,7 +283,7 @@ class Drain:
         for upload, _ in self._uploads.values():
             upload.leave()
 
-    def _tend(self, run_dir: str, asked: int, *, is_finishing: bool) -> Delivered:
+    def _tend(self, run_dir: str, asked: int, *, is_finishing: bool) -> RunEnd:
         """Do for a run directory what is due; what the disk refuses is tried again."""
         followed = self._followed.get(run_dir)
         is_followed = followed is not None and not followed.is_told
@@ -345,18 +305,18 @@ class Drain:
         except NotARunError as error:
             if followed is not None and followed.is_named and error.message not in (NOTHING_THERE, ABSENT):
                 self._tell(run_dir, followed.change(error.message))
-            return dataclasses.replace(self._outcomes[run_dir], reason=str(error), is_over=is_finishing)
+            return dataclasses.replace(self._outcomes[run_dir], trouble=str(error), is_over=is_finishing)
         except (OSError, HfMpWriterError) as error:
             known = self._outcomes[run_dir]
-            return Delivered(run_dir, known.destination, reason=str(error), is_expected=known.is_expected)
+            return RunEnd(run_dir, trouble=str(error), was_sent=known.was_sent, is_expected=known.is_expected)
 
     def _forget_replaced(self, run_dir: str) -> None:
         """Forget what is known of a run directory that is gone: another one may be there, or come."""
         if run_dir in self._uploads and not (upload := self._uploads[run_dir][0]).is_in_place:
             del self._uploads[run_dir]
             upload.leave()
-            page = upload.destination.url if upload.destination else ""
-            self._outcomes[run_dir] = Delivered(run_dir, page, is_expected=self._outcomes[run_dir].is_expected)
+            is_expected, was_sent = self._outcomes[run_dir].is_expected, upload.destination is not None
+            self._outcomes[run_dir] = RunEnd(run_dir, was_sent=was_sent, is_expected=is_expected)
 
     def _opened(self, run_dir: str, followed: Followed | None) -> Upload:
         """What a run directory has to send."""
@@ -381,38 +341,6 @@ def say(line: str) -> None:
         print(f"hf-mpwriter run: {printable(line)}", file=sys.stderr, flush=True)
 
 
-def lines(outcomes: Iterable[Delivered], *, is_first: bool, is_offline: bool, is_quiet: bool) -> Iterator[str]:
+def lines(outcomes: Iterable[RunEnd], *, is_first: bool, is_quiet: bool) -> Iterator[str]:
     """The report."""
-    for outcome in outcomes:
-        if outcome.is_known and not outcome.missing and not outcome.logdir.missing:
-            if not is_quiet and outcome.total:
-                places = [f"on the Hub: {outcome.destination}"] * bool(outcome.destination)
-                places = [f"in {outcome.logdir.to}"] * bool(outcome.logdir.to) + places
-                yield printable(f"all {size_text(outcome.total)} of {outcome.run_dir} are {', and '.join(places)}")
-        elif outcome.is_known or not outcome.is_over:
-            yield printable(_incomplete(outcome, is_first=is_first, is_offline=is_offline))
-        elif outcome.is_expected:
-            what = "nothing more" if outcome.destination else "nothing"
-            yield printable(f"{what} of {outcome.run_dir} was uploaded: {outcome.reason}")
-
-
-def _incomplete(outcome: Delivered, *, is_first: bool, is_offline: bool) -> str:
-    there, command = outcome.logdir, sync_command(outcome.logdir.to or outcome.run_dir)
-    if not outcome.is_known:
-        why = f": {outcome.reason}".rstrip(".") if outcome.reason else ""
-        return f"{outcome.run_dir} could not be read in time{why}. To finish: {command}"
-    missing = sum((outcome.missing or {}).values())
-    reason = OFFLINE if is_offline else outcome.reason
-    text = f"{size_text(missing)} of the {size_text(outcome.total)} of {outcome.run_dir} are not on the Hub yet"
-    text += f"{f': {reason}' if reason else ''}".rstrip(".") + "."
-    worker, is_alive = "uploader", outcome.is_alive
-    if not missing:
-        text, worker, is_alive = there.sentence(), "mirror", there.is_alive
-    elif there.missing:
-        text = f"{text} {there.sentence()}"
-    if is_first:
-        return f"{text} The {worker} ends with this process, the first of its container. Keep the disk; then: {command}"
-    if is_alive:
-        article = "An" if worker == "uploader" else "A"
-        return f"{text} {article} {worker} goes on trying, as long as this machine lets it. To finish: {command}"
-    return f"{text} They stay on disk, and no {worker} runs. To finish: {command}"
+    yield from filter(None, (report(outcome, is_first=is_first, is_quiet=is_quiet) for outcome in outcomes))

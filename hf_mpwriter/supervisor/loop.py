@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from hf_mpwriter.base.job import rank_of, world_size_of
-from hf_mpwriter.base.settings import is_offline
+from hf_mpwriter.base.settings import Environment
 from hf_mpwriter.supervisor import drain, program
 from hf_mpwriter.supervisor.decision import (
     ENDING,
@@ -40,6 +40,7 @@ from hf_mpwriter.system.kernel import Received, SignalQueue
 from hf_mpwriter.worker import role
 
 TICK = 0.1  # seconds
+MARGIN = 1.0  # seconds in which a process that has waited for the Hub can still end
 RANKS_WAIT = 5.0  # seconds after the end of the program, in which all of its ranks is derived
 WITH_PEERS = 10.0  # seconds that a rank which fails waits at most: its peers restart after it has ended
 
@@ -60,7 +61,7 @@ def supervise(
     ignored = {number for number in ENDING if signal.getsignal(number) == signal.SIG_IGN}
     queue = SignalQueue({*PASSED_ON, signal.SIGCHLD} - ignored)
     inbox = contact.Inbox()
-    below = environment_below(environ, inbox.name, grace, rank_of(environ))
+    below = environment_below(environ, inbox.name, grace)
     shares_group = program.has_terminal()
     child = Program(command, below, queue.mask_before, own_group=not shares_group, before=before)
     supervisor = Supervisor(child, queue, inbox, grace, shares_group=shares_group)
@@ -72,18 +73,18 @@ def supervise(
         supervisor.drain.start()
     code = supervisor.run()
     outcomes, is_first = supervisor.drain.outcomes, os.getpid() == 1
-    for line in drain.lines(outcomes, is_first=is_first, is_offline=is_offline(environ), is_quiet=quiet):
+    for line in drain.lines(outcomes, is_first=is_first, is_quiet=quiet):
         drain.say(line)
     return code
 
 
-def environment_below(environ: Mapping[str, str], name: str, grace: float, rank: int | None) -> dict[str, str]:
-    """The environment of the program."""
-    below = dict(environ) | {contact.VARIABLE: name, "HF_MPWRITER_GRACE": f"{kill_after(grace):g}"}
-    below.pop(role.LAUNCHED_AT, None)
-    if rank is not None:
-        below[role.LAUNCHED_AT] = repr(role.launch_time(rank, environ))
-    return below
+def environment_below(environ: Mapping[str, str], name: str, grace: float) -> dict[str, str]:
+    """The environment of the program: no process of it waits at its end until it is killed."""
+    rank, longest = rank_of(environ), max(0.0, kill_after(grace) - MARGIN)
+    given = Environment.read(environ).exit_timeout
+    told = contact.value(name, None if rank is None else role.launch_time(rank, environ))
+    timeout = longest if given is None else min(given, longest)
+    return {**environ, contact.VARIABLE: told, "HF_MPWRITER_EXIT_TIMEOUT": f"{timeout:g}"}
 
 
 class Supervisor:

@@ -4,6 +4,7 @@
     worker       tell       one datagram: the path of its run directory
 
     hf-mpwriter.<pid namespace>.<pid>.<start ticks>.<16 hex>       the name, in the abstract namespace of Linux
+    <name>@<unix time>                                             below a rank: when the launcher of the rank started
 
 The name survives launchers that close descriptors, and there is no file that a process leaves behind. It also says who
 the supervisor is, so a worker can record it.
@@ -27,7 +28,10 @@ from hf_mpwriter.system import process
 from hf_mpwriter.system.process import Process
 
 VARIABLE = "HF_MPWRITER_SUPERVISOR"
-_NAME = re.compile(r"hf-mpwriter\.(?P<namespace>\d+)\.(?P<pid>\d+)\.(?P<ticks>\d+)\.[0-9a-f]{16}")
+_VALUE = re.compile(
+    r"(?P<name>hf-mpwriter\.(?P<namespace>\d+)\.(?P<pid>\d+)\.(?P<ticks>\d+)\.[0-9a-f]{16})"
+    r"(?:@(?P<launched_at>\d+(?:\.\d+)?))?"
+)
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 LONGEST = 4096  # bytes of a path
 
@@ -66,20 +70,31 @@ def _sender(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     return None
 
 
+def value(name: str, launched_at: float | None) -> str:
+    """What a supervisor sets the variable to, for the program below it."""
+    return name if launched_at is None else f"{name}@{launched_at:f}"
+
+
+def launched_at(environ: Mapping[str, str] = os.environ) -> float | None:
+    """When the launcher started, as a supervisor between it and this rank has found out; None without one."""
+    told = _VALUE.fullmatch(environ.get(VARIABLE, ""))
+    return float(told["launched_at"]) if told and told["launched_at"] else None
+
+
 def tell(run_dir: str, environ: Mapping[str, str] = os.environ) -> bool:
     """Tell the supervisor of this process, if there is one, where this process logs.
 
     Whether that is done; else it has to be tried again.
     """
-    name = environ.get(VARIABLE, "")
-    if not _NAME.fullmatch(name):
+    told = _VALUE.fullmatch(environ.get(VARIABLE, ""))
+    if told is None:
         return True
     try:
         with process.standard_taken():
             sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         with contextlib.closing(sending):
             sending.setblocking(False)
-            sending.sendto(os.fsencode(run_dir), f"\0{name}")
+            sending.sendto(os.fsencode(run_dir), f"\0{told['name']}")
     except (ConnectionRefusedError, PermissionError):  # it has ended, or is in another network namespace
         return True
     except OSError:  # too many messages wait, or no descriptor is free
@@ -92,7 +107,7 @@ def supervisor(environ: Mapping[str, str] = os.environ) -> Process | None:
 
     The name alone may come from elsewhere: srun and sbatch hand the environment to other hosts and to later jobs.
     """
-    if (match := _NAME.fullmatch(environ.get(VARIABLE, ""))) is None:
+    if (match := _VALUE.fullmatch(environ.get(VARIABLE, ""))) is None:
         return None
     found, named = Process.of(int(match["pid"])), (int(match["namespace"]), int(match["ticks"]))
     is_above = found.pid in (os.getpid(), *process.ancestors())

@@ -35,10 +35,6 @@ def identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-class ReplacedError(FileNotFoundError):
-    """The directory that was held is not at its path any more."""
-
-
 class Directory:
     """A directory, opened at its first use and held from then on."""
 
@@ -87,7 +83,7 @@ class Directory:
 
     def _check_held(self, found: tuple[int, int]) -> None:
         if self._identity not in (None, found):
-            raise ReplacedError(errno.ENOENT, "It was replaced by another directory", self.path)
+            raise FileNotFoundError(errno.ENOENT, "It was replaced by another directory", self.path)
 
     def adopt(self, fd: int) -> None:
         """Hold the directory of an inherited descriptor, which becomes ours."""

@@ -376,12 +376,7 @@ def same_file(fd: int, place: Place) -> bool:
     try:
         return identity(place.stat()) == identity(os.fstat(fd))
     except OSError as error:
-        return not is_absence(error)
-
-
-def is_absence(error: OSError) -> bool:
-    """Whether an error says that a file is not at its place any more; another host may have removed it."""
-    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ESTALE)
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ESTALE)
 
 
 def longest_name(path: str) -> int:

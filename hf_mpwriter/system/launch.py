@@ -23,13 +23,15 @@ Invariants:
 - Each process of the same Python gets the import path of the one that starts it, because it starts elsewhere.
 - It is run by a Python, see `interpreter`.
 - No process waits for a child: its record is a whole file, and its pipe is not blocking.
-- The timer of a process is set before anything that may hang: a mount may hang anywhere.
+- The timer of a process is set before anything that may hang: a mount may hang anywhere. A child whose own timer does
+  not end it, such as a stopped one, is killed GRACE seconds later.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -44,6 +46,7 @@ from hf_mpwriter.system.process import fill_standard, import_path, standard_take
 LOCK_FD, RECORD_FD, RUN_DIR_FD, SPOOL_FD, MORE_FD = 3, 4, 5, 6, 7
 READ_SIZE = 1 << 16  # bytes
 END_POLL = 0.01  # seconds
+GRACE = 5.0  # seconds after its time until a child is killed, and until one that was killed counts as stuck
 
 DAEMONS = {
     "uploader": "hf_mpwriter.uploader.loop",
@@ -134,6 +137,7 @@ class Child:
             on_error.pop_all()
         self.code: int | None = None  # how it ended, negative by a signal; None while it lives
         self._received, self._is_silent = b"", False  # silent: it has closed its end
+        self.allow(limit or math.inf)
 
     def has_ended(self) -> bool:
         """Whether the process has ended; then it is collected."""
@@ -156,8 +160,41 @@ class Child:
         *lines, self._received = self._received.split(b"\n")
         return lines
 
+    def allow(self, seconds: float) -> None:
+        """Have so much time for what it does now."""
+        self._limit, self._end, self._killed_at = seconds, time.monotonic() + seconds + GRACE, 0.0
+
+    def hear(self) -> tuple[list[bytes], bool]:
+        """The whole lines since the last time, and whether it has ended; killed if its time is over. Never waits."""
+        ended = self.has_ended()
+        if not ended and time.monotonic() > self._end:
+            self.kill()
+        lines = self.lines()
+        if ended:
+            self.close()
+        return lines, ended
+
+    @property
+    def has_hung(self) -> bool:
+        """Whether it took longer than it may."""
+        return self.code == -signal.SIGALRM or time.monotonic() > self._end
+
+    @property
+    def how_it_ended(self) -> str:
+        """What is said of it behind its name."""
+        if self.has_hung:
+            return f"hung and was ended after {self._limit:.0f} s"
+        code = self.code or 0
+        return f"ended by signal {-code}" if code < 0 else f"ended by exit code {code}"
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it lives although it was killed a while ago: it hangs in the kernel."""
+        return bool(self._killed_at) and time.monotonic() > self._killed_at + GRACE and not self.has_ended()
+
     def kill(self) -> None:
         """End the process, as far as the kernel can."""
+        self._killed_at = self._killed_at or time.monotonic()
         with contextlib.suppress(ProcessLookupError):  # the user's program may collect its children
             if not self.has_ended():
                 os.kill(self.pid, signal.SIGKILL)

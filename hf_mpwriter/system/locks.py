@@ -7,9 +7,8 @@ A lock is a whole-file `flock` on an open file description. The kernel frees it 
 description is closed, however the process ends. So a lock that is held for life tells exactly which process lives.
 
 Invariants:
-- Every lock descriptor of ours is in one table under one mutex. The mutex is held across `fork`, so a child knows
-  every descriptor that it inherited. It closes them and never unlocks: an unlock through an inherited descriptor
-  would free the parent's lock.
+- Every lock descriptor of ours is in one table under the fork mutex, so a child knows every descriptor that it
+  inherited. It closes them and never unlocks: an unlock through an inherited descriptor would free the parent's lock.
 - A program may close our descriptors, and have files of its own on their numbers. These are never closed.
 - Lock files that other processes may open are never unlinked. After locking, the descriptor and the place are the same
   file; else the lock is worthless and given back.
@@ -17,95 +16,27 @@ Invariants:
   once for a lock. After that nothing is known of it, and this process publishes without the lock. Each renames a whole
   file, so a reader sees one of them. Who was frozen with the lock looks again before it renames; a process that could
   still be overtaken has to compare what is there with what it wanted.
-- A thread can tell whether it holds a lock between threads: `thread_lock` makes all but that of `process`.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import math
 import os
-import threading
 import time
-import weakref
 from collections.abc import Callable
 
 from filelock import lock_descriptor
 
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place, identity
+from hf_mpwriter.system.process_state import after_fork, fork_mutex
 
 CREATION_LOCK = "create.lock"
 PATIENCE = 2.0  # seconds that a process waits for one that publishes
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05  # seconds between two looks at it; they double
-STRAY = 1.0  # seconds; a thread that takes a turn begins sooner
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
-_thread_locks: set[weakref.ref[threading.RLock]] = set()  # all that live
-
-
-def thread_lock() -> threading.RLock:
-    """A lock between the threads of this process. It is re-entrant: a signal handler may log while it is held."""
-    lock = threading.RLock()
-    _thread_locks.add(weakref.ref(lock, _thread_locks.discard))
-    return lock
-
-
-def is_held_here(lock: threading.RLock) -> bool:
-    """Whether this thread holds a lock."""
-    return bool(lock._is_owned())  # type: ignore[attr-defined] # noqa: SLF001 - as threading.Condition does
-
-
-def is_any_held() -> bool:
-    """Whether this thread holds a lock of ours, the fork mutex included; then it must call nothing of the user's."""
-    living = (ref() for ref in _thread_locks.copy())
-    below = process._mutex  # noqa: SLF001 - that module is below this one
-    return is_held_here(below) or any(is_held_here(lock) for lock in living if lock is not None)
-
-
-class Turn:
-    """The right to do something, which one thread has at a time and for which none waits.
-
-    An interrupt may come between taking the lock and the `try` that gives it back. So a lock is replaced that is held
-    while nothing is done: by the thread that holds it at once, by others after STRAY.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = thread_lock()
-        self._busy: threading.RLock | None = None  # the lock under which something is done
-        self._taken_at, self._stray_since = 0.0, math.inf
-
-    def take(self, step: Callable[[], object], stuck_after: float) -> bool:
-        """Do a step unless it is being done, by another thread or by this one, which a signal handler interrupts.
-
-        Whether it was done.
-        """
-        lock = self._lock
-        if is_held_here(lock) or not lock.acquire(blocking=False):
-            if self._is_left(lock, stuck_after):
-                self._lock, self._stray_since = thread_lock(), math.inf
-            return False
-        try:
-            self._busy, self._stray_since = lock, math.inf  # no call before: an interrupt comes at calls
-            self._taken_at = self._clock()
-            step()
-        finally:
-            if self._busy is lock:  # `_lock` may be another one by now
-                self._busy = None
-            lock.release()
-        return True
-
-    def _is_left(self, lock: threading.RLock, stuck_after: float) -> bool:
-        now = self._clock()
-        if self._busy is lock:
-            return now > self._taken_at + stuck_after
-        self._stray_since = min(self._stray_since, now)
-        return is_held_here(lock) or now > self._stray_since + STRAY
-
-
-_mutex = thread_lock()  # re-entrant: a signal handler may log while it is held
 _table: dict[int, tuple[int, int]] = {}  # descriptors, and the files that they were opened on
 _frozen: set[tuple[int, int]] = set()  # creation locks that were waited for in vain
 
@@ -132,24 +63,16 @@ def try_exclusive(place: Place) -> int | None:
 
     The descriptor that holds it, or None if another process or descriptor does.
     """
-    with _mutex:
+    with fork_mutex:
         fd = _open(place, os.O_RDWR | os.O_CREAT)
         try:
-            if _take(fd) and _is_at(place, _table[fd]):
+            if _take(fd) and disk.same_file(fd, place):
                 return fd
         except BaseException:
             _close(fd)
             raise
         _close(fd)
         return None
-
-
-def _is_at(place: Place, file: tuple[int, int]) -> bool:
-    """Whether a file is still at its place; an error of the disk is no proof that it is not."""
-    try:
-        return identity(place.stat()) == file
-    except OSError as error:
-        return not disk.is_absence(error)
 
 
 def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
@@ -216,7 +139,7 @@ def _is_published(place: Place, is_whole: Callable[[bytes], bool]) -> bool:
 def work_in(directory: Place) -> bool:
     """Whether the filesystem of a directory has locks; Lustre without `-o flock` and some of FUSE have none."""
     place = directory / f".lock-probe.{os.getpid()}.{os.urandom(4).hex()}"
-    with _mutex:
+    with fork_mutex:
         fd = _open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -231,14 +154,14 @@ def work_in(directory: Place) -> bool:
 
 def adopt(fd: int) -> None:
     """Add a descriptor to the table that this process inherited with a lock."""
-    with _mutex:
+    with fork_mutex:
         os.set_inheritable(fd, False)
         _table[fd] = identity(os.fstat(fd))
 
 
 def release(fd: int) -> None:
     """Close the descriptor of a lock. The lock stays held where another process has a duplicate."""
-    with _mutex:
+    with fork_mutex:
         if fd in _table:
             _close(fd)
 
@@ -268,7 +191,7 @@ def is_held(place: Place) -> bool:
 
     The probe asks for a shared lock, so two observers never mistake each other for the owner.
     """
-    with _mutex:
+    with fork_mutex:
         try:
             fd = _open(place, os.O_RDONLY)
         except FileNotFoundError:
@@ -279,21 +202,10 @@ def is_held(place: Place) -> bool:
             _close(fd)
 
 
-def _before_fork() -> None:
-    _mutex.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    _mutex.release()
-
-
-def _after_fork_in_child() -> None:
-    global _mutex
+def _close_in_child() -> None:
     for fd, before in _table.items():
         process.close_if(fd, before)
     _table.clear()
-    _thread_locks.clear()  # each module makes its own anew
-    _mutex = thread_lock()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+after_fork(_close_in_child)

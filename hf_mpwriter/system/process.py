@@ -20,15 +20,16 @@ import os
 import re
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hf_mpwriter.system.process_state import after_fork, thread_lock
+
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # a write to such a descriptor fails as on a closed one
 _STAT_SIZE = 4096  # bytes; 52 numbers and a short name
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
-_mutex = threading.RLock()  # re-entrant: a signal handler may log; never held while a file is opened
+_mutex = thread_lock()  # never held while a file is opened
 _openings: set[object] = set()  # that are under way
 _placeholders: dict[int, tuple[int, int]] = {}  # on the numbers below 3, and what they were opened as
 
@@ -78,16 +79,20 @@ def stat_fields(pid: int) -> list[bytes]:
         os.close(fd)
 
 
-def ancestors() -> list[int]:
-    """The processes that this one descends from, the nearest first; those before them may be gone."""
-    found, pid = [], os.getppid()
-    while pid > 0 and pid not in found:
-        found.append(pid)
-        try:
-            pid = int(stat_fields(pid)[1])
-        except (OSError, ValueError, IndexError):  # there is no /proc, or it has ended
-            break
+def ancestors(pid: int | None = None) -> list[int]:
+    """The processes that one descends from, by default this one; the nearest first; those before them may be gone."""
+    found, above = list[int](), os.getppid() if pid is None else _parent(pid)
+    while above > 0 and above not in found:
+        found.append(above)
+        above = _parent(above)
     return found
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(stat_fields(pid)[1])
+    except (OSError, ValueError, IndexError):  # there is no /proc, or it has ended
+        return 0
 
 
 def pid_namespace() -> int:
@@ -117,6 +122,13 @@ class Process:
     def of(cls, pid: int) -> Process:
         """A process of this pid namespace."""
         return cls(host_id(), boot_id(), pid_namespace(), pid, start_ticks(pid))
+
+    @property
+    def place(self) -> str:
+        """Where it is, " on HOST" or so; "" if it is where this process is."""
+        if (self.host, self.boot) != (host_id(), boot_id()):
+            return f" on {self.host}"
+        return "" if self.namespace == pid_namespace() else " in another pid namespace"
 
     def is_stopped(self) -> bool:
         """Whether SIGSTOP or a debugger holds it; False where this process cannot know."""
@@ -277,11 +289,9 @@ def _identity(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _after_fork_in_child() -> None:
-    global _mutex
-    _mutex = threading.RLock()
+def _free_in_child() -> None:
     _openings.clear()
     _free_standard()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(_free_in_child)

@@ -19,8 +19,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_FLUSHED = {"flushed": True}
-
 
 @dataclass(frozen=True)
 class Returned:
@@ -74,15 +72,15 @@ class Journal:
             tags: as in the event file, see `note`.
             step: global step.
         """
-        self._line(_note_step(_path(writer), tags, step))
+        self._line({"tags": list(tags), "step": step, "path": _path(writer)})
 
     def note_at(self, path: str, tag: str, step: int) -> None:
         """Note that a record is in the event file at `path`, relative to the run directory: one of a sub-writer."""
-        self._line(_note(path, tag, step))
+        self._line({"tag": tag, "step": step, "path": path})
 
     def flushed(self) -> None:
         """Note that `flush` returned."""
-        self._line(_FLUSHED)
+        self._line({"flushed": True})
 
     def _line(self, data: dict[str, Any]) -> None:
         os.write(self._fd, json.dumps(data).encode() + b"\n")
@@ -91,14 +89,6 @@ class Journal:
 def _path(writer: Any) -> str:
     path: str = writer.file_writer.event_writer.file.place.name
     return path
-
-
-def _note(path: str, tag: str, step: int) -> dict[str, Any]:
-    return {"tag": tag, "step": step, "path": path}
-
-
-def _note_step(path: str, tags: Iterable[str], step: int) -> dict[str, Any]:
-    return {"tags": list(tags), "step": step, "path": path}
 
 
 def journals(directory: str) -> list[str]:
@@ -124,14 +114,3 @@ def read_journal(path: str) -> list[Returned]:
         for tag in (line.get("tags") or [line.get("tag")])
         if "flushed" not in line
     ]
-
-
-def rewrite(path: str, notes: Iterable[Returned]) -> None:
-    """Replace the notes of one process; all of them count as flushed."""
-    lines = [
-        _note_step(note.path, note.together, note.step) if note.together else _note(note.path, note.tag, note.step)
-        for note in notes
-        if note.tag in note.together[:1] or not note.together  # the first one stands for all of its record
-    ]
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in [*lines, _FLUSHED])

@@ -14,7 +14,7 @@ import contextlib
 
 import psutil
 
-from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.launch import KINDS, is_command_of
@@ -34,7 +34,7 @@ def uploader(run_dir: str) -> int:
     Args:
         run_dir: absolute path.
     """
-    status = Progress(spool_of(find(run_dir))).uploader()
+    status = HubSink(spool_of(find(run_dir))).status()
     return status.pid if not status.is_over and _is("uploader", status.pid, run_dir) else 0
 
 
@@ -44,7 +44,7 @@ def push(run_dir: str) -> int:
     Args:
         run_dir: absolute path.
     """
-    pid = Progress(spool_of(find(run_dir))).uploader().push
+    pid = HubSink(spool_of(find(run_dir))).status().push
     return pid if _is("push", pid, run_dir) else 0
 
 

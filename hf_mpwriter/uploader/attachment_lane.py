@@ -33,7 +33,7 @@ from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.uploader.decision import Attached
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Step
+from hf_mpwriter.uploader.pacing import Backoff, Step
 from hf_mpwriter.uploader.retries import Retries
 
 logger = logging.getLogger("hf_mpwriter")
@@ -84,7 +84,7 @@ class AttachmentLane(Lane):
     def request(self) -> None:
         """A member waits: what is there now is scanned soon, and a wait ends unless the Hub asked for it."""
         self._requested = True
-        self.backoff.hurry(self._clock() + FIRST_WAIT)
+        self.backoff.hurry(self._clock() + self.backoff.first_wait)
 
     def state(self, living: int) -> Attached:
         """What is to be done about attachments while so many members live."""
@@ -110,14 +110,14 @@ class AttachmentLane(Lane):
             return self.commits < FREE_COMMITS or now >= self._last_commit + DISTANCE
         return now >= self._next_round or self._retries.is_due(attachments=True)
 
-    def scan(self, *, alone: bool) -> bool:
-        """Scan some attachments; if the Hub lacks some of them, they are a batch afterwards.
+    def scan(self, takes: Callable[[str], bool], *, alone: bool) -> bool:
+        """Scan some attachments that this host takes; if the Hub lacks some of them, they are a batch afterwards.
 
         Whether the ledger has changed.
         """
         self._last_turn = self._clock()
         if self._left is None:
-            self._start_round(alone=alone)
+            self._start_round(takes, alone=alone)
         left: list[str] = self._left or []
         quarantined, seen, files = dict(self._ledger.quarantined), list[LocalFile](), list[LocalFile]()
         enough, again = self._read + SCAN_BYTES, self._retries.due(attachments=True)
@@ -164,8 +164,9 @@ class AttachmentLane(Lane):
             file = self._copies.take(file)
         return file, certain and self._ledger.covers(file)
 
-    def _start_round(self, *, alone: bool) -> None:
-        self._left = self._scanner.paths(self._allows)[::-1]
+    def _start_round(self, takes: Callable[[str], bool], *, alone: bool) -> None:
+        allows = self.settings.allows
+        self._left = self._scanner.paths(lambda path: allows(path) and takes(path))[::-1]
         self._answering, self._requested, self._alone = self._requested, False, alone
         self._due = self._retries.due(attachments=True)
         for path in self._left_out.keys() - set(self._left):

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 
 from hf_mpwriter.spool.status import LINGER, LONGEST_STAY
 
+SHARE = 0.004  # of a core, for looks at the members
+LONGEST_PAUSE = 5.0  # seconds
+
 
 class Action(enum.Enum):
     """What to do next."""
@@ -92,6 +95,16 @@ def decide(s: Situation) -> Action:
 def abandoned_for(now: float, since: float, waited_until: float) -> float:
     """Seconds that an uploader has been without workers, progress and a wait that is not its own."""
     return now - max(since, min(waited_until, since + LONGEST_STAY))
+
+
+def pause(least: float, look_took: float, until_push: float | None) -> float:
+    """Seconds until the next tick: looks at thousands of members take no more than SHARE of a core.
+
+    `until_push` is None if nothing waits.
+    """
+    if until_push is not None:
+        return min(least, max(0.0, until_push))
+    return max(least, min(LONGEST_PAUSE, look_took / SHARE))
 
 
 def _must_leave(s: Situation) -> bool:

@@ -180,7 +180,7 @@ class InFlight:
         now = filesystem_time(self._host) if others else 0.0
         for host in others:
             try:
-                silence = now - host.status.stat().st_mtime
+                silence = now - host.daemon("uploader").status.stat().st_mtime
             except FileNotFoundError:
                 continue
             if silence < OTHERS_SILENCE and not UploaderStatus.read(host).is_over:

@@ -55,7 +55,6 @@ class Lane(abc.ABC):
     def __init__(self, ledger: Ledger, backoff: Backoff, retries: Retries) -> None:
         self._ledger, self.backoff, self._retries = ledger, backoff, retries
         self.commits, self.yielded = 0, False
-        self.takes: Callable[[str], bool] = lambda _: True  # whether a file is sent from this host
 
     @property
     @abc.abstractmethod
@@ -66,9 +65,6 @@ class Lane(abc.ABC):
     def settings(self) -> Settings:
         """How the run is uploaded: what the newest member wants."""
         return self._ledger.settings or Settings()
-
-    def _allows(self, path: str) -> bool:
-        return self.settings.allows(path) and self.takes(path)
 
     def start(self) -> Batch:
         """The batch whose push starts now; there must be one."""
@@ -175,9 +171,10 @@ class EventFileLane(Lane):
         self._large.started(batch.files)
         return batch
 
-    def scan(self, members: Members, *, everything: bool = False) -> list[LocalFile]:
-        """Put what the Hub lacks into the outbox; all event files that are there."""
-        files = self._scan.files(self._allows, members.growing, self.blind_scans)
+    def scan(self, members: Members, takes: Callable[[str], bool], *, everything: bool = False) -> list[LocalFile]:
+        """Put what the Hub lacks of the files that this host takes into the outbox; all event files of these."""
+        allows = self.settings.allows
+        files = self._scan.files(lambda path: allows(path) and takes(path), members.growing, self.blind_scans)
         files = self._quiet.marked(files, self._scan.stamps, self._ledger.covers)
         later = self._leave_large(files, everything=everything)
         waiting = pending(files, self._ledger.covers, self._ledger.quarantined.keys() | later)

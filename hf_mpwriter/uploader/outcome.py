@@ -13,32 +13,59 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Unknown, Verdict
+from hf_mpwriter.base.words import size_text
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
-from hf_mpwriter.spool.progress import size_text
-from hf_mpwriter.system import filesystem
+from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.run_state import RunState
+from hf_mpwriter.uploader.sending import Sending
 
 logger = logging.getLogger("hf_mpwriter")
 
 TOLD_REFUSALS = 3  # refused files of one push that are told by name
 
 
-def conclude(run: RunState, verdict: Verdict) -> None:
+@dataclasses.dataclass(frozen=True)
+class Conclusion:
+    """What is told of a push that has ended."""
+
+    verdict: Verdict
+    attempts: int = 0  # that have failed in a row
+    next_in: float = 0.0  # seconds until the next try
+    is_outage: bool = False  # whether event files do not get to the Hub
+    has_yielded: bool = False  # whether it was ended by this uploader itself, which is no failure
+    notices: Sequence[str] = ()  # to the user
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the Hub has what was sent."""
+        return isinstance(self.verdict, Done)
+
+    def tell(self, status: StatusFile) -> None:
+        """Have the status, the log and the user know."""
+        status.notify(self.notices)
+        if self.is_done:
+            status.recovered()
+        elif not self.has_yielded:
+            status.failed(self.verdict, self.attempts, is_outage=self.is_outage)
+            if isinstance(self.verdict, (Retry, Unknown, Refused)):
+                logger.info("failed: %s; next try in %.0f s", self.verdict.reason.rstrip("."), self.next_in)
+
+
+def conclude(sending: Sending, verdict: Verdict) -> Conclusion:
     """Take in the verdict on what was in flight."""
-    verdict, lane, batch = run.in_flight.end(verdict)
-    if isinstance(verdict, Done):
-        if verdict.own:
-            size = sum(new_bytes(run.ledger, path, sent) for path, sent in verdict.files.items())
-            logger.info("%s", pushed(verdict, size, run.in_flight.took))
-        _acknowledge(run, verdict, lane, batch)
-    else:
-        _fail(run, verdict, lane, batch)
+    verdict, lane, batch = sending.in_flight.end(verdict)
+    if not isinstance(verdict, Done):
+        return _fail(sending, verdict, lane, batch)
+    if verdict.own:
+        size = sum(new_bytes(sending.ledger, path, sent) for path, sent in verdict.files.items())
+        logger.info("%s", pushed(verdict, size, sending.in_flight.took))
+    _acknowledge(sending, verdict, lane, batch)
+    return Conclusion(verdict)
 
 
 def new_bytes(ledger: Ledger, path: str, sent: Sent) -> int:
@@ -56,58 +83,51 @@ def pushed(verdict: Done, size: int, seconds: float) -> str:
     return f"pushed {size_text(size)} in {files}, commit {verdict.commit[:8]}, {seconds:.1f} s"
 
 
-def refused_start(run: RunState, error: OSError) -> None:
-    """Take in that a push could not be started."""
-    conclude(run, Retry(filesystem.explained(error, "cannot start a push")))
-
-
-def _acknowledge(run: RunState, verdict: Done, lane: Lane, batch: Batch) -> None:
-    released = verdict.files.keys() & run.ledger.quarantined.keys()
+def _acknowledge(sending: Sending, verdict: Done, lane: Lane, batch: Batch) -> None:
+    released = verdict.files.keys() & sending.ledger.quarantined.keys()
     carried = {file.path for file in batch.files if batch.has_attachments}
-    if any(run.ledger.is_ahead(path, sent) for path, sent in verdict.files.items() if path not in carried):
-        _start_over(run, "the Hub has less than it had: what is missing is sent again")
-    run.in_flight.acknowledge(verdict, batch)
-    beside_others = None if run.audit else verdict.checked  # an audit reads back what was not moved, too
-    run.audit = run.audit and not verdict.checked
+    if any(sending.ledger.is_ahead(path, sent) for path, sent in verdict.files.items() if path not in carried):
+        _start_over(sending, "the Hub has less than it had: what is missing is sent again")
+    sending.in_flight.acknowledge(verdict, batch)
+    beside_others = None if sending.requests.audit else verdict.checked  # an audit reads back what was not moved, too
+    sending.requests.audit = sending.requests.audit and not verdict.checked
     lane.done(batch, committed=verdict.own)
-    run.satisfy()
     if released:  # the later files of their writers waited for them, and what refused them may be over
-        run.scan_again()
-        run.retries.request()
-    if run.events.settings.squash_history:
-        run.in_flight.own_head = None
-    run.abandoned_since = run.clock()  # progress is as good a reason to stay as a worker
-    run.pacing.done(committed=verdict.own, beside_others=beside_others)
-    run.status.recovered()
+        sending.scan_again()
+        sending.retries.request()
+    if sending.events.settings.squash_history:
+        sending.in_flight.own_head = None
+    sending.pacing.done(committed=verdict.own, beside_others=beside_others)
 
 
-def _fail(run: RunState, verdict: Verdict, lane: Lane, batch: Batch) -> None:
-    run.pacing.learn(verdict)
-    run.events.require_scan()
+def _fail(sending: Sending, verdict: Verdict, lane: Lane, batch: Batch) -> Conclusion:
+    sending.pacing.learn(verdict)
+    sending.events.require_scan()
     is_known = not isinstance(verdict, Unknown)
     if is_known and not batch.has_attachments:  # the ledger has nothing to learn of these first
-        run.in_flight.clear()
-    known = run.ledger.quarantined.keys() | set()
+        sending.in_flight.clear()
+    known = sending.ledger.quarantined.keys() | set()
     if isinstance(verdict, Quarantine) and not verdict.committed:
-        _forget(run.ledger, verdict.paths)
+        _forget(sending.ledger, verdict.paths)
     verdict, step = lane.failed(verdict, batch)
     if batch.has_attachments or isinstance(verdict, Quarantine):
-        run.in_flight.save_ledger()
+        sending.in_flight.save_ledger()
     if is_known:
-        run.in_flight.clear()
+        sending.in_flight.clear()
+    refused = verdict.paths if isinstance(verdict, Quarantine) else {}
     if isinstance(verdict, Quarantine):
         lane.drop(batch)
-        run.scan_again()
-        run.status.notify(_refusals({path: why for path, why in verdict.paths.items() if path not in known}))
-    if lane is run.attachments and (isinstance(verdict, Refused) or not step.may_hurry):
-        run.pacing.hold(step)
-    if not lane.yielded:
-        is_outage = isinstance(verdict, Refused) or (lane is run.events and isinstance(verdict, (Retry, Unknown)))
-        run.status.failed(verdict, lane.backoff.attempts, is_outage=is_outage)
-        if isinstance(verdict, (Retry, Unknown, Refused)):
-            logger.info(
-                "failed: %s; next try in %.0f s", verdict.reason.rstrip("."), max(0.0, run.next_at() - run.clock())
-            )
+        sending.scan_again()
+    if lane is sending.attachments and (isinstance(verdict, Refused) or not step.may_hurry):
+        sending.pacing.hold(step)
+    return Conclusion(
+        verdict,
+        attempts=lane.backoff.attempts,
+        next_in=max(0.0, sending.next_at - sending.clock()),
+        is_outage=isinstance(verdict, Refused) or (lane is sending.events and isinstance(verdict, (Retry, Unknown))),
+        has_yielded=lane.yielded,
+        notices=_refusals({path: why for path, why in refused.items() if path not in known}),
+    )
 
 
 def _forget(ledger: Ledger, paths: Iterable[str]) -> None:
@@ -126,9 +146,9 @@ def _refusals(paths: Mapping[str, str]) -> list[str]:
     return told[:TOLD_REFUSALS] + more * (len(paths) > TOLD_REFUSALS)
 
 
-def _start_over(run: RunState, why: str) -> None:
+def _start_over(sending: Sending, why: str) -> None:
     """Scan everything again, and take all members for unsatisfied."""
     logger.info(why)
-    run.scan_again()
-    run.attachments.restart()
-    run.requests.forget()
+    sending.scan_again()
+    sending.attachments.restart()
+    sending.requests.forget()

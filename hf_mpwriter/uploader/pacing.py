@@ -29,16 +29,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from hf_mpwriter.base.files import BATCH_FILES
+from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.uploader.rate_limit import BUSY_WAIT, RateLimit
 
-FIRST_WAIT = 5.0  # seconds
 LONGEST_WAIT = 300.0  # seconds
 SHORTEST_WAIT = 0.5  # seconds; full jitter may draw 0, which would hammer
 LONGEST_WISH = 3600.0  # seconds; a longer Retry-After is not believed
 REFUSED_WAIT = 300.0  # seconds
 LONGEST_REFUSED_WAIT = 3600.0  # seconds
-MOVED_WAIT = 3.0  # seconds
 MOVED_LIMIT = 5  # 412 since the last success, before one push names no parent
 XET_LIMIT = 3  # failures of the Xet storage in a row, before content goes by LFS
 XET_PAUSE = 3600.0  # seconds until Xet is tried again; LFS sends whole files
@@ -55,19 +54,19 @@ class Step:
     may_hurry: bool = True  # whether a request of the user may end the wait; False if the Hub asked for it
 
 
-def next_step(verdict: Verdict, attempts: int, rng: random.Random) -> Step:
+def next_step(verdict: Verdict, attempts: int, rng: random.Random, timing: Timing = USUAL) -> Step:
     """Decide when to push again."""
     if isinstance(verdict, (Done, Quarantine)):
         return Step(0.0)
     if isinstance(verdict, Split):
-        return Step(rng.uniform(SHORTEST_WAIT, FIRST_WAIT))
+        return Step(rng.uniform(SHORTEST_WAIT, timing.push_retry_first))
     if isinstance(verdict, Refused):
         return Step(min(LONGEST_REFUSED_WAIT, REFUSED_WAIT * 2 ** min(attempts - 1, 10)))
     if isinstance(verdict, Moved):
         if attempts <= MOVED_LIMIT:
-            return Step(rng.uniform(SHORTEST_WAIT, MOVED_WAIT))
+            return Step(rng.uniform(SHORTEST_WAIT, timing.moved_retry))
         attempts -= MOVED_LIMIT
-    ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(attempts - 1, 10))
+    ceiling = min(LONGEST_WAIT, timing.push_retry_first * 2 ** min(attempts - 1, 10))
     wait = rng.uniform(SHORTEST_WAIT, ceiling)
     if not isinstance(verdict, Moved) and verdict.after is not None:
         return Step(max(wait, min(verdict.after, LONGEST_WISH)), may_hurry=False)
@@ -77,8 +76,9 @@ def next_step(verdict: Verdict, attempts: int, rng: random.Random) -> Step:
 class Backoff:
     """The waits of one lane after failures."""
 
-    def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
-        self._clock, self._rng = clock, rng
+    def __init__(self, clock: Callable[[], float], rng: random.Random, timing: Timing = USUAL) -> None:
+        self._clock, self._rng, self._timing = clock, rng, timing
+        self.first_wait = timing.push_retry_first  # seconds that a request does not shorten
         self.next_try, self.may_hurry = 0.0, True
         self.attempts = self._moved = self._failures = 0
 
@@ -89,7 +89,8 @@ class Backoff:
             self._moved += 1
         else:
             self._failures += 1
-        step = next_step(verdict, self._moved if isinstance(verdict, Moved) else self._failures, self._rng)
+        attempts = self._moved if isinstance(verdict, Moved) else self._failures
+        step = next_step(verdict, attempts, self._rng, self._timing)
         self.hold(step)
         return step
 
@@ -111,8 +112,15 @@ class Backoff:
 class Pacing(Backoff):
     """The waits that hold for all pushes, and how the next one goes."""
 
-    def __init__(self, clock: Callable[[], float], rng: random.Random, rate_limit: RateLimit, first: float) -> None:
-        super().__init__(clock, rng)
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        rng: random.Random,
+        rate_limit: RateLimit,
+        first: float,
+        timing: Timing = USUAL,
+    ) -> None:
+        super().__init__(clock, rng, timing)
         self._rate_limit = rate_limit
         self.next_commit = first  # when the commit interval is over
         self._xet_failures = 0
@@ -170,8 +178,8 @@ class Pacing(Backoff):
         self._holds_token = False
 
     def requested(self) -> None:
-        """End a wait because of a request, FIRST_WAIT after the last try at the earliest."""
-        self.hurry(self._last_try + FIRST_WAIT)
+        """End a wait because of a request, `first_wait` after the last try at the earliest."""
+        self.hurry(self._last_try + self.first_wait)
 
     def may_squash(self, minutes: float) -> bool:
         """Whether the history may be squashed after the next commit: once in `minutes`."""

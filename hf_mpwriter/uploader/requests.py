@@ -1,4 +1,4 @@
-"""The requests of members: what each one asks for, and which are satisfied.
+"""The requests: what each member asks for, which of that is satisfied, and what SIGTERM has led to.
 
     member.news    grows when a member asks for a push, closes, or dies
     noted          its news at the last tick: a difference is a reason to hurry
@@ -6,6 +6,8 @@
 
 A request is for all that its member has written by then, an observer's for all that is there. So a member that is not
 satisfied is urgent; it is satisfied once a scan that came later has left nothing of it in the outbox.
+
+They outlast what is recovered from disk: an uploader that takes its lock back has been asked before.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.workers.member_lines import Member, News
-from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, Members
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, Members
+from hf_mpwriter.uploader.decision import Ending
 
 
 class Requests:
     """What the members of one run directory ask for, and what they have got."""
 
     def __init__(self) -> None:
+        self.audit = False  # whether `sync` asks, which trusts no ledger, and the Hub was not read back since
+        self.ending = Ending.NOT_ASKED
         self._noted = News()
         self._satisfied = News()
         self._scanned: tuple[list[Member], dict[str, LocalFile]] = ([], {})
@@ -32,6 +37,7 @@ class Requests:
         if self._noted.covers(member):
             return False
         self._noted.note(member)
+        self.audit |= member.name.worker == OBSERVER and member.alive
         return True
 
     def keep(self, members: list[Member]) -> None:
@@ -70,6 +76,21 @@ class Requests:
             held = (ledger.covers(files[path]) for path in member.files if path in files)
             if not member.alive and all(held):
                 registered.remove(member)
+
+    def terminate(self) -> None:
+        """SIGTERM asks for one last try."""
+        if self.ending is Ending.NOT_ASKED:
+            self.ending = Ending.ASKED
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether SIGTERM has come."""
+        return self.ending is not Ending.NOT_ASKED
+
+    def tried(self, *, is_last: bool) -> None:
+        """Note a scan or a push; `is_last` if nothing is left behind it."""
+        if self.is_ending:
+            self.ending = Ending.TRIED if is_last else Ending.ASKED
 
     def forget(self) -> None:
         """Take all members for unsatisfied."""

@@ -1,7 +1,7 @@
 """Retries: when a path is tried again that the Hub has refused.
 
     refused REFUSALS times, minutes apart   the Hub is believed; from then on after minutes, later hours, for ever
-    a request, a new start                  at once, but not within RETRY_DISTANCE of the last try
+    a request, a new start                  at once, but not within `Timing.refused_retry_first` of the last try
 
 All times are monotonic seconds. The ledger keeps the refusals.
 """
@@ -12,25 +12,31 @@ import math
 from collections.abc import Callable, Collection
 
 from hf_mpwriter.base.names import is_attachment
+from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.spool.ledger import Ledger
 
 REFUSALS = 3  # of a file alone, minutes apart, before the Hub is believed
-RETRY_DISTANCE = 60.0  # seconds between two tries of a refused path at least; doubles until REFUSALS
-RETRY_WAIT = 600.0  # seconds after so many refusals, doubling ...
-LONGEST_RETRY_WAIT = 3600.0  # ... to this
+LONGEST_RETRY_WAIT = 3600.0  # seconds
 
 
-def retry_wait(refusals: int) -> float:
+def retry_wait(refusals: int, timing: Timing = USUAL) -> float:
     """Seconds until a path is tried again that the Hub has refused so often."""
     if refusals < REFUSALS:
-        return RETRY_DISTANCE * 2.0 ** (refusals - 1)
-    return min(LONGEST_RETRY_WAIT, RETRY_WAIT * 2.0 ** min(refusals - REFUSALS, 10))
+        return timing.refused_retry_first * 2.0 ** (refusals - 1)
+    return min(LONGEST_RETRY_WAIT, timing.refused_retry * 2.0 ** min(refusals - REFUSALS, 10))
 
 
 class Retries:
     """When paths are tried again that the Hub has refused: slowly, for ever."""
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], float], filesystem_time: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        filesystem_time: Callable[[], float],
+        timing: Timing = USUAL,
+    ) -> None:
+        self._timing = timing
         self._ledger, self._clock, self._filesystem_time = ledger, clock, filesystem_time
         self._last: dict[str, float] = {}  # path -> last try
         self._next: dict[str, float] = {}  # path -> next try
@@ -39,8 +45,8 @@ class Retries:
         now, there = clock(), filesystem_time() if refused else 0.0
         for path, entry in refused.items():  # a new start tries them again
             age = there - entry.tried
-            self._last[path] = now - age if 0 <= age < RETRY_DISTANCE else -math.inf
-            self._next[path] = max(now, self._last[path] + RETRY_DISTANCE)
+            self._last[path] = now - age if 0 <= age < timing.refused_retry_first else -math.inf
+            self._next[path] = max(now, self._last[path] + timing.refused_retry_first)
 
     def refused(self, path: str, reason: str, *, certain: bool) -> None:
         """The Hub has refused a path."""
@@ -48,7 +54,7 @@ class Retries:
         refusals = max((known.refusals if known else 0) + 1, REFUSALS if certain else 1)
         self._ledger.quarantine(path, reason, refusals, self._filesystem_time())
         self._last[path] = self._clock()
-        self._next[path] = self._clock() + retry_wait(refusals)
+        self._next[path] = self._clock() + retry_wait(refusals, self._timing)
         self._absent.discard(path)
 
     def left_out(self, path: str, reason: str) -> None:
@@ -72,9 +78,10 @@ class Retries:
         return any(self._ledger.quarantined[path].refusals < REFUSALS for path in paths)
 
     def request(self) -> None:
-        """A request: try them at once, or RETRY_DISTANCE after the last try."""
+        """A request: try them at once, or a while after the last try."""
+        distance = self._timing.refused_retry_first
         for path, at in self._next.items():
-            self._next[path] = min(at, max(self._clock(), self._last[path] + RETRY_DISTANCE))
+            self._next[path] = min(at, max(self._clock(), self._last[path] + distance))
 
     def postpone(self, paths: Collection[str]) -> None:
         """Try these late: there is nothing of them that could be sent now."""

@@ -9,8 +9,9 @@
 A directory beside a run may be a mount that hangs. Training never looks there.
 
 Invariants:
-- The uploader does not wait for the search. The search ends after LIMIT seconds, whatever it does then.
-- Each directory is looked at in a thread of its own. One that hangs costs the others PATIENCE seconds.
+- The uploader does not wait for the search, and starts none if its run directory is alone. The search ends after
+  `Timing.sibling_search`, whatever it does then.
+- Each directory is looked at in a thread of its own. One that hangs costs the others `Timing.sibling_look`.
 - The token of the uploader goes only to the Hub that it belongs to, for runs into which no other user can write. What
   stands in an archive may name any repository in which the token may write, so a copy waits for its user.
 - What was looked at is what is started: its directories are held from the first look on.
@@ -29,6 +30,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import is_staged_path
+from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.spool.starts import Starter, StartRecord, has_ended
@@ -40,18 +42,16 @@ logger = logging.getLogger("hf_mpwriter")
 
 EXAMINED = 200  # run directories beside this one, the last ones by name
 SERVED = 4  # of these, so many get an uploader
-PATIENCE = 2.0  # seconds that one directory may take
-LIMIT = 30.0  # seconds
 
 
 class Search:
     """The search, seen from the uploader."""
 
-    def __init__(self, start: StartRecord) -> None:
+    def __init__(self, start: StartRecord, limit: float = USUAL.sibling_search) -> None:
         self._pid = 0
-        if start.seeks_siblings:
+        if start.seeks_siblings and any(path != start.run_dir for path in _beside(start.run_dir)):
             try:
-                self._pid = launch.start("search", state.dump(start), start.run_dir, {}, limit=LIMIT)
+                self._pid = launch.start("search", state.dump(start), start.run_dir, {}, limit=limit)
             except OSError as error:
                 logger.info("unfinished runs beside this one are not searched: %s", error)
 
@@ -66,15 +66,15 @@ def main() -> None:
     redaction.guard()
     start_logging()
     start = state.load(StartRecord, launch.read_record())
-    for pid in search(start):
+    for pid in search(start, Timing.of().sibling_look):
         os.waitpid(pid, 0)  # the first half of an uploader, which ends at once
     os._exit(0)  # some directory may still hang in its thread
 
 
-def search(start: StartRecord) -> list[int]:
+def search(start: StartRecord, patience: float = USUAL.sibling_look) -> list[int]:
     """Start uploaders of unfinished runs beside a run; the processes that were started."""
     children: list[int] = []
-    for spool, destination in unfinished(start.run_dir, start.destination.endpoint):
+    for spool, destination in unfinished(start.run_dir, start.destination.endpoint, patience):
         starter, run_dir = Starter(spool), spool.run_dir
         record = replace(start, **vars(spool.paths), destination=destination, seeks_siblings=False)
         try:
@@ -88,10 +88,12 @@ def search(start: StartRecord) -> list[int]:
     return children
 
 
-def unfinished(run_dir: str, endpoint: str) -> Iterator[tuple[Spool, Destination]]:
+def unfinished(
+    run_dir: str, endpoint: str, patience: float = USUAL.sibling_look
+) -> Iterator[tuple[Spool, Destination]]:
     """Spools of runs beside one that have unsent data, and their destinations."""
     for other in _beside(run_dir):
-        found = _look(other, endpoint) if other != run_dir else None
+        found = _look(other, endpoint, patience) if other != run_dir else None
         if found is not None:
             yield found
 
@@ -124,8 +126,8 @@ def _spool_at(run_dir: str) -> Spool:
     return Spool.of(run_dir, "", record.to)
 
 
-def _look(run_dir: str, endpoint: str) -> tuple[Spool, Destination] | None:
-    """Spool and destination of an unfinished run; None also if the disk does not answer within PATIENCE seconds."""
+def _look(run_dir: str, endpoint: str, patience: float) -> tuple[Spool, Destination] | None:
+    """Spool and destination of an unfinished run; None also if the disk does not answer within `patience` seconds."""
     answer: list[tuple[Spool, Destination]] = []
 
     def look() -> None:
@@ -143,5 +145,5 @@ def _look(run_dir: str, endpoint: str) -> tuple[Spool, Destination] | None:
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(patience)
     return answer[0] if answer else None

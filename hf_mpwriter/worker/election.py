@@ -1,8 +1,8 @@
 """The election: the part of one worker in having an uploader at work, a mirror where the run is staged, a sampler.
 
-    keep house --every few seconds--> ensure_uploader --uploader lock free--> spool/starts
-                                      ensure_mirror   --mirror lock free---->
-                      ensure_sampler  --sampler lock free--->      only where the user asks for system metrics
+    keep house --every few seconds--> UploaderElection.ensure --uploader lock free--> spool/starts
+                                      MirrorElection.ensure   --mirror lock free---->        where the run is staged
+                                      SamplerElection.ensure  --sampler lock free--->        where system metrics are on
 
 Invariants:
 - A process that this one cannot start is tried ever more rarely: the pauses double from FIRST_PAUSE to LONGEST_PAUSE
@@ -13,22 +13,23 @@ Invariants:
 
 from __future__ import annotations
 
+import abc
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.job import nodes_of
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import starts
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.starts import POSTS, AnyStart, MirrorStart, Starter, StartRecord
+from hf_mpwriter.spool.starts import AnyStart, MirrorStart, Starter, StartRecord
 from hf_mpwriter.spool.workers.samplers import SamplerStart
-from hf_mpwriter.system import hf_home, redaction
-from hf_mpwriter.system.process import start_directory
+from hf_mpwriter.system import disk, hf_home, redaction
+from hf_mpwriter.system.process import host_id, start_directory
 from hf_mpwriter.worker.orphans import Orphans
 
 
@@ -51,31 +52,54 @@ def mirror_environment(environ: Mapping[str, str], directory: str) -> dict[str, 
     return {name: value for name, value in env.items() if name not in redaction.VARIABLES}
 
 
-class Poster:
-    """Has one process at a post: an uploader, a mirror or a sampler."""
+class Election(abc.ABC):
+    """The part of one process in having a daemon of one kind at work for a run directory."""
 
-    def __init__(self, spool: Spool, kind: str, clock: Callable[[], float], *, by_hand: bool) -> None:
-        self._spool, self._kind, self._clock = spool, kind, clock
-        self._post = POSTS[kind]
-        self._starter = Starter(spool, clock, by_hand=by_hand, post=self._post)
-        self._orphans = Orphans(spool, kind)
+    kind: ClassVar[str]  # see `system/launch`
+    name: ClassVar[str]  # with an article
+    without: ClassVar[str] = "events are kept on disk"  # what is so while none can be started
+
+    def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic, *, by_hand: bool = False) -> None:
+        """`by_hand`: a user asks for it now, so the pauses of workers do not count."""
+        self.spool, self._clock, self._by_hand = spool, clock, by_hand
+        self._directory = start_directory()  # that relative paths in the environment refer to
+        self.forget()
+
+    def forget(self) -> None:
+        """After fork: started processes are the parent's."""
+        self._starter = Starter(self.spool, self.kind, self._clock, by_hand=self._by_hand)
+        self._orphans = Orphans(self.spool, self.kind)
         self._quiet_until, self._pause = 0.0, 0.0  # monotonic seconds; this process fails to start one
         self._warned_of = ""
 
-    def ensure(self, record: Callable[[], AnyStart], env: Callable[[], dict[str, str]]) -> bool:
-        """Start a process if its lock is free; never waits, never raises. True if one was started."""
-        if self._clock() < max(self._quiet_until, self._starter.quiet_until):
+    @abc.abstractmethod
+    def _record(self) -> AnyStart:
+        """What it needs to know at its start."""
+
+    def _environment(self) -> dict[str, str]:
+        return mirror_environment(os.environ, self._directory)
+
+    @property
+    @abc.abstractmethod
+    def is_needed(self) -> bool:
+        """Whether the run needs one."""
+
+    def ensure(self) -> bool:
+        """Start one if the run needs it and its lock is free; never waits, never raises. True if one was started."""
+        self.reap()
+        if not self.is_needed or self._clock() < max(self._quiet_until, self._starter.quiet_until):
             return False
         try:
-            is_started = self._starter.start(record(), env)
+            is_started = self._starter.start(self._record(), self._environment)
         except (OSError, ValueError, SpoolFormatError) as error:
             self._pause = min(starts.LONGEST_PAUSE, 2 * self._pause or starts.FIRST_PAUSE)
             self._quiet_until = self._clock() + self._pause
-            self._warn(f"cannot start {_WITH_ARTICLE[self._kind]}", str(error))
+            self._warn(f"cannot start {self.name}", str(error))
             return False
         self._pause = 0.0
         if self._clock() < self._starter.quiet_until:
-            self._warn(f"{self._kind}s end soon after their start", f"see {self._post(self._spool).log}")
+            log = self.spool.host(host_id()).daemon(self.kind).log
+            self._warn(f"{self.kind}s end soon after their start", f"see {log}")
         elif is_started:
             self._warned_of = ""
         if is_started:
@@ -85,7 +109,7 @@ class Poster:
     def _warn(self, trouble: str, more: str) -> None:
         if trouble != self._warned_of:
             self._warned_of = trouble
-            logger.warning("%s: %s: %s; %s", self._spool.run_dir, trouble, more, _CONSEQUENCES[self._kind])
+            logger.warning("%s: %s: %s; %s", self.spool.run_dir, trouble, more, self.without)
 
     def reap(self) -> bool:
         """Collect processes that were started here and ended, without waiting; whether one will end soon."""
@@ -93,38 +117,31 @@ class Poster:
         return self._starter.reap()
 
 
-_WITH_ARTICLE = {"uploader": "an uploader", "mirror": "a mirror", "sampler": "a sampler"}
-_CONSEQUENCES = {
-    "uploader": "events are kept on disk",
-    "mirror": "events are kept on disk",
-    "sampler": "no system metrics are logged",
-}
+class UploaderElection(Election):
+    """The election of an uploader; without a destination it starts none."""
 
+    kind, name = "uploader", "an uploader"
 
-@dataclass
-class Election:
-    """The part of one process in the election of one run directory."""
+    def __init__(
+        self,
+        spool: Spool,
+        destination: Destination | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        seeks_siblings: bool = False,
+        by_hand: bool = False,
+    ) -> None:
+        """`seeks_siblings`: the uploader starts those of unfinished runs beside this one."""
+        super().__init__(spool, clock, by_hand=by_hand)
+        self.destination = destination  # the only one that the uploader sends to
+        self.token: str | None = None  # for the uploader, None leaves it to the environment
+        self.token_issued_at = time.time()  # unix time when the worker that brings the token joined
+        self._seeks_siblings = seeks_siblings
 
-    spool: Spool  # of the run directory
-    destination: Destination | None = None  # the only one that the uploader sends to; None starts none
-    token: str | None = field(default=None, repr=False)  # for the uploader, None leaves it to the environment
-    clock: Callable[[], float] = time.monotonic  # monotonic seconds
-    token_issued_at: float = field(default_factory=time.time)  # unix time when the worker that brings the token joined
-    # that relative paths in the environment refer to; where the program was when the first one was made
-    directory: str = field(default_factory=start_directory)
-    seeks_siblings: bool = False  # whether the uploader starts those of unfinished runs beside this one
-    by_hand: bool = False  # whether a user asks for it now; then the pauses of workers do not count
-
-    def __post_init__(self) -> None:
-        """Have nothing started."""
-        self.forget()
-
-    def ensure_uploader(self) -> bool:
-        """Start an uploader if the uploader lock is free; never waits, never raises. True if one was started."""
-        self.reap()
-        return self.destination is not None and self._poster.ensure(
-            self._record, lambda: child_environment(os.environ, self.token, self.directory)
-        )
+    @property
+    def is_needed(self) -> bool:
+        """Whether something is to be sent."""
+        return self.destination is not None
 
     def _record(self) -> StartRecord:
         assert self.destination is not None  # noqa: S101 - for the type checker
@@ -132,88 +149,48 @@ class Election:
             **vars(self.spool.paths),
             destination=self.destination,
             token_issued_at=self.token_issued_at,
-            seeks_siblings=self.seeks_siblings,
+            seeks_siblings=self._seeks_siblings,
             nodes=nodes_of(os.environ),
         )
 
-    def reap(self) -> bool:
-        """Collect processes that were started here and ended, without waiting; whether one will end soon."""
-        return self._poster.reap()
+    def _environment(self) -> dict[str, str]:
+        return child_environment(os.environ, self.token, self._directory)
+
+
+class MirrorElection(Election):
+    """The election of a mirror, for a staged run."""
+
+    kind, name = "mirror", "a mirror"
 
     def forget(self) -> None:
         """After fork: started processes are the parent's."""
-        self._poster = Poster(self.spool, "uploader", self.clock, by_hand=self.by_hand)
-
-
-@dataclass
-class MirrorElection:
-    """The part of one process in having a mirror at work for a staged run; of any other run it starts none."""
-
-    spool: Spool  # of the run directory
-    clock: Callable[[], float] = time.monotonic  # monotonic seconds
-    directory: str = field(default_factory=start_directory)  # that relative paths in the environment refer to
-    by_hand: bool = False  # whether a user asks for it now
-
-    def __post_init__(self) -> None:
-        """Have nothing started."""
-        self.forget()
+        super().forget()
+        self.logdir = LogdirSink(self.spool)
 
     @property
     def is_needed(self) -> bool:
         """Whether the run is staged."""
         return self.logdir.is_staged
 
-    def ensure_mirror(self) -> bool:
-        """Start a mirror if the mirror lock is free; never waits, never raises. True if one was started."""
-        self.reap()
-        return self.is_needed and self._poster.ensure(
-            lambda: MirrorStart(self.spool.run_dir, to=self.logdir.to),
-            lambda: mirror_environment(os.environ, self.directory),
-        )
+    def _record(self) -> MirrorStart:
+        return MirrorStart(self.spool.run_dir, to=self.logdir.to)
+
+
+class SamplerElection(Election):
+    """The election of a sampler on this host, once settings ask for it; until then it costs no system call."""
+
+    kind, name, without = "sampler", "a sampler", "no system metrics are logged"
+    settings = Settings()  # of the run
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the user asks for system metrics."""
+        return self.settings.system_metrics
+
+    def _record(self) -> SamplerStart:
+        disk.make_dirs(self.spool.host(host_id()).root, durable=False)  # its lock is there
+        return SamplerStart(**vars(self.spool.paths), settings=self.settings)
 
     def reap(self) -> bool:
         """Collect processes that were started here and ended, without waiting; whether one will end soon."""
-        return self._poster.reap()
-
-    def forget(self) -> None:
-        """After fork: started processes are the parent's."""
-        self.logdir = Logdir(self.spool, self.clock)
-        self._poster = Poster(self.spool, "mirror", self.clock, by_hand=self.by_hand)
-
-
-@dataclass
-class SamplerElection:
-    """The part of one process in having a sampler at work on this host; it starts none unless the settings ask for
-    it.
-    """
-
-    spool: Spool  # of the run directory
-    clock: Callable[[], float] = time.monotonic  # monotonic seconds
-    directory: str = field(default_factory=start_directory)  # that relative paths in the environment refer to
-
-    def __post_init__(self) -> None:
-        """Have nothing started."""
-        self.forget()
-
-    def ensure_sampler(self, settings: Settings) -> bool:
-        """Start a sampler if the sampler lock is free; never waits, never raises. True if one was started."""
-        if not settings.system_metrics:
-            return False
-        self._was_wanted = True
-        self.reap()
-        return self._poster.ensure(
-            lambda: SamplerStart(**vars(self.spool.paths), settings=settings),
-            lambda: mirror_environment(os.environ, self.directory),
-        )
-
-    def reap(self) -> bool:
-        """Collect processes that were started here and ended, without waiting; whether one will end soon.
-
-        Without system metrics it costs no system call.
-        """
-        return self._was_wanted and self._poster.reap()
-
-    def forget(self) -> None:
-        """After fork: started processes are the parent's."""
-        self._poster = Poster(self.spool, "sampler", self.clock, by_hand=False)
-        self._was_wanted = False
+        return (self.is_needed or bool(self._starter.children)) and super().reap()

@@ -13,8 +13,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from hf_mpwriter.base.names import worker_dir
+from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
@@ -29,11 +31,55 @@ CHECKED_AT_ONCE = 100  # files of which one housekeeping sees whether they are t
 MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may be behind
 
 
+@dataclass
+class _Past:
+    """What is known of segments that are sealed, and of files that are forgotten."""
+
+    sealed: dict[str, int] = field(default_factory=dict)  # bytes per path
+    damaged: dict[str, int] = field(default_factory=dict)  # see `WorkerFiles.damaged`
+    lost: int = 0  # records that were dropped
+    told: int = 0  # of all that were, also of open files, those that were told
+
+
+class _Purges:
+    """Which steps are hidden: per directory of this process, and in the directories of others."""
+
+    def __init__(self, membership: Membership, rewind: Rewind) -> None:
+        self._membership, self._rewind = membership, rewind
+        self.steps: dict[str, int] = {}  # per directory
+        self._step: int | None = None  # of the last writer that has one
+        self._role: Role | None = None  # when the others were rewound
+
+    def start(self, step: int, *, is_alone: bool) -> bool:
+        """Rewind the others; False if another open writer has done the same."""
+        if not is_alone and self._step == step:
+            return False
+        self._step = step
+        self._rewind_others(step)
+        return True
+
+    def catch_up(self) -> None:
+        """Rewind the others again if this process has got a rank meanwhile."""
+        if self._step is not None and self._role != self._membership.role:
+            self._rewind_others(self._step)
+
+    def _rewind_others(self, step: int) -> None:
+        role = self._role = self._membership.role
+        if role.child is None:
+            try:
+                self._rewind.start(step, role, role.world)
+            except OSError as error:
+                text = "%s: not all other directories are rewound: %s"
+                logger.warning(text, self._membership.spool.logdir, error)
+
+
 class WorkerFiles:
     """The event files of this process; their home."""
 
-    def __init__(self, membership: Membership, limits: Limits, attempt_started_at: float | None) -> None:
-        self._membership = membership
+    def __init__(
+        self, membership: Membership, limits: Limits, attempt_started_at: float | None, timing: Timing = USUAL
+    ) -> None:
+        self._membership, self._timing = membership, timing
         self.limits = limits  # shared by all event files of the process
         # unix time when another process started this attempt, None if this process did
         self.attempt_started_at = attempt_started_at
@@ -42,31 +88,25 @@ class WorkerFiles:
         self.before_reading: Callable[[str], object] = lambda _: None
         self.rewind = Rewind(membership, self)  # of other directories
         self._files: dict[tuple[str, str], EventFile] = {}
-        self._sealed: dict[str, int] = {}  # lengths of sealed segments
-        self._damaged: dict[str, int] = {}  # see `damaged`; of files that are forgotten
-        self._purged: dict[str, int] = {}  # step per directory
-        self._purge_step: int | None = None  # of the last writer that has one
-        self._purged_as: Role | None = None  # when the others were rewound
-        self._lost = self._told_lost = 0  # what was dropped and is in no event file; all that was told
+        self._past, self._purges = _Past(), _Purges(membership, self.rewind)
         self._last_failure, self._next_check = "", 0
 
-    def after_fork(self, limits: Limits, attempt_started_at: float) -> None:
+    def after_fork(self, attempt_started_at: float) -> None:
         """In the child: forget what is the parent's."""
-        self.limits, self.attempt_started_at = limits, attempt_started_at
-        self._sealed, self._damaged, self._lost, self._told_lost = {}, {}, 0, 0
+        self.attempt_started_at = attempt_started_at
+        self._past = _Past()
         self.rewind.forget()
         for (sub, _), file in self._files.items():
-            file.abandon(limits)
-            if sub in self._purged:
-                file.purge(self._purged[sub], self._purge_unless_since())
+            file.abandon()
+            if (step := self._purges.steps.get(sub)) is not None:
+                file.purge(step, self._purge_unless_since())
 
     # the home of event files
 
     def directory(self) -> Place:
         """The worker directory; joins if necessary, OSError if that fails."""
         directory = self._membership.directory()
-        if self._purge_step is not None and self._purged_as != self._membership.role:  # it has got a rank meanwhile
-            self._rewind_others(self._purge_step)
+        self._purges.catch_up()
         self.rewind.own()
         return directory
 
@@ -81,7 +121,7 @@ class WorkerFiles:
     def sealed(self, path: Place, length: int) -> None:
         """Record a segment that is complete."""
         if length:
-            self._sealed[path.name] = length
+            self._past.sealed[path.name] = length
         self._membership.record_sealed(path.name)
 
     @property
@@ -101,9 +141,10 @@ class WorkerFiles:
         """The event file of a directory; writers with the same suffix share it."""
         file = self._files.get((sub, suffix))
         if file is None:
-            file = self._files.setdefault((sub, suffix), EventFile(self, sub, suffix, self.limits))
+            made = EventFile(self, sub, suffix, self.limits, timing=self._timing)
+            file = self._files.setdefault((sub, suffix), made)
         if purge_step is not None:
-            self._purged[sub] = purge_step
+            self._purges.steps[sub] = purge_step
             file.purge(purge_step, self._purge_unless_since())
             if any(other.is_open for (where, _), other in list(self._files.items()) if where == sub):
                 file.ensure_open()  # now: what goes into the other file from here on is not to be hidden
@@ -114,20 +155,7 @@ class WorkerFiles:
 
         Whether a new writer is to purge its own directories; not if another open writer does the same.
         """
-        if not is_alone and self._purge_step == step:
-            return False
-        self._purge_step = step
-        self._rewind_others(step)
-        return True
-
-    def _rewind_others(self, step: int) -> None:
-        role = self._purged_as = self._membership.role
-        if role.child is None:
-            try:
-                self.rewind.start(step, role, role.world)
-            except OSError as error:
-                text = "%s: not all other directories are rewound: %s"
-                logger.warning(text, self._membership.spool.logdir, error)
+        return self._purges.start(step, is_alone=is_alone)
 
     def _purge_unless_since(self) -> float:
         return math.inf if self.attempt_started_at is None else self.attempt_started_at - MTIME_LAG
@@ -138,8 +166,8 @@ class WorkerFiles:
         if file is not None:
             file.close()
             if forget and not file.waiting:
-                self._lost += file.dropped
-                self._damaged |= _by_name(file)
+                self._past.lost += file.dropped
+                self._past.damaged |= _by_name(file)
                 self._files.pop((sub, suffix), None)
 
     def segments(self, sub: str) -> list[Place]:
@@ -174,8 +202,6 @@ class WorkerFiles:
     ) -> int | None:
         from hf_mpwriter.events.last_step import last_step  # most trainings never ask
 
-        name = self._membership.name  # a process that has left does not join for this
-        directory = Place(self._membership.spool.run, worker_dir(name)) if name else self.directory()
         self.before_reading(directory.name)
         lengths = {Place(directory.directory, path): length for path, length in self.written().items()}
         own = {place.basename: length for place, length in lengths.items() if place.parent == directory}
@@ -183,14 +209,10 @@ class WorkerFiles:
 
     # for the worker
 
-    def lengths(self) -> dict[str, int]:
-        """Bytes to upload that this process has written, per path relative to the run directory."""
-        return {path: length for path, length in self.written().items() if self._membership.settings.allows(path)}
-
     def written(self) -> dict[str, int]:
-        """Bytes of all event files that this process has written, as in `lengths`, whatever the patterns."""
+        """Bytes of all event files that this process has written, per path, whatever the patterns."""
         opened = {file.place.name: file.length for file in self._all() if file.is_open and file.place}
-        return {**self._sealed, **opened}  # in this order: another thread may seal one meanwhile
+        return {**self._past.sealed, **opened}  # in this order: another thread may seal one meanwhile
 
     def _all(self) -> list[EventFile]:
         return list(self._files.values())
@@ -208,12 +230,12 @@ class WorkerFiles:
     @property
     def dropped(self) -> int:
         """Records that the disk refused for good."""
-        return self._lost + sum(file.dropped for file in self._all())
+        return self._past.lost + sum(file.dropped for file in self._all())
 
     @property
     def damaged(self) -> dict[str, int]:
-        """Bytes to upload that this process wrote to each file that holds less now, as in `lengths`."""
-        found = dict(self._damaged)
+        """Bytes to upload that this process wrote to each file that holds less now, per path."""
+        found = dict(self._past.damaged)
         for file in self._all():
             found |= _by_name(file)
         return {path: length for path, length in found.items() if self._membership.settings.allows(path)}
@@ -230,7 +252,7 @@ class WorkerFiles:
 
     def count_lost(self, count: int) -> None:
         """Count data that is not in records and that the disk refused."""
-        self._lost += count
+        self._past.lost += count
 
     def check(self) -> None:
         """See that the files are where they were, and try again what the disk refused."""
@@ -284,7 +306,7 @@ class WorkerFiles:
         why = self.disk_error
         for file in self._all():
             file.give_up()
-        lost, self._told_lost = self.dropped - self._told_lost, max(self.dropped, self._told_lost)
+        lost, self._past.told = self.dropped - self._past.told, max(self.dropped, self._past.told)
         if lost > 0:
             text = "%s: %d records were lost, the disk refused them%s"
             logger.warning(text, self._membership.spool.logdir, lost, f" ({why})" if why else "")

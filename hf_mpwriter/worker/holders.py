@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 
 from hf_mpwriter.base.job import array_task
 from hf_mpwriter.base.names import is_worker
+from hf_mpwriter.base.words import duration
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName, Reading
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace, start_ticks, stat_fields
+from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace, start_ticks
 from hf_mpwriter.system.redaction import printable
 
 A_LOGDIR_EACH = (
@@ -81,18 +82,7 @@ def is_daemon_below(spool: Spool, name: MemberName) -> bool:
 
 def is_below(name: MemberName) -> bool:
     """Whether a worker descends from this process."""
-    pid, seen = name.pid, set[int]()
-    if not _is_here(name):
-        return False
-    while pid > 0 and pid not in seen:
-        seen.add(pid)
-        try:
-            pid = int(stat_fields(pid)[1])
-        except (OSError, ValueError, IndexError):
-            return False
-        if pid == os.getpid():
-            return True
-    return False
+    return _is_here(name) and os.getpid() in ancestors(name.pid)
 
 
 def _is_here(name: MemberName) -> bool:
@@ -151,18 +141,6 @@ def is_orphan(member: Member, here: Process, ticks_of: Callable[[int], int]) -> 
         return False
     lives = member.process.ticks and ticks_of(member.process.pid) == member.process.ticks
     return bool(lives) and bool(agent.ticks) and ticks_of(agent.pid) != agent.ticks
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: two units at most."""
-    left, found = max(0, int(seconds)), []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        if left >= size:
-            found.append(f"{left // size} {unit}")
-            left %= size
-        elif found:
-            break
-    return " ".join(found[:2]) or "less than a second"
 
 
 def sharing(run_dir: str, name: str, member: Member | None) -> str:

@@ -9,7 +9,7 @@ lock of its claim and the lock of its member file, which takes:
 
     open, seal   a segment, reported by the event files of this process
     dropped      records that the disk refused for good
-    requests     for a push of all that was written by then, at most one in REQUEST_EVERY
+    requests     for a push of all that was written by then, one in REQUEST_EVERY on average
 
 Invariants:
 - A process has at most one name, also when a signal handler logs while it joins.
@@ -35,9 +35,9 @@ from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.spool.workers import claims, members
-from hf_mpwriter.spool.workers.claims import Taken
-from hf_mpwriter.system import locks
+from hf_mpwriter.spool.workers import members
+from hf_mpwriter.spool.workers.members import Taken
+from hf_mpwriter.system import locks, process_state
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker import holders, role
@@ -45,7 +45,8 @@ from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.staging.looking import publish_record
 
 SHARED = "~shared"  # among the names that were told: no process can be called so
-REQUEST_EVERY = 1.0  # seconds between two requests: a script that asks at every step must not fill the disk
+REQUEST_EVERY = 1.0  # seconds between two requests, of many: a script that asks at every step must not fill the disk
+REQUESTS_AT_ONCE = 10  # a request in time may be the last that this process can make, as in a handler of a signal
 
 
 class Joined(NamedTuple):
@@ -67,6 +68,7 @@ class Membership:
         self.is_stopped = False  # whether this process asks for no uploads
         self.joined_at = time.time()  # unix time of the last join
         self._clock = clock
+        self._lock = process_state.thread_lock()
         self.start_fresh()
 
     def start_fresh(self) -> None:
@@ -78,7 +80,6 @@ class Membership:
         self.name = ""
         self.has_logged = False
         self._told_holders: set[str] = set()
-        self._lock = locks.thread_lock()
         self._joined: Joined | None = None
         self._is_joining = False
         self._is_push_requested, self._next_request = False, 0.0
@@ -142,7 +143,7 @@ class Membership:
             if not self.spool.exists():
                 self.ensure_spool()
             self.role = self._role_now()
-            taken = claims.claim(self.spool, self.role.worker, self.role.substitute)
+            taken = members.claim(self.spool, self.role.worker, self.role.substitute)
             try:
                 make = functools.partial(members.MemberFile, self.spool, taken.name, Process.current(), self.settings)
                 make = functools.partial(make, rank=self.role.rank, is_daemon=role.is_daemon())
@@ -275,10 +276,11 @@ class Membership:
         self._is_push_requested = True
 
     def record_request(self) -> None:
-        """Record a request for a push of all that was written, if there is one and the last one is old enough."""
-        if not self._is_push_requested or self._joined is None or self._clock() < self._next_request:
+        """Record a request for a push of all that was written, if there is one and there were not many before."""
+        now, ahead = self._clock(), (REQUESTS_AT_ONCE - 1) * REQUEST_EVERY
+        if not self._is_push_requested or self._joined is None or now < self._next_request - ahead:
             return
-        self._is_push_requested, self._next_request = False, self._clock() + REQUEST_EVERY
+        self._is_push_requested, self._next_request = False, max(now, self._next_request) + REQUEST_EVERY
         self._joined.file.request()
 
     # leave

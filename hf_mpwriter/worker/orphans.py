@@ -19,20 +19,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorStatus
-from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.spool.workers.samplers import SamplerRecord
+from hf_mpwriter.spool.status import DaemonStatus, UploaderStatus
+from hf_mpwriter.spool.workers.samplers import SamplerStatus
 from hf_mpwriter.system import launch, process
 
 PATIENCE = 60.0  # seconds after the end of a leader; what it has started ends later
-_READERS: dict[str, Callable[[HostSpool], UploaderStatus | MirrorStatus | SamplerRecord]] = {
-    "uploader": UploaderStatus.read,
-    "mirror": MirrorStatus.read,
-    "sampler": SamplerRecord.read,
-}
+_STATUSES: dict[str, type[DaemonStatus]] = {kind.daemon: kind for kind in (UploaderStatus, MirrorStatus, SamplerStatus)}
 
 
 class Orphans:
@@ -66,7 +62,7 @@ class Orphans:
 
     def _note_leader(self) -> None:
         """Note the one at work, whichever rank has started it. The status is only a hint: it is verified."""
-        pid = _READERS[self._kind](self._spool.host(process.host_id())).pid
+        pid = _STATUSES[self._kind].read(self._spool.host(process.host_id())).pid
         ticks = process.start_ticks(pid) if pid > 1 else 0
         if not ticks or (pid, ticks) in self._living.values():
             return

@@ -39,6 +39,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from hf_mpwriter.base import job
+from hf_mpwriter.delivery.sinks import Outlook
 from hf_mpwriter.system import process
 
 SOON = 10.0  # seconds
@@ -58,15 +59,6 @@ class Terms(NamedTuple):
     has_peers: bool = False  # whether it is a rank of several
     spent: float = 0.0  # seconds that it has waited for other run directories
     is_long: bool = False  # whether the user has asked for the wait, or it is the last time
-
-
-class Outlook(NamedTuple):
-    """What is known of the process that is waited for."""
-
-    fails: bool = False  # whether its last try has failed, and nothing has answered since
-    stands: bool = False  # whether none is at work
-    unanswered: float = 0.0  # seconds since it has asked a Hub that has not answered yet
-    turn_in: float = 0.0  # seconds until it may try
 
 
 class Patience(NamedTuple):

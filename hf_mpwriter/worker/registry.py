@@ -23,11 +23,12 @@ from multiprocessing import parent_process, util
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
 from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS, Destination, Settings
 from hf_mpwriter.base.storage import Layout, Storage
+from hf_mpwriter.base.timing import Timing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool, without_locks
 from hf_mpwriter.spool.storage import aside, spool_of
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import locks, process_state
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.messages import environment
 from hf_mpwriter.worker.patience import is_failure
@@ -35,7 +36,7 @@ from hf_mpwriter.worker.staging import looking
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
-_registry_lock = locks.thread_lock()
+_registry_lock = process_state.thread_lock()
 _limits = Limits()
 
 
@@ -60,8 +61,9 @@ def enter(
     destination = None if is_foreign else destination
     if destination is not None:
         spool.record_destination(destination)
-    before = _workers.get(spool.run_dir)
-    staged = looking.prepare(spool, is_joined=before is not None and before.membership.is_joined)
+    before, timing = _workers.get(spool.run_dir), Timing.of(os.environ)
+    is_joined = before is not None and before.membership.is_joined
+    staged = looking.prepare(spool, is_joined=is_joined, longest=timing.logdir_wait)
     if attempt_started_at is None and before is None:
         if text := announcement(storage, settings, uploads=destination is not None):
             _announce(text, rank)
@@ -71,7 +73,7 @@ def enter(
             _leave_at_the_end()
         worker = _workers.get(spool.run_dir)
         if worker is None:
-            worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at)
+            worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at, timing=timing)
         worker.membership.descends_from(parent_rank)
         worker.membership.check_rank(rank, is_free=not worker.users)
         worker.configure(destination, settings, token)
@@ -170,14 +172,13 @@ def _leave_at_the_end_of_a_child(*_: object) -> None:
     util.Finalize(None, _at_exit, exitpriority=0)
 
 
-def _after_fork_in_child() -> None:
-    global _registry_lock, _limits
-    _registry_lock, _limits = locks.thread_lock(), Limits(_limits.memory)
+def _leave_to_parent() -> None:
+    _limits.forget()
     for worker in _workers.values():
-        worker.after_fork(_limits)
+        worker.after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+process_state.after_fork(_leave_to_parent)
 
 
 def announcement(storage: Storage, settings: Settings, *, uploads: bool) -> str:
@@ -187,7 +188,7 @@ def announcement(storage: Storage, settings: Settings, *, uploads: bool) -> str:
     if storage.layout is Layout.LOCAL_SPOOL:
         kept = f"Locks and the state of the upload are kept in {storage.spool}"
         return f"{storage.logdir}: {storage.why}. {kept}, and each host uploads what it has written."
-    every = f"every {settings.mirror_every:g} minutes, less often in a long run, at push() and at the end"
+    every = f"every {settings.commit_every:g} minutes, less often in a long run, at push() and at the end"
     text = f"Event files are written to {storage.run_dir}, and copied to the logdir {every}"
     lost = "If this machine is lost, so is what it has logged since"
     others = uploads and settings.allow_patterns != DEFAULT_ALLOW_PATTERNS

@@ -42,7 +42,7 @@ from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.registration import FileHome
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.listing import Listing
-from hf_mpwriter.spool.workers.claims import Taken
+from hf_mpwriter.spool.workers.members import Taken
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker import holders

@@ -27,8 +27,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import re
 import sys
@@ -49,11 +47,11 @@ from hf_mpwriter.system.process import (
     parent_started_at,
     safe_name,
 )
+from hf_mpwriter.system.process_state import after_fork
 
 OWN_NAMES = 64  # children that multiprocessing numbers, each with a directory of its own
 POOLS = ("multiprocessing.pool", "multiprocess.pool", "concurrent.futures.process", "loky.process_executor")
 _COUNTED = re.compile(r"(?P<kind>\w*(?:Process|PoolWorker))-(?P<numbers>\d+(?::\d+)*)")
-LAUNCHED_AT = "HF_MPWRITER_LAUNCHED_AT"  # set by a supervisor for the ranks below it
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ _fork: list[_Fork] = []  # of this process, if it is forked
 _first_rank_pid: list[int] = []  # a fork of it is a child again
 
 
-def _after_fork_in_child() -> None:
+def _note_parent() -> None:
     """Note what is of the parent; `_fork` is still the parent's here, and so is the process of multiprocessing."""
     rank, inherited, group = rank_of(os.environ), _fork[0] if _fork else None, distributed()
     parent = rank if rank is not None else group.rank if group else inherited.parent if inherited else None
@@ -159,8 +157,7 @@ def _after_fork_in_child() -> None:
     _fork[:] = [_Fork(rank, parent, _default_group(), of_task)]
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork(_note_parent)
 
 
 def _default_group() -> Any:
@@ -227,7 +224,7 @@ def current_role(said: int | None = None, parent: int | None = None) -> Role:
 
 def launch_time(rank: int | None, environ: Mapping[str, str] = os.environ) -> float:
     """When this job started: for a rank the start of its launcher, so that all ranks of a host agree."""
-    return time.time() if rank is None else told_launch(environ) or parent_started_at()
+    return time.time() if rank is None else contact.launched_at(environ) or parent_started_at()
 
 
 def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -239,14 +236,6 @@ def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str
         rank = group.rank
     launched_at = launch_time(rank, environ)
     return os.path.join("runs", job.run_name(environ, launched_at, host_name()) + comment)
-
-
-def told_launch(environ: Mapping[str, str]) -> float | None:
-    """When the launcher started, as a supervisor between it and this rank has found out; None without one."""
-    with contextlib.suppress(ValueError):
-        if math.isfinite(at := float(environ.get(LAUNCHED_AT, ""))):
-            return at
-    return None
 
 
 def launcher_of(role: Role, environ: Mapping[str, str] = os.environ) -> Process | None:

@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from hf_mpwriter.events.deferred_log import logger
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import process_state
 
 Given = tuple[int]  # a step in a tuple of its own, recognized by its identity
 
@@ -26,11 +26,11 @@ class StepCount:
 
     def __init__(self, first: Callable[[], int]) -> None:
         self._first = first
+        self._lock = process_state.thread_lock()
         self.forget()
 
     def forget(self) -> None:
         """Begin again with what is on disk: another process may log there until the next step."""
-        self._lock = locks.thread_lock()
         self.given: Given | None = None
         self._counting: tuple[Given | None, Iterator[int]] | None = None  # what it counts on from, and the steps
 

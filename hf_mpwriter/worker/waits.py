@@ -8,19 +8,23 @@ Invariants:
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 
+from hf_mpwriter.base.timing import USUAL, Timing
+from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
+from hf_mpwriter.delivery.status import Logged
+from hf_mpwriter.delivery.wait import Wanted
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.progress import Logged, Progress
-from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.system import contact
-from hf_mpwriter.worker import delivery, shutdown
-from hf_mpwriter.worker.delivery import Awaited
+from hf_mpwriter.system.process_state import after_fork
+from hf_mpwriter.worker import answers
+from hf_mpwriter.worker.answers import Awaited
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.messages.reporter import Reporter
 from hf_mpwriter.worker.messages.run import RunMessages
 from hf_mpwriter.worker.patience import Terms, ends_here
+from hf_mpwriter.worker.shutdown import End, Teller
 
 _in_vain: list[Waits] = []  # of this process: the last wait that was
 
@@ -35,11 +39,11 @@ class Waits:
         logged: Callable[[], Logged],
         keep_house: Callable[[], object],
         clock: Callable[[], float],
+        timing: Timing = USUAL,
     ) -> None:
         self._membership, self._reporter = membership, reporter
-        self._logged, self._keep_house, self._clock = logged, keep_house, clock
-        # lengths and changes, see `Progress`, and lengths in the logdir
-        self._waited_for: tuple[dict[str, int], dict[str, int], Mapping[str, int]] = {}, {}, {}
+        self._logged, self._keep_house, self._clock, self._timing = logged, keep_house, clock, timing
+        self._waited_for = Awaited(Wanted(HubSink(membership.spool), {}), Wanted(LogdirSink(membership.spool), {}))
         self._is_there = False  # whether the last wait ended well
         self._sizes: dict[str, int] = {}  # of what does not grow any more, when it was found out what to wait for
 
@@ -59,19 +63,18 @@ class Waits:
         on.
         """
         spool, uploads, started = self._membership.spool, self._membership.uploads, self._clock()
-        view, reports = Progress(spool), self._reporter.reports
+        reports = self._reporter.reports
 
         def to_await() -> Awaited:
-            self._sizes = delivery.final_sizes(self._membership) if reports else {}
+            self._sizes = answers.final_sizes(self._membership) if reports else {}
             alone = is_last or (reports and not self._reporter.has_others())
-            found = delivery.to_await(self._membership, own, view, reports=reports, is_last=alone)
-            self._waited_for = found.lengths, view.changes(found.lengths), found.there
-            return found
+            self._waited_for = answers.to_await(self._membership, own, reports=reports, is_last=alone)
+            return self._waited_for
 
         before, awaited = self._waited_for, to_await()
         is_new = is_asked or (is_last and not self._reporter.is_told)
-        if before == self._waited_for and (self._is_there or not is_new):  # the end of a with block has waited already
-            return view.ledger() if self._is_there else None  # of now: others may have logged more since
+        if awaited.is_as(before) and (self._is_there or not is_new):  # the end of a with block has waited already
+            return HubSink(spool).ledger() if self._is_there else None  # of now: others may have logged more since
         self._is_there = False
         if not is_asked and any(waits.is_missing(before if waits is self else None) for waits in _in_vain):
             terms = terms._replace(exit_timeout=0.0)
@@ -79,16 +82,14 @@ class Waits:
         ends_with = ends_here() if uploads else ""
         is_long = is_asked or bool(ends_with) or contact.supervisor() is not None
         terms = terms._replace(spent=terms.spent + self._clock() - started, is_long=is_long)
-        end = shutdown.End(
-            view,
+        end = End(
             spool,
             awaited,
-            self._reporter,
+            Teller(self._reporter, messages, failed=terms.failed),
             self._logged,
-            uploads=uploads,
-            messages=messages,
             ends_with=ends_with,
             exit_timeout=self._membership.settings.exit_timeout,
+            quiet_wait=self._timing.quiet_wait,
         )
         try:
             again = lambda: to_await() if reports and self.have_news() else None  # noqa: E731 - of these names
@@ -96,19 +97,19 @@ class Waits:
         finally:
             if self.is_missing():
                 _in_vain[:] = [self]
-        return view.ledger() if self._is_there else None
+        return HubSink(spool).ledger() if self._is_there else None
 
     def have_news(self) -> bool:
         """Whether others have left something since it was found out what to wait for."""
-        return self._sizes != delivery.final_sizes(self._membership)
+        return self._sizes != answers.final_sizes(self._membership)
 
-    def is_missing(self, awaited: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]] | None = None) -> bool:
+    def is_missing(self, awaited: Awaited | None = None) -> bool:
         """Whether something that was waited for is still missing, and has not been refused for good."""
-        lengths, asked, there = awaited or self._waited_for
-        view, logdir = Progress(self._membership.spool), Logdir(self._membership.spool)
-        missing = view.missing(lengths, asked=asked) if self._membership.uploads else {}
-        late = logdir.missing(there)
-        return bool(missing and not view.is_hopeless(missing)) or bool(late.keys() - logdir.refused(late).keys())
+        wanted = (awaited or self._waited_for).wanted
+        for one in wanted:
+            one.sink.until = math.inf  # that of the wait is over
+        results = (one.result() for one in wanted)
+        return any(result.missing.keys() - result.refused.keys() for result in results)
 
 
-os.register_at_fork(after_in_child=_in_vain.clear)
+after_fork(_in_vain.clear)

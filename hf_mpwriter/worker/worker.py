@@ -5,7 +5,7 @@
            -- Election      an uploader lives
 
 There is one worker per run directory and process, shared by all writers. It has no thread. Everything beside appending
-happens when it keeps house: a few system calls, every HOUSEKEEPING_EVERY seconds, as part of an `add_*` call.
+happens when it keeps house: a few system calls, every few seconds, as part of an `add_*` call.
 
     a writer is built       join: spool, destination, claim, member file; bad input is refused here
     the first event         open a segment, keep house
@@ -27,13 +27,14 @@ from collections.abc import Callable
 
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.timing import USUAL, Timing
+from hf_mpwriter.delivery.status import Logged, Status
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Logged, Status
-from hf_mpwriter.system import contact, locks, process
-from hf_mpwriter.worker import delivery
-from hf_mpwriter.worker.election import Election, SamplerElection
+from hf_mpwriter.system import contact, process, process_state
+from hf_mpwriter.worker import answers
+from hf_mpwriter.worker.election import SamplerElection, UploaderElection
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.messages.reporter import Reporter
@@ -44,7 +45,6 @@ from hf_mpwriter.worker.staging.mirroring import Mirroring, Sealing
 from hf_mpwriter.worker.step_count import StepCount
 from hf_mpwriter.worker.waits import Waits
 
-HOUSEKEEPING_EVERY = 3.0  # seconds
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long
 REAP_EVERY = 0.2  # seconds until the next housekeeping while a started process is to be reaped
 
@@ -58,29 +58,30 @@ class Worker:
         limits: Limits,
         attempt_started_at: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        timing: Timing = USUAL,
     ) -> None:
-        self._clock = clock
+        self._clock, self._timing = clock, timing
         self.started_at = time.time()  # unix time when this worker was made
         self.users: set[object] = set()  # the writers
         self.membership = Membership(spool, clock)  # claim and member file
         self._reporter = Reporter(self.membership, clock)
         if attempt_started_at is None and self.role.is_child:
             attempt_started_at = process.parent_started_at()
-        self.files = WorkerFiles(self.membership, limits, attempt_started_at)  # event files
+        self.files = WorkerFiles(self.membership, limits, attempt_started_at, timing)  # event files
         self.steps = StepCount(self.files.next_step)  # to come in the worker directory
         # of the event files of a staged run
-        self.sealing = Sealing(self.files, lambda: self.membership.settings.mirror_every, clock)
-        self.election, self.sampling = Election(spool, seeks_siblings=True), SamplerElection(spool)
-        self.mirroring = Mirroring(spool, lambda: self._reporter.reports)
+        self.sealing = Sealing(self.files, lambda: self.membership.settings.commit_every, clock)
+        self.election, self.sampling = UploaderElection(spool, seeks_siblings=True), SamplerElection(spool)
+        self.mirroring = Mirroring(spool, lambda: self._reporter.reports, timing=timing)
         self.files.before_reading = self.mirroring.wait_until_back
         self._messages: RunMessages | None = None  # of a run with a destination
         keep_house = functools.partial(self.keep_house, at_end=True)
-        self._waits = Waits(self.membership, self._reporter, self.logged, keep_house, self._clock)
+        self._waits = Waits(self.membership, self._reporter, self.logged, keep_house, clock, timing)
         self._start_fresh()
 
     def _start_fresh(self) -> None:
         self.next_housekeeping = 0.0
-        self._turn = locks.Turn(self._clock)  # to keep house
+        self._turn = process_state.Turn(self._clock)  # to keep house
         self._last_error, self.has_failed, self._has_told = "", False, False  # the last: the supervisor, if any
         self.steps.forget()
         self._left_at = self.started_at  # unix time
@@ -197,7 +198,7 @@ class Worker:
 
     def _keep_house(self, *, at_end: bool) -> None:
         try:
-            self.next_housekeeping = self._clock() + HOUSEKEEPING_EVERY
+            self.next_housekeeping = self._clock() + self._timing.housekeeping_every
             self.files.check_in_turn()
             self._rejoin()
             self.sealing.seal_due()
@@ -211,7 +212,8 @@ class Worker:
                 self._ensure_processes(at_end=at_end)
                 self._reporter.give_back()
             if self.membership.is_joined and not self.is_stopped:
-                self.sampling.ensure_sampler(self.membership.settings)
+                self.sampling.settings = self.membership.settings
+                self.sampling.ensure()
             if self.sampling.reap():
                 self.next_housekeeping = self._clock() + REAP_EVERY
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
@@ -236,7 +238,7 @@ class Worker:
             if self.spool.exists() and not self.spool.has_destination():  # refused when the spool was recreated
                 self.membership.ensure_spool()
             self.election.token_issued_at = self.membership.joined_at
-            self.election.ensure_uploader()
+            self.election.ensure()
             self._tell(at_end=at_end)
         if self.mirroring.keep_house() | self.election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
@@ -264,7 +266,7 @@ class Worker:
 
     def logged(self) -> Logged:
         """What this process has logged until now."""
-        return delivery.logged(self.membership, self.files)
+        return answers.logged(self.membership, self.files)
 
     def request_push(self, *, at_once: bool = False) -> Logged:
         """Ask for a push of what was logged so far, and say what that is; for `at_once` see `Sealing.request`."""
@@ -280,17 +282,17 @@ class Worker:
         return self.membership.uploads or self.mirroring.is_needed()
 
     def push(self, wait: float) -> bool:
-        """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
+        """Ask for a push and wait for it, at most `wait` seconds; see `answers`."""
         if not self.delivers:
             return False
         request = functools.partial(self.request_push, at_once=wait > 0)
-        delivered = delivery.push(self.membership, request, wait, self.keep_house)
+        delivered = answers.push(self.membership, request, wait, self.keep_house)
         self._tell()
         return delivered
 
     def status(self) -> Status:
         """How much of what this process has logged is on the Hub, and in the logdir of a staged run."""
-        return delivery.status(self.membership, self.logged())
+        return answers.status(self.membership, self.logged())
 
     def wait(self, spent: float = 0.0, *, failed: bool = False, is_asked: bool = False) -> None:
         """Wait, bounded, until what this process answers for is delivered; see `shutdown`.
@@ -334,7 +336,7 @@ class Worker:
         elif ledger.has_grown(max(self.attempt_started_at, self._messages.done_at)):  # by its children
             self._messages.done(ledger, time.time())
 
-    def after_fork(self, limits: Limits) -> None:
+    def after_fork(self) -> None:
         """In the child: forget everything that is the parent's."""
         attempt_started_at = self.attempt_started_at
         self.election.forget()
@@ -342,4 +344,4 @@ class Worker:
         self.mirroring.forget()
         self.membership.start_fresh()
         self._start_fresh()
-        self.files.after_fork(limits, attempt_started_at)
+        self.files.after_fork(attempt_started_at)

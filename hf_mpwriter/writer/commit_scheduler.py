@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.spool.progress import POLL, Logged, Progress, damage_text, wait
-from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.delivery.sentences import damage_text
+from hf_mpwriter.delivery.sinks import Delivery, HubSink, LogdirSink
+from hf_mpwriter.delivery.status import Logged
+from hf_mpwriter.delivery.wait import POLL, Wanted, wait_for
 
 if TYPE_CHECKING:
     from hf_mpwriter.base.settings import Destination, Settings
@@ -42,11 +45,15 @@ class PushFuture(Future[str | None]):
 
     def __init__(self, worker: Worker, logged: Logged, requested_at: float) -> None:
         super().__init__()
-        self._worker, self._logged, self._requested_at = worker, logged, requested_at
-        self._progress, self._logdir = Progress(worker.spool), Logdir(worker.spool)
-        self._asked = self._progress.changes(logged.lengths)
-        self._refused_before = self._progress.refusals()
+        self._worker, self._requested_at = worker, requested_at
+        self._hub, self._logdir = HubSink(worker.spool), LogdirSink(worker.spool)
+        self._ask(logged)
         self._patient_until = time.monotonic() + DISK_PATIENCE
+
+    def _ask(self, logged: Logged) -> None:
+        """Ask for what was logged; what was refused until now is tried again."""
+        self._logged = logged
+        self._wanted = Wanted.now(self._hub, logged.lengths), Wanted.now(self._logdir, logged.written)
 
     def _resolve_within(self, timeout: float) -> None:
         """Wait for an outcome, at most `timeout` seconds, and resolve the Future if there is one."""
@@ -54,35 +61,16 @@ class PushFuture(Future[str | None]):
         if super().done():
             return
         try:
-            if not self._is_written_by(end):
-                return
-            left, keep_house = max(0.0, end - time.monotonic()), self._worker.keep_house
-            missing = wait(
-                self._progress,
-                self._logged.lengths,
-                left,
-                keep_house,
-                lambda _: self._raise_failure(),
-                asked=self._asked,
-                before=self._refused_before,
-            )
-            if not missing:
+            if self._is_written_by(end) and self._is_there_by(end):
                 self._raise_lost()
-                if self._is_late_there(max(0.0, end - time.monotonic())):
-                    return
+                self.set_result(self._commit())
         except UploadError as error:
             self.set_exception(error)
-            return
-        if not missing:
-            self.set_result(self._commit())
-        elif refused := self._progress.refused(missing, self._refused_before):
-            self.set_exception(UploadError("; ".join(refused.values())))
 
     def _is_written_by(self, end: float) -> bool:
         """Wait until the disk has taken what waits in memory, at most until `end` (monotonic seconds)."""
         while self._logged.in_memory:
-            self._logged = self._worker.request_push()
-            self._asked = self._progress.changes(self._logged.lengths)
+            self._ask(self._worker.request_push())
             if not self._logged.in_memory:
                 break
             if time.monotonic() > self._patient_until:
@@ -93,32 +81,33 @@ class PushFuture(Future[str | None]):
             time.sleep(POLL)
         return True
 
-    def _is_late_there(self, seconds: float) -> bool:
-        """Wait for the logdir of a staged run; whether something is missing there at the end."""
-        raise_failure = lambda _: self._raise_failure_there()  # noqa: E731
-        missing = self._logdir.wait(self._logged.written, seconds, self._worker.keep_house, raise_failure)
-        if missing and len(refused := self._logdir.refused(missing)) == len(missing):
-            raise UploadError("; ".join(dict.fromkeys(refused.values())))
-        return bool(missing)
+    def _is_there_by(self, end: float) -> bool:
+        """Wait until the sinks have all, at most until `end` (monotonic seconds)."""
+        for look in wait_for(self._wanted, end):
+            if look.is_due:
+                self._worker.keep_house()
+            self._raise_failure(look.deliveries)
+        deliveries = [one.look() for one in self._wanted]
+        for delivery in deliveries:
+            if delivery.refused:
+                raise UploadError("; ".join(dict.fromkeys(delivery.refused.values())))
+        self._raise_failure(deliveries)
+        return all(delivery.is_complete for delivery in deliveries)
 
-    def _raise_failure_there(self) -> None:
-        status = self._logdir.status()
-        if status.failures and status.failed_at > self._requested_at:
-            raise UploadError(f"{self._logdir.to}: {status.reason}")
+    def _raise_failure(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            carrier = delivery.carrier
+            if delivery.missing and carrier.reason and carrier.failed_at > self._requested_at:
+                raise UploadError(f"not {delivery.place}: {carrier.why}")
 
     def _raise_lost(self) -> None:
-        if lost := damage_text(self._progress.missing(self._logged.damaged)):
+        if lost := damage_text(self._hub.missing(self._logged.damaged)):
             raise UploadError(f"{lost} The others are on the Hub.")
         if self._logged.dropped:
             raise UploadError(f"The disk refused {self._logged.dropped} records for good; the others are on the Hub.")
 
-    def _raise_failure(self) -> None:
-        uploader = self._progress.uploader()
-        if uploader.reason and uploader.failed_at > self._requested_at:
-            raise UploadError(uploader.why)
-
     def _commit(self) -> str | None:
-        ledger = self._progress.ledger()
+        ledger = self._hub.ledger()
         held = [ledger.files[path] for path in self._logged.lengths if ledger and path in ledger.files]
         return max(held, key=lambda one: one.time).commit if held else None
 
@@ -184,7 +173,7 @@ class CommitScheduler:
     @property
     def repo_id(self) -> str:
         """The repository; with its namespace once a push has resolved it."""
-        ledger = Progress(self._worker.spool).ledger()
+        ledger = HubSink(self._worker.spool).ledger()
         return (ledger.repo_id if ledger else "") or self._destination.repo_id
 
     def trigger(self) -> Future[str | None]:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, check_repo_id
 from hf_mpwriter.writer.commit_scheduler import CommitScheduler
 from hf_mpwriter.writer.summary_writer import SummaryWriter
+
+
+class TensorboardArguments(TypedDict, total=False):
+    """Arguments that tensorboardX's and torch's writers have; for their defaults and meaning see `SummaryWriter`."""
+
+    comment: str
+    max_queue: int
+    flush_secs: int
+    filename_suffix: str
+    write_to_disk: bool
+    log_dir: str | os.PathLike[str] | None
+    comet_config: dict[str, Any] | None
 
 
 class HFSummaryWriter(SummaryWriter):
@@ -20,14 +32,8 @@ class HFSummaryWriter(SummaryWriter):
         repo_id: repository on the Hub, `name` or `namespace/name`; created if it does not exist.
         logdir: the run directory, shared by all processes of a run; a path or a URL. Default: `runs/<job>` if the
             launcher names the job, else `runs/<date>_<host>`.
-        comment: appended to the default logdir.
         purge_step: for a run that resumes at this step: TensorBoard hides what was logged at this step and later.
-        max_queue, flush_secs: accepted and ignored; every record is written at once.
-        filename_suffix: appended to the names of event files; no "/", and short enough for the filesystem.
-        write_to_disk: if false, the writer writes nothing.
-        log_dir: torch's name for `logdir`.
-        comet_config: accepted if it disables Comet.
-        commit_every: minutes between two commits.
+        commit_every: minutes between two commits, and between two copies to a logdir in which files cannot grow.
         squash_history: whether to squash the branch after commits: once per `commit_every`, and after the last one.
         repo_type: model, dataset or space; None for model.
         repo_revision: branch; None for main.
@@ -37,15 +43,14 @@ class HFSummaryWriter(SummaryWriter):
             event files.
         repo_ignore_patterns: patterns of files to leave out.
         token: for the Hub; None takes the token of the environment or of `hf auth login`.
-        exit_timeout: seconds that the end of the process may wait for the Hub; None for HF_MPWRITER_EXIT_TIMEOUT, or
-            60.
+        exit_timeout: seconds that the end of the process may wait for the Hub, at most HF_MPWRITER_EXIT_TIMEOUT; None
+            for that, or 60.
         memory_limit: bytes of records that this process keeps in memory while the disk refuses them, for all its
             writers together. What exceeds it is dropped and counted. Default: 16 MiB.
-        mirror_every: minutes after which records are brought to a logdir in which files cannot grow, such as a URL.
-            None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
         system_metrics: whether a process logs what this machine does. None for HF_MPWRITER_SYSTEM_METRICS, or no.
         rank: global rank of this process, also of an actor of your own; None for that of the launcher, or of
             torch.distributed.
+        **kwargs: those of tensorboardX and torch, see `TensorboardArguments`.
 
     Attributes:
         logdir: the run directory, absolute.
@@ -69,31 +74,19 @@ class HFSummaryWriter(SummaryWriter):
         repo_allow_patterns: list[str] | str | None = "*.tfevents.*",
         repo_ignore_patterns: list[str] | str | None = None,
         token: str | None = None,
-        comment: str = "",
         purge_step: int | None = None,
-        max_queue: int = 10,
-        flush_secs: int = 120,
-        filename_suffix: str = "",
-        write_to_disk: bool = True,
-        log_dir: str | os.PathLike[str] | None = None,
-        comet_config: dict[str, Any] | None = None,
         exit_timeout: float | None = None,
         memory_limit: int | None = None,
-        mirror_every: float | None = None,
         system_metrics: bool | None = None,
         rank: int | None = None,
+        **kwargs: Unpack[TensorboardArguments],
     ) -> None:
         """Build a writer; the arguments stand at the class."""
+        if unknown := sorted(kwargs.keys() - TensorboardArguments.__optional_keys__):
+            raise TypeError(f"HFSummaryWriter.__init__() got an unexpected keyword argument {unknown[0]!r}")
         super().__init__(
             logdir=logdir,
-            comment=comment,
             purge_step=purge_step,
-            max_queue=max_queue,
-            flush_secs=flush_secs,
-            filename_suffix=filename_suffix,
-            write_to_disk=write_to_disk,
-            log_dir=log_dir,
-            comet_config=comet_config,
             repo_id=check_repo_id(repo_id),
             commit_every=commit_every,
             squash_history=squash_history,
@@ -106,9 +99,9 @@ class HFSummaryWriter(SummaryWriter):
             token=token,
             exit_timeout=exit_timeout,
             memory_limit=memory_limit,
-            mirror_every=mirror_every,
             system_metrics=system_metrics,
             rank=rank,
+            **kwargs,
         )
         self.repo_type = repo_type
         self.repo_revision = repo_revision

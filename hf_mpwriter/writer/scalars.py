@@ -30,9 +30,8 @@ from hf_mpwriter.system.process import open_above
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import summaries
 from hf_mpwriter.writer.file_writer import ADD_EVENT, TENSORBOARDX, FileWriter, is_intercepted
-from hf_mpwriter.writer.methods.types import Number, Step
 from hf_mpwriter.writer.refusals import REPLACED, refuse, wrong_tag
-from hf_mpwriter.writer.values import as_number, as_step
+from hf_mpwriter.writer.values import Number, Step, as_number, as_step
 
 TAGS_KEPT = 4096  # tags whose encoder a writer keeps
 

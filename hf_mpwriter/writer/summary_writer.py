@@ -4,7 +4,15 @@
     closed      no event file is open; the next record opens a new one
     pickled     its settings only: on arrival, the writer joins the run from the other process
 
-This module holds construction, closing and pickling; `add_methods` and `scalars` hold what can be logged.
+This module holds construction, closing and pickling; `methods/`, `scalars` and `log` hold what can be logged:
+
+    add_hparams      tensorboardX -> FileWriter.add_summary, into the directory of the trial
+    add_embedding    tensorboardX -> files in the worker directory
+    add_*            tensorboardX -> FileWriter.add_summary -> EventFile.append
+
+Every method raises `NotLoggableError` for what cannot be logged. Where tensorboardX and torch differ, both parameter
+names are accepted. By position, the type of the argument decides which parameter is meant. All but scalars is encoded
+by tensorboardX.
 
 Invariant: no file ever contains a token. A pickled writer keeps it only on the way to a process that is being started.
 """
@@ -18,14 +26,7 @@ from typing import Any, Self, TypeVar
 
 from tensorboardX.writer import DummyFileWriter
 
-from hf_mpwriter.base.arguments import (
-    check_memory_limit,
-    check_rank,
-    check_step,
-    patterns,
-    text_or_none,
-    token_or_none,
-)
+from hf_mpwriter.base.arguments import check_memory_limit, check_rank, check_step, patterns, text_or_none, token_or_none
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.names import check_suffix
 from hf_mpwriter.base.settings import (
@@ -37,17 +38,23 @@ from hf_mpwriter.base.settings import (
     check_repo_id,
 )
 from hf_mpwriter.base.storage import normalised_logdir
+from hf_mpwriter.delivery.status import Status
 from hf_mpwriter.spool import storage
-from hf_mpwriter.spool.progress import Status
 from hf_mpwriter.system import disk
 from hf_mpwriter.worker import registry, role
 from hf_mpwriter.worker.messages import environment as telling
 from hf_mpwriter.worker.messages.upload import url_of
 from hf_mpwriter.worker.patience import is_failure
 from hf_mpwriter.worker.worker import Worker
-from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter
-from hf_mpwriter.writer.steps.log import StepMethods
+from hf_mpwriter.writer.log import StepMethods
+from hf_mpwriter.writer.methods.distributions import DistributionMethods
+from hf_mpwriter.writer.methods.graphs import ChartMethods, GraphMethods
+from hf_mpwriter.writer.methods.images import ImageMethods
+from hf_mpwriter.writer.methods.media import MediaMethods
+from hf_mpwriter.writer.methods.points import PointMethods
+from hf_mpwriter.writer.methods.trials import TrialMethods
+from hf_mpwriter.writer.refusals import refusing
 
 # attributes that belong to one process, and do not travel in a pickle
 _PROCESS_STATE = (
@@ -73,6 +80,17 @@ def named_for_users(cls: _Class) -> _Class:
     return cls
 
 
+class AddMethods(
+    ImageMethods, MediaMethods, DistributionMethods, PointMethods, ChartMethods, GraphMethods, TrialMethods
+):
+    """All that can be logged; `SummaryWriter` adds construction, closing and pickling."""
+
+
+for _name in dir(AddMethods):
+    if _name.startswith("add_") and _name != "add_scalar":  # the short path has it in its own body
+        setattr(AddMethods, _name, refusing(getattr(AddMethods, _name)))
+
+
 @named_for_users
 class SummaryWriter(StepMethods, AddMethods):
     """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
@@ -88,7 +106,7 @@ class SummaryWriter(StepMethods, AddMethods):
         log_dir: torch's name for `logdir`.
         comet_config: accepted if it disables Comet.
         repo_id: repository on the Hub; None keeps the run local.
-        commit_every: minutes between two commits.
+        commit_every: minutes between two commits, and between two copies to a logdir in which files cannot grow.
         squash_history: whether to squash the branch after commits: once per `commit_every`, and after the last one.
         repo_type: model, dataset or space; None for model.
         repo_revision: branch; None for main.
@@ -98,12 +116,10 @@ class SummaryWriter(StepMethods, AddMethods):
             event files.
         repo_ignore_patterns: patterns of files to leave out.
         token: for the Hub; None takes the token of the environment or of `hf auth login`.
-        exit_timeout: seconds that the end of the process may wait for the Hub; None for HF_MPWRITER_EXIT_TIMEOUT, or
-            60.
+        exit_timeout: seconds that the end of the process may wait for the Hub, at most HF_MPWRITER_EXIT_TIMEOUT; None
+            for that, or 60.
         memory_limit: bytes of records that this process keeps in memory while the disk refuses them, for all its
             writers together. What exceeds it is dropped and counted. Default: 16 MiB.
-        mirror_every: minutes after which records are brought to a logdir in which files cannot grow, such as a URL.
-            None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
         system_metrics: whether a process logs what this machine does. None for HF_MPWRITER_SYSTEM_METRICS, or no.
         rank: global rank of this process, also of an actor of your own; None for that of the launcher, or of
             torch.distributed.
@@ -140,7 +156,6 @@ class SummaryWriter(StepMethods, AddMethods):
         token: str | None = None,
         exit_timeout: float | None = None,
         memory_limit: int | None = None,
-        mirror_every: float | None = None,
         system_metrics: bool | None = None,
         rank: int | None = None,
     ) -> None:
@@ -152,7 +167,6 @@ class SummaryWriter(StepMethods, AddMethods):
         telling.tell(self._rank, disabled=environment.disabled)
         logdir = normalised_logdir(logdir or log_dir or role.default_logdir(comment or ""))
         timeout = environment.exit_timeout if exit_timeout is None else exit_timeout
-        interval = environment.mirror_every if mirror_every is None else mirror_every
         allow = None if repo_allow_patterns is None else patterns("repo_allow_patterns", repo_allow_patterns)
         self._settings = Settings(
             commit_every=commit_every,
@@ -161,9 +175,8 @@ class SummaryWriter(StepMethods, AddMethods):
             allow_patterns=allow,
             ignore_patterns=patterns("repo_ignore_patterns", repo_ignore_patterns),
             exit_timeout=DEFAULT_EXIT_TIMEOUT if timeout is None else timeout,
-            mirror_every=commit_every if interval is None else interval,
             system_metrics=environment.system_metrics if system_metrics is None else system_metrics,
-        ).within(environment.grace)
+        ).within(environment.exit_timeout)
         self._destination: Destination | None = None
         if repo_id is not None:
             above = text_or_none("path_in_repo", path_in_repo) or ""

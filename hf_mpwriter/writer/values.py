@@ -2,7 +2,8 @@
 
 torch's writer accepts more types than tensorboardX's: bfloat16 and the 8-bit floats, which numpy lacks, Decimals,
 numbers in strings and in bytes, and integers beyond 64 bits. These functions convert them. They never import torch: a
-program that has a tensor has loaded it.
+program that has a tensor has loaded it. The types for checkers name no framework: a tensor is what numpy converts to an
+array.
 """
 
 from __future__ import annotations
@@ -11,12 +12,24 @@ import math
 import numbers
 import reprlib
 import sys
-from typing import Any
+from typing import Any, Protocol, SupportsFloat, SupportsIndex
 
 import numpy as np
 
 from hf_mpwriter.base import arguments
 from hf_mpwriter.base.arguments import whole
+
+
+class SupportsArray(Protocol):
+    """A numpy array, a tensor of torch, jax or paddle, and whatever else numpy converts."""
+
+    def __array__(self) -> Any:
+        """Return a numpy array."""
+
+
+Array = SupportsArray | list[Any] | tuple[Any, ...]
+Number = SupportsFloat | str | bytes  # a tensor or an array of one element is a SupportsFloat
+Step = SupportsIndex | None  # a whole float such as 2.0 is accepted too, but rarely meant
 
 
 def as_number(value: Any) -> float | None:

@@ -25,10 +25,10 @@ from lib.figures import MIB
 from lib.waiting import DEADLINE, wait_for
 
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members
@@ -140,7 +140,7 @@ class Run:
     def __init__(self, directory: Path, name: str, hub: LocalHub | None) -> None:
         self.path, self.repo, self._hub = directory / name, f"bench/{name}", hub
         self.spool = Spool(str(self.path))
-        self._progress = Progress(self.spool)
+        self._progress = HubSink(self.spool)
         self._members = Members(self.spool)
         self._workers: list[Worker] = []
 
@@ -158,13 +158,13 @@ class Run:
 
     def report(self) -> UploaderStatus:
         """Return the status of the uploader."""
-        return self._progress.uploader()
+        return self._progress.status()
 
     def uploader(self) -> int:
         """Return the process id of the uploader that holds the lock, 0 if there is none."""
         pid = self.report().pid
         with contextlib.suppress(psutil.Error):
-            if pid and str(self.path) in psutil.Process(pid).cmdline() and self._progress.uploader_is_alive():
+            if pid and str(self.path) in psutil.Process(pid).cmdline() and self._progress.is_alive():
                 return pid
         return 0
 
@@ -202,7 +202,7 @@ class Run:
         if pid := self.uploader():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return not self._progress.uploader_is_alive()
+        return not self._progress.is_alive()
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
@@ -175,19 +176,21 @@ def _look(spool: Spool, pipe: Connection) -> None:
     timed("members, first", all_members.all)
     all_members.all()
     timed("members, later", all_members.all)
-    uploader = timed("start", lambda: Uploader(spool, DESTINATION, lock, lambda: now[0], random.Random(1)))
+    record = StartRecord(**vars(spool.paths), destination=DESTINATION)
+    uploader = timed("start", lambda: Uploader(spool, record, lock, lambda: now[0], random.Random(1)))
 
     def rest() -> None:
         until = now[0] + WATCHED
         while now[0] < until:
-            if not uploader.tick() or uploader.run.in_flight.push is not None:
+            if not uploader.tick() or uploader.sending.is_pushing:
                 raise RuntimeError("it is not at rest")
 
-    uploader.run.members.all()
-    files = timed("scan, first", lambda: uploader.run.events.scan(uploader.run.members))
-    timed("scan, later", lambda: uploader.run.events.scan(uploader.run.members))
+    sending, peers = uploader.sending, uploader.peers
+    peers.look()
+    files = timed("scan, first", lambda: sending.events.scan(peers.members, peers.takes))
+    timed("scan, later", lambda: sending.events.scan(peers.members, peers.takes))
     sent = {file.path: Sent(file.length, "0" * 64) for file in files}
-    uploader.run.ledger.acknowledge(sent, "c" * 40, time.time())  # in memory: what the members have logged, too
+    sending.ledger.acknowledge(sent, "c" * 40, time.time())  # in memory: what the members have logged, too
     timed("rest, % of a core", rest)
     found["rest, % of a core"] *= 100 / WATCHED
     found["memory"] = (Memory.of(os.getpid()).private - before) / MIB

@@ -35,6 +35,7 @@ from lib.figures import quantile
 
 from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, DEFAULT_COMMITS_PER_HOUR, Destination
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.verdicts import Done, Moved, Retry, Verdict
 from hf_mpwriter.push.commit import MOVED_TRIES
 from hf_mpwriter.spool.status import LINGER
@@ -42,7 +43,6 @@ from hf_mpwriter.system.directory import at
 from hf_mpwriter.uploader.decision import Action, Attached, Ending, Outgoing, Situation, abandoned_for, decide
 from hf_mpwriter.uploader.pacing import Pacing
 from hf_mpwriter.uploader.rate_limit import RateLimit
-from hf_mpwriter.uploader.run_state import FIRST_DELAY
 
 HUB_LIMIT = 128  # commits per hour that the Hub takes
 COMMIT_TAKES = 2.0  # seconds
@@ -223,7 +223,7 @@ def nodes_of(options: argparse.Namespace, time: Time, hub: Hub, folder: Path, en
         nodes, own = Nodes(count, None if options.undivided else rank), random.Random(options.seed + rank)
         place = [at(folder / str(rank))]
         limit = RateLimit(HERE, DEFAULT_COMMITS_PER_HOUR, place, lambda: time.now, nodes=nodes, host=host, rng=own)
-        pacing = Pacing(lambda: time.now, own, limit, joined + FIRST_DELAY)
+        pacing = Pacing(lambda: time.now, own, limit, joined + USUAL.first_scan_after)
         yield Node(time, hub, pacing, joins if options.shared else {host: joined}, end, rng)
 
 

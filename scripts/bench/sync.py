@@ -121,7 +121,7 @@ def pss(pid: int) -> float:
 def commands(folder: Path, repo: str) -> dict[str, list[str]]:
     """Both commands for one folder, by name."""
     hf = shutil.which("hf", path=os.path.dirname(sys.executable)) or "hf"
-    ours = [sys.executable, "-m", "hf_mpwriter", "sync", str(folder), "--repo-id", f"{repo}-ours", "--quiet"]
+    ours = [sys.executable, "-m", "hf_mpwriter", "sync", str(folder), "--repo-id", f"{repo}-ours"]
     return {"hf upload": [hf, "upload", f"{repo}-hf", str(folder), "tensorboard/exp1"], "ours": ours}
 
 

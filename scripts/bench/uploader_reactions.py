@@ -14,8 +14,8 @@ from lib.figures import interleaved, median_ratio, quantile, show, show_times
 from lib.waiting import wait_for
 from processes import Bench, Run, stopped
 
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.events import framing
-from hf_mpwriter.worker import worker
 
 
 class Reactions(Bench):
@@ -29,7 +29,7 @@ class Reactions(Bench):
                 for rank in range(2):
                     run.start(rank, processes.log_for_ever)
                 old = wait_for(run.uploader, "an uploader")
-                time.sleep(self.rng.uniform(0, worker.HOUSEKEEPING_EVERY))
+                time.sleep(self.rng.uniform(0, USUAL.housekeeping_every))
                 os.kill(old, signal.SIGKILL)
                 killed_at = time.monotonic()
                 wait_for(lambda run=run, old=old: run.uploader() not in (0, old), "another uploader")

@@ -33,7 +33,6 @@ from hf_mpwriter import HFSummaryWriter, SummaryWriter
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import load
-from hf_mpwriter.worker import worker
 
 TARGETS = {"stall, ms": 15.0, "flush, new files, s": 1.0, "flush, s": 1.0, "close, s": 0.8, "hub, s": 60.0}
 LOOKS = 20  # at which the slowest stall is looked for
@@ -63,7 +62,7 @@ def stall(writer: SummaryWriter) -> float:
 
 def measure(run_dir: Path, groups: int) -> dict[str, float]:
     """All figures of one process."""
-    worker.HOUSEKEEPING_EVERY = 1e9  # only where it is measured
+    os.environ["HF_MPWRITER_TIMING"] = "housekeeping_every=1e9"  # only where it is measured
     writer = SummaryWriter(str(run_dir))
     found = {"group, first, us": timed(lambda: log(writer, groups, 0)) / groups * 1e6}
     found["group, later, us"] = timed(lambda: log(writer, groups, 1)) / groups * 1e6

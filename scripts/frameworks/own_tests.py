@@ -39,10 +39,10 @@ from suites import SUITES, expected, sources
 
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.localhub.storage.store import TreeEntry
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.testing import check
 
 COLUMNS = ("theirs", "ours", "patched")
@@ -153,7 +153,7 @@ def _check(run: Path, hub: LocalHub) -> Iterator[str]:
     if destination is None or not files:
         return
     end = time.monotonic() + DRAIN
-    while (missing := Progress(spool).missing(files)) and time.monotonic() < end:
+    while (missing := HubSink(spool).missing(files)) and time.monotonic() < end:
         time.sleep(0.1)
     if missing:
         yield f"{run}: not on the Hub after {DRAIN:.0f} s: {missing}"

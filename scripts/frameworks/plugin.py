@@ -136,7 +136,7 @@ def _give_transformers_a_hub() -> None:
     """Run the tests that push: they need a staging Hub, and the local one will do."""
     from transformers import testing_utils
 
-    from hf_mpwriter.localhub.server.config import DEFAULT_USER
+    from hf_mpwriter.localhub.config import DEFAULT_USER
 
     testing_utils._run_staging = True  # noqa: SLF001 - the variable that sets it also points the client to their Hub
     testing_utils.USER = DEFAULT_USER

@@ -22,7 +22,6 @@ from lib.arguments import make_parser
 from lib.pictures import charts, save
 from lib.waiting import wait_for
 
-STEPS = 160
 WIDTH, HEIGHT = 1180, 1080
 SHORT = 620  # height of the window for the commits
 
@@ -34,7 +33,7 @@ def main() -> None:
     said = place / "output"
     command = [sys.executable, "-m", "hf_mpwriter", "demo", "--open", "--dir", str(place / "demo")]
     with said.open("wb") as output:
-        demo = subprocess.Popen([*command, "--steps", str(STEPS)], stdout=output, stderr=output)
+        demo = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         wait_for(lambda: demo.poll() is not None or "Ctrl-C ends" in said.read_text(), "the demo is open")
         metrics, files = re.findall(r"^  (http://\S+) ", said.read_text(), re.MULTILINE)

@@ -25,8 +25,8 @@ from lib.isolation import variables
 from lib.paths import ROOT
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.server.child import listen
-from hf_mpwriter.localhub.server.config import ServerError
+from hf_mpwriter.localhub.child import listen
+from hf_mpwriter.localhub.config import ServerError
 
 PICTURE = ROOT / "docs" / "images" / "terminal.svg"
 PORT = 8765  # the default of `hf-mpwriter hub`

@@ -41,7 +41,10 @@ import sabotage
 from lib.arguments import add_seed, make_parser
 from lib.paths import HELPERS, PACKAGE
 from lib.waiting import becomes_true
+
+sys.path.insert(0, str(HELPERS))
 from surroundings.draw import Surroundings, draw
+from waits import timing
 
 from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.testing import check, processes, read_journals
@@ -111,13 +114,14 @@ class Example:
                     os.kill(pid, 9)
 
     def _environment(self, changes: dict[str, str | None]) -> dict[str, str | None]:
-        paths = [str(self.place / "without_torch"), str(HELPERS / "hurry"), str(HELPERS / "watch")]
+        paths = [str(self.place / "without_torch"), str(HELPERS / "watch")]
         return {
             **changes,
             "HF_ENDPOINT": self._hub.endpoint,
             "HF_TOKEN": None if self.drawn.token_file else TOKEN,
             "OPENBLAS_NUM_THREADS": "1",  # it cannot do without processes
             "HF_MPWRITER_COMMITS_PER_HOUR": "1000000",
+            "HF_MPWRITER_TIMING": timing(),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
             "PYTHONPATH": ":".join([*paths, os.environ.get("PYTHONPATH", str(PACKAGE.parent))]),

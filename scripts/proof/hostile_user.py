@@ -45,6 +45,9 @@ from lib.isolation import variables
 from lib.paths import HELPERS, PACKAGE
 from lib.waiting import becomes_true
 
+sys.path.insert(0, str(HELPERS))
+from waits import timing
+
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.testing import processes
 
@@ -104,7 +107,6 @@ class Siege:
         (home / "without_torch" / "torch.py").write_text("raise ImportError('hidden: it takes seconds')")
         paths = [
             home / "without_torch",
-            HELPERS / "hurry",
             HELPERS / "watch",
             os.environ.get("PYTHONPATH", PACKAGE.parent),
         ]
@@ -116,6 +118,7 @@ class Siege:
             "PYTHONPATH": ":".join(map(str, paths)),
             "PYTHONDONTWRITEBYTECODE": "1",
             "HF_ENDPOINT": endpoint,
+            "HF_MPWRITER_TIMING": timing(),
             "HF_TOKEN": token,
         }
         self._lives += 1

@@ -37,7 +37,7 @@ from lib.paths import HELPERS
 
 sys.path.insert(0, str(HELPERS))
 import pytest
-from launching import children, first, hosts, preemption, torchrun
+from launching import first, hosts, preemption, torchrun
 from launching.stage import Laps, Stage
 from supervised import why_no_namespace
 
@@ -57,8 +57,6 @@ CASES: dict[str, tuple[Callable[[Stage], Laps], tuple[str, ...]]] = {  # and wha
     "torchrun-2x2": (torchrun.two_agents_of_two, (TORCH,)),
     "elastic": (torchrun.elastic, (TORCH,)),
     "slurm": (hosts.requeued, ()),
-    "pools": (children.of_pools, ()),
-    "children-of-torch": (children.of_torch, (TORCH,)),
     "hosts": (hosts.take_over, (NAMESPACE,)),
     **{f"preemption-{grace}": (partial(preemption.preempted, grace=grace), (NAMESPACE, TORCH)) for grace in GRACES},
 }

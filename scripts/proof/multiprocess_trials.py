@@ -305,7 +305,7 @@ class Trial:
                 self._find(f"{run_dir.name}: the next start told {dict(told)}")
 
     def _sync(self, run_dirs: list[Path]) -> None:
-        command = [sys.executable, "-m", "hf_mpwriter", "sync", "--quiet", *map(str, run_dirs)]
+        command = [sys.executable, "-m", "hf_mpwriter", "sync", *map(str, run_dirs)]
         environ = os.environ | {"HF_ENDPOINT": self._hub.endpoint}
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT, check=False)
         if done.returncode:

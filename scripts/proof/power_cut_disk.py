@@ -12,6 +12,7 @@ Linux, root and `mkfs.ext4` or `mkfs.xfs` are needed.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import struct
@@ -162,5 +163,16 @@ def forget_lost(journals: str, run_dir: str) -> int:
                 kept.append(note)
             else:
                 forgotten += 1
-        journal.rewrite(path, kept)
+        _rewrite(path, kept)
     return forgotten
+
+
+def _rewrite(path: str, notes: list[journal.Returned]) -> None:
+    """Replace the notes of one process; all of them count as flushed."""
+    lines: list[dict[str, object]] = [
+        {"step": note.step, "path": note.path} | ({"tags": note.together} if note.together else {"tag": note.tag})
+        for note in notes
+        if note.tag in note.together[:1] or not note.together  # the first one stands for all of its record
+    ]
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in [*lines, {"flushed": True}])

@@ -29,7 +29,6 @@ from hf_mpwriter.spool.ledger import load, set_aside
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.testing import Journal, check, processes, read_journals
-from hf_mpwriter.worker import worker
 
 if TYPE_CHECKING:
     from hf_mpwriter.push.client import Hub
@@ -56,8 +55,8 @@ MOMENTS = {  # event to wait for -> seconds until the power is cut, at most
 def work(rank: int, repo: str, run_dir: str, journals: str, seed: str) -> None:
     """Be a rank until the file STOP appears."""
     series.SEGMENT_MIN = series.SEGMENT_MAX = SEGMENT
-    worker.HOUSEKEEPING_EVERY, starts.LONGEST_PAUSE = 0.2, 0.5
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS)}
+    starts.LONGEST_PAUSE = 0.5
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS), "HF_MPWRITER_TIMING": "housekeeping_every=0.2"}
     try:
         log(f"rank{rank}", repo, run_dir, journals, random.Random(seed))
     except HfMpWriterError:  # the run directory is gone, or cannot be read

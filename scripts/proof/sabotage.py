@@ -82,7 +82,7 @@ SABOTAGES = {
     "early-ack": Sabotage(
         "uploader/in_flight.py", _START, _START + _EARLY
     ),  # the ledger claims files before the commit
-    "split": Sabotage("writer/steps/log.py", _STEP, _SPLIT + _STEP),  # a step is written in two records
+    "split": Sabotage("writer/log.py", _STEP, _SPLIT + _STEP),  # a step is written in two records
     "unsynced": Sabotage(
         "spool/outbox.py",
         "            self._make_durable([file for file in group if not is_synced or self._is_elsewhere(file)])\n",

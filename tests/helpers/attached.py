@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 
 
 def quarantined(run_dir) -> dict[str, str]:
     """The refused paths of the ledger, each with its reason."""
-    ledger = Progress(Spool(str(run_dir))).ledger()
+    ledger = HubSink(Spool(str(run_dir))).ledger()
     return ledger.reasons if ledger else {}
 
 

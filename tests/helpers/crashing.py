@@ -113,43 +113,34 @@ class Clock:
         self._on_sleep()
 
 
-class ForkedPush(launch.Child):
-    """Replace a child of an uploader: the push is a fork of this process, which has loaded the client."""
-
-    def __init__(
-        self,
-        _kind: str,
-        record: bytes,
-        _run_dir: str,
-        given: dict[int, int],
-        *,
-        ask: Callable[..., object],
-        **_: object,
-    ) -> None:
-        self._pipe, inner = os.pipe()
-        os.set_blocking(self._pipe, False)
-        waits, go_on = socket.socketpair()
-        self.code, self._received, self._is_silent = None, b"", False
-        self.pid = os.fork()
-        if not self.pid:
-            os.dup2(inner, 1)
-            go_on.close()
-            run_and_end(functools.partial(self._push, os.getppid(), record, given, waits))
-        os.close(inner)
-        waits.close()
-        ask(push=self.pid)
+def fork_push(
+    child: launch.Child, _kind: str, record: bytes, _run_dir: str, given: dict[int, int], *, ask: Any, **_: object
+) -> None:
+    """Replace the start of a child of an uploader: the push is a fork of this process, which has loaded the client."""
+    child._pipe, inner = os.pipe()
+    os.set_blocking(child._pipe, False)
+    waits, go_on = socket.socketpair()
+    child.code, child._received, child._is_silent = None, b"", False
+    child.pid = os.fork()
+    if not child.pid:
+        os.dup2(inner, 1)
         go_on.close()
+        run_and_end(functools.partial(_push, os.getppid(), record, given, waits))
+    os.close(inner)
+    waits.close()
+    ask(push=child.pid)
+    go_on.close()
 
-    @staticmethod
-    def _push(parent: int, record: bytes, given: dict[int, int], waits: socket.socket) -> None:
-        from hf_mpwriter.push import process
 
-        sleep = time.sleep
-        time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client's waits between its retries
-        waits.recv(1)
-        with launch.record_file(record) as fd:
-            pipe = process.Pipe(launch.answer(parent))
-            process.serve(pipe, os.dup(fd), given[launch.RUN_DIR_FD], given[launch.SPOOL_FD])
+def _push(parent: int, record: bytes, given: dict[int, int], waits: socket.socket) -> None:
+    from hf_mpwriter.push import process
+
+    sleep = time.sleep
+    time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client's waits between its retries
+    waits.recv(1)
+    with launch.record_file(record) as fd:
+        write, runs, spool = launch.answer(parent), given[launch.RUN_DIR_FD], given[launch.SPOOL_FD]
+        process.serve(lambda message: write(state.to_line(message)), os.dup(fd), runs, spool)
 
 
 def run_and_end(action: Callable[[], object]) -> NoReturn:
@@ -166,7 +157,6 @@ def run_and_end(action: Callable[[], object]) -> NoReturn:
 
 def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> None:
     """Run one life, in a fork."""
-    from hf_mpwriter.push import handle
     from hf_mpwriter.system import daemon
     from hf_mpwriter.uploader import in_flight, loop
 
@@ -180,7 +170,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     if harm and harm.is_failpoint:
         failpoints.armed[harm.point] = harm.action, harm.passage
     os.environ["XDG_CACHE_HOME"] = cache
-    log = os.open(spool.host(host_id()).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(spool.host(host_id()).daemon("uploader").log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
     daemon.LOG_LIMIT = LOG_LIMIT
@@ -188,7 +178,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     daemon.time = loop.time = Clock(ask)
     in_flight.LINGER = 0  # a harm hits a push by its number
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
-    handle.Child = functools.partial(ForkedPush, ask=ask)
+    launch.Child.__init__ = functools.partialmethod(fork_push, ask=ask)
     ask(begins=True)
     try:
         loop.upload(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import random
 import shutil
@@ -29,14 +30,15 @@ from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.events import framing
 from hf_mpwriter.push import commit
 from hf_mpwriter.push.job import Job
-from hf_mpwriter.spool import ledger
+from hf_mpwriter.spool import daemons, ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
+from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.spool.workers import members, peers
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.uploader import in_flight, loop, pacing, run_state
+from hf_mpwriter.uploader import in_flight, loop, pacing, sending
 
 SETTINGS = Settings(commit_every=0.1)
 HOSTS = ("one", "two")
@@ -142,13 +144,13 @@ class Durability(RuleBasedStateMachine):
         self._patches = contextlib.ExitStack()
         for change in (
             mock.patch.object(loop, "time", clock),
-            mock.patch.object(run_state, "Process", me),
-            mock.patch.object(run_state, "folders", return_value=[]),
+            mock.patch.object(daemons, "Process", me),
+            mock.patch.object(sending, "folders", return_value=[]),
             mock.patch.object(in_flight, "PushHandle", lambda job, *_: Push(self, job)),
             mock.patch.object(in_flight, "OTHERS_SILENCE", 0.0),  # these two: one uploader at a time, on whatever host
             mock.patch.object(peers, "OTHERS_SILENCE", 0.0),
             mock.patch.object(pacing, "MOVED_LIMIT", 1),
-            mock.patch.object(members, "_files_of_this_process", 0),  # these two: the same names in every run
+            mock.patch.object(members, "_numbers", itertools.count(1)),  # these two: the same names in every run
             mock.patch.object(disk, "_temporary", self._temporary),
             contextlib.redirect_stderr(io.StringIO()),
         ):
@@ -237,7 +239,8 @@ class Durability(RuleBasedStateMachine):
         self.host = host
         lock_fd = locks.try_exclusive(self.spool.uploader_lock)
         assert lock_fd is not None
-        self.uploader = loop.Uploader(self.spool, DESTINATION, lock_fd, lambda: self.now, AtOnce())
+        start = StartRecord(**vars(self.spool.paths), destination=DESTINATION)
+        self.uploader = loop.Uploader(self.spool, start, lock_fd, lambda: self.now, AtOnce())
 
     def _end(self):
         locks.release(self.uploader._lock)
@@ -320,7 +323,7 @@ class Durability(RuleBasedStateMachine):
         newer = [self._files(self.disk.durable(other)) for other in there]
         held = self._lengths(durable=False)
         for file, length in self._files(self.disk.content(path)).items():
-            covered = self.uploader and self.uploader.run.ledger.length(file) >= length
+            covered = self.uploader and self.uploader.sending.ledger.length(file) >= length
             assert covered or held.get(file, 0) >= length or any(one.get(file, 0) >= length for one in newer), (
                 "a batch goes, and neither a ledger nor a durable batch covers it"
             )

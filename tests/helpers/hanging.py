@@ -9,8 +9,10 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
-_DETACH = 2  # of umount2
+from mounts import detach
+
 DEVICE = "/dev/fuse"
 
 
@@ -21,7 +23,7 @@ def hanging(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     finally:
-        _detach(path)
+        detach(Path(path))
         os.close(fd)  # ends the connection: who waits gets an error
         with contextlib.suppress(OSError):
             os.rmdir(path)
@@ -34,7 +36,7 @@ def dead(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     finally:
-        _detach(path)
+        detach(Path(path))
         os.rmdir(path)
 
 
@@ -48,10 +50,6 @@ def _mounted(path: str | os.PathLike) -> int:
         os.close(fd)
         raise OSError(ctypes.get_errno(), "mount", str(path))
     return fd
-
-
-def _detach(path: str | os.PathLike) -> None:
-    ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(path), _DETACH)
 
 
 def why_not() -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 from programs import wait_for
 from runs import LOG_AND_EXIT, LOG_FOR_EVER, acknowledged, finished
 
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import locks
 
-HURRY = "import hf_mpwriter.worker.worker\nhf_mpwriter.worker.worker.HOUSEKEEPING_EVERY = 0.05\n"  # seconds
+HURRY = 'import os\nos.environ["HF_MPWRITER_TIMING"] += " housekeeping_every=0.05"\n'  # seconds
 HURRIED = HURRY + LOG_FOR_EVER
 
 
@@ -37,12 +37,13 @@ def end(worker, run_dir) -> None:
 
 def push_of(run_dir) -> int:
     """Process id of the push, 0 if none runs."""
-    return Progress(Spool(str(run_dir))).uploader().push
+    return HubSink(Spool(str(run_dir))).status().push
 
 
 TAKES_THE_LOCK = """
 import os, sys, time
 import hf_mpwriter.uploader.loop as uploader
+from hf_mpwriter.spool import daemons
 from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.system import locks
 from hf_mpwriter.spool.layout import Spool

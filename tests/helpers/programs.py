@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+import zygote
 
 DEADLINE = 200.0  # seconds that any condition may take: it ends a hang, and is no limit of a slow machine
 
@@ -27,12 +28,14 @@ def wait_for(condition: Callable[[], object], what: str, deadline: float = DEADL
 
 
 class Program:
-    """A Python program in a process of its own, started by argument list."""
+    """A Python program in a process of its own; `fresh`, in an interpreter of its own, not one that was forked."""
 
-    def __init__(self, source: str, *arguments: object, env: dict[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
+    def __init__(self, source: str, *arguments: object, env: dict[str, str] | None = None, fresh: bool = False) -> None:
+        env = os.environ | (env or {})
+        start = subprocess.Popen if fresh or not zygote.can_fork(env) else zygote.Forked
+        self.process = start(
             [sys.executable, "-c", source, *map(str, arguments)],
-            env=os.environ | (env or {}),
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -61,20 +64,14 @@ class Program:
         return out
 
 
-def run_python(source: str, *arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    """Run a program in a fresh interpreter and wait for its end."""
-    return subprocess.run(
-        [sys.executable, "-c", source, *map(str, arguments)],
-        env=os.environ | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+def run_python(
+    source: str, *arguments: object, env: dict[str, str] | None = None, fresh: bool = False
+) -> subprocess.CompletedProcess:
+    """Run a program and wait for its end."""
+    program = Program(source, *arguments, env=env, fresh=fresh)
+    return subprocess.CompletedProcess(program.process.args, *program.finish())
 
 
-def succeed(source: str, *arguments: object, env: dict[str, str] | None = None) -> str:
+def succeed(source: str, *arguments: object, env: dict[str, str] | None = None, fresh: bool = False) -> str:
     """Run a program that must end well; return its output."""
-    result = run_python(source, *arguments, env=env)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return Program(source, *arguments, env=env, fresh=fresh).succeed()

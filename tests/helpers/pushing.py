@@ -33,6 +33,7 @@ NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 SHORT_SLEEPS = "import time\nsleep = time.sleep\ntime.sleep = lambda seconds: sleep(min(seconds, 0.01))\n"
 FORKS = """
 import json, os, sys
+from hf_mpwriter.base import state
 from hf_mpwriter.push import client, process
 from hf_mpwriter.system import launch
 for line in sys.stdin:
@@ -41,8 +42,8 @@ for line in sys.stdin:
     if not pid:
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         top = os.open(os.path.dirname(job), os.O_RDONLY)
-        pipe = process.Pipe(launch.answer(os.getppid()))
-        process.serve(pipe, os.open(job, os.O_RDONLY), top, os.dup(top))
+        write = launch.answer(os.getppid())
+        process.serve(lambda message: write(state.to_line(message)), os.open(job, os.O_RDONLY), top, os.dup(top))
         os._exit(0)
     _, status, used = os.wait4(pid, 0)
     print(os.waitstatus_to_exitcode(status), used.ru_maxrss, flush=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import psutil
 from click.testing import CliRunner
-from programs import DEADLINE, wait_for
+from programs import wait_for
 
 from hf_mpwriter import testing
 from hf_mpwriter.cli.main import main
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.localhub import View
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 
 LOG_AND_EXIT = """
 import sys
@@ -69,8 +69,8 @@ def check_oracle(run_dir, hub, journals=None, **where):
 
 def uploader_pid(run_dir) -> int:
     """Pid of the living uploader, 0 if there is none."""
-    view = Progress(Spool(str(run_dir)))
-    report = view.uploader()
+    view = HubSink(Spool(str(run_dir)))
+    report = view.status()
     return report.pid if report.pid and report.phase != "left" and psutil.pid_exists(report.pid) else 0
 
 
@@ -88,13 +88,13 @@ def kill_uploaders(run_dir) -> None:
 
 def no_uploader(run_dir) -> bool:
     """Whether the uploader lock is free."""
-    return not Progress(Spool(str(run_dir))).uploader_is_alive()
+    return not HubSink(Spool(str(run_dir))).is_alive()
 
 
 def all_acknowledged(run_dir) -> bool:
     """Whether the ledger covers every event file."""
     files = {str(p.relative_to(run_dir)): p.stat().st_size for p in Path(run_dir).rglob("*tfevents*")}
-    return not Progress(Spool(str(run_dir))).missing(files)
+    return not HubSink(Spool(str(run_dir))).missing(files)
 
 
 def event_paths(run_dir):
@@ -103,9 +103,8 @@ def event_paths(run_dir):
 
 
 def sync(run_dir, *options):
-    """Run `hf-mpwriter sync`."""
-    command = [sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    """Run `hf-mpwriter sync` in this process."""
+    return run("sync", run_dir, *options)
 
 
 def finished(run_dir) -> bool:
@@ -115,7 +114,7 @@ def finished(run_dir) -> bool:
 
 def acknowledged(run_dir) -> int:
     """The bytes that the ledger has acknowledged."""
-    ledger = Progress(Spool(str(run_dir))).ledger()
+    ledger = HubSink(Spool(str(run_dir))).ledger()
     return sum(held.length for held in ledger.files.values()) if ledger else 0
 
 
@@ -141,14 +140,14 @@ def silent_hub(port: int = 0) -> socket.socket:
 
 
 WORKER = """
-import sys, time
+import os, sys, time
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.spool import starts
-from hf_mpwriter.worker import worker
 from hf_mpwriter.testing import Journal
-worker.HOUSEKEEPING_EVERY, starts.LONGEST_PAUSE = 0.1, 0.5
+os.environ["HF_MPWRITER_TIMING"] += " housekeeping_every=0.1"
+starts.LONGEST_PAUSE = 0.5
 writer, journal, step = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01), Journal(sys.argv[2]), 0
-while not __import__("os").path.exists(sys.argv[3]):
+while not os.path.exists(sys.argv[3]):
     writer.add_scalar("loss", 1 / (step + 1), step)
     journal.note(writer, "loss", step)
     step += 1

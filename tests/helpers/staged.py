@@ -9,8 +9,8 @@ from pathlib import Path
 
 from support import keys
 
+from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.testing import processes
 
@@ -64,7 +64,7 @@ def lengths(run_dir: str | os.PathLike) -> dict[str, int]:
 
 def is_there(spool: Spool) -> bool:
     """Whether all event files of a run directory are in the logdir, as far as its mirror tells."""
-    return not Logdir(spool).missing(lengths(spool.run_dir))
+    return not LogdirSink(spool).missing(lengths(spool.run_dir))
 
 
 def leftovers(logdir: str | os.PathLike) -> list[str]:

@@ -51,6 +51,13 @@ def why_no_namespace() -> str:
     return "" if subprocess.run([*NAMESPACE, "true"], check=False).returncode == 0 else "no pid namespace can be made"
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended; process 1 may yet have to collect it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 class Supervised:
     """A supervisor, and its program."""
 

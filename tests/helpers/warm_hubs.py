@@ -7,6 +7,7 @@ nobody, and tests may kill and restart it.
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import select
@@ -15,10 +16,10 @@ import socket
 import threading
 from collections.abc import Mapping
 
-from hf_mpwriter.localhub.server.child import ChildServer
+from hf_mpwriter.localhub.child import ChildServer
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["hf_mpwriter.localhub.server.serving", "warm_hubs"])
+_FORKS.set_forkserver_preload(["hf_mpwriter.localhub.serving", "warm_hubs"])
 
 
 class WarmServer(ChildServer):
@@ -52,9 +53,9 @@ class WarmServer(ChildServer):
 
 def _serve(sock: socket.socket, root: str, config: str, log: str, env: dict[str, str], parent: int) -> None:
     """Serve a Hub, as `python -m hf_mpwriter.localhub` does, until a signal or the end of the tests."""
-    from hf_mpwriter.localhub.server.accounts import Tokens
-    from hf_mpwriter.localhub.server.config import HubConfig
-    from hf_mpwriter.localhub.server.serving import serve
+    from hf_mpwriter.localhub.access import take_token
+    from hf_mpwriter.localhub.config import HubConfig
+    from hf_mpwriter.localhub.serving import serve
 
     def watch() -> None:
         """Wait for the end of the tests."""
@@ -69,4 +70,4 @@ def _serve(sock: socket.socket, root: str, config: str, log: str, env: dict[str,
         os.dup2(output, stream)
     os.environ.clear()
     os.environ.update(env)
-    serve(root, HubConfig.from_json(config), tokens=Tokens.take(os.environ), sock=sock)
+    serve(root, HubConfig(**json.loads(config)), token=take_token(os.environ), sock=sock)

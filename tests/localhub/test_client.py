@@ -11,7 +11,7 @@ import os
 import random
 
 import pytest
-from hub_clients import client, client_result, log_end, popen_client, requests_of
+from hub_clients import client, log_end, requests_of
 
 from hf_mpwriter.localhub import LocalHub
 
@@ -244,27 +244,6 @@ def test_a_hub_that_discards_answers_as_any_other_and_keeps_no_content(tmp_path,
         assert len(hub.store.commits("model", "local-user/grown")) == 4
         blobs = [path.stat() for path in (tmp_path / "hub" / "blobs" / "sha256").rglob("*") if path.is_file()]
         assert sorted((blob.st_size, blob.st_blocks) for blob in blobs) == [(200_000, 0), (400_000, 0), (600_000, 0)]
-
-
-def test_several_clients_upload_by_xet_at_once_and_share_their_chunks(hub, tmp_path):
-    """Uploads of several processes do not disturb each other; common content is found across homes."""
-    code = """
-    api.create_repo("shared", exist_ok=True)
-    data = random.Random(4).randbytes(2_000_000) + random.Random({k}).randbytes(30_000)
-    api.upload_file(path_or_fileobj=data, path_in_repo="w{k}.tfevents.1", repo_id="local-user/shared")
-    seen["sha256"] = hashlib.sha256(data).hexdigest()
-    """
-    first = client(hub, tmp_path / "home9", code.format(k=9), xet=True)
-    start = log_end(hub)
-    running = [popen_client(hub, tmp_path / f"home{k}", code.format(k=k), xet=True) for k in range(3)]
-    results = {k: client_result(process) for k, process in enumerate(running)} | {9: first}
-    tree = hub.store.tree("model", "local-user/shared")
-    for k, seen in results.items():
-        assert tree[f"w{k}.tfevents.1"].sha256 == seen["sha256"]
-        content = hub.store.read_blob("model", "local-user/shared", f"w{k}.tfevents.1")
-        assert hashlib.sha256(content).hexdigest() == seen["sha256"]
-    sent = [line["in"] for line in requests_of(hub, start) if "/v1/xorbs/" in line["path"]]
-    assert sum(sent) < 1_000_000
 
 
 def test_content_that_came_by_xet_is_still_known_after_a_crash(hub, home, tmp_path):

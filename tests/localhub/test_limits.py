@@ -8,16 +8,17 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 from hub_clients import REPO, ask, client, client_result, commit, file, offer, popen_client, requests_of
 from programs import wait_for
 
+from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.errors import RateLimited, StaleParent, Unauthorized
-from hf_mpwriter.localhub.server.accounts import Tokens
-from hf_mpwriter.localhub.server.config import HOUR, HubConfig
-from hf_mpwriter.localhub.server.limits import Usage
+from hf_mpwriter.localhub.access import Usage
+from hf_mpwriter.localhub.config import HOUR, HubConfig
+from hf_mpwriter.localhub.errors import RateLimited, StaleParent
 
-WRITE, READ = "hf_write", "hf_read"  # tokens
+WRITE, READ = "hf_write", "hf_write-read"  # tokens
 WHOAMI = "/api/whoami-v2"
 
 
@@ -29,30 +30,10 @@ def bearer(token: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
     """A Hub with both tokens and a private repository."""
-    with LocalHub(tmp_path_factory.mktemp("hub"), xet=False, token=WRITE, read_token=READ) as hub:
+    with LocalHub(tmp_path_factory.mktemp("hub"), xet=False, token=WRITE) as hub:
         body = {"name": "r", "visibility": "private"}
         assert ask(hub, "POST", "/api/repos/create", body, bearer(WRITE))[0] == 200
         yield hub
-
-
-def test_a_token_of_ours_has_a_role_and_any_other_is_refused():
-    """Without a write token every token is accepted, but the read token never writes."""
-    both, one, none = Tokens(WRITE, READ), Tokens(WRITE), Tokens()
-    assert [both.role(f"Bearer {token}") for token in (WRITE, READ)] == ["write", "read"]
-    assert [tokens.role(None) for tokens in (both, one, none, Tokens(None, READ))] == [
-        "stranger",
-        "stranger",
-        "write",
-        "write",
-    ]
-    assert [tokens.role(f"Bearer {READ}") for tokens in (none, Tokens(None, READ))] == ["write", "read"]
-    for authorization in ("Bearer hf_wrong", "Bearer ", "", WRITE):
-        with pytest.raises(Unauthorized):
-            both.role(authorization)
-    assert WRITE not in repr(both)
-    environment = both.environ() | {"OTHER": "x"}
-    assert Tokens.take(environment) == both
-    assert environment == {"OTHER": "x"}
 
 
 def test_a_stranger_cannot_tell_a_private_repository_from_one_that_does_not_exist(guarded, tmp_path):
@@ -85,7 +66,6 @@ def test_only_what_the_real_client_sends_without_a_token_passes_without_one(guar
     assert open_routes - signed == {
         "/-/ready",
         "/-/style.css",
-        "/api/agent-harnesses",
         "/api/validate-yaml",
         "/v1/telemetry",
         "/{path:path}",  # not found
@@ -135,10 +115,10 @@ def test_a_token_can_expire_while_the_hub_runs(tmp_path):
     """From one request to the next the old one is refused and the new one accepted, after a restart too."""
     with LocalHub(tmp_path, xet=False, token=WRITE) as hub:
         assert ask(hub, "GET", WHOAMI, headers=bearer(WRITE))[0] == 200
-        hub.set_token("hf_new", read_token=READ)
+        hub.set_token("hf_new")
         for _ in range(2):
-            tokens = (WRITE, READ, "hf_new")
-            assert [ask(hub, "GET", WHOAMI, headers=bearer(token))[0] for token in tokens] == [401, 200, 200]
+            tokens = (WRITE, READ, "hf_new-read", "hf_new")
+            assert [ask(hub, "GET", WHOAMI, headers=bearer(token))[0] for token in tokens] == [401, 401, 200, 200]
             hub.kill()
             hub.start()
         assert "hf_new" not in json.dumps(requests_of(hub))
@@ -216,14 +196,27 @@ def test_commits_above_the_quota_get_the_text_of_the_real_hub(tmp_path):
         assert hub.store.read_blob(*REPO, "x") == b"2"
 
 
-def test_the_command_line_can_make_the_hour_of_the_quota_shorter(tmp_path):
-    """So what waits for the next commit can be rehearsed in minutes."""
-    command = [sys.executable, "-m", "hf_mpwriter", "hub", "--root", str(tmp_path), "--port", "0", "--no-xet"]
-    limits = ["--commits-per-hour", "1", "--commit-window", "240"]
+def test_the_command_line_sets_fields_of_the_hub(tmp_path):
+    """What waits for the next commit can be rehearsed in minutes; what is no field, value or fault is one line."""
+    for option, word, told in (
+        ("--set", "bussy=true", "bussy=true: there is no such field"),
+        ("--set", "busy=yes", "busy=yes: not a value such as false"),
+        ("--set", "commits_per_hour", "commits_per_hour: not a value such as 0"),
+        ("--set", "commits_per_hour=Infinity", "commits_per_hour=Infinity: not a value such as 0"),
+        ("--set", "commit_window=0", "commit_window=0: it is a number of seconds above 0"),
+        ("--fault", "/commit/", "A fault is:"),
+    ):
+        refused = CliRunner().invoke(main, ["hub", "--root", str(tmp_path), option, word])
+        assert refused.exit_code == 1
+        assert told in refused.output
+    command = [sys.executable, "-m", "hf_mpwriter", "hub", "--root", str(tmp_path), "--port", "0"]
+    limits = ["--set", "xet=false", "--set", "commits_per_hour=1", "--set", "commit_window=240"]
+    limits += ["--fault", f"GET {WHOAMI} 418"]
     with subprocess.Popen([*command, *limits], stdout=subprocess.PIPE, text=True) as process:
         try:
             url = process.stdout.readline().split(",")[0].split()[-1]
             hub = LocalHub(tmp_path, port=int(url.rpartition(":")[2]))
+            assert [ask(hub, "GET", WHOAMI)[0] for _ in range(2)] == [418, 200]
             assert ask(hub, "POST", "/api/repos/create", {"name": "r"})[0] == 200
             assert commit(hub, file("x", b"1"))[0] == 200
             status, answer = commit(hub, file("x", b"2"))
@@ -299,8 +292,3 @@ def offer_count(hub: LocalHub) -> int:
     """Create the repository (one request to the API), and three LFS batches, which are none."""
     assert ask(hub, "POST", "/api/repos/create", {"name": "r"})[1]["ratelimit"][:10] == '"api";r=2;'
     return sum(offer(hub, b"%d" % k)[1] is not None for k in range(3))
-
-
-def test_a_hub_without_limits_mentions_none(guarded):
-    """There is no header and no refusal."""
-    assert "ratelimit" not in ask(guarded, "GET", WHOAMI, headers=bearer(WRITE))[1]

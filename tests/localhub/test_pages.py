@@ -10,10 +10,8 @@ import pytest
 from hub_clients import ask, commit, file
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.pages.handlers import COMMITS_PER_PAGE, LONGEST_TEXT
-from hf_mpwriter.localhub.pages.html import Links, size_text
-from hf_mpwriter.localhub.pages.listing import DEEPEST, listing, to_html
-from hf_mpwriter.localhub.storage.store import Commit, TreeEntry
+from hf_mpwriter.localhub.pages.handlers import COMMITS_PER_PAGE, LONGEST_TEXT, to_html
+from hf_mpwriter.localhub.pages.html import Links
 
 RUN = Links("model", "local-user/r")
 HOSTILE = """<script>alert('"')</script>"""
@@ -136,7 +134,7 @@ def test_no_address_leads_out_of_a_commit(hub, way):
 
 def test_pages_need_a_token_where_the_hub_has_one(tmp_path):
     """Without one a browser is told to ask for it, and sees no name; it sends the token as a password."""
-    with LocalHub(tmp_path, xet=False, token="hf_w", read_token="hf_r") as hub:
+    with LocalHub(tmp_path, xet=False, token="hf_w") as hub:
         bearer = {"Authorization": "Bearer hf_w"}
         assert ask(hub, "POST", "/api/repos/create", {"name": "r", "private": True}, bearer)[0] == 200
         for path in ["/", *(RUN.home + page for page in PAGES), RUN.board + "/"]:
@@ -144,9 +142,9 @@ def test_pages_need_a_token_where_the_hub_has_one(tmp_path):
                 status, answer, body = ask(hub, "GET", path, headers=headers)
                 assert (status, answer["WWW-Authenticate"][:6]) == (401, "Basic ")
                 assert b"local-user" not in body
-        assert "private" in page(hub, "/", headers=basic("hf_r"))
+        assert "private" in page(hub, "/", headers=basic("hf_w-read"))
         assert "local-user/r" in page(hub, RUN.home, headers=basic("hf_w"))
-        assert ask(hub, "GET", RUN.resolve("main", ".gitattributes"), headers=basic("hf_r"))[0] == 200
+        assert ask(hub, "GET", RUN.resolve("main", ".gitattributes"), headers=basic("hf_w-read"))[0] == 200
 
 
 def test_a_password_changes_nothing(tmp_path):
@@ -186,23 +184,3 @@ def test_a_card_leads_into_the_repository_or_elsewhere():
         "/local-user/r/resolve/main/p.png",
         "#top",
     ]
-
-
-def test_an_entry_older_than_what_is_read_has_no_commit():
-    """A page reads a bounded part of a long history, and does not name a commit that it has not seen change it."""
-    tree = {"old": TreeEntry(1, "a", "a")}
-    history = [
-        Commit(f"{n}", f"{n + 1}", "t", "", "", "", tree | {"new": TreeEntry(1, f"{n}", "")}) for n in range(999)
-    ]
-    shown = listing(history[0].tree, "", iter(history))
-    assert [(entry.name, entry.commit and entry.commit.oid) for entry in shown] == [("new", "0"), ("old", None)]
-    assert DEEPEST < 999
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 Bytes"), (999, "999 Bytes"), (1519, "1.52 kB"), (77_622, "77.6 kB"), (999_600, "1 MB")],
-)
-def test_sizes_are_shown_with_three_digits(size, text):
-    """As the real Hub shows them."""
-    assert size_text(size) == text

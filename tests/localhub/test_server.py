@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import select
 import subprocess
 import sys
@@ -16,12 +15,11 @@ import threading
 import pytest
 from hub_clients import REPO, SECONDS, ask, commit, file, offer
 
-from hf_mpwriter.localhub import LocalHub, Store
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.localhub.config import ServerError
+from hf_mpwriter.localhub.endpoints.app import RequestLog
 from hf_mpwriter.localhub.errors import StaleParent
-from hf_mpwriter.localhub.server.config import ServerError
-from hf_mpwriter.localhub.server.request_log import RequestLog
-from hf_mpwriter.localhub.server.serving import _lock_root
-from hf_mpwriter.localhub.server.state import HubState
+from hf_mpwriter.localhub.serving import HubState, _lock_root
 from hf_mpwriter.localhub.storage.writing import Change, WritableStore
 
 
@@ -92,18 +90,6 @@ for path, key in (("tree/main/pages", "path"), ("commits/main", "id")):
     assert json.loads(lines[1]) == [commit.oid for commit in hub.store.commits(*REPO)]
 
 
-def test_paths_info_takes_forms_and_json(hub):
-    """The client sends a form, others send JSON; both get the files that exist."""
-    assert commit(hub, file("p/a.txt", b"a"))[0] == 200
-    route = "/api/models/local-user/r/paths-info/main"
-    form = ask(hub, "POST", route, b"paths=p%2Fa.txt&paths=gone&expand=True")[2]
-    as_json = ask(hub, "POST", route, {"paths": ["p/a.txt", "gone"]}, {"Content-Type": "application/json"})[2]
-    assert [item["path"] for item in json.loads(as_json)] == ["p/a.txt"]
-    shown = json.loads(form)[0]
-    assert shown.pop("lastCommit")["id"] == hub.store.resolve(*REPO)
-    assert [shown] == json.loads(as_json)
-
-
 def test_paths_and_names_cannot_lead_out_of_the_store(hub):
     """A path with dots, an absolute path and a name with dots are refused and write nothing."""
     for path in ("../x", "/x", "a/../../x", "", ".git/config"):
@@ -149,45 +135,6 @@ def test_racing_commits_all_arrive_and_racing_parents_all_but_one_are_refused(hu
     history = [item.oid for item in hub.store.commits(*REPO)]
     assert {free[1]["commitOid"] for free, _ in outcomes} <= set(history)
     assert history.index(before) == 7
-
-
-def test_a_killed_server_comes_back_on_its_port_with_every_acknowledged_commit(tmp_path):
-    """Whatever was answered with 200 before SIGKILL is in the history afterwards, whole, and commits go on."""
-    hub = LocalHub(tmp_path / "hub", xet=False).start()
-    port = hub.port
-    assert ask(hub, "POST", "/api/repos/create", {"name": "r"})[0] == 200
-    acknowledged: list[str] = []
-    source = random.Random(6)
-    for attempt in range(3):
-        enough = threading.Event()
-        goal = len(acknowledged) + source.randint(3, 12)
-
-        def work(attempt: int = attempt, enough: threading.Event = enough, goal: int = goal) -> None:
-            """Commit until the server is gone."""
-            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-                for k in range(10_000):
-                    status, answer = commit(hub, file(f"{attempt}/{k}", b"%d" % k))
-                    assert status == 200
-                    acknowledged.append(answer["commitOid"])
-                    if len(acknowledged) >= goal:
-                        enough.set()
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        assert enough.wait(SECONDS)
-        hub.kill()
-        thread.join(SECONDS)
-        assert hub.pid is None
-        hub.start()
-        assert hub.port == port
-        history = Store(hub.root).commits(*REPO)
-        assert set(acknowledged) <= {item.oid for item in history}
-        for path in history[0].tree:
-            hub.store.read_blob(*REPO, path)
-        assert not os.path.exists(os.path.join(hub.root, "tmp"))
-    assert commit(hub, file("end", b"end"), parent=acknowledged[-1])[0] in (200, 412)
-    hub.stop()
-    assert hub.pid is None
 
 
 CRASHES = """
@@ -312,17 +259,6 @@ def test_the_request_log_stays_below_its_limit(tmp_path):
     assert all(os.path.getsize(tmp_path / name) < 2200 for name in os.listdir(tmp_path))
     line = json.loads((tmp_path / "requests.jsonl.1").read_text().splitlines()[0])
     assert (line["path"], line["status"], line["out"], line["auth"]) == ("/a%20b", 200, 1, False)
-
-
-def test_a_store_is_read_without_the_server_and_the_package_does_not_load_it():
-    """Readers of a store need no starlette; importing the package loads no local Hub."""
-    code = """
-import sys, hf_mpwriter
-assert "hf_mpwriter.localhub" not in sys.modules
-from hf_mpwriter.localhub import Store
-assert not {"starlette", "uvicorn", "huggingface_hub", "hf_xet"} & set(sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=SECONDS)
 
 
 def test_commits_have_ids_of_64_digits_and_parents_are_named_by_a_beginning(tmp_path):

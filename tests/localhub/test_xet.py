@@ -10,9 +10,8 @@ import pytest
 from hub_clients import client
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.storage.shards import FileRecord, Shard, Term
 from hf_mpwriter.localhub.storage.writing import WritableStore
-from hf_mpwriter.localhub.storage.xet import XetStore
+from hf_mpwriter.localhub.storage.xet import FileRecord, Shard, Term, XetStore
 
 
 class Session:

@@ -35,18 +35,18 @@ def _early_ledger(start):
     def start_push(self, lane, batch, members):
         """Acknowledge, then commit."""
         sent = {file.path: Sent(file.length, "0" * 64) for file in batch.files}
-        self.run.ledger.acknowledge(sent, "early", 0.0)
-        self.run.in_flight.save_ledger()
+        self.sending.ledger.acknowledge(sent, "early", 0.0)
+        self.sending.in_flight.save_ledger()
         start(self, lane, batch, members)
 
     return start_push
 
 
 def _early_clear(acknowledge):
-    def early(run, verdict, lane, batch):
+    def early(sending, verdict, lane, batch):
         """Drop the record, then save the ledger."""
-        run.in_flight.clear()
-        acknowledge(run, verdict, lane, batch)
+        sending.in_flight.clear()
+        acknowledge(sending, verdict, lane, batch)
 
     return early
 

@@ -23,7 +23,7 @@ def construct(folder: Path) -> None:
     HFSummaryWriter("me/run")
     HFSummaryWriter(repo_id="me/run", logdir="runs/exp1", squash_history=True, token="hf_x", repo_type="dataset")
     HFSummaryWriter("me/run", logdir=folder, repo_allow_patterns=["*.tfevents.*"], repo_ignore_patterns="*.tmp")
-    HFSummaryWriter("me/run", comment="x", purge_step=5, memory_limit=1 << 20, mirror_every=10, filename_suffix=".x")
+    HFSummaryWriter("me/run", comment="x", purge_step=5, memory_limit=1 << 20, rank=3, filename_suffix=".x")
 
 
 def use() -> None:

@@ -17,6 +17,7 @@ def construct() -> None:
     HFSummaryWriter("me/run", squash_history="no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     HFSummaryWriter("me/run", repo_allow_patterns=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     HFSummaryWriter("me/run", token=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    HFSummaryWriter("me/run", flush_secs="no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     SummaryWriter(repoid="me/run")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     SummaryWriter("runs/exp1", purge_step=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +25,13 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-SOURCES = {name_of(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
-TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
+PATHS = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    """All modules, parsed once by the processes that run these tests, not by each that collects them."""
+    return {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 
 
 def for_types_only(node: ast.stmt) -> bool:
@@ -63,19 +70,19 @@ def used(tree: ast.AST) -> set[str]:
 def ours(module: str) -> set[str]:
     """The modules of the package that a module imports."""
     found = set()
-    for dotted in imported(TREES[module]):
+    for dotted in imported(trees()[module]):
         head, _, rest = dotted.partition(".")
         if head == "hf_mpwriter" and rest:
             parts = rest.split(".")
             prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-            names = [name for prefix in prefixes for name in (prefix, f"{prefix}.__init__") if name in TREES]
+            names = [name for prefix in prefixes for name in (prefix, f"{prefix}.__init__") if name in trees()]
             found.update(names[:1])
     return found
 
 
 def importers(*packages: str) -> set[str]:
     """The modules of ours that import one of these packages."""
-    return {m for m, tree in TREES.items() if any(dotted.partition(".")[0] in packages for dotted in imported(tree))}
+    return {m for m, tree in trees().items() if any(dotted.partition(".")[0] in packages for dotted in imported(tree))}
 
 
 def without(modules: set[str], *folders: str) -> set[str]:
@@ -85,7 +92,7 @@ def without(modules: set[str], *folders: str) -> set[str]:
 
 def test_no_modules_import_each_other():
     """No circle, of any length, lazy imports included (the facade in __init__ excepted)."""
-    graph = {module: ours(module) for module in TREES if module != "__init__"}
+    graph = {module: ours(module) for module in trees() if module != "__init__"}
     assert sum(map(len, graph.values())) > 200, "the imports are found"
     done: set[str] = set()
 
@@ -105,7 +112,7 @@ def test_only_locks_imports_file_locks():
     apart = ("localhub", "demo", "testing")
     assert without(importers("filelock"), *apart) == {"system.locks"}
     assert without(importers("fcntl"), *apart) == {"system.locks", "system.disk"}
-    locking = {module for module, tree in TREES.items() if used(tree) & {"fcntl.flock", "fcntl.lockf"}}
+    locking = {module for module, tree in trees().items() if used(tree) & {"fcntl.flock", "fcntl.lockf"}}
     assert without(locking, *apart) == {"system.locks"}
 
 
@@ -115,13 +122,13 @@ def test_only_disk_syncs_links_and_renames():
     The local Hub is another program.
     """
     owned = {f"os.{name}" for name in ("fsync", "fdatasync", "link", "rename", "replace", "symlink", "sync")}
-    users = {module for module, tree in TREES.items() if used(tree) & owned}
+    users = {module for module, tree in trees().items() if used(tree) & owned}
     owners = {"system.disk", "mirror.posix"}
     assert without(users, "localhub", "demo") == owners
     names = {
         name
-        for module in without(set(TREES), "localhub", "demo", "testing") - owners
-        for name in imported(TREES[module])
+        for module in without(set(trees()), "localhub", "demo", "testing") - owners
+        for name in imported(trees()[module])
         if name.startswith(("os.", "shutil"))
     }
     assert names & (owned | {"shutil"}) == set()
@@ -137,18 +144,18 @@ def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
 def test_one_function_opens_files_in_training():
     """It keeps descriptors above the standard streams; a builtin `open` uses it, or takes an open descriptor."""
     training = without(
-        set(TREES), "localhub", "demo", "testing", "push", "uploader", "mirror", "sampler", "cli", "supervisor"
+        set(trees()), "localhub", "demo", "testing", "push", "uploader", "mirror", "sampler", "cli", "supervisor"
     )
     training -= {"system.daemon"}
-    assert {module for module in training if "os.open" in used(TREES[module])} == {"system.process"}
-    assert {module for module in training if used(TREES[module]) & {"os.dup", "os.memfd_create", "os.pipe"}} == {
+    assert {module for module in training if "os.open" in used(trees()[module])} == {"system.process"}
+    assert {module for module in training if used(trees()[module]) & {"os.dup", "os.memfd_create", "os.pipe"}} == {
         "system.launch",  # within `standard_taken`, or moved up at once
         "system.process",
     }
     others = [
         f"{module}:{call.lineno}"
         for module in training
-        for call in calls(TREES[module], "open")
+        for call in calls(trees()[module], "open")
         if ast.unparse(call.args[0]) != "fd" and "open_above" not in ast.unparse(call)
     ]
     assert others == []
@@ -157,7 +164,7 @@ def test_one_function_opens_files_in_training():
 def test_only_held_directories_are_listed():
     """A scan by path would follow what takes the place of a directory."""
     by_path = {"os.listdir", "os.scandir", "os.walk", "os.fwalk"}
-    users = without({module for module, tree in TREES.items() if used(tree) & by_path}, "localhub", "demo", "testing")
+    users = without({module for module, tree in trees().items() if used(tree) & by_path}, "localhub", "demo", "testing")
     assert users == {
         "system.directory",
         "system.daemon",  # /proc
@@ -173,7 +180,35 @@ def test_only_held_directories_are_listed():
 def test_only_launch_starts_processes():
     """`subprocess` can block when another thread forks."""
     assert without(importers("subprocess"), "testing", "localhub", "demo", "cli") == set()
-    assert {module for module, tree in TREES.items() if "os.posix_spawn" in used(tree)} == {"system.launch"}
+    assert {module for module, tree in trees().items() if "os.posix_spawn" in used(tree)} == {"system.launch"}
+
+
+def variables(tree: ast.Module) -> Iterator[str]:
+    """The variables of a module: names in lower case that it sets; a logger and a lock between threads are none."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            made = ast.unparse(node.value)
+            if made.startswith(("logging.getLogger(", "thread_lock(", "process_state.thread_lock(", "click.")):
+                continue
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = (target.id for target in targets if isinstance(target, ast.Name))
+            yield from (name for name in names if name.islower() and not name.startswith("__"))
+
+
+def test_process_state_says_what_a_fork_does_to_each_variable():
+    """A module that keeps something for its process has to decide what a forked child has of it."""
+    apart = ("localhub", "demo", "testing")
+    in_training = without(set(trees()), *apart) - {"integrations.site.sitecustomize", "system.process_state"}
+    found = {f"{module}.{name}" for module in in_training for name in variables(trees()[module])}
+    told = re.findall(r"^    (\w+(?:\.\w+)+) ", PATHS["system.process_state"].read_text(), re.MULTILINE)
+    assert sorted(told) == sorted(found)
+
+
+def test_only_process_state_knows_of_forks():
+    """Rules run in the order in which they were given; nothing else makes state anew."""
+    users = {module for module, tree in trees().items() if "os.register_at_fork" in used(tree)}
+    assert without(users, "localhub", "demo", "testing") == {"system.process_state"}
+    assert not [m for m, tree in trees().items() if any(isinstance(node, ast.Global) for node in ast.walk(tree))]
 
 
 LOADED = """
@@ -189,6 +224,7 @@ for statement in json.loads(sys.argv[1]):
         print(pipe.read())
 """
 HEAVY = {"huggingface_hub", "httpx2", "tensorboardX", "torch", "numpy", "google"}
+FRAMEWORKS = {"accelerate", "lightning", "pytorch_lightning", "transformers"}
 LIGHT = {  # statement -> what it must not load
     "import hf_mpwriter": HEAVY | {"filelock", "psutil", "click"},
     "import hf_mpwriter.uploader.loop": HEAVY,  # it lives as long as the run, on every host
@@ -196,14 +232,16 @@ LIGHT = {  # statement -> what it must not load
     "import hf_mpwriter.supervisor.loop, hf_mpwriter.supervisor.program": HEAVY | {"psutil", "tqdm"},  # so does it
     "from hf_mpwriter import HFSummaryWriter": {"huggingface_hub", "httpx2", "psutil", "hf_xet"},  # training
     "import hf_mpwriter.cli.main; [*hf_mpwriter.cli.main.main.commands.values()]": HEAVY
+    | FRAMEWORKS
     | {"starlette", "uvicorn", "sklearn", "tensorboard"},  # the doors it opens later
+    "import hf_mpwriter.integrations.from_environment; hf_mpwriter.patch()": FRAMEWORKS,
 }
 
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, set[str]]:
     """The top-level modules that each statement loads, each in a fork of one fresh interpreter."""
-    lines = succeed(LOADED, json.dumps(list(LIGHT))).splitlines()
+    lines = succeed(LOADED, json.dumps(list(LIGHT)), fresh=True).splitlines()
     return dict(zip(LIGHT, [set(line.split()) for line in lines], strict=True))
 
 
@@ -214,29 +252,25 @@ def test_an_import_loads_no_more_than_it_needs(loaded, statement):
     assert loaded[statement] & LIGHT[statement] == set()
 
 
-def lines(module: str) -> int:
-    """Length of a module."""
-    return len(SOURCES[module].splitlines())
-
-
 def test_no_module_is_too_long():
     """A module is one concept, which one can hold in one's head."""
-    assert {module: lines(module) for module in SOURCES if lines(module) > LONGEST} == {}
+    lines = {module: len(path.read_text().splitlines()) for module, path in PATHS.items()}
+    assert {module: count for module, count in lines.items() if count > LONGEST} == {}
 
 
 def test_no_two_classes_share_a_name():
     """A name in a traceback or a text leads to one place."""
-    names = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    names = Counter(node.name for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     assert {name for name, count in names.items() if count > 1} == set()
 
 
-FOLDERS = sorted(module for module in TREES if module.endswith("__init__"))
+FOLDERS = sorted(module for module in PATHS if module.endswith("__init__"))
 
 
 @pytest.mark.parametrize("module", FOLDERS)
 def test_a_folder_says_what_it_is_responsible_for(module):
     """In the docstring of its __init__, which imports nothing unless the folder is public."""
-    tree = TREES[module]
+    tree = trees()[module]
     docstring = ast.get_docstring(tree) or ""
     assert docstring.rstrip("`").endswith("."), "it ends with a sentence"
     assert "TODO" not in docstring

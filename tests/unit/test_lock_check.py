@@ -6,11 +6,10 @@ import ast
 import logging
 from pathlib import Path
 
-import pytest
 from programs import succeed
 
 import hf_mpwriter
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import process_state
 
 PACKAGE = Path(hf_mpwriter.__file__).parent
 TRAINING = ("events", "worker", "writer")  # folders whose code runs in training
@@ -18,7 +17,7 @@ TRAINING = ("events", "worker", "writer")  # folders whose code runs in training
 
 def test_a_log_call_under_a_lock_is_found(lock_report):
     """Whatever the level is: a handler may be added at any time."""
-    with locks.thread_lock():
+    with process_state.thread_lock():
         logging.getLogger("anything").debug("under a lock")
     assert "'anything' while it holds a thread lock" in lock_report.read_text()
     lock_report.unlink()
@@ -28,17 +27,14 @@ def test_a_log_call_under_a_lock_is_found(lock_report):
 
 CALL = """
 import logging
-from hf_mpwriter.system import locks
-with locks._mutex:
+from hf_mpwriter.system import process_state
+with process_state.fork_mutex:
     logging.getLogger("anything").info("under a lock")
 """
 
 
-@pytest.mark.parametrize("waits", ["short", "long"])
-def test_a_log_call_under_a_lock_is_found_in_a_child(lock_report, request, waits):
-    """With the shorter waits of tests, and without."""
-    if waits == "long":
-        request.getfixturevalue("unhurried")
+def test_a_log_call_under_a_lock_is_found_in_a_child(lock_report):
+    """A program of a test has the check, too."""
     succeed(CALL)
     assert "'anything' while it holds a thread lock" in lock_report.read_text()
     lock_report.unlink()
@@ -67,7 +63,7 @@ def makes_locks(tree: ast.AST) -> bool:
 
 
 def test_every_lock_between_threads_is_known():
-    """`system/locks` makes them, and knows that of `system/process`; `scheduler.lock` is the user's."""
+    """`system/process_state` makes them; `scheduler.lock` is the user's."""
     ours = (path for path in PACKAGE.rglob("*.py") if not {"localhub", "demo"} & set(path.parts))
     makers = {path.relative_to(PACKAGE).as_posix() for path in ours if makes_locks(ast.parse(path.read_text()))}
-    assert makers == {"system/locks.py", "system/process.py", "writer/commit_scheduler.py"}
+    assert makers == {"system/process_state.py", "writer/commit_scheduler.py"}

@@ -17,8 +17,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from hf_mpwriter import ranks
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.events import framing
-from hf_mpwriter.ranks import HELD, JOINING, NEW, Aligner, Following, combine, derive, is_step_time, rank_of
+from hf_mpwriter.ranks import HELD, NEW, Aligner, Following, combine, derive, is_step_time, rank_of
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
@@ -183,7 +184,7 @@ def test_any_history_of_kills_resumes_and_purges(actions, is_hurried):
     In a hurry, each step of the process takes in one part of one file.
     """
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
-        for constant, value in {"JOINING": 2.0, "NEW": 5.0, "CHUNK": 300 if is_hurried else 1 << 16}.items():
+        for constant, value in {"NEW": 5.0, "CHUNK": 300 if is_hurried else 1 << 16}.items():
             patch.setattr(ranks, constant, value)
         job = Job(Path(path) / "run")
         history = History(job, is_hurried=is_hurried)
@@ -317,7 +318,7 @@ def test_a_rank_that_logs_nothing_of_a_tag_holds_it_while_either_is_new():
     assert settled(found, RANKS) == [1]
     found.begin(now := now + 1, range(4))
     log(found, (0, 1), 2)
-    found.begin(now + JOINING, range(4))
+    found.begin(now + USUAL.ranks_joining, range(4))
     assert settled(found, range(4)) == [], "rank 3 may log it, too"
     found.begin(now + NEW, range(4))
     assert settled(found, range(4)) == [2]

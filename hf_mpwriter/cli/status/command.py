@@ -20,19 +20,20 @@ from typing import Any, NamedTuple
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.words import as_argument
 from hf_mpwriter.cli.destination import existing_spool
+from hf_mpwriter.cli.options import examples
 from hf_mpwriter.cli.status import schema, text
 from hf_mpwriter.cli.status.facts import RunFacts, gather
 from hf_mpwriter.cli.status.finding import named, others_below, runs_below
 from hf_mpwriter.cli.status.judgement import Judgement, RunHealth, judge
-from hf_mpwriter.cli.words import as_argument, examples
 from hf_mpwriter.system.redaction import printable
 
 EVERY = 2.0  # seconds between two looks of `--watch`
 CLEAR = "\x1b[H\x1b[2J"  # of a terminal
 
 
-class Look(NamedTuple):
+class SeenRun(NamedTuple):
     """What was found of one run."""
 
     logdir: str  # as it was typed, or found
@@ -48,7 +49,7 @@ class Look(NamedTuple):
     def is_live(self) -> bool:
         """Whether a process lives that may change something."""
         facts = self.facts
-        return facts is not None and bool(facts.alive or facts.uploader_is_alive or facts.mirror_is_alive)
+        return facts is not None and bool(facts.alive or facts.hub.is_alive or facts.there.is_alive)
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -95,12 +96,12 @@ def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool) -> None
     click.get_current_context().exit(max((look.code for look in looks), default=0))
 
 
-def _json(looks: Sequence[Look], logdirs: Sequence[str]) -> str:
+def _json(looks: Sequence[SeenRun], logdirs: Sequence[str]) -> str:
     found = [look.to_json() for look in looks]
     return json.dumps(found[0] if len(logdirs) == 1 else found, indent=1)
 
 
-def _lasting(looks: Iterable[Look]) -> str:
+def _lasting(looks: Iterable[SeenRun]) -> str:
     """What of several looks is no matter of the clock."""
     found = [look.to_json() for look in looks]
     for one in found:
@@ -111,25 +112,25 @@ def _lasting(looks: Iterable[Look]) -> str:
     return json.dumps(found)
 
 
-def _looks(logdirs: tuple[str, ...]) -> list[Look]:
+def _looks(logdirs: tuple[str, ...]) -> list[SeenRun]:
     names = logdirs or [as_argument(found) for found in runs_below(os.getcwd())]
     return [_look(name, is_single=len(logdirs) == 1) for name in names]
 
 
-def _look(logdir: str, *, is_single: bool) -> Look:
+def _look(logdir: str, *, is_single: bool) -> SeenRun:
     """Look at one run; what cannot be read is a matter for a person, and hides no other run."""
     try:
         facts = gather(existing_spool(logdir))
     except (HfMpWriterError, OSError) as error:
-        return Look(logdir, None, Judgement(RunHealth.PERSON, str(error)))
+        return SeenRun(logdir, None, Judgement(RunHealth.PERSON, str(error)))
     except click.ClickException as error:
         if is_single:
             raise
-        return Look(logdir, None, Judgement(RunHealth.PERSON, error.message))
-    return Look(logdir, facts, judge(facts, logdir))
+        return SeenRun(logdir, None, Judgement(RunHealth.PERSON, error.message))
+    return SeenRun(logdir, facts, judge(facts, logdir))
 
 
-def _lines(looks: Sequence[Look], *, is_single: bool) -> Iterable[str]:
+def _lines(looks: Sequence[SeenRun], *, is_single: bool) -> Iterable[str]:
     if is_single:
         (look,) = looks
         if look.facts is None:

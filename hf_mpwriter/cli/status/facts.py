@@ -12,13 +12,14 @@ import contextlib
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import event_host, event_second, is_attachment, is_of_no_worker, is_worker, worker_of
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.cli.destination import newest_settings, with_namespace
+from hf_mpwriter.cli.destination import newest_settings
+from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.snapshot.attachments import NEVER_SENT, Attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
@@ -26,8 +27,6 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.ownership import RUN_JSON
-from hf_mpwriter.spool.progress import Progress
-from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.member_lines import Member
@@ -74,27 +73,41 @@ class LastCommit:
 
 
 @dataclass(frozen=True)
+class HubFacts:
+    """What is known of the Hub, and of the uploader."""
+
+    destination: Destination | None = None  # with the full name of the repository; None for a local run
+    visibility: str = "unknown"  # public, private or unknown, as it was seen last
+    last_commit: LastCommit | None = None  # None before the first
+    uploader: UploaderStatus = field(default_factory=UploaderStatus)  # as it last described itself
+    is_alive: bool = False  # whether one holds the uploader lock
+    quarantined: Mapping[str, str] = field(default_factory=dict)  # the reason, per path
+
+
+@dataclass(frozen=True)
+class LogdirFacts:
+    """What is known of the logdir of a staged run, and of the mirror."""
+
+    to: str = ""  # where a staged run is brought to, "" for any other
+    mirror: MirrorStatus = field(default_factory=MirrorStatus)  # as it last described itself
+    is_alive: bool = False  # whether one holds the mirror lock
+    refused: Mapping[str, str] = field(default_factory=dict)  # what the logdir does not take: the reason, per path
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """What the disk knows of a run."""
 
     logdir: str  # path or URL by which its user names the run
     run_dir: str  # absolute path
     now: float  # unix time at which it was gathered
-    destination: Destination | None  # with the full name of the repository; None for a local run
-    visibility: str  # public, private or unknown, as it was seen last
-    workers: tuple[WorkerFacts, ...]  # by name
-    files: tuple[FileFacts, ...]  # event files and attachments, by path
-    lag: float | None  # seconds since the oldest record that is not on the Hub was logged, None if all are
-    last_commit: LastCommit | None  # None before the first
-    uploader: UploaderStatus  # as it last described itself
-    uploader_is_alive: bool  # whether one holds the uploader lock
-    notices: tuple[str, ...]  # what the uploaders of all hosts have found out, the newest last
-    quarantined: Mapping[str, str]  # the reason, per path
-    damage: tuple[Damage, ...]  # what is behind the last whole record of event files
-    to: str  # where a staged run is brought to, "" for any other
-    mirror: MirrorStatus  # as it last described itself
-    mirror_is_alive: bool  # whether one holds the mirror lock
-    refused_there: Mapping[str, str]  # what the logdir does not take: the reason, per path
+    hub: HubFacts
+    there: LogdirFacts
+    workers: tuple[WorkerFacts, ...] = ()  # by name
+    files: tuple[FileFacts, ...] = ()  # event files and attachments, by path
+    lag: float | None = None  # seconds since the oldest record that is not on the Hub was logged, None if all are
+    notices: tuple[str, ...] = ()  # what the uploaders of all hosts have found out, the newest last
+    damage: tuple[Damage, ...] = ()  # what is behind the last whole record of event files
 
     @property
     def logged(self) -> int:
@@ -109,9 +122,9 @@ class RunFacts:
     @property
     def waiting(self) -> int:
         """Of these, bytes that it does not hold; 0 for a local run. What is never sent does not wait."""
-        if self.destination is None:
+        if self.hub.destination is None:
             return 0
-        never = {path for path, reason in self.quarantined.items() if reason == NEVER_SENT}
+        never = {path for path, reason in self.hub.quarantined.items() if reason == NEVER_SENT}
         return sum(file.bytes - file.on_hub for file in self.files if file.path not in never)
 
     @property
@@ -133,7 +146,7 @@ class RunFacts:
     @property
     def refused(self) -> dict[str, str]:
         """What is quarantined and may come to the Hub all the same: the reason, per path."""
-        return {path: reason for path, reason in self.quarantined.items() if reason != NEVER_SENT}
+        return {path: reason for path, reason in self.hub.quarantined.items() if reason != NEVER_SENT}
 
     @property
     def in_memory(self) -> int:
@@ -143,9 +156,10 @@ class RunFacts:
     @property
     def next_in(self) -> float | None:
         """Seconds until the next commit or try is due; None if no uploader lives, or nothing is known."""
-        if not self.uploader_is_alive or self.uploader.is_over or not self.uploader.next_in:
+        uploader = self.hub.uploader
+        if not self.hub.is_alive or uploader.is_over or not uploader.next_in:
             return None
-        return max(0.0, self.uploader.beat + self.uploader.next_in - self.now)
+        return max(0.0, uploader.beat + uploader.next_in - self.now)
 
 
 def gather(spool: Spool) -> RunFacts:
@@ -154,13 +168,13 @@ def gather(spool: Spool) -> RunFacts:
     if recorded is None and spool.has_destination():
         text = f"{spool.directory / RUN_JSON} is damaged: it is empty, or ends too soon."
         raise SpoolFormatError(text, hint="Remove that file; the next start writes it again.")
-    all_members, progress, there = Members(spool), Progress(spool), Logdir(spool)
-    members, ledger, mirrored = all_members.all(), progress.ledger(), there.mirrored()
+    all_members, hub, there = Members(spool), HubSink(spool), LogdirSink(spool)
+    members, ledger, mirrored = all_members.all(), hub.ledger(), there.mirrored()
     allows = Share(spool).of(newest_settings(members, ledger).allows)
     attached, now = Attachments(spool.run).scan(allows), time.time()
     scan = EventFileScan(spool.run, ledger.length if ledger else lambda _: 0)  # what the Hub has is not read again
     found = scan.files(allows, all_members.growing) + attached.files
-    pulled, destination = pulled_files(spool), recorded and with_namespace(recorded, ledger.repo_id if ledger else "")
+    pulled, destination = pulled_files(spool), recorded and recorded.resolved(ledger.repo_id if ledger else "")
     files = tuple(
         FileFacts(
             file.path,
@@ -173,24 +187,23 @@ def gather(spool: Spool) -> RunFacts:
         for file in found
     )
     return RunFacts(
-        logdir=spool.logdir,
-        run_dir=spool.run_dir,
-        now=now,
-        destination=destination,
-        visibility=visibility(ledger),
-        workers=tuple(_workers(spool, members, files)),
-        files=files,
-        lag=_lag(spool, files, now) if recorded else None,
-        last_commit=_last_commit(ledger, destination),
-        uploader=progress.uploader(),
-        uploader_is_alive=progress.uploader_is_alive(),
-        notices=_notices(spool),
-        quarantined=attached.refused | (ledger.reasons if ledger else {}),
-        damage=tuple(scan.damage(now)),
-        to=there.to,
-        mirror=there.status(),
-        mirror_is_alive=there.is_alive(),
-        refused_there=mirrored.refused,
+        spool.logdir,
+        spool.run_dir,
+        now,
+        HubFacts(
+            destination,
+            visibility(ledger),
+            _last_commit(ledger, destination),
+            hub.status(),
+            hub.is_alive(),
+            attached.refused | (ledger.reasons if ledger else {}),
+        ),
+        LogdirFacts(there.to, there.status(), there.is_alive(), mirrored.refused),
+        tuple(_workers(spool, members, files)),
+        files,
+        _lag(spool, files, now) if recorded else None,
+        _notices(spool),
+        tuple(scan.damage(now)),
     )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hf_mpwriter.base.names import SPOOL_NAME, is_event_file
 from hf_mpwriter.base.storage import is_url, normalised_logdir, staging_directories, staging_root
-from hf_mpwriter.cli.words import as_argument, typed
+from hf_mpwriter.base.words import as_argument, typed
 from hf_mpwriter.snapshot.event_files import walk
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import FORMAT_NAME

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hf_mpwriter.base.verdicts import Cause, Refused
-from hf_mpwriter.cli.destination import command_line
+from hf_mpwriter.base.words import command_line
 from hf_mpwriter.cli.status.facts import RunFacts
 
 
@@ -57,7 +57,7 @@ def judge(facts: RunFacts, logdir: str) -> Judgement:
 
 def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
     """What a person has to do, the first thing first."""
-    sync, uploader = command_line("sync", logdir), facts.uploader
+    sync, uploader = command_line("sync", logdir), facts.hub.uploader
     if facts.in_memory:
         yield f"free space on the disk of {facts.run_dir}: what waits in memory is lost when its process ends"
     if facts.waiting and uploader.cause is Cause.DISK_FULL:
@@ -68,25 +68,25 @@ def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
         yield f"{still}; if that does not help: {command_line('stop', logdir)}; then: {sync}"
     if facts.refused:
         yield f"see why {_named(list(facts.refused))} is refused; then: {sync}"
-    if facts.refused_there or (facts.missing_there and facts.mirror.is_refused):
-        what = _named(list(facts.refused_there)) if facts.refused_there else "the logdir"
-        yield f"see why {what} is refused in {facts.to}; then: {sync}"
+    if facts.there.refused or (facts.missing_there and facts.there.mirror.is_refused):
+        what = _named(list(facts.there.refused)) if facts.there.refused else "the logdir"
+        yield f"see why {what} is refused in {facts.there.to}; then: {sync}"
     if facts.damaged:
-        then = f"; then: {sync}" if facts.destination or facts.to else ""
+        then = f"; then: {sync}" if facts.hub.destination or facts.there.to else ""
         copy = f"restore {_named(facts.damaged)} from a copy, if you have one"
         yield f"{copy}: no upload brings what is behind the damage{then}"
-    uploads = facts.uploader_is_alive or facts.alive
-    brings = facts.mirror_is_alive or facts.alive
+    uploads = facts.hub.is_alive or facts.alive
+    brings = facts.there.is_alive or facts.alive
     if (facts.waiting and not uploads) or (facts.missing_there and not brings):
         yield sync
 
 
 def _stillness(facts: RunFacts) -> str:
     """What keeps a living process of ours from its work."""
-    if facts.uploader_is_alive and facts.waiting and (still := facts.uploader.stillness(facts.now)):
+    if facts.hub.is_alive and facts.waiting and (still := facts.hub.uploader.stillness(facts.now)):
         return still
-    if facts.mirror_is_alive and facts.missing_there:
-        return facts.mirror.stillness(facts.now)
+    if facts.there.is_alive and facts.missing_there:
+        return facts.there.mirror.stillness(facts.now)
     return ""
 
 

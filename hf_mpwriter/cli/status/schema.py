@@ -16,7 +16,7 @@ VERSION = 1  # raised when a key changes its meaning or goes
 
 def to_json(facts: RunFacts, judgement: Judgement) -> dict[str, Any]:
     """The object of one run."""
-    to = facts.destination
+    to = facts.hub.destination
     return {
         "version": VERSION,
         "logdir": facts.logdir,
@@ -24,17 +24,17 @@ def to_json(facts: RunFacts, judgement: Judgement) -> dict[str, Any]:
         "state": judgement.state.word,
         "next": judgement.next or None,
         "destination": to and {"url": to.url, **asdict(to)},
-        "visibility": facts.visibility,
+        "visibility": facts.hub.visibility,
         "workers": [asdict(worker) for worker in facts.workers],
         "bytes": {"logged": facts.logged, "on_hub": facts.on_hub, "waiting": facts.waiting},
         "lag": facts.lag,
-        "last_commit": facts.last_commit and asdict(facts.last_commit),
+        "last_commit": facts.hub.last_commit and asdict(facts.hub.last_commit),
         "uploader": _uploader(facts),
         "mirror": _mirror(facts),
         "error": _error(facts),
         "notices": list(facts.notices),
         "files": [asdict(file) for file in facts.files],
-        "quarantined": dict(facts.quarantined),
+        "quarantined": dict(facts.hub.quarantined),
         "damaged": {one.path: str(one) for one in facts.damage},
     }
 
@@ -45,10 +45,10 @@ def unreadable(logdir: str, error: str) -> dict[str, Any]:
 
 
 def _uploader(facts: RunFacts) -> dict[str, Any]:
-    uploader = facts.uploader
+    uploader = facts.hub.uploader
     host = uploader.process.host.rpartition("-")[0] if uploader.process else None
     return {
-        "alive": facts.uploader_is_alive,
+        "alive": facts.hub.is_alive,
         "phase": uploader.phase or None,
         "pid": uploader.pid or None,
         "host": host,
@@ -58,24 +58,24 @@ def _uploader(facts: RunFacts) -> dict[str, Any]:
 
 
 def _mirror(facts: RunFacts) -> dict[str, Any] | None:
-    if not facts.to:
+    if not facts.there.to:
         return None
-    mirror = facts.mirror
+    mirror = facts.there.mirror
     return {
-        "to": facts.to,
-        "alive": facts.mirror_is_alive,
+        "to": facts.there.to,
+        "alive": facts.there.is_alive,
         "phase": mirror.phase or None,
         "missing": facts.missing_there,
         "error": mirror.reason or None,
-        "next_in": max(0.0, mirror.next_try - facts.now) if facts.mirror_is_alive and mirror.next_try else None,
-        "refused": dict(facts.refused_there),
+        "next_in": max(0.0, mirror.next_try - facts.now) if facts.there.is_alive and mirror.next_try else None,
+        "refused": dict(facts.there.refused),
         "returning": mirror.returning,
         "unread": dict(mirror.unread),
     }
 
 
 def _error(facts: RunFacts) -> dict[str, Any] | None:
-    uploader = facts.uploader
+    uploader = facts.hub.uploader
     if not uploader.failures:
         return None
     return {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hf_mpwriter.cli.destination import command_line
-from hf_mpwriter.cli.output import counted, mirror_line
-from hf_mpwriter.cli.status.facts import FileFacts, RunFacts, WorkerFacts
+from hf_mpwriter.base.words import ago, command_line, counted, size_text, span
+from hf_mpwriter.cli.status.facts import FileFacts, LogdirFacts, RunFacts, WorkerFacts
 from hf_mpwriter.cli.status.judgement import Judgement
-from hf_mpwriter.cli.words import ago, span
-from hf_mpwriter.spool.progress import size_text
+from hf_mpwriter.spool.staging.record import MirrorStatus
+from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.redaction import printable
 
 NAMED = 6  # workers that are named; of more only the number is told
@@ -28,13 +27,13 @@ def full(facts: RunFacts, judgement: Judgement, logdir: str) -> Iterator[str]:
 
 
 def _head(facts: RunFacts, logdir: str) -> str:
-    if facts.destination is None:
+    if facts.hub.destination is None:
         return f"{logdir} -> local only"
-    return f"{logdir} -> {facts.destination.url} ({_visibility(facts)})"
+    return f"{logdir} -> {facts.hub.destination.url} ({_visibility(facts)})"
 
 
 def _visibility(facts: RunFacts) -> str:
-    return "not seen yet" if facts.visibility == "unknown" else facts.visibility
+    return "not seen yet" if facts.hub.visibility == "unknown" else facts.hub.visibility
 
 
 def _rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:
@@ -45,27 +44,27 @@ def _rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:
     yield "logged", f"{size_text(facts.logged)} in {counted(len(facts.files), 'file')}"
     if facts.in_memory:
         yield "in memory", f"{counted(facts.in_memory, 'record')}, because the disk refuses them"
-    if facts.destination:
+    if facts.hub.destination:
         yield "on the Hub", _on_hub(facts)
-    if facts.to:
+    if facts.there.to:
         there = sum(file.in_logdir or 0 for file in facts.files)
-        where = "" if logdir == facts.to else f" in {facts.to}"
+        where = "" if logdir == facts.there.to else f" in {facts.there.to}"
         yield "in logdir", f"{size_text(there)}{where}; an open file comes when it is sealed"
-        if facts.mirror.returning or facts.mirror.unread:
+        if facts.there.mirror.returning or facts.there.mirror.unread:
             yield "only there", _only_there(facts)
-    if facts.destination:
+    if facts.hub.destination:
         yield from _commits(facts)
-        yield "uploader", uploader_text(facts)
-    if facts.destination and facts.uploader.reason and facts.waiting:
-        yield "error", failure_text(facts)
-    if facts.to:
-        yield "mirror", mirror_line(facts.mirror, facts.now, alive=facts.mirror_is_alive)
+        yield "uploader", daemon_text(facts.hub.uploader, facts.now, is_alive=facts.hub.is_alive)
+    if facts.hub.destination and facts.hub.uploader.reason and facts.waiting:
+        yield "error", failure_text(facts.hub.uploader)
+    if facts.there.to:
+        yield "mirror", _mirror_text(facts.there, facts.now)
 
 
 def _only_there(facts: RunFacts) -> str:
     """What of the logdir is not here."""
-    parts = [f"{counted(facts.mirror.returning, 'file')} on the way back"] if facts.mirror.returning else []
-    if unread := facts.mirror.unread:
+    parts = [f"{counted(facts.there.mirror.returning, 'file')} on the way back"] if facts.there.mirror.returning else []
+    if unread := facts.there.mirror.unread:
         path, reason = min(unread.items())
         parts.append(f"{counted(len(unread), 'file')} cannot be read there, such as {path}: {reason}")
     return "; ".join(parts)
@@ -98,41 +97,50 @@ def _on_hub(facts: RunFacts) -> str:
 
 
 def _commits(facts: RunFacts) -> Iterator[tuple[str, str]]:
-    if (last := facts.last_commit) is not None:
+    if (last := facts.hub.last_commit) is not None:
         when = ago(facts.now - last.time)
         yield "last commit", f"{last.id[:8]}, {when}: {last.url}"
     if facts.next_in is not None and (facts.alive or facts.waiting):
-        yield ("next try" if facts.uploader.failures else "next commit"), f"in {span(facts.next_in)}"
+        yield ("next try" if facts.hub.uploader.failures else "next commit"), f"in {span(facts.next_in)}"
 
 
-def uploader_text(facts: RunFacts) -> str:
-    """What the uploader does, and when it was heard of last."""
-    uploader = facts.uploader
-    if not facts.uploader_is_alive:
+def daemon_text(status: UploaderStatus | MirrorStatus, now: float, *, is_alive: bool) -> str:
+    """What an uploader or a mirror does, and when it was heard of last."""
+    if not is_alive:
         return "none runs"
-    if uploader.process is None or uploader.is_over:
+    if status.process is None or status.is_over:
         return "runs, it has not said yet what it does"
-    seen = f"process {uploader.pid}{uploader.place}, last seen {ago(facts.now - uploader.beat)}"
-    return "; ".join(filter(None, [f"{uploader.phase}, {seen}", uploader.stillness(facts.now)]))
+    seen = f"process {status.pid}{status.process.place}, last seen {ago(now - status.beat)}"
+    return "; ".join(filter(None, [f"{status.phase}, {seen}", status.stillness(now)]))
 
 
-def failure_text(facts: RunFacts) -> str:
+def failure_text(status: UploaderStatus) -> str:
     """The last failure in plain words, how often it came, and what helps."""
-    uploader = facts.uploader
-    if not uploader.failures:
-        return uploader.reason
-    often = f" ({uploader.failures} times in a row)" if uploader.failures > 1 else ""
-    helps = f". {uploader.hint[:1].upper()}{uploader.hint[1:]}" if uploader.hint else ""
-    return f"{uploader.reason.rstrip('.')}{often}{helps}"
+    if not status.failures:
+        return status.reason
+    often = f" ({status.failures} times in a row)" if status.failures > 1 else ""
+    helps = f". {status.hint[:1].upper()}{status.hint[1:]}" if status.hint else ""
+    return f"{status.reason.rstrip('.')}{often}{helps}"
+
+
+def _mirror_text(there: LogdirFacts, now: float) -> str:
+    """What the mirror does, its last failure, and when it tries again."""
+    mirror, parts = there.mirror, [daemon_text(there.mirror, now, is_alive=there.is_alive)]
+    if mirror.failures:
+        often = "1 failure" if mirror.failures == 1 else f"{mirror.failures} failures in a row"
+        parts.append(f"{often}: {mirror.reason.rstrip('.')}")
+        if there.is_alive and mirror.next_try > now:
+            parts.append(f"next try in {span(mirror.next_try - now)}")
+    return "; ".join(parts)
 
 
 def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
     listed: Sequence[FileFacts] = facts.files
     if len(listed) > LISTED:
-        behind = [file for file in listed if facts.destination and file.on_hub < file.bytes]
+        behind = [file for file in listed if facts.hub.destination and file.on_hub < file.bytes]
         listed = behind[:LISTED]
     for file in listed:
-        yield file_text(file, is_local=facts.destination is None)
+        yield file_text(file, is_local=facts.hub.destination is None)
     if more := len(facts.files) - len(listed):
         yield f"  {counted(more, 'more file')}; all of them: {command_line('status', logdir, '--json')}"
 
@@ -150,9 +158,9 @@ def file_text(file: FileFacts, *, is_local: bool = False) -> str:
 
 
 def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
-    for path, reason in facts.refused_there.items():
+    for path, reason in facts.there.refused.items():
         yield f"not brought to the logdir: {path}: {reason}. To try again: {command_line('sync', logdir)}"
-    for path, reason in facts.quarantined.items():
+    for path, reason in facts.hub.quarantined.items():
         yield f"quarantined: {path}: {reason}"
     for one in facts.damage:
         yield f"{one.path} {one}"
@@ -180,17 +188,17 @@ def _all_on_hub(facts: RunFacts) -> str:
 def line(facts: RunFacts, judgement: Judgement) -> str:
     """One line about a run."""
     parts = [f"{judgement.state.word:<9}", f"{size_text(facts.logged):>9} logged"]
-    if facts.destination is None:
+    if facts.hub.destination is None:
         parts.append("local only")
     else:
         parts.append(f"{size_text(facts.waiting)} waiting" if facts.waiting else _all_on_hub(facts))
-    if facts.to:
+    if facts.there.to:
         parts.append(
             f"{size_text(facts.missing_there)} not in the logdir" if facts.missing_there else "all in the logdir"
         )
     parts.append(f"{len(facts.alive)} alive")
-    if facts.waiting and facts.uploader.failures:
-        parts.append(facts.uploader.reason)
-    if facts.destination and facts.files:  # without one, the page may not be there
-        parts.append(facts.destination.url)
+    if facts.waiting and facts.hub.uploader.failures:
+        parts.append(facts.hub.uploader.reason)
+    if facts.hub.destination and facts.files:  # without one, the page may not be there
+        parts.append(facts.hub.destination.url)
     return "  ".join(parts)

@@ -15,13 +15,13 @@ from click.core import ParameterSource
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.storage import is_url, normalised_logdir
-from hf_mpwriter.cli.destination import endpoint_option, place_options
-from hf_mpwriter.cli.output import DAMAGED, counted, failure
+from hf_mpwriter.base.words import as_argument, counted, typed
+from hf_mpwriter.cli.options import endpoint_option, examples, place_options
+from hf_mpwriter.cli.output import DAMAGED, failure
 from hf_mpwriter.cli.status.finding import has_one_of, named, others_below, runs_below
 from hf_mpwriter.cli.syncing.folders import Wishes, check_places, clashes, recorded
 from hf_mpwriter.cli.syncing.following import Writers, folders_of, tend
 from hf_mpwriter.cli.syncing.one_run import RemovedError, sync_one
-from hf_mpwriter.cli.words import as_argument, examples, typed
 from hf_mpwriter.supervisor.drain import Drain
 from hf_mpwriter.system.redaction import printable
 
@@ -39,19 +39,16 @@ from hf_mpwriter.system.redaction import printable
 @click.option(
     "--all", "all_below", is_flag=True, help="All runs and event files below the current folder, or below each LOGDIR."
 )
-@click.option("--repo-id", metavar="NAME", help="Repository, for a run that was local, or that others have written.")
 @place_options
 @click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
 @click.option(
     "--timeout", type=float, metavar="SECONDS", help="Longest wait for each run; default: until all is there."
 )
 @click.option("--follow", is_flag=True, help="Go on, beside training, until the writers of each LOGDIR have gone.")
-@click.option("--quiet", "-q", "is_quiet", is_flag=True, help="Print nothing but errors.")
 @endpoint_option
 def sync_runs(
     logdirs: tuple[str, ...],
     repo_id: str | None,
-    repo_type: str,
     revision: str,
     path_in_repo: str,
     timeout: float | None,
@@ -60,7 +57,6 @@ def sync_runs(
     all_below: bool,
     create: bool,
     follow: bool,
-    is_quiet: bool,
 ) -> None:
     """Upload what the Hub lacks of each LOGDIR, and wait for it.
 
@@ -70,19 +66,9 @@ def sync_runs(
 
     Exit code 0: all of it is on the Hub; 1: it is not; 3: a file is damaged here.
     """
-    if repo_id is None and (extra := _given("path_in_repo", "revision", "repo_type")):
+    if repo_id is None and (extra := _given("path_in_repo", "revision")):
         raise click.UsageError(f"{extra} goes with --repo-id: where a run goes is recorded at its start.")
-    wishes = Wishes(
-        repo_id,
-        repo_type,
-        revision,
-        path_in_repo,
-        timeout,
-        endpoint,
-        create=create,
-        is_quiet=is_quiet,
-        only_new=all_below,
-    )
+    wishes = Wishes(repo_id, revision, path_in_repo, timeout, endpoint, create=create, only_new=all_below)
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
     if not names:
         raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
@@ -131,9 +117,9 @@ def _follow(names: list[str], wishes: Wishes) -> None:
             sync_one(name, wishes)  # what is wrong with the call ends it at once
         except RemovedError as error:  # by a program that makes its folder anew when it starts
             click.echo(error.format_message(), err=True)
-    _say("Following: what is logged is uploaded until the writers have gone. Ctrl-C ends that.", wishes)
+    _say("Following: what is logged is uploaded until the writers have gone. Ctrl-C ends that.")
     drain = Drain()
-    drain.follow(folders_of(names, wishes), lambda text: _say(text, wishes))
+    drain.follow(folders_of(names, wishes), _say)
     try:
         tend(drain, [Writers(normalised_logdir(name)) for name in names])
         failed = [code for code in [_told(name, wishes) for name in names] if code]
@@ -167,7 +153,7 @@ def _below(folders: Sequence[str], wishes: Wishes) -> list[str]:
         for path in [*runs, *others]:
             name = as_argument(os.path.normpath(os.path.join(folder, path)))
             if path in mixed:
-                _say(f"{name} has runs below it, so its own event files are left out. Move them to a folder.", wishes)
+                _say(f"{name} has runs below it, so its own event files are left out. Move them to a folder.")
             elif wishes.repo_id is not None or recorded(name) is not None:
                 found.append(name)
             else:
@@ -176,7 +162,7 @@ def _below(folders: Sequence[str], wishes: Wishes) -> list[str]:
     if left and not found:
         raise failure(f"No destination yet: {named(left)}. Say where to: {with_name}", damaged=False)
     if left:
-        _say(f"Left out, as no destination is known: {named(left)}. To upload all: {with_name}", wishes)
+        _say(f"Left out, as no destination is known: {named(left)}. To upload all: {with_name}")
     if not found:
         raise failure(
             "There is no run below, and no event file. Name the folder of one: hf-mpwriter sync LOGDIR", damaged=False
@@ -184,7 +170,6 @@ def _below(folders: Sequence[str], wishes: Wishes) -> list[str]:
     return found
 
 
-def _say(text: str, wishes: Wishes) -> None:
+def _say(text: str) -> None:
     """Print what is no error."""
-    if not wishes.is_quiet:
-        click.echo(printable(text), err=True)
+    click.echo(printable(text), err=True)

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.base.settings import Destination, Environment, typed_repo_id
 from hf_mpwriter.base.storage import is_url, normalised_logdir
-from hf_mpwriter.cli.destination import command_line, existing_spool, is_own_folder, path_of_run, spool_at
+from hf_mpwriter.base.words import command_line
+from hf_mpwriter.cli.destination import existing_spool, is_own_folder, path_of_run, spool_at
 from hf_mpwriter.cli.status.finding import has_event_files, run_above, runs_below
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.storage import beside, find, spool_of
@@ -29,14 +30,12 @@ from hf_mpwriter.system.redaction import printable
 class Wishes:
     """What the user has asked for, the same for all runs of a call."""
 
-    repo_id: str | None = None  # repository of runs that were local so far, None if none was named
-    repo_type: str = "model"  # type of it, see `place_options`
+    repo_id: str | None = None  # repository of runs that were local so far, as it was typed; None if none was named
     revision: str = "main"  # branch of it, see `place_options`
     folder: str = "tensorboard"  # directory there, see `place_options`
     timeout: float | None = None  # seconds to wait for a run, None for as long as it takes
     endpoint: str | None = None  # Hub that the token may go to, see `destination`
     create: bool = False  # whether a repository that is gone may be made anew
-    is_quiet: bool = False  # whether nothing but errors is printed
     names_runs: bool = False  # whether what is printed of a run names it, as there are several
     # whether the repository is for runs without a destination; the others go where they are recorded for
     only_new: bool = False
@@ -46,7 +45,8 @@ class Wishes:
         if self.repo_id is None:
             return None
         path = path_of_run(self.folder, normalised_logdir(logdir))
-        return Destination(Environment.read().endpoint, self.repo_id, self.repo_type, self.revision, path)
+        kind, repo_id = typed_repo_id(self.repo_id)
+        return Destination(Environment.read().endpoint, repo_id, kind, self.revision, path)
 
 
 def spool_for(logdir: str, *, is_wanted: bool) -> Spool:

@@ -28,9 +28,10 @@ import click
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.job import is_first_of_host
 from hf_mpwriter.base.names import is_event_file
-from hf_mpwriter.base.settings import Destination, Environment, is_on
+from hf_mpwriter.base.settings import Destination, Environment, is_on, typed_repo_id
 from hf_mpwriter.base.storage import is_url, normalised_logdir
-from hf_mpwriter.cli.destination import check_endpoint, command_line
+from hf_mpwriter.base.words import command_line
+from hf_mpwriter.cli.destination import check_endpoint
 from hf_mpwriter.cli.status.finding import has_event_files
 from hf_mpwriter.cli.syncing.folders import Wishes, candidate, check_places, recorded, spool_for
 from hf_mpwriter.snapshot import event_files
@@ -52,8 +53,7 @@ def followed(
         raise click.UsageError("--follow takes folders on a disk of this host.")
     if is_on(environ.get("HF_MPWRITER_DISABLED", "")):
         return {}
-    kind = environ.get("HF_MPWRITER_REPO_TYPE") or "model"
-    wishes = Wishes(repo_id or environ.get("HF_MPWRITER_REPO_ID") or None, kind, is_quiet=True)
+    wishes = Wishes(repo_id or environ.get("HF_MPWRITER_REPO_ID") or None)
     if wishes.repo_id is None and (homeless := [name for name in named if recorded(name) is None]):
         raise click.UsageError(printable(f"--follow {homeless[0]} needs --repo-id: where it goes."))
     if len(named) > 1:
@@ -85,12 +85,17 @@ def _named(name: str, wishes: Wishes, *, is_chosen: bool) -> Callable[[], Spool]
         _check_has_event_files(name)
         spool = spool_for(name, is_wanted=wishes.repo_id is not None)
         there = spool.destination()
-        if there is None or (is_chosen and not there.can_be(str(wishes.repo_id))):
+        if there is None or (is_chosen and not _is_named(there, str(wishes.repo_id))):
             spool.record_destination(_wanted(name, wishes))
         _check_hub(spool, name, wishes.endpoint)
         return spool
 
     return _refusing(make)
+
+
+def _is_named(there: Destination, named: str) -> bool:
+    kind, repo_id = typed_repo_id(named)
+    return there.repo_type == kind and there.can_be(repo_id)
 
 
 def _unnamed(name: str, wishes: Wishes) -> Callable[[], Spool]:

@@ -1,32 +1,47 @@
-"""The Hub as one ASGI application: the route table.
+"""The Hub as one ASGI application: the route table, the request log, and the endpoints that control a running Hub.
 
 Order matters, because an id has one part or two: `/api/models/<id>` comes after all routes with a longer path.
+
+    ROOT/requests.jsonl       {"t": 12.5, "method": "POST", "path": "/api/...", "status": 200,
+    ROOT/requests.jsonl.1      "in": 512, "out": 96, "auth": true}
+
+The log has one line of JSON per request, for tests that count requests and bytes. `t` is the monotonic clock at the
+start of the request. `in` and `out` count bytes of bodies. `status` is null if the Hub sent no response. The path is
+the raw path without its query, which may hold a signature; the token is never logged. At LOG_BYTES the file moves to
+`.1`, so both together stay below twice that size. The Hub's requests to itself and those that control it are not
+logged; the latter are also exempt from faults and limits.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from anyio import from_thread
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
-from hf_mpwriter.localhub.endpoints import cas, commits, content, control, lfs, repos
-from hf_mpwriter.localhub.endpoints.routing import Endpoint
-from hf_mpwriter.localhub.errors import NotFound
+from hf_mpwriter.localhub.config import CONTROL, FAULTS_PATH, READY_PATH, TOKEN_PATH
+from hf_mpwriter.localhub.endpoints import cas, commits, content, lfs, repos
+from hf_mpwriter.localhub.endpoints.routing import Endpoint, raw_path
+from hf_mpwriter.localhub.errors import BadRequest, NotFound
+from hf_mpwriter.localhub.faults import from_json, parse
 from hf_mpwriter.localhub.pages import handlers
 from hf_mpwriter.localhub.pages.html import STYLE_PATH, refusal_page, style
-from hf_mpwriter.localhub.server.config import FAULTS_PATH, READY_PATH, TOKENS_PATH
-from hf_mpwriter.localhub.server.request_log import RequestLog, raw_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.responses import Response
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from hf_mpwriter.localhub.endpoints.routing import Auth, Call
-    from hf_mpwriter.localhub.server.state import HubState
+    from hf_mpwriter.localhub.serving import HubState
 
+LOG_BYTES = 16 << 20
 _API = "/api/{repo:hub_api}"
 _PAGE = "/{repo:hub_repo}"
 _VIEW = "/{repo:hub_view}"
@@ -46,17 +61,48 @@ def _view(path: str, handler: Callable[[Call], Response], method: str = "GET") -
 
 
 def _missing(_: Call) -> Response:
-    """Any other request."""
     raise NotFound("Sorry, we can't find the page you are looking for.")
 
 
+def ready(_: Call) -> Response:
+    """GET /-/ready: the server is up."""
+    return Response(status_code=204)
+
+
+def list_faults(call: Call) -> Response:
+    """GET /-/faults: all faults since the last clear, with their counts."""
+    return JSONResponse([dataclasses.asdict(standing) for standing in call.hub.faults.list()])
+
+
+def add_fault(call: Call) -> Response:
+    """POST /-/faults: add a fault, given as a line of text or as JSON."""
+    text = call.content.decode("utf-8", "replace").strip()
+    try:
+        fault = from_json(json.loads(text)) if text.startswith("{") else parse(text)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    from_thread.run_sync(call.hub.faults.add, fault)
+    return Response(status_code=204)
+
+
+def set_token(call: Call) -> Response:
+    """PUT /-/token: replace the accepted token; the earlier one expires."""
+    call.hub.token = call.fields().get("token")
+    return Response(status_code=204)
+
+
+def clear_faults(call: Call) -> Response:
+    """DELETE /-/faults: remove all faults and resume the requests that they hold."""
+    from_thread.run_sync(call.hub.faults.clear)
+    return Response(status_code=204)
+
+
 ROUTES = (
-    _route("GET", READY_PATH, control.ready, "none"),
-    _route("GET", FAULTS_PATH, control.list_faults, "write"),
-    _route("POST", FAULTS_PATH, control.add_fault, "write"),
-    _route("DELETE", FAULTS_PATH, control.clear_faults, "write"),
-    _route("PUT", TOKENS_PATH, control.set_tokens, "write"),
-    _route("GET", "/api/agent-harnesses", repos.agent_harnesses, "none"),
+    _route("GET", READY_PATH, ready, "none"),
+    _route("GET", FAULTS_PATH, list_faults, "write"),
+    _route("POST", FAULTS_PATH, add_fault, "write"),
+    _route("DELETE", FAULTS_PATH, clear_faults, "write"),
+    _route("PUT", TOKEN_PATH, set_token, "write"),
     _route("GET", "/api/whoami-v2", repos.whoami),
     _route("POST", "/api/validate-yaml", repos.validate_yaml, "none"),
     _route("POST", "/v1/telemetry", repos.telemetry, "none"),
@@ -76,8 +122,7 @@ ROUTES = (
     _route("GET", f"{_API}/revision/{_REV}", repos.repo_info),
     _route("GET", _API, repos.repo_info),
     _route("POST", f"{_CAS}/v1/xorbs/{{prefix:hub_part}}/{_HASH}", cas.post_xorb, "xet-write", spool=True),
-    _route("POST", f"{_CAS}/v1/shards", cas.post_shard, "xet-write"),
-    _route("POST", f"{_CAS}/v2/shards", cas.post_shard_v2, "xet-write"),
+    _route("POST", f"{_CAS}/v2/shards", cas.post_shard, "xet-write"),
     _route("GET", f"{_CAS}/v1/chunks/{{prefix:hub_part}}/{_HASH}", cas.find_chunk, "xet-read"),
     _route("GET", f"{_CAS}/v2/reconstructions/{_HASH}", cas.reconstruction, "xet-read"),
     _route("GET", f"{_CAS}/fetch/{_HASH}", cas.fetch_xorb, "none"),
@@ -101,12 +146,59 @@ ROUTES = (
 )
 
 
+class RequestLog:
+    """ASGI middleware that logs requests."""
+
+    def __init__(self, app: ASGIApp, hub: HubState, limit: int = LOG_BYTES) -> None:
+        self.app = app
+        self.hub = hub
+        self.limit = limit
+        self.path = os.path.join(hub.store.root, "requests.jsonl")
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # open for the life of the server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request and log it."""
+        if scope["type"] != "http" or scope["path"].startswith(CONTROL) or self.hub.is_own(scope["headers"]):
+            await self.app(scope, receive, send)
+            return
+        started = time.monotonic()
+        seen: dict[str, int | None] = {"status": None, "in": 0, "out": 0}
+
+        async def counting_receive() -> Message:
+            message = await receive()
+            seen["in"] = (seen["in"] or 0) + len(message.get("body", b""))
+            return message
+
+        async def counting_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seen["status"] = message["status"]
+            seen["out"] = (seen["out"] or 0) + len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, counting_receive, counting_send)
+        finally:
+            self._write(started, scope, seen)
+
+    def _write(self, started: float, scope: Scope, seen: dict[str, int | None]) -> None:
+        """Append one line; on a full disk the line is lost, the request succeeds."""
+        line = {"t": round(started, 4), "method": scope["method"], "path": raw_path(scope), **seen}
+        line["auth"] = bool(scope.get("authenticated"))
+        try:
+            self._file.write(json.dumps(line).encode() + b"\n")
+            if self._file.tell() > self.limit:
+                self._file.close()
+                os.replace(self.path, self.path + ".1")
+                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # see __init__
+        except OSError:
+            pass
+
+
 def create_app(hub: HubState) -> ASGIApp:
     """Return the application of a Hub: the routes for raw paths, below the request log."""
     router = Router(ROUTES, redirect_slashes=False)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
         scope.update(hub=hub, path=raw_path(scope), root_path="")
         await router(scope, receive, send)
 

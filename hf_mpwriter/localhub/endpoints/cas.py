@@ -13,21 +13,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from hf_mpwriter.localhub.errors import NotFound, RangeNotSatisfiable, Refusal
-from hf_mpwriter.localhub.storage.blobs import read_range
 
 if TYPE_CHECKING:
     from hf_mpwriter.localhub.endpoints.routing import Call
-    from hf_mpwriter.localhub.storage.shards import Term
-    from hf_mpwriter.localhub.storage.xet import XetStore
+    from hf_mpwriter.localhub.storage.xet import Term, XetStore
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
 def _xet(call: Call) -> XetStore:
-    """Return the Xet store, or refuse if Xet is off."""
     if call.hub.xet is None:
         raise NotFound("Xet is not enabled on this Hub")
     if call.path_params.get("store", call.hub.cas_store) != call.hub.cas_store:
@@ -36,7 +33,6 @@ def _xet(call: Call) -> XetStore:
 
 
 def _cas_url(call: Call) -> str:
-    """Return the address of the CAS."""
     return f"{call.endpoint}/xet/{call.hub.cas_store}"
 
 
@@ -68,12 +64,7 @@ def post_xorb(call: Call) -> Response:
 
 
 def post_shard(call: Call) -> Response:
-    """POST CAS/v1/shards."""
-    return JSONResponse({"result": int(_xet(call).add_shard(call.content))})
-
-
-def post_shard_v2(call: Call) -> Response:
-    """POST CAS/v2/shards: as v1, but the status is always 200 and the outcome is a line of the body."""
+    """POST CAS/v2/shards: the status is always 200, and the outcome is a line of the body."""
     try:
         _xet(call).add_shard(call.content)
     except Refusal as refusal:
@@ -118,7 +109,6 @@ def _terms_of(terms: tuple[Term, ...], start: int, end: int) -> tuple[list[Term]
 
 
 def _fetch_entry(call: Call, xet: XetStore, term: Term) -> dict[str, Any]:
-    """Return the URL and the byte range of the chunks of one term."""
     offsets = xet.offsets(term.xorb)
     first, last = offsets[term.first], offsets[term.end] - 1
     signature = call.hub.sign("xorb", term.xorb)
@@ -131,11 +121,4 @@ def fetch_xorb(call: Call) -> Response:
     """GET CAS/fetch/{hash}: a byte range of a xorb."""
     xorb = call.path_params["hash"]
     call.hub.check_signature(call.query_params.get("signature", ""), "xorb", xorb)
-    xet = _xet(call)
-    size = xet.offsets(xorb)[-1]
-    match = _RANGE.fullmatch(call.headers.get("range", ""))
-    if not match or not int(match[1]) <= int(match[2]) < size:
-        raise RangeNotSatisfiable
-    start, end = int(match[1]), int(match[2]) + 1
-    headers = {"Content-Length": str(end - start), "Content-Range": f"bytes {start}-{end - 1}/{size}"}
-    return StreamingResponse(read_range(open(xet.xorb_path(xorb), "rb"), start, end), 206, headers)
+    return FileResponse(_xet(call).xorb_path(xorb))

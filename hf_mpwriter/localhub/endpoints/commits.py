@@ -50,7 +50,6 @@ def preupload(call: Call) -> Response:
 
 
 def _lines(call: Call, files: Mapping[str, TreeEntry], path: str) -> list[list[str]]:
-    """Return the words of each line of a pattern file, without comments."""
     if path not in files or files[path].lfs:
         return []
     with open(call.hub.store.blob_path(files[path]), "rb") as file:
@@ -59,7 +58,6 @@ def _lines(call: Call, files: Mapping[str, TreeEntry], path: str) -> list[list[s
 
 
 def _upload_mode(item: Any, files: Mapping[str, TreeEntry], patterns: list[str], ignored: list[str]) -> dict[str, Any]:
-    """Return how one file is to be uploaded, and the oid of the file that it replaces."""
     if not isinstance(item, dict):
         raise BadRequest('"files" must hold objects')
     path, size = get_field(item, "path", str), get_field(item, "size", int)
@@ -77,7 +75,6 @@ def _matches(path: str, patterns: list[str]) -> bool:
 
 
 def _is_binary(item: dict[str, Any]) -> bool:
-    """Return whether the sample of a file's first bytes is not text."""
     try:
         sample = base64.b64decode(item.get("sample") or "", validate=True)
     except (binascii.Error, TypeError):
@@ -128,7 +125,6 @@ def commit(call: Call) -> Response:
 
 
 def _operations(body: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """Return the operations in the body of a commit."""
     operations = []
     for line in body.splitlines():
         if not line.strip():
@@ -142,7 +138,6 @@ def _operations(body: bytes) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _change(call: Call, key: str, value: dict[str, Any]) -> Change:
-    """Store the content of one operation and return the change that it makes."""
     path = get_field(value, "path", str)
     if key == "file":
         return Change("put", check_path(path), call.hub.store.put_regular(_content(value)))
@@ -156,7 +151,6 @@ def _change(call: Call, key: str, value: dict[str, Any]) -> Change:
 
 
 def _content(value: dict[str, Any]) -> bytes:
-    """Return the content of a regular file in a commit."""
     content = get_field(value, "content", str)
     if value.get("encoding", "utf-8") != "base64":
         return str(content).encode()

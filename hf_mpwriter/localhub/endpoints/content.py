@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from hf_mpwriter.localhub.endpoints.routing import raw_path
 from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, RangeNotSatisfiable
-from hf_mpwriter.localhub.server.request_log import raw_path
-from hf_mpwriter.localhub.storage.blobs import lfs_pointer, read_range
+from hf_mpwriter.localhub.storage.blobs import COPY_BYTES, lfs_pointer
 from hf_mpwriter.localhub.storage.store import last_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from hf_mpwriter.localhub.endpoints.routing import Call
     from hf_mpwriter.localhub.storage.store import Commit, TreeEntry
@@ -48,7 +48,6 @@ def page(call: Call, items: list[dict[str, Any]], per_page: int) -> Response:
 
 
 def _number(text: str) -> int:
-    """Return a query argument as a number."""
     if not text.isdecimal():
         raise BadRequest(f"Invalid number: {text!r}")
     return int(text)
@@ -65,7 +64,6 @@ def tree(call: Call) -> Response:
 
 
 def _listing(files: Mapping[str, TreeEntry], folder: str, *, recursive: bool) -> list[dict[str, Any]]:
-    """Return the files of a folder and the directories between."""
     prefix = folder + "/" if folder else ""
     shown: dict[str, dict[str, Any]] = {}
     for path, entry in files.items():
@@ -88,29 +86,20 @@ def _directory_json(path: str, files: Mapping[str, TreeEntry]) -> dict[str, Any]
 
 
 def paths_info(call: Call) -> Response:
-    """POST /api/Ts/{id}/paths-info/{rev}, form-encoded or JSON; missing paths are omitted."""
-    if "json" in call.headers.get("content-type", ""):
-        fields = call.fields()
-        paths, expand = fields.get("paths"), bool(fields.get("expand"))
-    else:
-        form = parse_qs(call.content.decode(), keep_blank_values=True)
-        paths, expand = form.get("paths", []), form.get("expand", [""])[-1].lower() in ("1", "true")
-    if isinstance(paths, str):
-        paths = [paths]
-    if not isinstance(paths, list):
-        raise BadRequest('"paths" must be a list')
+    """POST /api/Ts/{id}/paths-info/{rev}, form-encoded; missing paths are omitted."""
+    form = parse_qs(call.content.decode(), keep_blank_values=True)
     files = call.hub.store.tree(*call.repo, call.path_params["rev"])
     items = []
-    for path in (str(path).strip("/") for path in paths):
+    for path in (path.strip("/") for path in form.get("paths", [])):
         if path in files:
             items.append(file_json(path, files[path]))
         elif any(name.startswith(path + "/") for name in files):
             items.append(_directory_json(path, files))
+    expand = form.get("expand", [""])[-1].lower() in ("1", "true")
     return JSONResponse(_expanded(call, items) if expand else items)
 
 
 def _expanded(call: Call, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the last commit that changed it to each item."""
     wanted = {item["path"]: item for item in items}
     history = call.hub.store.history(*call.repo, call.path_params["rev"])
     for path, commit in last_changes(wanted, history).items():
@@ -131,11 +120,10 @@ def resolve(call: Call) -> Response:
     if (start, end) != (0, entry.size):
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{entry.size}"
     status = 206 if "Content-Range" in headers else 200
-    return StreamingResponse(read_range(open(store.blob_path(entry), "rb"), start, end), status, headers)
+    return StreamingResponse(_read_range(open(store.blob_path(entry), "rb"), start, end), status, headers)
 
 
 def _content_headers(call: Call, commit: Commit, entry: TreeEntry) -> dict[str, str]:
-    """Return the headers that identify a file's content to the client."""
     etag = f'"{entry.sha256 if entry.lfs else entry.oid}"'
     headers = {
         "X-Repo-Commit": commit.oid,
@@ -168,3 +156,13 @@ def _byte_range(header: str | None, size: int) -> tuple[int, int]:
     if start >= end:
         raise RangeNotSatisfiable
     return start, end
+
+
+def _read_range(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes [start, end) of an open file, then close it."""
+    with file:
+        file.seek(start)
+        left = end - start
+        while left > 0 and (data := file.read(min(left, COPY_BYTES))):
+            left -= len(data)
+            yield data

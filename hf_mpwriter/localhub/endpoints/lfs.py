@@ -49,18 +49,13 @@ def _offer(call: Call, item: Any, *, parts_allowed: bool) -> dict[str, Any]:
     if present is not None:
         return answer | {"error": {"code": 422, "message": "Size differs from that of the stored object"}}
     in_parts = parts_allowed and size > call.hub.config.multipart_over
-    upload = _parts_offer(call, oid, size) if in_parts else {"href": _blob_url(call, oid, size)}
+    whole = {"href": f"{call.endpoint}/lfs/{oid}?size={size}&signature={call.hub.sign('blob', oid, size)}"}
+    upload = _parts_offer(call, oid, size) if in_parts else whole
     verify = {"href": f"{call.repo_url}.git/info/lfs/objects/verify"}
     return answer | {"authenticated": True, "actions": {"upload": upload, "verify": verify}}
 
 
-def _blob_url(call: Call, oid: str, size: int) -> str:
-    """Return the upload URL of an object in one part."""
-    return f"{call.endpoint}/lfs/{oid}?size={size}&signature={call.hub.sign('blob', oid, size)}"
-
-
 def _parts_offer(call: Call, oid: str, size: int) -> dict[str, Any]:
-    """Return the upload URLs of an object's parts, and the URL that completes the upload."""
     hub, upload = call.hub, secrets.token_hex(12)
     header = {"chunk_size": str(PART_BYTES)}
     for number in range(1, math.ceil(size / PART_BYTES) + 1):
@@ -80,7 +75,6 @@ def put_blob(call: Call) -> Response:
 
 
 def _adopt(call: Call, temporary: str, oid: str, size: int) -> None:
-    """Store an uploaded object, or refuse it if size or sha256 differ from the announced ones."""
     if not call.hub.store.blobs.adopt_lfs(temporary, oid, size):
         raise BadRequest(f"Content does not have the announced size and sha256: {oid}")
 
@@ -97,7 +91,6 @@ def put_part(call: Call) -> Response:
 
 
 def _parts_dir(call: Call, upload: str) -> str:
-    """Return the directory of an upload's parts."""
     return os.path.join(call.hub.store.disk.tmp, "parts", upload)
 
 
@@ -121,7 +114,6 @@ def complete(call: Call) -> Response:
 
 
 def _append_part(folder: str, part: Any, target: Any) -> None:
-    """Verify one part against its ETag and append it."""
     number, etag = get_field(part, "partNumber", int), get_field(part, "etag", str)
     path = os.path.join(folder, str(number))
     if not os.path.exists(path) or file_sha256(path) != etag.strip('"'):

@@ -36,18 +36,12 @@ def validate_yaml(_: Call) -> Response:
     return JSONResponse({"errors": [], "warnings": []})
 
 
-def agent_harnesses(_: Call) -> Response:
-    """GET /api/agent-harnesses: not found; the client does not need it."""
-    return JSONResponse({"error": "Not found"}, 404)
-
-
 def telemetry(_: Call) -> Response:
     """POST /v1/telemetry, from the Xet client: accept and ignore."""
     return Response(status_code=204)
 
 
 def _named_repo(call: Call) -> tuple[str, str]:
-    """Return the type and id of the repository that a JSON body names."""
     fields = call.fields()
     repo_type = fields.get("type") or "model"
     if repo_type not in REPO_TYPES:
@@ -106,7 +100,6 @@ def repo_info(call: Call) -> Response:
 
 
 def _sibling(call: Call, head: Commit, path: str) -> dict[str, Any]:
-    """Return one file of `repo_info`, with sizes if the query asks for them."""
     if not call.flag("blobs"):
         return {"rfilename": path}
     described = file_json(path, head.tree[path])
@@ -122,7 +115,6 @@ def commits(call: Call) -> Response:
 
 
 def _commit_json(commit: Commit) -> dict[str, Any]:
-    """Return a commit as the API lists it."""
     return {
         "id": commit.oid,
         "title": commit.title,

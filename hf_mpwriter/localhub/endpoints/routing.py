@@ -28,11 +28,10 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from hf_mpwriter.localhub.access import bearer_of, role_of
+from hf_mpwriter.localhub.config import CONTROL
 from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, Refusal, Stranger
-from hf_mpwriter.localhub.server.accounts import bearer_of
-from hf_mpwriter.localhub.server.config import CONTROL
-from hf_mpwriter.localhub.server.faulting import answer_of, slow_receive
-from hf_mpwriter.localhub.server.request_log import raw_path
+from hf_mpwriter.localhub.faulting import answer_of, slow_receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,9 +39,9 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from hf_mpwriter.localhub.server.accounts import Role
-    from hf_mpwriter.localhub.server.faults import Fault, When
-    from hf_mpwriter.localhub.server.state import HubState
+    from hf_mpwriter.localhub.access import Role
+    from hf_mpwriter.localhub.faults import Fault, When
+    from hf_mpwriter.localhub.serving import HubState
 
     Guard = Callable[["Call"], AbstractContextManager[None]]
 
@@ -105,8 +104,6 @@ class Call(Request):
 
 
 class _Text(Convertor[str]):
-    """Decoded text of a path."""
-
     def __init__(self, regex: str) -> None:
         self.regex = regex  # type: ignore[misc]  # of the instance: one class serves several
 
@@ -143,6 +140,12 @@ _CONVERTORS: dict[str, Convertor[Any]] = {
 }
 for _name, _convertor in _CONVERTORS.items():
     register_url_convertor(f"hub_{_name}", _convertor)
+
+
+def raw_path(scope: Scope) -> str:
+    """Return the path of a request as it was sent, without its query."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.split(b"?")[0].decode("latin-1")
 
 
 def repo_url(endpoint: str, repo_type: str, repo_id: str) -> str:
@@ -190,7 +193,6 @@ class Endpoint:
         await answer(scope, receive, send)
 
     async def _answer(self, call: Call) -> ASGIApp:
-        """Return the response to a request; errors become responses, too."""
         try:
             try:
                 self._admit(call)
@@ -224,7 +226,7 @@ class Endpoint:
             if call.method in ("GET", "HEAD") or self.auth == "view":
                 # Not where something changes: a browser adds its user's token to requests of other pages, too.
                 authorization = bearer_of(authorization)
-            call.scope["role"] = role = call.hub.tokens.role(authorization)
+            call.scope["role"] = role = role_of(authorization, call.hub.token)
             if role == "stranger":
                 raise HiddenRepo if "repo" in call.path_params else Stranger
             if self.auth == "write" and role != "write":
@@ -236,7 +238,6 @@ class Endpoint:
             call.scope["usage"] = call.hub.usage.request(time.monotonic())
 
     async def _read_body(self, call: Call) -> None:
-        """Read the body into memory or into a file."""
         if not self.spool:
             call.content = await call.body()
             return
@@ -251,7 +252,6 @@ class Endpoint:
             await to_thread.run_sync(file.write, bytes(buffer))
 
     async def _handle(self, call: Call) -> ASGIApp:
-        """Run the handler, and the faults before and after it."""
         with self.guard(call) if self.guard else contextlib.nullcontext():
             if fault := await _strike("before", call.scope):
                 return answer_of(fault)
@@ -263,7 +263,6 @@ class Endpoint:
 
 
 async def _strike(when: When, scope: Scope) -> Fault | None:
-    """Return the fault that strikes a request at this moment, if any."""
     hub: HubState = scope["hub"]
     path = raw_path(scope)
     if path.startswith(CONTROL) or hub.is_own(scope["headers"]):
@@ -278,7 +277,6 @@ def _threads(*, cas: bool) -> CapacityLimiter:
 
 
 def _marked(answer: Response, call: Call) -> Response:
-    """Return a response with the headers that all responses carry."""
     answer.headers.setdefault("X-Request-Id", call.headers.get("x-amzn-trace-id") or str(uuid.uuid4()))
     answer.headers.update(call.scope.get("usage", {}))
     return answer

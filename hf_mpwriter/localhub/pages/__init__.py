@@ -12,10 +12,8 @@ carry lets no browser run one; TensorBoard brings its own policy.
 
 | module | responsibility |
 |---|---|
-| `handlers` | one function per page |
+| `handlers` | one function per page; a folder of a commit, what a commit changed, Markdown of others as safe HTML |
 | `boards`, `board_process` | the TensorBoard of a repository: a child process that answers to this Hub only |
-| `listing` | a folder of a commit, and what a commit changed |
-| `card` | Markdown of others as safe HTML |
 | `html` | templates, the headers of pages, and the addresses of a repository |
 
 The templates and the style are in `templates/`.

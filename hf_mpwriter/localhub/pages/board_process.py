@@ -15,9 +15,9 @@ from typing import Any
 from tensorboard import program
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from hf_mpwriter.localhub.child import inherited
+from hf_mpwriter.localhub.config import HOST
 from hf_mpwriter.localhub.pages.boards import KEY_HEADER, KEY_VARIABLE
-from hf_mpwriter.localhub.server.child import inherited
-from hf_mpwriter.localhub.server.config import HOST
 
 RELOAD_EVERY = 1  # seconds between two looks at the files
 
@@ -40,7 +40,6 @@ class BoardServer:
         self._server = make_server(HOST, 0, self._answer, threaded=True, request_handler=QuietHandler, fd=descriptor)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Pass a request with the key on to TensorBoard."""
         carried = environ.get("HTTP_" + KEY_HEADER.upper().replace("-", "_"), "")
         if not hmac.compare_digest(carried.encode(), self._key):
             start_response("403 Forbidden", [("Content-Length", "0")])

@@ -16,11 +16,13 @@ import secrets
 import shutil
 import socket
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from hf_mpwriter.localhub.server.child import ChildServer
-from hf_mpwriter.localhub.server.config import HOST
+from starlette.responses import Response
+
+from hf_mpwriter.localhub.child import ChildServer
+from hf_mpwriter.localhub.config import HOST
+from hf_mpwriter.localhub.errors import Refusal
 from hf_mpwriter.localhub.storage.store import MAIN
 
 if TYPE_CHECKING:
@@ -33,21 +35,24 @@ KEY_VARIABLE = "LOCALHUB_BOARD_KEY"  # between Hub and child only
 KEY_HEADER = "X-Board-Key"
 PATIENCE = 120.0  # seconds for an answer; the first one waits until TensorBoard has loaded
 COMPARE_BYTES = 1 << 20
+ANSWERED = (  # headers that reach the browser
+    "cache-control",
+    "content-encoding",
+    "content-security-policy",
+    "content-type",
+    "etag",
+    "expires",
+    "vary",
+    "x-content-type-options",
+)
 
 Name = tuple[str, str]  # type and id of a repository
 
 
-class BoardError(Exception):
+class BoardError(Refusal):
     """TensorBoard does not answer."""
 
-
-@dataclass(frozen=True)
-class Answer:
-    """A response of TensorBoard."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
+    status = 502
 
 
 class Boards:
@@ -109,14 +114,15 @@ class Board:
         """Show another commit, if this board can: it lives, and the commit has all content that it shows."""
         return self._child.lives and self._checkout.follow(tree)
 
-    def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """Send a request."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=PATIENCE)
         with contextlib.closing(connection):
             try:
                 connection.request(method, path, body or None, {**headers, KEY_HEADER: self._key})
                 response = connection.getresponse()
-                return Answer(response.status, dict(response.getheaders()), response.read())
+                passed = {name: value for name, value in response.getheaders() if name.lower() in ANSWERED}
+                return Response(response.read(), response.status, passed)
             except (OSError, http.client.HTTPException) as error:
                 raise BoardError(f"TensorBoard does not answer: {error}\n{self._child.log_tail()}") from error
 
@@ -160,7 +166,6 @@ class Checkout:
         return True
 
     def _append(self, path: str, entry: TreeEntry) -> bool:
-        """Bring one file up to date; whether this was possible."""
         target = os.path.join(self.directory, path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(self._blob_path(entry), "rb") as source, open(target, "a+b") as copy:

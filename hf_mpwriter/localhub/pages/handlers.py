@@ -1,46 +1,45 @@
-"""The pages: one function each, from a request to HTML."""
+"""The pages: one function each, from a request to HTML.
+
+The model card is Markdown that others wrote, as HTML that is safe to show. HTML in it is shown as text. Links with
+`javascript:` and the like stay text, too: markdown-it refuses them. Relative addresses lead into the repository.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
+import posixpath
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, NotFound, Refusal
-from hf_mpwriter.localhub.pages.boards import BoardError, is_event_file
+from hf_mpwriter.localhub.endpoints.routing import raw_path
+from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, NotFound
+from hf_mpwriter.localhub.pages.boards import is_event_file
 from hf_mpwriter.localhub.pages.html import Links, html
-from hf_mpwriter.localhub.pages.listing import differences, listing, to_html
-from hf_mpwriter.localhub.server.request_log import raw_path
-from hf_mpwriter.localhub.storage.store import MAIN
+from hf_mpwriter.localhub.storage.store import MAIN, last_changes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
     from hf_mpwriter.localhub.endpoints.routing import Call
     from hf_mpwriter.localhub.pages.boards import Board
-    from hf_mpwriter.localhub.storage.store import Commit
+    from hf_mpwriter.localhub.storage.store import Commit, TreeEntry
 
 CARD = "README.md"
 LONGEST_TEXT = 1 << 19  # bytes of a file that is shown
 COMMITS_PER_PAGE = 50
 ASKED = ("accept", "accept-encoding", "content-type", "if-none-match")  # headers that reach TensorBoard: no token
-ANSWERED = (
-    "cache-control",
-    "content-encoding",
-    "content-security-policy",
-    "content-type",
-    "etag",
-    "expires",
-    "vary",
-    "x-content-type-options",
-)
+DEEPEST = 200  # commits that a page reads to find who changed an entry; older changes are shown without a commit
 PICTURES = (".gif", ".jpeg", ".jpg", ".png", ".webp")  # no SVG, which may hold scripts
-
-
-class NoBoard(Refusal):
-    """TensorBoard does not answer."""
-
-    status = 502
+_METADATA = re.compile(r"\A---[^\S\n]*\n.*?\n---[^\S\n]*(\n|\Z)", re.DOTALL)
+_ELSEWHERE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:|[/#?]")
 
 
 def home(call: Call) -> Response:
@@ -90,7 +89,6 @@ def tree(call: Call) -> Response:
 
 
 def _crumbs(links: Links, revision: str, path: str) -> list[tuple[str, str]]:
-    """Return the folders above a folder, and itself: name and address."""
     parts = path.split("/") if path else []
     paths = itertools.accumulate(parts, lambda above, name: f"{above}/{name}")
     return [(name, links.tree(revision, above)) for name, above in zip(parts, paths, strict=True)]
@@ -114,7 +112,6 @@ def blob(call: Call) -> Response:
 
 
 def _text(data: bytes) -> str | None:
-    """Return the content of a text file, None for a binary one."""
     try:
         return None if b"\0" in data else data.decode()
     except UnicodeDecodeError:
@@ -157,11 +154,7 @@ def metrics(call: Call) -> Response:
 
 
 def _open(call: Call) -> Board:
-    """Return the board of a repository."""
-    try:
-        return call.hub.boards.open(call.repo, Links(*call.repo).board)
-    except BoardError as error:
-        raise NoBoard(str(error)) from None
+    return call.hub.boards.open(call.repo, Links(*call.repo).board)
 
 
 def board(call: Call) -> Response:
@@ -172,9 +165,98 @@ def board(call: Call) -> Response:
     query = call.scope.get("query_string", b"").decode("latin-1")
     path = raw_path(call.scope) + ("?" + query if query else "")
     carried = {name: headers[name] for name in ASKED if name in headers}
-    try:
-        answer = _open(call).ask(call.method, path, carried, call.content)
-    except BoardError as error:
-        raise NoBoard(str(error)) from None
-    passed = {name: value for name, value in answer.headers.items() if name.lower() in ANSWERED}
-    return Response(answer.content, answer.status, passed)
+    return _open(call).ask(call.method, path, carried, call.content)
+
+
+@dataclass(frozen=True)
+class FolderEntry:
+    """An entry of a folder."""
+
+    name: str  # In the folder
+    path: str  # In the repository
+    is_folder: bool  # Whether it is a folder
+    size: int  # Bytes; of all files of a folder
+    lfs: bool  # Whether a file is stored as LFS
+    commit: Commit | None  # The commit that changed it last; None if it is older than DEEPEST commits
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A file that a commit changed, with its sizes before and after; None where it was not."""
+
+    path: str
+    before: int | None
+    after: int | None
+
+
+def listing(tree: Mapping[str, TreeEntry], folder: str, history: Iterable[Commit]) -> list[FolderEntry]:
+    """Return the entries of a folder, folders first."""
+    prefix = f"{folder}/" if folder else ""
+    inside = {path: entry for path, entry in tree.items() if path.startswith(prefix)}
+    names: dict[str, list[str]] = {}
+    for path in inside:
+        names.setdefault(path.removeprefix(prefix).split("/")[0], []).append(path)
+    last = last_changes({prefix + name for name in names}, itertools.islice(history, DEEPEST))
+    entries = [
+        FolderEntry(
+            name=name,
+            path=prefix + name,
+            is_folder=paths != [prefix + name],
+            size=sum(inside[path].size for path in paths),
+            lfs=any(inside[path].lfs for path in paths),
+            commit=last.get(prefix + name),
+        )
+        for name, paths in names.items()
+    ]
+    return sorted(entries, key=lambda entry: (not entry.is_folder, entry.name))
+
+
+def differences(commit: Commit, parent: Commit | None) -> list[Difference]:
+    """Return what a commit changed, by path."""
+    before: Mapping[str, TreeEntry] = parent.tree if parent else {}
+    changed = [path for path in {**before, **commit.tree} if before.get(path) != commit.tree.get(path)]
+    return [Difference(path, _size(before, path), _size(commit.tree, path)) for path in sorted(changed)]
+
+
+def _size(tree: Mapping[str, TreeEntry], path: str) -> int | None:
+    return tree[path].size if path in tree else None
+
+
+def to_html(text: str, links: Links, revision: str) -> str:
+    """Return a card as HTML."""
+    parser = _parser()
+    tokens = parser.parse(_METADATA.sub("", text, count=1))
+    for token in _all(tokens):
+        if token.type == "link_open":
+            _lead(token, "href", functools.partial(links.blob, revision))
+            token.attrSet("rel", "nofollow noopener")
+        elif token.type == "image":
+            _lead(token, "src", functools.partial(links.resolve, revision))
+    return str(parser.renderer.render(tokens, parser.options, {}))
+
+
+@functools.cache
+def _parser() -> MarkdownIt:
+    """Return the parser: `js-default` has tables and lets no HTML through."""
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("js-default")
+
+
+def _all(tokens: Iterable[Token]) -> Iterable[Token]:
+    for token in tokens:
+        yield token
+        yield from _all(token.children or ())
+
+
+def _lead(token: Token, attribute: str, address: Callable[[str], str]) -> None:
+    """Make a relative address lead into the repository; one that leaves it stays as it is and leads nowhere."""
+    from urllib.parse import unquote
+
+    target = str(token.attrGet(attribute) or "")
+    if not target or _ELSEWHERE.match(target):
+        return
+    path, mark, rest = target.partition("#")
+    inside = posixpath.normpath(unquote(path))
+    if not inside.startswith(".."):
+        token.attrSet(attribute, address(inside) + mark + rest)

@@ -18,14 +18,11 @@ are sparse files of the right size: the name keeps the digest, and downloads ret
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
 import shutil
-from typing import TYPE_CHECKING, BinaryIO
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 COPY_BYTES = 1 << 20  # one read of a copy or of a hash
 
@@ -93,10 +90,10 @@ class Disk:
         os.replace(temporary, path)
         sync_dir(os.path.dirname(path))
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes, mode: int = 0o666) -> None:
         """Create or replace a file atomically and durably."""
         temporary = self.scratch()
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=functools.partial(os.open, mode=mode)) as file:
             file.write(data)
         self.publish(temporary, path)
 
@@ -152,13 +149,3 @@ class Blobs:
         if not os.path.exists(self.git_path(oid)):
             self.disk.write(self.git_path(oid), data)
         return oid
-
-
-def read_range(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes [start, end) of an open file, then close it."""
-    with file:
-        file.seek(start)
-        left = end - start
-        while left > 0 and (data := file.read(min(left, COPY_BYTES))):
-            left -= len(data)
-            yield data

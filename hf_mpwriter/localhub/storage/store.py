@@ -176,7 +176,6 @@ class Store:
             return file.read()
 
     def _repos(self) -> Iterator[Repo]:
-        """Yield all repositories, unsorted."""
         for repo_type in REPO_TYPES:
             for namespace in _listdir(os.path.join(self.root, "repos", repo_type + "s")):
                 for name in _listdir(os.path.join(self.root, "repos", repo_type + "s", namespace)):
@@ -192,13 +191,11 @@ class Store:
         return os.path.join(self.root, "repos", repo_type + "s", *parts)
 
     def _ref_path(self, home: str, branch: str) -> str:
-        """Return the path of a branch's ref file."""
         if not _BRANCH.fullmatch(branch):
             raise RevisionNotFound(f"Invalid rev id: {branch}")
         return os.path.join(home, "refs", quote(branch, safe=""))
 
     def _ref(self, path: str) -> str:
-        """Return the commit id in a ref file."""
         with open(path, encoding="ascii") as file:
             return file.read().strip()
 
@@ -241,14 +238,12 @@ def last_changes(paths: Iterable[str], history: Iterable[Commit]) -> dict[str, C
 
 
 def _part(commit: Commit, path: str) -> object:
-    """Return the content of a file or folder at a commit, for comparison."""
     if path in commit.tree:
         return commit.tree[path]
     return {name: entry for name, entry in commit.tree.items() if name.startswith(path + "/")}
 
 
 def _listdir(path: str) -> list[str]:
-    """Return the names in a directory, or none if it is missing."""
     try:
         return os.listdir(path)
     except FileNotFoundError:

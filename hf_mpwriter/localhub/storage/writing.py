@@ -150,12 +150,10 @@ class WritableStore(Store):
             self.disk.remove(self._ref_path(home, branch))
 
     def _lock(self, home: str) -> threading.Lock:
-        """Return the lock of a repository."""
         with self._guard:
             return self._locks.setdefault(home, threading.Lock())
 
     def _branch_head(self, repo_type: str, repo_id: str, branch: str) -> Commit:
-        """Return the newest commit of a branch; a commit id is not accepted."""
         if branch not in self.branches(repo_type, repo_id):
             raise RevisionNotFound(f"Invalid rev id: {branch}")
         return self.commit(repo_type, repo_id, branch)
@@ -178,12 +176,10 @@ class WritableStore(Store):
         return commit
 
     def _move(self, home: str, branch: str, commit: Commit) -> None:
-        """Point a branch at a commit, which makes the commit visible."""
         self.disk.write(self._ref_path(home, branch), commit.oid.encode("ascii"))
 
 
 def _changed(tree: Mapping[str, TreeEntry], changes: Iterable[Change]) -> dict[str, TreeEntry]:
-    """Return a copy of a tree with changes applied."""
     new = dict(tree)
     for change in changes:
         if change.entry is not None:
@@ -202,5 +198,4 @@ def _changed(tree: Mapping[str, TreeEntry], changes: Iterable[Change]) -> dict[s
 
 
 def _json(value: object) -> bytes:
-    """Return a value as one canonical line of JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -1,5 +1,10 @@
 """The members of a run directory: who writes, and who lives.
 
+    claims/<worker>.lock        locked as long as the worker is joined; may hold a note, see `worker/rewind`
+
+A claim is the right to write in a worker directory. A worker that finds a name taken takes the next free one, so no two
+live processes ever share a directory.
+
 A member file registers a worker. It is locked for the worker's life and made of lines, see `member_lines`:
 
     members/rank_00001.<host>.<pid>.<ticks>-<n>       who it is, what it opens and seals, how often it asked for a push
@@ -33,20 +38,21 @@ Invariant: it is for display. It is not made durable, and where it cannot be rea
 from __future__ import annotations
 
 import contextlib
-import functools
+import itertools
 import json
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.names import candidates
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.looks import Looks, is_ruin
 from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading
 from hf_mpwriter.spool.workers.peers import seen_from_here, was_written_lately
-from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system import disk, locks, process_state
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id
 
@@ -55,8 +61,30 @@ OBSERVER = "~sync"  # worker name of an observer; no process can be called that
 SUPERVISOR = "~run"  # of an observer that believes the ledger
 DERIVER = "~ranks"  # of the process that derives a run of all ranks
 ASK_FOR_ALL = frozenset({OBSERVER, SUPERVISOR})
-_files_of_this_process = 0
+_numbers = itertools.count(1)
 KEPT = 1000
+
+
+class Taken(NamedTuple):
+    """A name that this process holds."""
+
+    name: str  # of the worker
+    claim: int  # descriptor of the lock of the name
+    wanted: str  # name that it has if no other process holds that
+    substitute: str  # what its other names begin with
+
+
+def claim(spool: Spool, wanted: str, substitute: str = "") -> Taken:
+    """Take the wanted name or the next free one."""
+    with spool.claims.entered() as claims:
+        for name in candidates(wanted, substitute):
+            try:
+                if (fd := locks.try_exclusive(claims / f"{name}.lock")) is not None:
+                    return Taken(name, fd, wanted, substitute)
+            except OSError as error:
+                if error.errno not in disk.NOT_REGULAR:  # garbage in its place: the name cannot be had
+                    raise
+    raise OSError(f"no free worker name like {wanted!r} in {spool.run_dir}")
 
 
 class MemberFile:
@@ -76,11 +104,9 @@ class MemberFile:
         is_daemon: bool = False,
         task: int | None = None,
     ) -> None:
-        global _files_of_this_process
-        _files_of_this_process += 1
-        self.name = MemberName.of(worker, process, _files_of_this_process)
+        self.name = MemberName.of(worker, process, next(_numbers))
         self.path = spool.member_file(self.name)
-        self._lock = locks.thread_lock()  # between threads: each line is one
+        self._lock = process_state.thread_lock()  # between threads: each line is one
         self._is_torn = False  # whether the last write may have left a part of a line
         self._counters = Counters()
         with spool.members.entered() as directory:
@@ -210,8 +236,9 @@ class Members:
     Of a live worker only what is new is read; that of a dead one is read once more: there may be thousands.
     """
 
-    def __init__(self, spool: Spool, elsewhere: Callable[[], Collection[str]] | None = None) -> None:
-        self._elsewhere = elsewhere or functools.partial(seen_from_here, spool)
+    def __init__(self, spool: Spool, elsewhere: Collection[str] | None = None) -> None:
+        """`elsewhere`: the hosts with an uploader of their own, as `know` says; None to find them out at each look."""
+        self._elsewhere = elsewhere
         self._spool, self._directory, self._run, self._host = spool, spool.members, spool.run, host_id()
         self._known, self._looks = dict[str, Reading](), Looks()
         self._died = spool.host(self._host).died
@@ -266,13 +293,18 @@ class Members:
     def _still_grows(self, found: Reading) -> bool:
         """Whether a worker of another host lives: its host has an uploader, or a file of it was written just now."""
         if self._others is None:  # it may read a file per host
-            self._others = self._elsewhere()
+            self._others = seen_from_here(self._spool) if self._elsewhere is None else self._elsewhere
         files = [self._directory / str(found.name), *(self._run / path for path in found.open_files)]
         return found.name.host in self._others or was_written_lately(files)
 
-    def forget(self, hosts: Collection[str]) -> None:
-        """Read the member files of these hosts anew: members whose locks are free may live."""
-        self._known = {name: known for name, known in self._known.items() if known.name.host not in hosts}
+    def know(self, elsewhere: Collection[str]) -> None:
+        """Take these hosts for those with an uploader of their own.
+
+        Member files of new ones are read anew: workers whose locks are free may live.
+        """
+        new = set(elsewhere).difference(self._elsewhere or ())
+        self._known = {name: known for name, known in self._known.items() if known.name.host not in new}
+        self._elsewhere = elsewhere
 
     def growing(self) -> set[str]:
         """Files that a live member has open."""

@@ -121,7 +121,7 @@ def living_others(spool: Spool, host: str, since: float, now: Callable[[], float
         if other.root.basename == host:
             continue
         with contextlib.suppress(FileNotFoundError):
-            beat = other.status.stat().st_mtime
+            beat = other.daemon("uploader").status.stat().st_mtime
             time_there = time_there or now()
             if since < beat and abs(time_there - beat) < OTHERS_SILENCE and not UploaderStatus.read(other).is_over:
                 found.add(other.root.basename)

@@ -1,9 +1,6 @@
 """Samplers: the processes that log what the machine does, one per host; and how long others wait for them.
 
-    hosts/<host>/sampler.lock           the sampler lock, empty
-    hosts/<host>/sampler.json           {"process": {...}}    which holds it
-    hosts/<host>/sampler_starts.json    as starts.json, see spool/starts
-    hosts/<host>/sampler.log            its log
+    hosts/<host>/sampler_status.json    which process holds the sampler lock, see spool/status
 
 A sampler has a claim and a member file, as a worker has. It seals its event file when no worker of its host lives, and
 opens none without one. So there is a moment in which all workers are gone and its last records are still to come:
@@ -19,33 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
 
-from hf_mpwriter.base import state
 from hf_mpwriter.base.names import is_worker
 from hf_mpwriter.base.settings import Settings
-from hf_mpwriter.spool.layout import HostSpool, RunPaths, Spool
+from hf_mpwriter.spool.layout import RunPaths, Spool
+from hf_mpwriter.spool.status import DaemonStatus
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
-from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.process import Process
+from hf_mpwriter.system import locks
 
 SEAL_WAIT = 5.0  # seconds after the end of the last worker, in which its host's sampler seals its file
-
-
-class SamplerPlaces(NamedTuple):
-    """The files of one host's sampler."""
-
-    lock: Place  # the sampler lock
-    record: Place  # who holds it
-    starts: Place  # the count of its starts
-    log: Place  # its log
-
-    @classmethod
-    def of(cls, host: HostSpool) -> Self:
-        """Those of a host."""
-        names = ("sampler.lock", "sampler.json", "sampler_starts.json", "sampler.log")
-        return cls(*(host.root / name for name in names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,30 +35,16 @@ class SamplerStart(RunPaths):
 
 
 @dataclass(frozen=True)
-class SamplerRecord:
-    """Which process samples."""
+class SamplerStatus(DaemonStatus):
+    """What a sampler publishes about itself, once: which process it is."""
 
-    process: Process | None = None  # the sampler that was started last, None if there was none
-
-    @property
-    def pid(self) -> int:
-        """Its process id, 0 if there was none."""
-        return self.process.pid if self.process else 0
-
-    @classmethod
-    def read(cls, host: HostSpool) -> Self:
-        """The record of a host; an empty one if there is none, or if it cannot be read."""
-        return state.read(cls, SamplerPlaces.of(host).record)
-
-    def save(self, host: HostSpool) -> None:
-        """Write the record; OSError if the disk refuses."""
-        disk.replace(SamplerPlaces.of(host).record, state.dump(self), "sampler.record", durable=False)
+    daemon = "sampler"
 
 
-def is_alive(host: HostSpool) -> bool:
-    """Whether a sampler of a host lives."""
+def is_alive(spool: Spool) -> bool:
+    """Whether the sampler of this host lives."""
     try:
-        return locks.is_held(SamplerPlaces.of(host).lock)
+        return locks.is_held(spool.lock_of("sampler"))
     except OSError:
         return False
 

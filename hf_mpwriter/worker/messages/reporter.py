@@ -36,7 +36,7 @@ from typing import Self
 from hf_mpwriter.base import state
 from hf_mpwriter.base.names import MAIN_WORKER, rank_of_directory
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system import disk, locks, process_state
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker import holders
@@ -75,12 +75,12 @@ class Reporter:
 
     def __init__(self, membership: Membership, clock: Callable[[], float] = time.monotonic) -> None:
         self._membership, self._clock = membership, clock
+        self._threads = process_state.thread_lock()
         self.forget()
 
     def forget(self) -> None:
         """After fork: the lock is the parent's."""
         self._lock: int | None = None
-        self._threads = locks.thread_lock()
         self._is_refused = False  # whether the disk has refused the lock
         self._is_below = False  # whether it descended from a member when it took the lock
         self._next_look = 0.0  # monotonic seconds; of a rank above 0, 0 before its first

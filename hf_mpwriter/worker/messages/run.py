@@ -11,15 +11,14 @@ import dataclasses
 import time
 
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.delivery.sentences import done
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.messages.notices import Notices
 from hf_mpwriter.worker.messages.reporter import Reporter, ToldRecord
-from hf_mpwriter.worker.messages.upload import UploadMessages, resolved
+from hf_mpwriter.worker.messages.upload import UploadMessages
 
 
 class RunMessages:
@@ -61,10 +60,3 @@ class RunMessages:
         if record.done < since:
             dataclasses.replace(record, done=time.time()).save(self._spool.told)
             logger.info("%s", done(ledger, self._destination))
-
-
-def done(ledger: Ledger, destination: Destination) -> str:
-    """What the Hub has of a run, and where."""
-    size, commits = sum(held.length for held in ledger.files.values()), sum(ledger.commits.values())
-    counted = f" in {commits} commit{'s' * (commits != 1)}" if commits else ""
-    return printable(f"done: {size_text(size)}{counted}: {resolved(destination, ledger.repo_id).url}")

@@ -1,12 +1,8 @@
 """What training tells of its upload, as it happens: where it goes, when an outage begins, when it is over.
 
-    the folder is on the Hub    uploading runs/exp1 to https://huggingface.co/me/run/tree/main/tensorboard/exp1 (public)
-    an outage begins            not uploading: token refused (401): run `hf auth login`; log: PATH
-    it is over                  uploading again, after 4 min
-
-Each line is told once in an attempt, by the reporter; what goes wrong also by the first rank of every other node. It
-comes with the next housekeeping, so with the next call of the user: no thread waits for it. All of it is in the status
-of the uploader, which is read when it has changed.
+Each line, see `delivery/sentences`, is told once in an attempt, by the reporter; what goes wrong also by the first rank
+of every other node. It comes with the next housekeeping, so with the next call of the user: no thread waits for it. All
+of it is in the status of the uploader, which is read when it has changed.
 
 Invariants:
 - A refusal is told at once, as a person has to help. Anything else that fails once and then works is no outage: it is
@@ -26,17 +22,16 @@ import time
 from collections.abc import Callable, Iterator
 
 from hf_mpwriter.base.settings import OFFLINE, Destination
-from hf_mpwriter.base.verdicts import Refused, Retry, Unknown
+from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.base.words import duration
+from hf_mpwriter.delivery.sentences import TRIES_AGAIN, beginning, outage
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.messages.reporter import Reporter, ToldRecord
 
 NOTABLE = 10.0  # seconds without a success, from which on a failure is an outage
-LONG_WAIT = 60.0  # seconds; the next try is named if it is later
-_TRIES_AGAIN = (Retry.__name__, Unknown.__name__)
 
 
 class UploadMessages:
@@ -103,7 +98,7 @@ class UploadMessages:
         if fails:
             logger.warning("%s", outage(status, log_of(spool, status)))
         if ends:
-            logger.info("uploading again, after %s", duration(status.succeeded_at - since))
+            logger.info("uploading again, after %s", duration(max(1.0, status.succeeded_at - since)))
 
     def begin(self, spool: Spool, destination: Destination, repo_id: str, *, private: bool | None) -> None:
         """Log where a run goes, unless that was told."""
@@ -131,60 +126,22 @@ def is_outage(status: UploaderStatus, started_at: float, now: float) -> bool:
         return is_new
     tries = not status.is_over and now - status.beat < SILENCE
     lasts = status.failures > 1 or now - status.failing_since >= NOTABLE
-    return status.kind in _TRIES_AGAIN and lasts and (is_new or tries)
-
-
-def resolved(destination: Destination, repo_id: str) -> Destination:
-    """The destination with the full name of its repository, if that is known."""
-    return dataclasses.replace(destination, repo_id=repo_id) if destination.can_be(repo_id) else destination
+    return status.kind in TRIES_AGAIN and lasts and (is_new or tries)
 
 
 def url_of(spool: Spool, destination: Destination) -> str:
     """The page of a run on the Hub, with the full name of the repository if a push has resolved it."""
-    return resolved(destination, UploaderStatus.newest(spool).repo_id).url
-
-
-def beginning(logdir: str, destination: Destination, repo_id: str, *, private: bool | None) -> str:
-    """Where a run goes, and who can read it there."""
-    who = "" if private is None else " (private)" if private else " (public)"
-    to = resolved(destination, repo_id)
-    place = to.url if "/" in to.repo_id else f"the repository {to.repo_id} of your account"  # a link has to open
-    return printable(f"uploading {shown(logdir)} to {place}{who}")
-
-
-def outage(status: UploaderStatus, log: str) -> str:
-    """Why nothing gets to the Hub, what helps, and where more is said."""
-    again = ""
-    if status.kind in _TRIES_AGAIN:
-        due = time.strftime("%H:%M", time.localtime(status.beat + status.blocked_for))
-        again = f"; next try at {due}" if status.blocked_for > LONG_WAIT else "; it is tried again by itself"
-    return printable(f"not uploading: {status.why.rstrip('.')}{again}; log: {shown(log)}")
+    return destination.resolved(UploaderStatus.newest(spool).repo_id).url
 
 
 def log_of(spool: Spool, status: UploaderStatus) -> str:
     """The path of the log of an uploader."""
-    return os.fspath(spool.host(status.process.host if status.process else "").log)
-
-
-def shown(path: str) -> str:
-    """A path as it is shown: relative to the working directory if it lies there."""
-    with contextlib.suppress(OSError, ValueError):
-        relative = os.path.relpath(path) if os.path.isabs(path) else path
-        return path if relative.startswith("..") else relative
-    return path
-
-
-def duration(seconds: float) -> str:
-    """A duration for people."""
-    for limit, unit, name in ((90.0, 1.0, "s"), (5_400.0, 60.0, "min"), (172_800.0, 3_600.0, "h")):
-        if seconds < limit:
-            return f"{max(seconds, 1.0) / unit:.0f} {name}"
-    return f"{seconds / 86_400:.0f} days"
+    return os.fspath(spool.host(status.process.host if status.process else "").daemon("uploader").log)
 
 
 def _stamps(spool: Spool) -> Iterator[tuple[str, int, int]]:
     with contextlib.suppress(OSError):
         for host in spool.host_ids():
             with contextlib.suppress(OSError):
-                status = spool.host(host).status.stat()
+                status = spool.host(host).daemon("uploader").status.stat()
                 yield host, status.st_ino, status.st_mtime_ns

@@ -7,8 +7,8 @@
 A run may have gone on elsewhere since it was here. So each attempt asks the logdir, however much is here. The content
 comes while training goes on, see `mirror/returning`.
 
-How long training waits: LONGEST seconds in all. Of processes that start together one looks, and the others wait for
-its answer. A look that failed is not tried again for RETRY_AFTER seconds, whichever process asks.
+Training waits for `Timing.logdir_wait` in all. Of processes that start together one looks, and the others wait for its
+answer. A look that failed is not tried again for RETRY_AFTER seconds, whichever process asks.
 
 Invariants:
 - This process never touches the logdir, and starts a look by `posix_spawn`.
@@ -19,6 +19,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import time
 from collections.abc import Callable
@@ -28,11 +29,12 @@ from typing import NamedTuple
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError, LogdirError, SettingsError
 from hf_mpwriter.base.storage import is_url
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.job import CopyJob, Failure, Finished, Listed, from_line
 from hf_mpwriter.spool.staging.listing import Listing, look_lock
-from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorRecord
+from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.spool.starts import opened
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
@@ -41,10 +43,9 @@ from hf_mpwriter.system.launch import Child
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 
-LONGEST = 5.0  # seconds that a process waits for what is in the logdir
 RETRY_AFTER = 300.0  # seconds
 LOCK_POLL = 0.05  # seconds
-END_PATIENCE = 0.5  # seconds of these that a killed look may take to end; one that hangs in the kernel takes longer
+END_PATIENCE = 0.5  # seconds of a wait that a killed look may take to end; one that hangs in the kernel takes longer
 
 _mounts: dict[str, Mount | None] = {}  # of logdirs, which are not touched again: they may hang
 _left: list[Child] = []  # looks that were killed and have not ended yet
@@ -91,12 +92,12 @@ class Staged(NamedTuple):
     is_behind: bool = False  # whether something in the logdir may not be here
 
 
-def prepare(spool: Spool, *, is_joined: bool) -> Staged:
-    """Make a staged run ready for this process, which joins it next."""
+def prepare(spool: Spool, *, is_joined: bool, longest: float = USUAL.logdir_wait) -> Staged:
+    """Make a staged run ready for this process, which joins it next; wait `longest` seconds for the logdir."""
     if not is_staged(spool):
         return Staged()
     try:
-        return _prepare(spool, is_joined=is_joined)
+        return _prepare(spool, longest, is_joined=is_joined)
     except OSError as error:
         if isinstance(error, HfMpWriterError):
             raise
@@ -104,20 +105,20 @@ def prepare(spool: Spool, *, is_joined: bool) -> Staged:
         raise LogdirError(text, hint="Set HF_MPWRITER_STAGING to a directory on another disk.") from error
 
 
-def _prepare(spool: Spool, *, is_joined: bool) -> Staged:
+def _prepare(spool: Spool, longest: float, *, is_joined: bool) -> Staged:
     _left[:] = [child for child in _left if not child.has_ended()]
     found = Listing.read(spool)
     if not is_joined and not any(member.works for member in Members(spool).all()):
         _note_mount(spool)
-        found = _looked(spool)
+        found = _looked(spool, longest)
     publish_record(spool, float(found.first) if 0 < found.first < time.time() else None)
     record = MirrorRecord.read(spool)
     return Staged(record.made_at if record else time.time(), found.last, bool(found.missing or found.failure))
 
 
-def _looked(spool: Spool) -> Listing:
+def _looked(spool: Spool, longest: float) -> Listing:
     """What is in the logdir, as far as it tells."""
-    started, end = time.time(), time.monotonic() + LONGEST
+    started, end = time.time(), time.monotonic() + longest
     found = Listing.read(spool)
     while (lock := locks.try_exclusive(look_lock(spool))) is None and time.monotonic() < end:
         if _has_failed(found):  # what hangs may hold the lock for long
@@ -171,21 +172,21 @@ def _told(spool: Spool, found: Listing) -> Listing:
 
 def _asked(spool: Spool, lock: int, end: float) -> Listed | Failure:
     """Start a look, and wait for it."""
-    host, record = spool.host(host_id()), MirrorRecord.read(spool)
+    host, record, left = spool.host(host_id()), MirrorRecord.read(spool), end - time.monotonic()
     disk.make_dirs(host.root)
     job = CopyJob(spool.run_dir, spool.logdir, "", (), lists=True, mount=record.mount if record else None)
-    with opened(spool, MirrorPlaces.of(host).log) as given:
-        child = Child("copy", state.dump(job), spool.run_dir, given, lock=lock, limit=LONGEST + END_PATIENCE)
+    with opened(spool, host.daemon("mirror").log) as given:
+        child = Child("copy", state.dump(job), spool.run_dir, given, lock=lock, limit=left + END_PATIENCE)
     try:
-        return heard(child, end - END_PATIENCE)
+        return heard(child, left - END_PATIENCE)
     finally:
         if not child.end(END_PATIENCE):  # it hangs in the kernel
             _left.append(child)
 
 
-def heard(child: Child, end: float, clock: Callable[[], float] = time.monotonic) -> Listed | Failure:
-    """What a look says until it ends, at most until `end`."""
-    listed = None
+def heard(child: Child, longest: float, clock: Callable[[], float] = time.monotonic) -> Listed | Failure:
+    """What a look says until it ends, for so many seconds at most."""
+    listed, end = None, clock() + longest
     while (left := end - clock()) > 0:
         child.wait(left)
         has_ended = child.has_ended()
@@ -198,4 +199,4 @@ def heard(child: Child, end: float, clock: Callable[[], float] = time.monotonic)
                 return listed
         if has_ended:
             return listed or Failure("the process that asks for it has ended", is_refused=False)
-    return listed or Failure(f"it did not answer within {LONGEST:.0f} s", is_refused=False)
+    return listed or Failure(f"it did not answer within {math.ceil(longest)} s", is_refused=False)

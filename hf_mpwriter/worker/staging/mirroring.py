@@ -14,7 +14,7 @@ Invariant: each trouble is told once by a process, and by the member that speaks
 Sealing: when the open segments of a staged run are sealed. Only what is sealed comes to the logdir.
 
     what                            seals segments that are older than
-    the time                        `mirror_every`, or 1/64 of the run's age if that is longer
+    the time                        `commit_every`, or 1/64 of the run's age if that is longer
     `push()`, `trigger()`           1/512 of the run's age, and a second
     a signal that asks for a push   nothing: the process may have seconds to live
     `push(wait)`, `close`, the end  nothing
@@ -31,43 +31,37 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+from hf_mpwriter.base.timing import USUAL, Timing
+from hf_mpwriter.base.words import command_line, counted
+from hf_mpwriter.delivery.sentences import mirror_trouble
+from hf_mpwriter.delivery.sinks import LogdirSink
+from hf_mpwriter.delivery.wait import ticks
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.listing import Listing
-from hf_mpwriter.spool.staging.logdir import POLL, Logdir
-from hf_mpwriter.spool.staging.record import MirrorStatus, least_age
+from hf_mpwriter.spool.staging.record import least_age
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import MirrorElection
 from hf_mpwriter.worker.files import WorkerFiles
-from hf_mpwriter.worker.staging import looking
 
-SEVERAL = 3  # failures in a row: one is ordinary on a network
 REQUESTED_SHARE = 512  # the parts of a run's age of which one is the least age of a segment that a push seals
 REQUESTED_MIN = 1.0  # seconds
-
-
-def trouble(status: MirrorStatus, refused: Mapping[str, str]) -> str:
-    """What keeps files from the logdir, or from coming back, and has to be told; "" if that is nothing."""
-    if status.is_over:
-        return ""
-    if status.failures and (status.is_refused or status.phase == "stuck" or status.failures >= SEVERAL):
-        return status.reason
-    if found := refused or status.unread:
-        path, reason = min(found.items())
-        lead = "" if refused else "cannot be read there: "
-        return f"{path}: {lead}{reason.rstrip('.')}{f', and {len(found) - 1} more' if len(found) > 1 else ''}"
-    return ""
 
 
 class Mirroring:
     """The mirror of one run, as one worker sees it; of a run that is not staged there is none."""
 
-    def __init__(self, spool: Spool, is_first: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
-        self._spool, self._is_first, self._clock = spool, is_first, clock
+    def __init__(
+        self,
+        spool: Spool,
+        is_first: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+        timing: Timing = USUAL,
+    ) -> None:
+        self._spool, self._is_first, self._clock, self._timing = spool, is_first, clock, timing
         self.forget()
 
     def forget(self) -> None:
@@ -76,7 +70,7 @@ class Mirroring:
         self._told, self._has_waited = "", False
 
     @property
-    def logdir(self) -> Logdir:
+    def logdir(self) -> LogdirSink:
         """The logdir of the run."""
         return self._election.logdir
 
@@ -86,15 +80,15 @@ class Mirroring:
 
     def begin(self) -> None:
         """Make sure that a mirror lives; never waits, never raises."""
-        self._election.ensure_mirror()
+        self._election.ensure()
 
     def keep_house(self) -> bool:
         """Make sure that a mirror lives, and tell what keeps it from its work; whether a child will end soon."""
         if not self.is_needed():  # the records of all hosts are read below, by each worker
             return False
-        self._election.ensure_mirror()
+        self._election.ensure()
         status = self.logdir.status()
-        found = trouble(status, self.logdir.mirrored().refused)
+        found = mirror_trouble(status, self.logdir.mirrored().refused)
         if found and found != self._told and self._is_first():
             self._told = found
             kept = f"What is logged is kept in {self._spool.run_dir}, and all is tried again; see: hf-mpwriter status"
@@ -107,16 +101,16 @@ class Mirroring:
         """Wait a moment for what an earlier attempt has logged in a directory; once, and told if it does not come."""
         if self._has_waited or not self.is_needed():
             return
-        end = self._clock() + looking.LONGEST
-        while missing := self._missing(directory):
-            if self._clock() >= end:
-                what = f"{len(missing)} file{'s' * (len(missing) > 1)} of earlier attempts"
-                lack = f"{self.logdir.to}: {what} are still to come back from there, so the last step is not known yet"
-                helps = "To have them before training: hf-mpwriter pull"
-                logger.warning("%s", printable(f"{lack}. {helps} {shlex.quote(self.logdir.to)}"))
+        for is_due in ticks(self._clock() + self._timing.logdir_wait, self._clock):
+            if not self._missing(directory):
                 break
-            self._election.ensure_mirror()
-            time.sleep(POLL)
+            if is_due:
+                self._election.ensure()
+        if missing := self._missing(directory):
+            what = f"{counted(len(missing), 'file')} of earlier attempts"
+            lack = f"{self.logdir.to}: {what} are still to come back from there, so the last step is not known yet"
+            helps = f"To have them before training: {command_line('pull', self.logdir.to)}"
+            logger.warning("%s", printable(f"{lack}. {helps}"))
         self._has_waited = True
 
     def _missing(self, directory: str) -> list[str]:
@@ -124,9 +118,9 @@ class Mirroring:
         return [path for path in missing if os.path.dirname(path) == directory]
 
 
-def opened_before(now: float, run_age: float, mirror_every: float, requested_at: float) -> float:
+def opened_before(now: float, run_age: float, commit_every: float, requested_at: float) -> float:
     """The monotonic seconds such that segments that were opened before are to be sealed."""
-    by_time = now - least_age(run_age, mirror_every)
+    by_time = now - least_age(run_age, commit_every)
     by_request = min(requested_at, now - max(REQUESTED_MIN, run_age / REQUESTED_SHARE))
     return max(by_time, by_request)
 
@@ -134,8 +128,8 @@ def opened_before(now: float, run_age: float, mirror_every: float, requested_at:
 class Sealing:
     """What one process seals for the mirror; nothing of a run that is not staged."""
 
-    def __init__(self, files: WorkerFiles, mirror_every: Callable[[], float], clock: Callable[[], float]) -> None:
-        self._files, self._mirror_every, self._clock = files, mirror_every, clock
+    def __init__(self, files: WorkerFiles, commit_every: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._files, self._commit_every, self._clock = files, commit_every, clock
         self._requested_at = -math.inf
         self.made_at: float | None = None  # unix time when the run began; None if it is not staged
 
@@ -149,4 +143,4 @@ class Sealing:
         """Seal the segments that are due; called when the worker keeps house."""
         if self.made_at is not None:
             age = max(0.0, time.time() - self.made_at)
-            self._files.seal_older(opened_before(self._clock(), age, self._mirror_every(), self._requested_at))
+            self._files.seal_older(opened_before(self._clock(), age, self._commit_every(), self._requested_at))

@@ -1,1 +1,1 @@
-"""The `add_*` methods other than scalars, by what they log; `add_methods` makes one class of them."""
+"""The `add_*` methods other than scalars, by what they log; `summary_writer` makes one class of them."""

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_mpwriter.writer.methods.types import Array, Number, Step
 from hf_mpwriter.writer.scalars import ScalarMethods
-from hf_mpwriter.writer.values import as_number, plain
+from hf_mpwriter.writer.values import Array, Number, Step, as_number, plain
 
 
 class DistributionMethods(ScalarMethods):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, overload
 
-from hf_mpwriter.writer.methods.types import Array, Step
 from hf_mpwriter.writer.scalars import ScalarMethods
-from hf_mpwriter.writer.values import plain
+from hf_mpwriter.writer.values import Array, Step, plain
 
 
 class ImageMethods(ScalarMethods):

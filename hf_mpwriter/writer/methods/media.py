@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from hf_mpwriter.writer import summaries
-from hf_mpwriter.writer.methods.types import Array, Number, Step
 from hf_mpwriter.writer.scalars import ScalarMethods
-from hf_mpwriter.writer.values import plain, sound
+from hf_mpwriter.writer.values import Array, Number, Step, plain, sound
 
 
 class MediaMethods(ScalarMethods):

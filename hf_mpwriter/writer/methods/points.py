@@ -8,9 +8,8 @@ from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.worker.worker import Worker
-from hf_mpwriter.writer.methods.types import Array, Step
 from hf_mpwriter.writer.scalars import ScalarMethods
-from hf_mpwriter.writer.values import plain, square
+from hf_mpwriter.writer.values import Array, Step, plain, square
 
 
 class _Beside:

@@ -12,9 +12,8 @@ from tensorboardX.summary import hparams
 from hf_mpwriter.base.names import sub_directory
 from hf_mpwriter.base.storage import is_url
 from hf_mpwriter.writer import summaries
-from hf_mpwriter.writer.methods.types import Step
 from hf_mpwriter.writer.scalars import ScalarMethods, as_numbers
-from hf_mpwriter.writer.values import as_python, as_step
+from hf_mpwriter.writer.values import Step, as_python, as_step
 
 Hyperparameters = dict[str, Any]
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hf_mpwriter.localhub import View
+from hf_mpwriter.localhub.config import HOST
 from hf_mpwriter.localhub.errors import Refusal
-from hf_mpwriter.localhub.server.config import HOST
 from hf_mpwriter.localhub.storage.store import TreeEntry
 from soaking.deck import Card
 from soaking.inside import REPO, TOUCHED

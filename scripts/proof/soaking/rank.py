@@ -75,6 +75,7 @@ class Rank:
         elif kind < 0.998:
             self.writer.push(wait=0)
         elif self.writer.push(wait=WAIT):
+            self._settle(waited=True)  # the disk may have accepted meanwhile what had waited in memory
             self._check_on_hub()
 
     def _check_on_hub(self) -> None:
@@ -118,10 +119,15 @@ class Rank:
                     self._journal.note_at(os.path.relpath(file.path, self.run_dir), tag, step)
 
     def _returned(self, tag: str, step: int) -> None:
-        file = self.writer.file_writer.event_writer.file
+        waited = bool(self._waiting)
         self._waiting.append((tag, step))
-        if not file.waiting:
-            where = self._find() if len(self._waiting) > 1 else {}
+        self._settle(waited=waited)
+
+    def _settle(self, *, waited: bool) -> None:
+        """Note what is on disk now; what has waited in memory may be in another file."""
+        file = self.writer.file_writer.event_writer.file
+        if self._waiting and not file.waiting:
+            where = self._find() if waited else {}
             for key in self._waiting:
                 self._note(os.path.relpath(where.get(key, file.path), self.run_dir), *key)
             self._waiting.clear()

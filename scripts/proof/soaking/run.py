@@ -24,10 +24,10 @@ from lib.waiting import becomes_true
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.cli.output import DAMAGED
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.testing import check, processes, read_journals
@@ -154,7 +154,7 @@ class Run:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     killed[pid] = kind
-        return not any(kinds.values()) and not Progress(self.spool).uploader_is_alive()
+        return not any(kinds.values()) and not HubSink(self.spool).is_alive()
 
     def move(self, *, from_another_machine: bool) -> None:
         """While no process runs, continue in a copy of the run directory."""
@@ -189,20 +189,20 @@ class Run:
     def _is_missing(self) -> bool:
         """Return whether the ledgers miss something that was not refused."""
         missing = self.missing()
-        return len(Progress(self.spool).refused(missing)) < len(missing)
+        return len(HubSink(self.spool).refused(missing)) < len(missing)
 
     def _end(self, *, kill: bool) -> bool:
         """Start the ranks that do not live, end all; return whether the uploader was killed meanwhile."""
         self.revive()
-        if not wait_for(lambda: Progress(self.spool).uploader_is_alive()):
+        if not wait_for(lambda: HubSink(self.spool).is_alive()):
             self.findings.append("no uploader started")
         self._stop.touch()
         killed = kill and self._kill_uploader_at_work()
         self._end_of_ranks()
         if not wait_for(lambda: not processes.workers(self.run_dir)):
             self.findings.append("a child did not end")
-        if not wait_for(lambda: not Progress(self.spool).uploader_is_alive()):
-            self.findings.append(f"the uploader did not leave: {Progress(self.spool).uploader()}")
+        if not wait_for(lambda: not HubSink(self.spool).is_alive()):
+            self.findings.append(f"the uploader did not leave: {HubSink(self.spool).status()}")
         return killed
 
     def _kill_uploader_at_work(self) -> bool:
@@ -223,7 +223,7 @@ class Run:
 
     def missing(self) -> dict[str, int]:
         """Return the bytes per path that the ledgers do not claim."""
-        return Progress(self.spool).missing({file.path: file.length for file in self._files()})
+        return HubSink(self.spool).missing({file.path: file.length for file in self._files()})
 
     def _files(self) -> Iterable[LocalFile]:
         return EventFileScan(Directory(self.run_dir)).files(lambda _: True, tuple)
@@ -240,7 +240,7 @@ class Run:
             self.findings.append("sync did not end")
             process.kill()
             process.join()
-        if not wait_for(lambda: not Progress(self.spool).uploader_is_alive()):
+        if not wait_for(lambda: not HubSink(self.spool).is_alive()):
             self.findings.append("the uploader that sync started did not leave")
 
     # check

@@ -23,7 +23,7 @@ GARBAGE = (b"", b"\0" * 4096, b"[]", b"null", b'{"files": [{"path": "../x"}]}', 
 DAMAGED = {  # in the table -> files
     "ledger": "ledger.json",
     "record in flight": "in_flight.json",
-    "status": "status.json",
+    "status": "uploader_status.json",
     "batch": "outbox",
     "member file": "members",
 }

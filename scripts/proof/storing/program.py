@@ -20,7 +20,7 @@ from typing import Any
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.testing import Journal
 
-COMMIT_EVERY, MIRROR_EVERY = 0.2, 0.05  # minutes
+COMMIT_EVERY = 0.1  # minutes
 PUSH_WAIT = 90.0  # seconds
 PACE = 0.002  # seconds between two records after the half
 PULSE = 0.1  # seconds between two at the half
@@ -57,9 +57,7 @@ def main() -> None:
     rank, gates = f"rank{os.environ['RANK']}", Path(told["gates"])
     rng = random.Random(f"{rank} {told['first']}")
     began = time.perf_counter()
-    writer = HFSummaryWriter(
-        "me/run", logdir=told["logdir"], path_in_repo="run", commit_every=COMMIT_EVERY, mirror_every=MIRROR_EVERY
-    )
+    writer = HFSummaryWriter("me/run", logdir=told["logdir"], path_in_repo="run", commit_every=COMMIT_EVERY)
     tell(built=time.perf_counter() - began)
     journal = Journal(told["journal"])
     for step in range(told["first"], told["last"]):

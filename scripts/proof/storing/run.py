@@ -27,6 +27,7 @@ from typing import Any
 from lib.isolation import variables
 from lib.paths import HELPERS, PACKAGE
 from lib.waiting import becomes_true
+from waits import timing
 
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import LocalHub, View
@@ -57,7 +58,7 @@ class Run:
         for directory in (self._local, self._journals, top / "without_torch"):
             directory.mkdir(parents=True)
         (top / "without_torch" / "torch.py").write_text("raise ImportError('hidden: it takes seconds')")
-        paths = [top / "without_torch", HELPERS / "hurry", HELPERS / "watch", PACKAGE.parent]
+        paths = [top / "without_torch", HELPERS / "watch", PACKAGE.parent]
         paths += [Path(place.variables["PYTHONPATH"])] if "PYTHONPATH" in place.variables else []
         usual = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
         self._environment = {
@@ -67,6 +68,7 @@ class Run:
             "HF_ENDPOINT": hub.endpoint,
             "HF_TOKEN": "hf_test",
             "HF_MPWRITER_EXIT_TIMEOUT": str(EXIT_TIMEOUT),
+            "HF_MPWRITER_TIMING": timing(),
             "PYTHONPATH": ":".join(map(str, paths)),
             "TMPDIR": str(self._local),
             "WORLD_SIZE": str(ranks),

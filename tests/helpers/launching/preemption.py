@@ -2,8 +2,7 @@
 
     attempt 0    rank 0, 1 on node-a    rank 2, 3 on node-b    SIGTERM to each supervisor
     attempt 1    rank 0, 1 on node-b    rank 2, 3 on node-a    SIGTERM to every process
-    attempt 2    as attempt 0
-    attempt 3    goes on to the end
+    attempt 2    as attempt 0, and goes on to the end
 
 A node is a pid and a host name of its own, where they can be made: all its processes end with the supervisor. Each
 attempt begins with empty disks; only checkpoints are in a place that both share.
@@ -29,7 +28,7 @@ from launching.ranks import RANK
 from launching.recipes import on_spot_nodes
 from launching.stage import PATIENCE, REPO, Laps, Stage, free_port
 
-ATTEMPTS = 4
+ATTEMPTS = 3
 RANKS, RANKS_A_NODE = 4, 2
 NAMES = ("node-a", "node-b")
 

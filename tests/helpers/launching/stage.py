@@ -24,6 +24,7 @@ import psutil
 from programs import wait_for
 from repository import HELPERS, ROOT
 from supervised import Supervised
+from waits import timing
 
 from hf_mpwriter import testing
 from hf_mpwriter.localhub import LocalHub, View
@@ -49,7 +50,7 @@ class Stage:
         self._without_torch = folder / "without_torch"  # it takes seconds of each process
         self._without_torch.mkdir()
         (self._without_torch / "torch.py").write_text("raise ImportError('hidden')")
-        self._hurry = [HELPERS / "hurry", HELPERS / "watch"] if hurry else []
+        self._watch, self._timing = ([HELPERS / "watch"], timing()) if hurry else ([], "")
         self._supervised: list[Supervised] = []
         self._started: list[subprocess.Popen[str]] = []
         self._run_dirs = {self.run_dir}
@@ -58,12 +59,13 @@ class Stage:
 
     def environ(self, *, torch: bool = False, **more: object) -> dict[str, str]:
         """The environment of a process."""
-        paths = [*([] if torch else [self._without_torch]), *self._hurry, ROOT]
+        paths = [*([] if torch else [self._without_torch]), *self._watch, ROOT]
         own = {
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "OMP_NUM_THREADS": "1",
             "HF_ENDPOINT": self.hub.endpoint,
+            "HF_MPWRITER_TIMING": self._timing,
         }
         return os.environ | own | {name: str(value) for name, value in more.items()}
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import runpy
 import socket
 import struct
 import zlib
-from pathlib import Path
+
+from lock_check import install_on_import
 
 NAME = os.environ["HOST_NAME"]
 KINDS = {fcntl.LOCK_SH: fcntl.F_RDLCK, fcntl.LOCK_EX: fcntl.F_WRLCK, fcntl.LOCK_UN: fcntl.F_UNLCK}
@@ -26,4 +26,4 @@ def flock(fd: int, operation: int) -> None:
 
 fcntl.flock = flock
 socket.gethostname = lambda: NAME
-runpy.run_path(str(Path(__file__).parent.parent / "hurry" / "sitecustomize.py"))
+install_on_import()

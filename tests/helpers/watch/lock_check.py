@@ -1,7 +1,7 @@
 """The lock check: no thread calls `logging` while it holds a thread lock of ours.
 
     pytest              conftest calls `install`
-    its children        `sitecustomize` beside this module, and the one in `hurry`, call `install_on_import`
+    its children        `sitecustomize` beside this module calls `install_on_import`
     both                append what they find to the file that REPORT names
 
 The fixture `lock_report` fails the test if there is such a file.
@@ -16,7 +16,7 @@ import traceback
 from importlib.machinery import PathFinder
 
 REPORT = "HF_MPWRITER_TEST_LOCK_CHECK"  # variable of the environment: path of the report
-LOCKS = "hf_mpwriter.system.locks"
+LOCKS = "hf_mpwriter.system.process_state"
 
 
 def install(locks: object) -> None:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from programs import DEADLINE, wait_for
 from runs import uploaders
 
-from hf_mpwriter.base.verdicts import Refused, Retry
-from hf_mpwriter.spool import starts
+from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.election import UploaderElection
 
 CONTEND = """
 import os, sys
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.election import UploaderElection
 from hf_mpwriter.spool.layout import Spool
 ready, is_ready = os.pipe()
 go, start = os.pipe()
@@ -36,10 +32,10 @@ for _ in range(32):
     contenders.append(os.fork())
     if not contenders[-1]:
         os.close(start)
-        one = Election(Spool(sys.argv[1]), Spool(sys.argv[1]).destination())
+        one = UploaderElection(Spool(sys.argv[1]), Spool(sys.argv[1]).destination())
         os.write(is_ready, b".")
         os.read(go, 1)  # all at once, when the parent closes its end
-        os.write(1, b"%d\\n" % one.ensure_uploader())
+        os.write(1, b"%d\\n" % one.ensure())
         while one.reap():
             pass
         os._exit(0)
@@ -99,42 +95,12 @@ def test_the_uploader_knows_how_many_nodes_the_job_of_its_worker_has(run_dir, st
             os.kill(pid, signal.SIGKILL)
 
 
-RANK = """
-import os, sys
-from hf_mpwriter.spool import starts
-from hf_mpwriter.system import launch, locks
-from hf_mpwriter.worker import worker
-starts.FIRST_PAUSE = starts.STARTS_WINDOW = 1000.0  # longer than this test
-worker.HOUSEKEEPING_EVERY = 0.0
-launch.BOOTS["uploader"] = f"open({sys.argv[2]!r}, 'a').write('x'); raise SystemExit(1)"
-from hf_mpwriter import HFSummaryWriter
-writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
-looks = 0
-while looks < 200:  # after the first starts of all ranks together
-    writer.add_scalar("loss", 1.0, looks)
-    crashed = os.path.exists(sys.argv[2]) and os.path.getsize(sys.argv[2]) > starts.STARTS_LIMIT
-    looks += crashed and not locks.is_held(writer._worker.spool.uploader_lock)  # the last of them has ended
-os._exit(0)  # else each of them would try once more at its end
-"""
-
-
-def test_many_ranks_start_an_uploader_that_crashes_no_more_often_than_one(tmp_path, run_dir, start, monkeypatch):
-    """The starts are counted for the run directory, and each rank warns at most once."""
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    crashed = tmp_path / "crashed"
-    ranks = [start(RANK, run_dir, crashed, env={"RANK": str(rank), "WORLD_SIZE": "4"}) for rank in range(4)]
-    errors = [rank.finish()[2] for rank in ranks]
-    assert crashed.read_text() == "x" * (starts.STARTS_LIMIT + 1)
-    assert any("uploaders end soon after their start" in text for text in errors)
-    assert [text for text in errors if text.count("\n") > 1] == []
-
-
-def test_the_uploader_lock_is_held_when_ensure_uploader_returns(spool):
+def test_the_uploader_lock_is_held_when_ensure_returns(spool):
     """There is no gap between the worker's lock and the uploader's."""
-    one = Election(spool, spool.destination())
-    assert one.ensure_uploader()
+    one = UploaderElection(spool, spool.destination())
+    assert one.ensure()
     assert locks.is_held(spool.uploader_lock)
-    assert not one.ensure_uploader()
+    assert not one.ensure()
     wait_for(lambda: not one.reap(), "the first half ends and is collected")
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader finds no member and leaves")
 
@@ -146,17 +112,17 @@ def test_the_uploader_inherits_only_what_it_is_given(spool, tmp_path):
     os.set_inheritable(low, True)
     resource.setrlimit(resource.RLIMIT_NOFILE, (400, limits[1]))  # one may be above what is allowed since
     from hf_mpwriter.base.settings import Settings
-    from hf_mpwriter.spool.progress import Progress
+    from hf_mpwriter.delivery.sinks import HubSink
     from hf_mpwriter.spool.workers.members import MemberFile
     from hf_mpwriter.system.process import Process
 
     member_file = MemberFile(spool, "main", Process.current(), Settings())
     try:
-        assert Election(spool, spool.destination()).ensure_uploader()
-        pid = wait_for(lambda: Progress(spool).uploader().pid, "its first status")
+        assert UploaderElection(spool, spool.destination()).ensure()
+        pid = wait_for(lambda: HubSink(spool).status().pid, "its first status")
         assert uploaders(spool.run_dir) == {pid}, "other tests find uploaders this way"
         paths = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-        log = str(spool.host(next(iter(spool.host_ids()))).log)
+        log = str(spool.host(next(iter(spool.host_ids()))).daemon("uploader").log)
         fixed = {3: str(spool.uploader_lock), 5: spool.run_dir, 6: spool.root}
         assert {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in fixed} == fixed
         assert paths - {"/dev/null", log, *fixed.values(), str(spool.members)} == set()
@@ -170,27 +136,7 @@ def test_the_uploader_inherits_only_what_it_is_given(spool, tmp_path):
         member_file.withdraw()
 
 
-def test_uploaders_that_do_their_work_and_leave_are_started_as_often_as_needed(spool, caplog):
-    """Many short runs one after the other: an uploader that left in good order is no failure."""
-    one = Election(spool, spool.destination())
-    with caplog.at_level(logging.WARNING):
-        for _ in range(starts.STARTS_LIMIT + 1):
-            assert one.ensure_uploader()
-            wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds no member and leaves")
-    assert caplog.records == []
-
-
-@pytest.mark.parametrize(
-    ("phase", "kind", "age", "expects"),
-    [
-        ("left", "Refused", 0.0, False),
-        ("left", "Refused", starts.LONGEST_PAUSE, True),  # no younger token has come: try again
-        ("left", "Refused", -3600.0, True),  # the clock was set
-        ("left", "Retry", 0.0, True),
-        ("waiting", "Refused", 0.0, True),  # it was killed
-    ],
-)
-def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploader(spool, phase, kind, age, expects):
+def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploader(spool):
     """The status file has the refused token's age; a worker with a younger token starts an uploader at once."""
     from hf_mpwriter.spool.status import StatusFile
     from hf_mpwriter.system.process import Process
@@ -198,21 +144,15 @@ def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploa
     host = spool.host(host_id())
     os.makedirs(host.root)
     status = StatusFile(host, Process.current(), lambda: 0.0, token_issued_at=1000.0)
-    status.failed({"Refused": Refused("no", ""), "Retry": Retry("no")}[kind], 1)
-    status.publish(phase=phase, waiting=0, push=None, commits=0, blocked_until=0.0)
-    report = json.loads(Path(host.status).read_text())
-    Path(host.status).write_text(json.dumps(report | {"beat": report["beat"] - age}))
-    for issued_at, expected in ((1000.0, expects), (1000.5, True)):
-        one = Election(spool, spool.destination(), token_issued_at=issued_at)
-        assert one.ensure_uploader() is expected
-        if not expected:
-            assert not locks.is_held(spool.uploader_lock)
-        else:
-            wait_for(
-                lambda one=one: not one.reap() and not locks.is_held(spool.uploader_lock),
-                "it finds no member and leaves",
-            )
-            return
+    status.failed(Refused("no", ""), 1)
+    status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
+    one = UploaderElection(spool, spool.destination())
+    one.token_issued_at = 1000.0
+    assert not one.ensure()
+    assert not locks.is_held(spool.uploader_lock)
+    one.token_issued_at = 1000.5
+    assert one.ensure()
+    wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds no member and leaves")
 
 
 FIRST_PROCESS = """
@@ -220,9 +160,9 @@ import os, signal, sys, time
 from pathlib import Path
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.spool import starts
-from hf_mpwriter.spool.progress import Progress
-from hf_mpwriter.worker import worker
-starts.STARTS_LIMIT, worker.HOUSEKEEPING_EVERY, kills = 1000, 0.0, int(sys.argv[2])
+from hf_mpwriter.delivery.sinks import HubSink
+starts.STARTS_LIMIT, kills = 1000, int(sys.argv[2])
+os.environ["HF_MPWRITER_TIMING"] += " housekeeping_every=0"
 assert os.getpid() == 1
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
 if not (rank := os.fork()):  # a rank that starts uploaders, too
@@ -230,13 +170,13 @@ if not (rank := os.fork()):  # a rank that starts uploaders, too
         writer.add_scalar("loss", 1.0, 0)
         time.sleep(0.05)
 users = os.spawnv(os.P_NOWAIT, "/bin/sh", ["sh", "-c", "exit 7"])
-view, killed = Progress(writer._worker.spool), set()
+view, killed = HubSink(writer._worker.spool), set()
 def step():
     writer.add_scalar("loss", 1.0, 1)
     time.sleep(0.01)
 while len(killed) < kills:
     step()
-    status = view.uploader()
+    status = view.status()
     if status.pid and status.phase != "left" and status.pid not in killed and Path(f"/proc/{status.pid}").exists():
         step()
         os.kill(status.pid, signal.SIGKILL)

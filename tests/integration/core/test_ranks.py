@@ -110,27 +110,9 @@ def test_ranks_are_followed_through_kills_and_a_resume(hub, run_dir, launch, sta
     assert any(path.startswith("_all_ranks/") for path in check_oracle(run_dir, hub).files)
     assert others_may_read(run_dir, "_all_ranks")
     assert "~ranks" not in run("status", str(run_dir)).output, "it is not a worker"
-
-
-def test_each_command_supersedes_what_was_derived_before(hub, run_dir, launch, tmp_path):
-    """On the Hub, too, where the earlier files stay."""
-    for attempt, purge_step in ((1, 0), (2, 5)):
-        for rank in launch(attempt, purge_step, [purge_step + 6] * 4):
-            rank.succeed()
-        wait_for(lambda: no_uploader(run_dir), "the uploader has sent everything")
-        result = run("ranks", str(run_dir))
-        assert result.exit_code == 0, result.output
-        assert "points are in" in result.output
-        assert run("sync", str(run_dir), "--quiet").exit_code == 0
-    assert run("verify", str(run_dir)).exit_code == 0
-    there = tmp_path / "there"
-    there.mkdir()
-    for path in hub.store.tree("model", "me/run"):
-        if "/_all_ranks/" in path:
-            (there / path.rpartition("/")[2]).write_bytes(hub.store.read_blob("model", "me/run", path))
-    assert len(os.listdir(there)) == 2
-    wanted = recomputed(Path(run_dir), RANKS)
-    assert shown(there) == shown(Path(run_dir) / "_all_ranks") == as_tensorboard_reads(there) == wanted
+    result = run("ranks", str(run_dir))
+    assert (result.exit_code, "points are in" in result.output) == (0, True), result.output
+    assert shown(directory) == as_tensorboard_reads(directory) == derived, "its file supersedes the earlier ones"
 
 
 def test_a_supervisor_has_the_ranks_of_its_program_derived(hub, run_dir, start, tmp_path):

@@ -7,10 +7,8 @@ import signal
 from pathlib import Path
 
 import psutil
-import pytest
 from programs import wait_for
 from runs import check_oracle, finished, no_uploader, others_may_read, run
-from staged import is_there, stage
 from support import events
 
 from hf_mpwriter.spool.layout import Spool
@@ -110,22 +108,9 @@ def test_a_local_run_is_sampled_too_and_tensorboard_shows_it_as_a_run(run_dir, t
     assert shown == seen == sorted(set(seen))
 
 
-def test_of_a_staged_run_the_samples_come_to_the_logdir_before_the_mirror_ends(run_dir, tmp_path, start):
-    """The mirror takes what is sealed, so it waits for the seal as the uploader does."""
-    spool, logdir = stage(run_dir, tmp_path / "there"), tmp_path / "there"
-    worker = start(LOG_UNTIL_TOLD, "", run_dir, tmp_path / "stop", env=ON)
-    wait_for(lambda: len(steps(run_dir)) > 1, "samples")
-    (tmp_path / "stop").touch()
-    worker.succeed()
-    wait_for(lambda: is_there(spool) and not processes.left_behind(str(run_dir)), "the mirror ends")
-    (path,) = files(run_dir)
-    assert (logdir / path.relative_to(run_dir)).read_bytes() == path.read_bytes()
-
-
-@pytest.mark.parametrize("env", [{}, {"HF_MPWRITER_SYSTEM_METRICS": "0"}])
-def test_nothing_is_sampled_unasked(run_dir, tmp_path, start, env):
+def test_nothing_is_sampled_unasked(run_dir, tmp_path, start):
     """No process, no file: the metrics are opt-in."""
-    worker = start(LOG_UNTIL_TOLD, "", run_dir, tmp_path / "stop", env=env)
+    worker = start(LOG_UNTIL_TOLD, "", run_dir, tmp_path / "stop")
     wait_for(lambda: list(Path(run_dir).glob("*tfevents*")), "the worker has kept house")
     (tmp_path / "stop").touch()
     worker.succeed()

@@ -108,24 +108,3 @@ def test_what_was_dropped_is_never_on_the_hub(hub, run_dir):
     """Neither `push` nor the Future says otherwise, although all that is on disk is there."""
     assert succeed(DROPPED, run_dir) == "The disk refused 1 records for good; the others are on the Hub.\n"
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-
-
-ATTACHMENT = """
-import os, sys
-from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.spool.progress import Progress
-with HFSummaryWriter("me/run", logdir=sys.argv[1], repo_allow_patterns=["*.tfevents.*", "*.tsv"]) as writer:
-    writer.add_scalar("loss", 1.0, 0)
-    with open(f"{sys.argv[1]}/a.tsv", "w") as file:
-        file.write("four")
-    status = writer.status()
-    assert status.logged == 4 + os.path.getsize(writer.file_writer.event_writer.file.path), status
-    assert writer.push(wait=150), writer.status()
-    assert "a.tsv" in Progress(writer._worker.spool).ledger().files
-"""
-
-
-def test_attachments_count_where_the_patterns_ask_for_them(hub, run_dir):
-    """True means that they are there too."""
-    succeed(ATTACHMENT, run_dir)
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")

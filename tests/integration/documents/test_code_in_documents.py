@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import click
 import pytest
 import yaml
-from documents import BLOCKS, COMMANDS, CURLS, DOCS, OURS, PACKAGE, PYTHON, SETTINGS, Block, exists
+from documents import BLOCKS, COMMANDS, CURLS, DOCS, OURS, PACKAGE, PYTHON, SETTINGS, Block, Command, exists
 from programs import DEADLINE, wait_for
 from repository import HELPERS, ROOT
 
@@ -93,14 +93,15 @@ def defined_in(module: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_python_compiles_and_what_it_imports_of_ours_is_there(block):
+def test_python_compiles_and_what_it_imports_of_ours_is_there(subtests):
     """No block has a syntax error or a name that was renamed."""
-    for module, name in imports(ast.parse(block.text)):
-        if module.startswith("hf_mpwriter.integrations."):
-            assert not name or name in defined_in(module)
-        elif module.startswith("hf_mpwriter"):
-            assert not name or hasattr(importlib.import_module(module), name)
+    for block in PYTHON:
+        with subtests.test(str(block)):
+            for module, name in imports(ast.parse(block.text)):
+                if module.startswith("hf_mpwriter.integrations."):
+                    assert not name or name in defined_in(module)
+                elif module.startswith("hf_mpwriter"):
+                    assert not name or hasattr(importlib.import_module(module), name)
 
 
 def packages(block: Block) -> set[str]:
@@ -132,16 +133,16 @@ def runnable() -> Iterator[object]:
 
 @pytest.mark.parametrize("block", list(runnable()))
 def test_python_that_is_self_contained_runs(hub, tmp_path, monkeypatch, start, block):
-    """Each runs as a program of its own; what it logs for the Hub is there at its end."""
+    """Each runs as a program; what it logs for the Hub is there at its end."""
     monkeypatch.chdir(tmp_path)
     if packages(block):
-        monkeypatch.setenv("PYTHONPATH", f"{HELPERS / 'hurry'}:{HELPERS / 'watch'}")  # with the real torch
+        monkeypatch.setenv("PYTHONPATH", str(HELPERS / "watch"))  # with the real torch
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # no file in the home of the developer
         monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     given = CONTEXT if free_names(ast.parse(block.text)) else ""
     (tmp_path / "program.py").write_text(given + block.text)
-    code, out, err = start(FROM_A_FILE).finish()
+    code, out, err = start(FROM_A_FILE if starts_processes(block) else given + block.text).finish()
     assert code == 0, err
     assert "not on the Hub" not in out + err
     assert not starts_processes(block) or "done: " in out + err, "the user is told its end"
@@ -189,9 +190,16 @@ def check_ours(words: tuple[str, ...]) -> None:
         main.commands[words[0]].make_context(words[0], list(words[1:]))
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language in ("bash", "yaml")], ids=str)
-def test_a_file_for_a_launcher_is_valid_and_runs_a_supervisor(block):
+def test_a_file_for_a_launcher_is_valid_and_runs_a_supervisor(subtests):
     """YAML is YAML, a script is one for bash; the command takes its options, and ends in a program of the reader."""
+    for block in BLOCKS:
+        if block.language in ("bash", "yaml"):
+            with subtests.test(str(block)):
+                check_launcher(block)
+
+
+def check_launcher(block: Block) -> None:
+    """A file for a launcher."""
     text = block.text
     if block.language == "yaml":
         yaml.safe_load(text)
@@ -210,9 +218,15 @@ def test_a_file_for_a_launcher_is_valid_and_runs_a_supervisor(block):
             assert all(option in words or name in text for option, name in named.items())
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=str)
-def test_a_command_exists_and_takes_what_it_is_given(command):
+def test_a_command_exists_and_takes_what_it_is_given(subtests):
     """The program, its paths and options, and the variables before it."""
+    for command in COMMANDS:
+        with subtests.test(str(command)):
+            check_command(command)
+
+
+def check_command(command: Command) -> None:
+    """A line of a shell block."""
     assert all(name in SETTINGS for name in command.variables)
     program, *rest = command.words
     words = tuple(rest)
@@ -245,32 +259,39 @@ def script_commands() -> dict[str, list[list[str]]]:
     return found
 
 
-def takes(script: str, arguments: list[str]) -> str:
+OF_A_SCRIPT = """
+import os, runpy, sys
+sys.argv[:1] = []
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""  # as the interpreter runs it
+
+
+def takes(start, script: str, arguments: list[str]) -> str:
     """The reason why a script refuses these arguments, "" if it accepts them.
 
     Values are checked before `--help`, which ends the program; unknown options would be found only after it.
     """
-    done = subprocess.run(
-        [sys.executable, ROOT / script, *arguments, "--help"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=DEADLINE,
-    )
-    known = re.findall(r"--[a-z-]+", done.stdout)
+    _, out, errors = start(OF_A_SCRIPT, ROOT / script, *arguments, "--help").finish()
+    known = re.findall(r"--[a-z-]+", out)
     unknown = [word for word in arguments if word.startswith("--") and word not in known]
-    return done.stderr or " ".join(unknown)
+    return errors or " ".join(unknown)
 
 
-@pytest.mark.parametrize("script", sorted(script_commands()))
-def test_a_script_takes_the_options_that_are_shown(script):
+def test_a_script_takes_the_options_that_are_shown(start, subtests):
     """All options at once, or one command after the other where they exclude each other."""
-    given = script_commands()[script]
+    for script, given in script_commands().items():
+        with subtests.test(script):
+            check_script(start, script, given)
+
+
+def check_script(start, script: str, given: list[list[str]]) -> None:
+    """A script, and all arguments that are shown."""
     if script.startswith("scripts/examples/"):  # they need a framework
         options = {word for words in given for word in words if word.startswith("--")}
         assert all(f'"{option}"' in (ROOT / script).read_text() for option in options)
-    elif takes(script, [*itertools.chain(*given)]):
-        assert [takes(script, arguments) for arguments in given] == [""] * len(given)
+    elif takes(start, script, [*itertools.chain(*given)]):
+        assert [takes(start, script, arguments) for arguments in given] == [""] * len(given)
 
 
 def faults() -> list[str]:
@@ -280,11 +301,12 @@ def faults() -> list[str]:
     return sorted(shown | set(re.findall(r'hub\.fault\("(.*?)"\)', DOCS)))
 
 
-@pytest.mark.parametrize("fault", faults())
-def test_a_fault_is_valid(hub, fault):
+def test_a_fault_is_valid(hub, subtests):
     """The local Hub accepts it."""
-    hub.fault(fault)
-    assert len(hub.faults()) == 1
+    for number, fault in enumerate(faults()):
+        with subtests.test(fault):
+            hub.fault(fault)
+            assert len(hub.faults()) == number + 1
 
 
 def test_requests_to_the_local_hub_are_answered(tmp_path):

@@ -87,32 +87,6 @@ def test_the_agent_of_a_rank_that_fails_notices_it_while_the_hub_is_down(tmp_pat
     assert ends == 1, "the rank that fails tells what is not on the Hub"
 
 
-def test_ranks_that_multiprocessing_starts_are_ranks(hub, run_dir, start):
-    """Children with RANK set get rank directories; a child of a rank, as of a DataLoader, does not."""
-    source = """
-import multiprocessing, os, sys
-from hf_mpwriter import HFSummaryWriter
-def reader(writer):
-    writer.add_scalar("read", 1.0, 1)
-def rank(number):
-    os.environ["RANK"] = str(number)
-    with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
-        writer.add_scalar("loss", 1.0, 1)
-        if number == 1:
-            child = multiprocessing.get_context("fork").Process(target=reader, args=(writer,), name="Reader-1")
-            child.start(); child.join()
-            assert child.exitcode == 0
-ranks = [multiprocessing.get_context("fork").Process(target=rank, args=(number,)) for number in range(2)]
-for process in ranks: process.start()
-for process in ranks: process.join()
-assert [process.exitcode for process in ranks] == [0, 0]
-"""
-    start(source, run_dir).succeed()
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    directories = sorted(map(os.path.dirname, check_oracle(run_dir, hub).files))
-    assert directories == ["", "rank_00001", "rank_00001_Reader-1"]
-
-
 def test_a_writer_travels_to_a_spawned_child(hub, run_dir, start, tmp_path):
     """Spawn pickles the writer: it arrives as its settings, opens a file of its own; a plain pickle has no token."""
     program = tmp_path / "program.py"

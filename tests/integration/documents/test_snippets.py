@@ -14,8 +14,8 @@ from programs import wait_for
 from runs import check_oracle, no_uploader
 
 import hf_mpwriter
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 
 try:
     import torch
@@ -92,7 +92,7 @@ def test_the_examples_of_hfsummarywriter_end_on_the_hub(hub, tmp_path, start, mo
         start(IMPORT.sub("from hf_mpwriter import", program)).succeed()
         (run_dir,) = (tmp_path / str(number) / "runs").iterdir()
         wait_for(lambda run_dir=run_dir: no_uploader(run_dir), "the uploader leaves")
-        ledger = Progress(Spool(str(run_dir))).ledger()
+        ledger = HubSink(Spool(str(run_dir))).ledger()
         report = check_oracle(run_dir, hub, repo=ledger.repo_id, folder=f"tensorboard/{run_dir.name}")
         counts += [file.hub_events for file in report.files.values()]
     assert counts == [400, 2]

@@ -7,7 +7,6 @@ kills them. Each process logs until all that log at once have begun, so that non
 from __future__ import annotations
 
 import re
-import signal
 from collections import Counter
 from pathlib import Path
 
@@ -33,8 +32,8 @@ from hf_mpwriter.localhub import LocalHub
 
 DOWN = "http://127.0.0.1:9"
 FROM_A_FILE = "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"  # spawned children import it
-OF_A_RUN = ["ddp-by-spawn", "process-fork", "process-spawn", "daemon", "nested"]
-OF_TRIALS = ["pool-fork", "pool-spawn", "pool-one-task", "executor"]
+ALL = ["ddp-by-spawn", "process-fork", "process-spawn", "daemon", "nested"]
+ALL += ["pool-fork", "pool-spawn", "pool-one-task", "executor"]
 LEFT = r"but no uploader runs; .*: (?=hf-mpwriter sync)"
 GOES_ON = UNSENT.partition("stays there, ")[2].partition("hf-mpwriter")[0]
 NO_END = {"HF_MPWRITER_EXIT_TIMEOUT": "1000"}  # seconds: who waits for it is late for every deadline
@@ -94,7 +93,7 @@ def runs(start, tmp_path, monkeypatch):
     def run(name: str, **env: str) -> Ran:
         if name == "ddp-by-spawn":
             pytest.importorskip("torch.distributed", reason="torch is not installed")
-            monkeypatch.setenv("PYTHONPATH", f"{HELPERS / 'hurry'}:{HELPERS / 'watch'}")
+            monkeypatch.setenv("PYTHONPATH", str(HELPERS / "watch"))
             monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
         run_dirs.update(PROGRAMS[name].run_dirs(tmp_path / "runs" / "exp1"))
         return Ran(start, tmp_path, name, env)
@@ -104,7 +103,7 @@ def runs(start, tmp_path, monkeypatch):
         kill_uploaders(run_dir)
 
 
-@pytest.mark.parametrize("name", OF_A_RUN)
+@pytest.mark.parametrize("name", ["ddp-by-spawn", "process-fork"])
 def test_processes_of_one_run_tell_its_start_and_its_end_once(runs, hub, name):
     """Also where the parent logs nothing. What they have logged is on the Hub then, in directories of their names."""
     ran = runs(name, HF_ENDPOINT=hub.endpoint)
@@ -113,31 +112,29 @@ def test_processes_of_one_run_tell_its_start_and_its_end_once(runs, hub, name):
     assert {str(Path(path).parent) for path in report.files} == set(ran.program.directories)
 
 
-@pytest.mark.parametrize("name", OF_TRIALS)
-def test_trials_of_a_pool_tell_their_start_and_their_end_once(runs, hub, name):
+def test_trials_of_a_pool_tell_their_start_and_their_end_once(runs, hub):
     """Each has a logdir of its own, in which it is alone, whichever process of the pool has taken it."""
     HfApi(endpoint=hub.endpoint).create_repo("me/run")
-    ran = runs(name, HF_ENDPOINT=hub.endpoint)
+    ran = runs("pool-spawn", HF_ENDPOINT=hub.endpoint)
     assert ran.lines == ran.told(VISIBLE, STARTS, DONE), ran.errors
     for trial in ran.run_dirs:
         report = check_oracle(trial, hub, f"{trial}.journals", folder=f"tensorboard/{trial.name}")
         assert [str(Path(path).parent) for path in report.files] == ["."]
 
 
-@pytest.mark.parametrize("name", [*OF_A_RUN, *OF_TRIALS])
+@pytest.mark.parametrize("name", ["daemon", "nested", "pool-one-task"])
 def test_while_the_hub_is_down_each_run_tells_its_start_and_once_the_command(runs, name):
     """No end waits for `exit_timeout`: the uploader goes on without it, and the line says how to wait for that."""
     runs(name, HF_ENDPOINT=DOWN, **NO_END).is_told(UNREACHABLE)
 
 
-@pytest.mark.parametrize("name", ["ddp-by-spawn", "process-fork", "nested", "pool-fork"])
-def test_a_token_that_is_refused_is_told_once_for_each_run(runs, tmp_path, name):
+def test_a_token_that_is_refused_is_told_once_for_each_run(runs, tmp_path):
     """With what helps, and at the end with the command."""
     with LocalHub(tmp_path / "hub", token="hf_right") as hub:
-        runs(name, HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_wrong", **NO_END).is_told(WRONG_TOKEN)
+        runs("pool-fork", HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_wrong", **NO_END).is_told(WRONG_TOKEN)
 
 
-@pytest.mark.parametrize("name", [*OF_A_RUN, *OF_TRIALS])
+@pytest.mark.parametrize("name", ALL)
 def test_names_are_the_same_after_a_restart_in_another_order(runs, name):
     """Of each child, rank and trial."""
     before = names(runs(name, HF_MPWRITER_DISABLED="1").run_dirs)
@@ -151,87 +148,3 @@ def test_a_rank_with_a_disk_of_its_own_tells_its_start_at_a_restart_too(hub, run
         code, _, errors = start(LOG_AND_EXIT, run_dir, 10, env={"RANK": "1", "WORLD_SIZE": "2"}).finish()
         lines = [normalised(line, run_dir, hub.endpoint) for line in errors.splitlines()]
         assert (code, lines[-2:]) == (0, [STARTS, DONE]), errors
-
-
-LEAVES_MEANWHILE = """
-import multiprocessing, sys
-from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.messages.reporter import Reporter
-context = multiprocessing.get_context("fork")
-reports, leaves, decided, left = (context.Event() for _ in range(4))
-
-def late(function, is_due, event, until):
-    def wrapped(self, *arguments):
-        if is_due(self):
-            event.set()
-            until.wait()
-        return function(self, *arguments)
-    return wrapped
-
-def work(who):
-    with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=float(sys.argv[2])) as writer:
-        if who == "other":
-            reports.wait()
-        writer.add_scalar("loss", 1.0, 1)
-        if who == "reporter":
-            reports.set()
-            leaves.wait()
-            Reporter.give_up = late(Reporter.give_up, lambda reporter: reporter.reports, decided, left)
-        elif sys.argv[3] == "logs":
-            leaves.set()
-            decided.wait()
-        else:  # its files are closed, and it has not left
-            Membership.leave = late(Membership.leave, lambda _: True, leaves, decided)
-    (left if who == "other" else decided).set()
-
-children = [context.Process(target=work, args=(who,)) for who in ("reporter", "other")]
-for child in children: child.start()
-for child in children: child.join()
-"""
-
-
-@pytest.mark.parametrize(("timeout", "does"), [(0, "logs"), (1, "leaves")])
-def test_the_end_is_told_if_the_other_process_leaves_while_the_reporter_decides(run_dir, start, timeout, does):
-    """The reporter has seen it and leaves the end to it; it has found the lock held, and leaves it to the reporter."""
-    code, _, errors = start(LEAVES_MEANWHILE, run_dir, timeout, does, env={"HF_ENDPOINT": DOWN}).finish()
-    kill_uploaders(run_dir)
-    assert (code, errors.count("are not on the Hub yet")) == (0, 1), errors
-
-
-WAITS = """
-import signal, sys
-from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.worker import shutdown
-shutdown.QUIET_WAIT = 0.0  # each wait is announced
-signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background of a shell
-with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=1000) as writer:
-    writer.add_scalar("loss", 1.0, 1)
-print("the model is saved", flush=True)
-{}
-"""
-
-
-def test_an_interrupt_ends_a_wait_and_what_follows_the_block_runs(hub, run_dir, start):
-    """The announcement of the wait says so."""
-    hub.fault("/commit/ hang")
-    program = start(WAITS.format(""), run_dir)
-    told = next(line for line in program.process.stderr if "waiting up to" in line)
-    assert "Ctrl-C ends the wait and nothing else" in told
-    program.process.send_signal(signal.SIGINT)
-    code, out, errors = program.finish()
-    assert (code, out, errors.count("are not on the Hub yet")) == (0, "the model is saved\n", 1), errors
-    hub.clear_faults()
-
-
-def test_a_wait_that_is_asked_for_waits_although_another_was_in_vain(tmp_path, run_dir, start):
-    """The block has ended while the Hub was down; `close(wait=True)` ends when all is there."""
-    hub = LocalHub(tmp_path / "hub").start()
-    hub.stop()
-    asks = "writer.close(wait=True)\nprint(writer.status().waiting)"
-    program = start(WAITS.format(asks), run_dir, env={"HF_ENDPOINT": hub.endpoint})
-    assert program.process.stdout.readline() == "the model is saved\n"
-    with hub:
-        code, out, errors = program.finish()
-        assert (code, out, errors.count("are not on the Hub yet")) == (0, "0\n", 1), errors
-        check_oracle(run_dir, hub)

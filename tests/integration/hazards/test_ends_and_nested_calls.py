@@ -14,9 +14,7 @@ from support import keys
 from hf_mpwriter import SummaryWriter
 
 
-@pytest.mark.parametrize(
-    "end", ["os._exit(0)", "writer.close(); os._exit(0)", "sys.exit(0)", "writer.flush(); os._exit(0)"]
-)
+@pytest.mark.parametrize("end", ["os._exit(0)", "writer.close(); os._exit(0)", "sys.exit(0)"])
 def test_a_record_of_a_signal_handler_is_kept_although_the_process_ends_in_it(tmp_path, end):
     """A preemption handler logs a last value and ends, wherever it interrupts a training that logs."""
     source = f"""
@@ -40,7 +38,7 @@ for number in range(15):
     assert sorted(last) == list(range(15))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_child_writes_at_its_end_what_the_disk_had_refused(tmp_path, method):
     """There is room again, and no later record is logged: the end of the child is the last chance."""
     source = """
@@ -63,8 +61,7 @@ if __name__ == "__main__":
     assert runs(tmp_path / "run") == {"child": steps(0, 100)}
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_resumed_childs_directory_is_purged_once_however_it_is_started(tmp_path, method):
+def test_a_resumed_spawned_childs_directory_is_purged_once(tmp_path):
     """The child of the next epoch does not hide what this attempt has logged."""
     source = """
 import multiprocessing, sys
@@ -73,16 +70,16 @@ def work(writer, first, last):
     for step in range(first, last):
         writer.add_scalar("a", 0.5, step)
 if __name__ == "__main__":
-    purge, *bounds = (int(word) for word in sys.argv[3:])
+    purge, *bounds = (int(word) for word in sys.argv[2:])
     writer = SummaryWriter(sys.argv[1], purge_step=purge or None)
     for first, last in zip(bounds, bounds[1:]):
-        child = multiprocessing.get_context(sys.argv[2]).Process(target=work, args=(writer, first, last), name="Reader")
+        child = multiprocessing.get_context("spawn").Process(target=work, args=(writer, first, last), name="Reader")
         child.start()
         child.join()
         assert child.exitcode == 0
 """
-    run_file(tmp_path, source, tmp_path / "run", method, 0, 0, 80)
-    run_file(tmp_path, source, tmp_path / "run", method, 50, 50, 60, 100)
+    run_file(tmp_path, source, tmp_path / "run", 0, 0, 80)
+    run_file(tmp_path, source, tmp_path / "run", 50, 50, 60, 100)
     assert shown(tmp_path / "run" / "Reader") == list(range(100))
 
 

@@ -121,8 +121,7 @@ print(step + 50, writer.dropped)
 
 
 @pytest.mark.parametrize("end", ["close", "never closed", "hard"])
-@pytest.mark.parametrize("kind", FULL_DISKS)
-def test_a_disk_that_stays_full_costs_records_but_not_the_program(request, tmp_path, kind, end):
+def test_a_disk_that_stays_full_costs_records_but_not_the_program(tmp_path, end):
     """h08, h14: the program ends at once and well; what is on disk is whole, without a gap; the rest is counted."""
     source = f"""
 writer = SummaryWriter(f"{{place}}/run")
@@ -136,8 +135,8 @@ if {end!r} == "close":
     print(writer.dropped)
 if {end!r} == "hard": os._exit(0)
 """
-    run, out = on_full_disk(request, tmp_path, kind, source)
-    (found,) = runs(run).values()
+    out = succeed(FULL + source, tmp_path, "refused")
+    (found,) = runs(tmp_path / "run").values()
     assert found == [*steps(0, 3000), ("image", 1)][: len(found)]
     assert 50 <= len(found) < 3000
     if end == "close":
@@ -172,7 +171,7 @@ assert attempt(100, 150) == 0
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("when", ["first event", "after close", "first event of a sub-run"])
+@pytest.mark.parametrize("when", ["first event", "after close"])
 def test_a_directory_that_is_read_only_for_a_while_costs_nothing(mounts, tmp_path, when):
     """h08: EROFS where a file has to be made: no call raises, and all is written once the directory is writable."""
     source = f"""
@@ -242,14 +241,10 @@ for number in (errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOSPC,
         assert written == ([("sub", 1)] if run.endswith("sub/run") else steps(0, 70)), run
 
 
-@pytest.mark.parametrize("when", ["first event", "after close"])
-def test_a_process_without_a_free_descriptor_logs_later(run_dir, when):
+def test_a_process_without_a_free_descriptor_logs_later(run_dir):
     """h08: EMFILE where a file has to be opened: no call raises, and all is written once a descriptor is free."""
-    source = f"""
+    source = """
 writer = SummaryWriter(sys.argv[1])
-if {when!r} == "after close":
-    log(writer, 0, 10)
-    writer.close()
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 taken = []
 try:
@@ -257,7 +252,7 @@ try:
 except OSError as error:
     assert error.errno == errno.EMFILE
 log(writer, 10, 60)
-writer.add_scalars("sub", {{"run": 1.0}}, 1)
+writer.add_scalars("sub", {"run": 1.0}, 1)
 writer.flush()
 for fd in taken: os.close(fd)
 writer.flush()
@@ -266,23 +261,7 @@ writer.close()
 assert writer.dropped == 0
 """
     succeed(PRELUDE + source, run_dir)
-    first = 10 if when == "first event" else 0
-    assert runs(run_dir) == {".": steps(first, 61), "sub/run": [("sub", 1)]}
-
-
-def test_three_hundred_sub_runs_under_a_limit_of_two_hundred_descriptors_lose_nothing(run_dir):
-    """h09: descriptors are bounded by us, not by the system's refusal; each sub-run is whole and in order."""
-    source = """
-resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
-writer = SummaryWriter(sys.argv[1])
-for step in range(3):
-    writer.add_scalars("loss", {f"t{number}": 1.0 for number in range(300)}, step)
-    os.close(os.open("/dev/null", os.O_RDONLY))  # the program's own files can be opened, too
-writer.close()
-assert writer.dropped == 0, writer.dropped
-"""
-    succeed(PRELUDE + source, run_dir)
-    assert runs(run_dir) == {f"loss/t{number}": steps(0, 3, "loss") for number in range(300)}
+    assert runs(run_dir) == {".": steps(10, 61), "sub/run": [("sub", 1)]}
 
 
 @pytest.mark.parametrize("what", ["logdir", "event file"])
@@ -318,22 +297,3 @@ log(writer, 20, 30)
     found = runs(run_dir.parent)
     assert set(found) <= {"exp1", "exp1.old"}
     assert found["exp1.old"] + found.get("exp1", []) == steps(0, 30)
-
-
-def test_the_memory_limit_is_one_for_all_files_of_a_process(run_dir):
-    """While the disk refuses, all sub-runs together keep at most `memory_limit` bytes; the rest is counted."""
-    source = """
-writer = SummaryWriter(sys.argv[1], memory_limit=50_000)
-log(writer, 0, 1)
-resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
-for step in range(400):
-    writer.add_scalars("loss", {f"t{number}": 1.0 for number in range(20)}, step)
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-writer.flush()
-writer.close()
-print(writer.dropped)
-"""
-    dropped = int(succeed(PRELUDE + source, run_dir))
-    assert sum(len(found) for run, found in runs(run_dir).items() if run != ".") == 20 * 400 - dropped
-    kept = sum(path.stat().st_size for path in (run_dir / "loss").rglob("*tfevents*"))
-    assert 50_000 / 4 < kept < 50_000 + 20 * 100  # each file starts with a record of its own

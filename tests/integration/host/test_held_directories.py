@@ -6,22 +6,19 @@ import contextlib
 import dataclasses
 import json
 import os
-import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from forks import fork, in_child, reap
+from forks import in_child
 from programs import wait_for
 from runs import LOG_AND_EXIT, no_uploader
 from shared_spools import GROUP, STRANGER, root_only
-from support import keys
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination, Settings
@@ -30,101 +27,6 @@ from hf_mpwriter.spool.workers.member_lines import COUNTERS_LENGTH
 from hf_mpwriter.system.process import Process
 
 SECRET = b"a secret of the victim"
-
-TRAIN = """
-import os, sys, time
-os.umask(0o002)
-from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.worker import worker
-worker.HOUSEKEEPING_EVERY = 0.1
-writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.002, exit_timeout=5, repo_allow_patterns=None)
-end, step = time.monotonic() + float(sys.argv[2]), 0
-while time.monotonic() < end or step <= 100:
-    writer.add_scalar("loss", 0.5, step)
-    writer.add_scalars("more", {"a": 1.0}, step)
-    if step % 100 == 0:
-        writer.close()
-    step += 1
-    time.sleep(0.001)
-writer.close()
-print(step, flush=True)
-"""
-
-
-def attack(run: Path, bait: Path, mine: Path, seed: int) -> None:
-    """As a stranger in the group: swap the spool and the directories, put links and pipes in place of files."""
-    os.setgroups([GROUP])
-    os.setgid(GROUP)
-    os.setuid(STRANGER)
-    rng, deadline = random.Random(seed), time.monotonic() + 200
-    spool = mine / f"spool{seed}"
-    shutil.copytree(bait / "spool", spool)
-    while time.monotonic() < deadline and not (bait / "over").exists():
-        with contextlib.suppress(OSError):
-            name = rng.choice(os.listdir(run) or ["nothing"])
-            kind = rng.randrange(6)
-            away = run / f"away{rng.randrange(10**9)}"
-            os.rename(run / name, away)
-            if kind == 0:
-                os.symlink(bait / "private", run / name)
-            elif kind == 1:
-                os.symlink(bait / "private" / "secret.txt", run / name)
-            elif kind == 2:
-                os.mkfifo(run / name)
-            elif kind == 3:
-                with contextlib.suppress(OSError):
-                    os.link(bait / "private" / "secret.txt", run / name)
-            elif kind == 4:
-                shutil.copytree(spool, run / name)
-            time.sleep(rng.choice((0, 0.01, 0.1)))
-            if rng.random() < 0.8:  # back, as if nothing had been
-                if (run / name).is_dir() and not (run / name).is_symlink():
-                    shutil.rmtree(run / name)
-                else:
-                    os.unlink(run / name)
-                os.rename(away, run / name)
-
-
-@root_only
-@pytest.mark.root
-def test_a_stranger_who_may_rename_in_the_run_directory_gets_nothing(hub, open_place, start):
-    """2775: nothing of his is followed, nothing of others is read or sent, and training goes on."""
-    run, bait, mine = open_place / "exp1", open_place / "bait", open_place / "mine"
-    run.mkdir()
-    os.chown(run, 0, GROUP)
-    run.chmod(0o2775)
-    (bait / "private").mkdir(parents=True)
-    (bait / "private" / "secret.txt").write_bytes(SECRET)
-    event = bait / "private" / "events.out.tfevents.1795233002.h.1.00000000"
-    event.write_bytes(SECRET)
-    event.chmod(0o600)
-    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in (bait / "private").iterdir()}
-    spool = bait / "spool"
-    for folder in ("claims", "members", "hosts"):
-        (spool / folder).mkdir(parents=True)
-    (spool / "FORMAT").write_text("hf-mpwriter 4\n")
-    (spool / "run.json").write_text('{"destination": {"endpoint": "http://127.0.0.1:9", "repo_id": "me/stolen"}}')
-    mine.mkdir()
-    os.chown(mine, STRANGER, GROUP)
-    attackers = [fork(lambda seed=seed: attack(run, bait, mine, seed)) for seed in range(2)]
-    try:
-        code, out, err = start(TRAIN, run, 8, env={"HF_TOKEN": "hf_secret", "TMPDIR": str(open_place)}).finish()
-    finally:
-        (bait / "over").touch()
-        ended = [reap(pid) for pid in attackers]
-    assert ended == [0, 0]
-    assert code == 0, err
-    assert int(out) > 100
-    assert "Traceback" not in err
-    wait_for(lambda: no_uploader(run) or end_uploader(run), "the uploader leaves")
-    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in before} == before
-    assert sorted(path.name for path in (bait / "private").iterdir()) == sorted(path.name for path in before)
-    for directory, _, names in os.walk(hub.root):
-        for path in (Path(directory, name) for name in names):
-            assert SECRET not in path.read_bytes(), "a file of others was sent"
-    for path in run.rglob("*tfevents*"):
-        if path.is_file() and not path.is_symlink() and path.stat().st_uid == 0:
-            keys(path)
 
 
 def end_uploader(run: Path) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 from collections import Counter
@@ -32,23 +30,23 @@ from runs import (
     uploader_pid,
 )
 from support import event_file, events, failing, keys, scalar
+from waits import timing
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.events import series
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.spool import ledger, outbox
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import process
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing import processes, read_journals
 
 HERE = Destination("https://hub", "me/run")
-SMALL_SEGMENTS = "from hf_mpwriter.events import backlog, series\nseries.SEGMENT_MIN = series.SEGMENT_MAX = 20000\n"
-IMPATIENT = SMALL_SEGMENTS + "backlog.RETRY_LAST = backlog.RETRY_FIRST = 0.1\n" + WORKER
+SMALL_SEGMENTS = "from hf_mpwriter.events import series\nseries.SEGMENT_MIN = series.SEGMENT_MAX = 20000\n"
 
 
 # a disk that refuses for a while
@@ -84,18 +82,6 @@ def full(run_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_inodes(run_dir: Path) -> Iterator[None]:
-    """Leave no inode: records fit into the existing files until a segment is full."""
-    fillers = run_dir.parent / "fillers"
-    fillers.mkdir()
-    with contextlib.suppress(OSError):
-        for number in itertools.count():
-            (fillers / str(number)).touch()
-    yield
-    shutil.rmtree(fillers)
-
-
-@contextlib.contextmanager
 def read_only(run_dir: Path) -> Iterator[None]:
     """Make the run directory and its spool refuse every new open for writing."""
     with mounted(run_dir, "--bind", str(run_dir)):
@@ -103,19 +89,8 @@ def read_only(run_dir: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def immutable(run_dir: Path) -> Iterator[None]:
-    """Make the directories of the run refuse new names."""
-    places = [run_dir, *filter(Path.is_dir, run_dir.rglob("*"))]
-    shell("chattr", "+i", *places)
-    try:
-        yield
-    finally:
-        shell("chattr", "-i", *places)
-
-
 @pytest.mark.root
-@pytest.mark.parametrize("refusing", [full, without_inodes, read_only, immutable])
+@pytest.mark.parametrize("refusing", [full, read_only])
 def test_a_disk_that_refuses_for_a_while_delays_the_upload_and_costs_nothing(hub, tmp_path, start, refusing):
     """Training logs on, even if the uploader is killed; when the disk accepts writes again all arrives exactly once."""
     if os.geteuid():
@@ -124,7 +99,8 @@ def test_a_disk_that_refuses_for_a_while_delays_the_upload_and_costs_nothing(hub
     small.mkdir()
     with mounted(small, "-t", "tmpfs", "-o", "size=4m,nr_inodes=120", "small"):
         run_dir = small / "exp1"
-        worker = start(IMPATIENT, run_dir, journals, end)
+        impatient = timing(disk_retry_first=0.1, disk_retry_longest=0.1)
+        worker = start(SMALL_SEGMENTS + WORKER, run_dir, journals, end, env={"HF_MPWRITER_TIMING": impatient})
         wait_for(lambda: acknowledged(run_dir), "a commit")
         with refusing(run_dir):
             before = sum(path.stat().st_size for path in journals.iterdir())
@@ -146,23 +122,6 @@ def test_a_disk_that_refuses_for_a_while_delays_the_upload_and_costs_nothing(hub
 
 
 # a disk that fails to sync
-
-
-WORDS = ("outbox.data", "outbox.put", "outbox.in_flight", "ledger.save")
-FAILING = [f"{word}.{step}" for word in WORDS for step in ("fsync", "dirsync")]
-
-
-def test_syncs_that_fail_in_between_cost_nothing(hub, run_dir, tmp_path, start):
-    """EIO once at each fsync of the uploader: nothing relies on what is not durable; it is tried again, and arrives."""
-    env = {"HF_MPWRITER_FAILPOINT": ",".join(f"{point}=eio" for point in FAILING)}
-    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals", env=env)
-    view = Progress(Spool(str(run_dir)))
-    wait_for(lambda: view.uploader().commits > 1, "two commits")
-    os.kill(worker.pid, signal.SIGKILL)
-    wait_for(lambda: finished(run_dir), "the end")
-    check_oracle(run_dir, hub, tmp_path / "journals")
-    log = next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
-    assert [point for point in FAILING if point.endswith(".fsync") and f"failpoint {point}" not in log] == []
 
 
 def test_a_flush_after_a_failed_one_does_not_trust_the_kernel(tmp_path, monkeypatch):
@@ -282,7 +241,7 @@ def test_a_ledger_that_claims_too_much_is_corrected_by_the_hub(hub, run_dir, sta
     start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
     wait_for(lambda: finished(run_dir), "the second run is over")
     report = check_oracle(run_dir, hub)
-    lengths = {file: held.length for file, held in Progress(Spool(str(run_dir))).ledger().files.items()}
+    lengths = {file: held.length for file, held in HubSink(Spool(str(run_dir))).ledger().files.items()}
     assert lengths == {file.path: file.hub_bytes for file in report.files.values()}
 
 

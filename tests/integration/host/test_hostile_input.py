@@ -22,12 +22,12 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import SPOOL_NAME, is_run_path
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.push import commit
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool import ledger, outbox
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers import member_lines
 from hf_mpwriter.spool.workers.member_lines import MemberName
@@ -172,7 +172,7 @@ def test_giants_are_not_read_into_memory(tmp_path):
     os.makedirs(host.outbox)
     name = MemberName("main", "h", 1, 2, 3)
     batch = os.path.join(host.outbox, "00000001.json")
-    for path in (host.ledger, host.in_flight, host.status, batch, spool.member_file(name)):
+    for path in (host.ledger, host.in_flight, host.daemon("uploader").status, batch, spool.member_file(name)):
         with open(path, "wb") as file:
             file.truncate(1 << 30)
 
@@ -185,7 +185,7 @@ def test_giants_are_not_read_into_memory(tmp_path):
         assert ledger.set_aside(spool, "h")
         assert Outbox(host, spool.run).batches == []
         with pytest.raises(OSError, match="large"):
-            disk.read(host.status)
+            disk.read(host.daemon("uploader").status)
 
     assert in_child(read_all) == 0
 
@@ -225,8 +225,8 @@ def test_garbage_in_the_place_of_every_file_of_ours_does_no_harm(hub, tmp_path, 
     elsewhere.write_text("theirs")
     journals = tmp_path / "journals"
     worker = start(WORKER, run_dir, journals, end)
-    view = Progress(spool)
-    wait_for(lambda: view.uploader().commits, "a commit")
+    view = HubSink(spool)
+    wait_for(lambda: view.status().commits, "a commit")
 
     def written() -> int:
         return sum(path.stat().st_size for path in journals.glob("*"))
@@ -241,7 +241,7 @@ def test_garbage_in_the_place_of_every_file_of_ours_does_no_harm(hub, tmp_path, 
         before = written()
         wait_for(lambda: any(member.alive for member in Members(spool).all()), "the worker has joined again")
         wait_for(lambda before=before: written() > before + 2000, "it logs on")
-        assert isinstance(view.uploader(), UploaderStatus)
+        assert isinstance(view.status(), UploaderStatus)
         assert view.ledger() is not None
     assert "Traceback" not in status_of(run_dir)
     assert worker.process.poll() is None
@@ -285,12 +285,11 @@ def test_garbage_in_the_place_of_a_record_is_replaced(tmp_path, kind):
 # home
 
 
-@pytest.mark.parametrize("home", [{"HOME": "/dev/null/x"}, {"HF_HOME": "/proc/nonexistent/x", "HOME": "/proc/x"}])
-def test_a_home_that_cannot_be_written_is_no_obstacle(hub, run_dir, start, monkeypatch, home):
+def test_a_home_that_cannot_be_written_is_no_obstacle(hub, run_dir, start, monkeypatch):
     """The client's caches move into the spool; the tag of the model card, which needs them, is there too."""
     monkeypatch.delenv("HF_HOME")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    start(LOG_AND_EXIT, run_dir, 5, env=home).succeed()
+    start(LOG_AND_EXIT, run_dir, 5, env={"HOME": "/dev/null/x"}).succeed()
     check_oracle(run_dir, hub)
     assert b"hf-summary-writer" in hub.store.read_blob("model", "me/run", "README.md", "main")
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")

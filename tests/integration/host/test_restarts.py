@@ -27,15 +27,13 @@ from runs import (
     silent_hub,
 )
 
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import process
 
-SLOWER = HURRIED.replace(
-    "HOUSEKEEPING_EVERY = 0.05", "HOUSEKEEPING_EVERY = 0.5"
-)  # loses every race against one in a hurry
+SLOWER = HURRIED.replace("housekeeping_every=0.05", "housekeeping_every=0.5")  # loses every race against one in a hurry
 
 
 def test_a_worker_with_a_good_token_brings_it_into_use(tmp_path, run_dir, start, monkeypatch):
@@ -45,17 +43,17 @@ def test_a_worker_with_a_good_token_brings_it_into_use(tmp_path, run_dir, start,
     """
     with LocalHub(tmp_path / "hub", token="hf_good") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        view = Progress(Spool(str(run_dir)))
+        view = HubSink(Spool(str(run_dir)))
         old = start(HURRIED, run_dir, tmp_path / "journals", env={"RANK": "0", "HF_TOKEN": "hf_expired"})
-        wait_for(lambda: view.uploader().kind == "Refused", "the token is refused")
-        first = view.uploader().pid
+        wait_for(lambda: view.status().kind == "Refused", "the token is refused")
+        first = view.status().pid
         new = start(SLOWER, run_dir, tmp_path / "journals", env={"RANK": "1", "HF_TOKEN": "hf_good"})
         wait_for(lambda: acknowledged(run_dir), "a commit")
         second = living_uploader(run_dir)
         assert second not in (0, first)
         os.kill(new.pid, signal.SIGSTOP)
         os.kill(second, signal.SIGKILL)
-        wait_for(lambda: view.uploader().kind == "Refused", "the old token is refused once more")
+        wait_for(lambda: view.status().kind == "Refused", "the old token is refused once more")
         wait_for(lambda: no_uploader(run_dir), "it makes way although no worker has joined since")
         before = acknowledged(run_dir)
         os.kill(new.pid, signal.SIGCONT)
@@ -75,23 +73,12 @@ def test_a_login_ends_the_wait_after_a_refused_token(tmp_path, run_dir, start, m
     with LocalHub(tmp_path / "hub", token="hf_good") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
-        view = Progress(Spool(str(run_dir)))
-        wait_for(lambda: view.uploader().kind == "Refused", "the token is refused")
+        view = HubSink(Spool(str(run_dir)))
+        wait_for(lambda: view.status().kind == "Refused", "the token is refused")
         token.write_text("hf_good")
         wait_for(lambda: acknowledged(run_dir), "a commit")
         assert lives(run_dir) == 1
         end(worker, run_dir)
-
-
-def test_a_short_start_with_a_good_token_ends_with_its_data_on_the_hub(tmp_path, run_dir, start, monkeypatch):
-    """It closes before the uploader with the refused token has seen it alive, and waits: the uploader gives way."""
-    with LocalHub(tmp_path / "hub", token="hf_good") as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        old = start(LOG_FOR_EVER, run_dir, tmp_path / "journals", env={"RANK": "1", "HF_TOKEN": "hf_expired"})
-        wait_for(lambda: Progress(Spool(str(run_dir))).uploader().kind == "Refused", "the token is refused")
-        start(LOG_AND_EXIT, run_dir, 5, env={"RANK": "0", "HF_TOKEN": "hf_good"}).succeed()
-        assert [path for path in hub.store.tree("model", "me/run") if "rank_00001" not in path and "tfevents" in path]
-        os.kill(old.pid, signal.SIGKILL)
 
 
 def test_after_a_reboot_all_members_are_dead_and_the_spool_goes_on(hub, run_dir, tmp_path, start):
@@ -110,10 +97,11 @@ def test_after_a_reboot_all_members_are_dead_and_the_spool_goes_on(hub, run_dir,
     assert os.path.exists(host.in_flight)
     for path in (path for path in Path(spool.root).rglob("*") if path.is_file()):
         path.write_text(path.read_text().replace(process.boot_id(), OTHER_BOOT))
-    report = json.loads(Path(host.status).read_text())
+    report = json.loads(Path(host.daemon("uploader").status).read_text())
     assert report["process"]["boot"] == OTHER_BOOT
     report["process"] |= {"pid": os.getpid(), "ticks": process.start_ticks(os.getpid())}  # used again since
-    Path(host.status).write_text(json.dumps(report | {"blocked_until": time.monotonic() + 1e6, "phase": "waiting"}))
+    waits = {"blocked_until": time.monotonic() + 1e6, "phase": "waiting"}
+    Path(host.daemon("uploader").status).write_text(json.dumps(report | waits))
     assert not any(member.alive for member in Members(spool).all())
     status = run("status", run_dir)
     assert (status.exit_code, status.output.splitlines()[-1]) == (4, f"next: hf-mpwriter sync {run_dir}"), status.output
@@ -151,7 +139,7 @@ def test_sigterm_ends_an_uploader_although_the_hub_hangs(run_dir, start, monkeyp
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         Spool(str(run_dir)).create()
         log_without_uploader(start, run_dir, 5)
-        uploader = start(TAKES_THE_LOCK.format("uploader.GRACE = 0.5"), run_dir)
+        uploader = start(TAKES_THE_LOCK.format("daemons.GRACE = 0.5"), run_dir)
         push = wait_for(lambda: push_of(run_dir), "a push")
         uploader.process.terminate()
         assert uploader.finish()[0] == -signal.SIGALRM

@@ -17,12 +17,12 @@ from support import event_file
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Done
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.push import handle
 from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system.process import host_id
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.election import UploaderElection
 
 NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 
@@ -60,34 +60,33 @@ def test_a_changed_record_of_the_destination_sends_nothing_anywhere(hub, run_dir
     content = json.loads(path.read_text())
     content["destination"]["endpoint"] = f"http://127.0.0.1:{stranger.getsockname()[1]}"
     path.write_text(json.dumps(content))
-    one = Election(spool, destination)
-    assert one.ensure_uploader()
+    one = UploaderElection(spool, destination)
+    assert one.ensure()
     wait_for(lambda: not one.reap() and no_uploader(run_dir), "the uploader leaves")
     assert not was_asked(stranger)
     assert hub.store.repos() == []
-    assert "the recorded destination has changed" in Path(spool.host(host_id()).log).read_text()
-    status = Progress(spool).uploader()
+    assert "the recorded destination has changed" in Path(spool.host(host_id()).daemon("uploader").log).read_text()
+    status = HubSink(spool).status()
     assert (status.phase, status.kind) == ("left", "Refused")
     assert content["destination"]["endpoint"] in status.reason
     assert "run.json" in status.hint
     assert "the recorded destination has changed" in run("status", run_dir).output
 
 
-@pytest.mark.parametrize("name", ["other/run", "me/other", "run"])
-def test_a_ledger_does_not_redirect(hub, run_dir, start, name):
+def test_a_ledger_does_not_redirect(hub, run_dir, start):
     """Others have put another repository into the ledger: what is sent goes where the run goes."""
     spool, destination = logged(run_dir, start, hub)
-    one = Election(spool, destination)
-    assert one.ensure_uploader()
+    one = UploaderElection(spool, destination)
+    assert one.ensure()
     wait_for(lambda: not one.reap() and finished(run_dir), "all is sent")
     path = Path(spool.host(host_id()).ledger)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"repo_id": name}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"repo_id": "me/other"}))
     log_without_uploader(start, run_dir, 5)
-    assert one.ensure_uploader()
+    assert one.ensure()
     wait_for(lambda: not one.reap() and finished(run_dir), "all is sent")
     check_oracle(run_dir, hub)
     assert [repo.id for repo in hub.store.repos()] == ["me/run"]
-    assert Progress(spool).ledger().resolved == destination
+    assert HubSink(spool).ledger().resolved == destination
 
 
 def test_a_push_sends_what_lies_beneath_its_descriptors(hub, tmp_path):

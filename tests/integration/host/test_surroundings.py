@@ -11,7 +11,7 @@ import psutil
 import pytest
 from lives import HURRY, TAKES_THE_LOCK, grown, log_without_uploader
 from programs import wait_for
-from runs import LOG_AND_EXIT, acknowledged, check_oracle, finished, uploader_pid, uploaders
+from runs import acknowledged, check_oracle, finished, uploader_pid, uploaders
 
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
@@ -34,17 +34,6 @@ def test_an_uploader_needs_no_proc(hub, run_dir, start):
     code, _, errors = start(TAKES_THE_LOCK.format(without), run_dir).finish()
     assert (code, "not as low as wanted" in errors) == (0, True), errors
     assert finished(run_dir)
-
-
-@pytest.mark.parametrize("words", ["print('Welcome to the cluster!')", "print('no line', end='')"])
-def test_what_the_start_of_an_interpreter_prints_does_no_harm(hub, run_dir, tmp_path, start, monkeypatch, words):
-    """A sitecustomize prints a greeting: the uploader does not take it for the verdict of its push."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(f"import sys\nif '-P' in sys.orig_argv: {words}")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{os.environ['PYTHONPATH']}")
-    _, _, errors = start(LOG_AND_EXIT, run_dir, 5).finish()
-    wait_for(lambda: finished(run_dir), "the uploader leaves")
-    assert "not on the Hub" not in errors
 
 
 CHILDREN = (
@@ -82,8 +71,8 @@ print(psutil.Process().children())
 
 
 def test_the_users_own_handling_of_children_does_no_harm(hub, tmp_path, start):
-    """A wait for any child, a handler, SIGCHLD ignored or nothing at all: no zombie, no error, all data arrives."""
-    places = {how: tmp_path / "runs" / how for how in ("ignored", "handled", "waited for", "left to us")}
+    """A wait for any child, a handler, or SIGCHLD ignored: no zombie, no error, all data arrives."""
+    places = {how: tmp_path / "runs" / how for how in ("ignored", "handled", "waited for")}
     programs = [start(CHILDREN, place, how) for how, place in places.items()]
     for code, out, errors in [program.finish() for program in programs]:
         assert (code, out) == (0, "[]\n")
@@ -145,37 +134,6 @@ def test_a_thread_that_forks_all_the_time_does_no_harm(hub, run_dir, start):
     check_oracle(run_dir, hub)
 
 
-HUNDREDS = (
-    HURRY
-    + """
-import os, sys
-from hf_mpwriter import HFSummaryWriter
-with HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01) as writer:
-    for generation in range(25):
-        pids = []
-        for _ in range(8):
-            pids.append(os.fork())
-            if not pids[-1]:
-                writer.add_scalar("loss", 1.0, generation)
-                writer.close()
-                os._exit(0)
-        writer.add_scalar("loss", 1.0, generation)
-        assert all(os.waitpid(pid, 0)[1] == 0 for pid in pids)
-"""
-)
-
-
-def test_hundreds_of_short_lived_children_leave_no_member_files(hub, run_dir, start):
-    """200 children of a process: no member file stays, and no more claims than children lived at once."""
-    start(HUNDREDS, run_dir).succeed()
-    wait_for(lambda: finished(run_dir), "all data is sent")
-    spool = Spool(str(run_dir))
-    claims = [name for name in os.listdir(os.path.join(spool.root, "claims")) if name.endswith(".lock")]
-    assert len(claims) <= 1 + 8
-    assert {name for name in spool.claims.names() if name not in claims} == set()
-    assert sum(file.hub_events for file in check_oracle(run_dir, hub).files.values()) == 25 * 9
-
-
 MOVES = """
 import os, sys
 os.chdir(sys.argv[2])
@@ -186,46 +144,30 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
     writer.add_scalar("loss", 1.0, 1)
 assert dict(os.environ) == before
 """
-CLEARED = ("HF_HOME", "XDG_CACHE_HOME")
+RELATIVE = {
+    "HF_HOME": "cache",
+    **dict.fromkeys(("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE"), "hub"),
+    **dict.fromkeys(("HF_XET_CACHE", "HF_STORED_TOKENS_PATH", "PYTHONPYCACHEPREFIX"), "cache"),
+    **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), "ca.pem"),
+    **dict.fromkeys(("TMPDIR", "SSL_CERT_DIR"), "tmp"),
+    "SSLKEYLOGFILE": "keys",
+    "HF_XET_LOG_DEST": "xet.log",
+}
 
 
-@pytest.mark.parametrize(
-    ("variables", "token"),
-    [
-        ({"XDG_CACHE_HOME": ".cache"}, ".cache/huggingface/token"),
-        ({"HF_HOME": "./cache"}, "cache/token"),
-        ({"HF_HOME": "cache", "HF_TOKEN_PATH": "secret/token"}, "secret/token"),
-        ({"HOME": "home"}, "home/.cache/huggingface/token"),
-        (
-            {
-                "HF_HOME": "cache",
-                **dict.fromkeys(("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE"), "hub"),
-                **dict.fromkeys(("HF_XET_CACHE", "HF_STORED_TOKENS_PATH", "PYTHONPYCACHEPREFIX"), "cache"),
-                **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), "ca.pem"),
-                **dict.fromkeys(("TMPDIR", "SSL_CERT_DIR"), "tmp"),
-                "SSLKEYLOGFILE": "keys",
-                "HF_XET_LOG_DEST": "xet.log",
-            },
-            "cache/token",
-        ),
-    ],
-)
-def test_relative_paths_in_the_environment_are_those_of_the_start(
-    hub, run_dir, tmp_path, start, monkeypatch, variables, token
-):
+def test_relative_paths_in_the_environment_are_those_of_the_start(hub, run_dir, tmp_path, start, monkeypatch):
     """The token is found, caches are where the program started, and nothing is made where it goes, or in the root."""
     here, there, root = tmp_path / "here", tmp_path / "there", set(os.listdir("/"))
-    for directory in (here / "tmp", (here / token).parent, there):
-        directory.mkdir(parents=True, exist_ok=True)
-    (here / token).write_text("hf_right")
+    for directory in (here / "tmp", here / "cache", there):
+        directory.mkdir(parents=True)
+    (here / "cache" / "token").write_text("hf_right")
     known = ssl.create_default_context().get_ca_certs(binary_form=True)
     (here / "ca.pem").write_text("".join(map(ssl.DER_cert_to_PEM_cert, known[:1])))
     hub.set_token("hf_right")
-    for name in CLEARED:
-        monkeypatch.delenv(name)
+    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "")
     monkeypatch.chdir(here)  # the interpreter writes bytecode before the program runs
-    start(MOVES, run_dir, here, there, env=variables).succeed()
+    start(MOVES, run_dir, here, there, env=RELATIVE).succeed()
     wait_for(lambda: finished(run_dir), "all is sent")
     check_oracle(run_dir, hub)
     assert (os.listdir(there), set(os.listdir("/")) - root) == ([], set())

@@ -7,8 +7,7 @@ import signal
 from pathlib import Path
 
 import psutil
-import pytest
-from lives import HURRIED, HURRY, TAKES_THE_LOCK, end, grown, lives, log_without_uploader, push_of
+from lives import HURRIED, TAKES_THE_LOCK, end, grown, log_without_uploader, push_of
 from programs import wait_for
 from runs import (
     LOG_AND_EXIT,
@@ -26,53 +25,6 @@ from runs import (
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import daemon
 from hf_mpwriter.system import process as process_module
-
-
-def zombies(pid: int) -> list[psutil.Process]:
-    """The children that have ended and were not reaped."""
-    return [child for child in psutil.Process(pid).children() if child.status() == psutil.STATUS_ZOMBIE]
-
-
-SIXTY_FOUR = (
-    HURRY
-    + """
-import os, sys
-from hf_mpwriter import HFSummaryWriter
-import hf_mpwriter.worker.registry, tensorboardX
-ready, go = os.pipe()
-logged, has_logged = os.pipe()
-last, leave = os.pipe()
-pids = []
-for rank in range(64):
-    pids.append(os.fork())
-    if not pids[-1]:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "64"}
-        os.close(go)
-        os.close(leave)
-        os.read(ready, 1)  # all at once, when the parent closes its end
-        writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
-        for step in range(20):
-            writer.add_scalar("loss", 1.0, step)
-        os.write(has_logged, b".")
-        os.read(last, 1)  # the uploader stays until the last one has logged
-        writer.close()
-        os._exit(0)
-os.close(go)
-for _ in pids:
-    assert os.read(logged, 1) == b"."
-os.close(leave)
-assert all(os.waitpid(pid, 0)[1] == 0 for pid in pids)
-"""
-)
-
-
-def test_sixty_four_workers_that_start_at_once_have_one_uploader(hub, run_dir, start):
-    """Ranks log at the same moment: all data arrives, and no second uploader runs beside the first."""
-    start(SIXTY_FOUR, run_dir).succeed()
-    wait_for(lambda: finished(run_dir), "all data arrives")
-    report = check_oracle(run_dir, hub)
-    assert [file.hub_events for file in report.files.values()] == [20] * 64
-    assert lives(run_dir) == 1
 
 
 def test_an_uploader_that_is_stopped_is_named_and_not_replaced(hub, run_dir, tmp_path, start):
@@ -98,8 +50,8 @@ def test_an_uploader_that_is_stopped_is_named_and_not_replaced(hub, run_dir, tmp
     check_oracle(run_dir, hub, tmp_path / "journals")
 
 
-def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, monkeypatch):
-    """For memory, processors and disk both rank below training; an even higher OOM score is left as it is."""
+def test_the_kernel_takes_uploader_and_push_before_training_and_a_push_inherits_no_lock(tmp_path, start, monkeypatch):
+    """Both rank below training, an even higher OOM score stays; a push has its streams, the spool and what it opens."""
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         higher = "open('/proc/self/oom_score_adj', 'w').write('800')\n"
@@ -113,22 +65,15 @@ def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, mon
                 assert process.nice() >= daemon.NICENESS
                 assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
                 assert os.sched_getscheduler(process.pid) == os.SCHED_BATCH
+            wait_for(
+                lambda push=push: any("socket" in link for link in descriptors(push)), "it is connected to the Hub"
+            )
+            spool = Spool(str(place))
+            ours = {link for link in descriptors(push) if link.startswith(spool.root)}
+            assert ours == {spool.root, str(spool.host(process_module.host_id()).daemon("uploader").log)}
+            assert sum("pipe" in link for link in descriptors(push)) == 1, "one pipe, for the verdict"
             os.kill(pid, signal.SIGKILL)
-
-
-def test_a_push_inherits_no_lock_and_no_descriptor(run_dir, start, monkeypatch):
-    """A push that hangs has its standard streams, the spool and what it has opened, and no lock."""
-    with silent_hub() as listener:
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        start(LOG_AND_EXIT, run_dir, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
-        push = wait_for(lambda: push_of(run_dir), "a push")
-        wait_for(lambda: any("socket" in link for link in descriptors(push)), "it is connected to the Hub")
-        spool = Spool(str(run_dir))
-        ours = {link for link in descriptors(push) if link.startswith(spool.root)}
-        assert ours == {spool.root, str(spool.host(process_module.host_id()).log)}
-        assert sum("pipe" in link for link in descriptors(push)) == 1, "one pipe, for the verdict"
-        os.kill(living_uploader(run_dir), signal.SIGKILL)
-        wait_for(lambda: not psutil.pid_exists(push), "the push dies with its uploader")
+            wait_for(lambda push=push: not psutil.pid_exists(push), "the push dies with its uploader")
 
 
 def descriptors(pid: int) -> list[str]:
@@ -141,21 +86,6 @@ def descriptors(pid: int) -> list[str]:
             continue
         found.setdefault(link, name)
     return list(found)
-
-
-def test_a_deleted_uploader_lock_makes_way_for_one_new_uploader(hub, run_dir, tmp_path, start):
-    """The user deletes uploader.lock: the uploader leaves, another locks the new file, everything arrives."""
-    worker = start(HURRIED, run_dir, tmp_path / "journals")
-    first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
-    wait_for(lambda: acknowledged(run_dir), "a commit")
-    wait_for(lambda: not zombies(first), "it reaps its pushes")
-    os.unlink(Spool(str(run_dir)).uploader_lock)
-    wait_for(lambda: not psutil.pid_exists(first), "the one without a uploader lock leaves")
-    wait_for(lambda: uploader_pid(run_dir) not in (0, first), "another one comes")
-    wait_for(grown(run_dir, acknowledged(run_dir)), "it works")
-    wait_for(lambda: uploaders(run_dir) == {uploader_pid(run_dir)}, "no other one; a push looks like one as it starts")
-    end(worker, run_dir)
-    check_oracle(run_dir, hub, tmp_path / "journals")
 
 
 def test_a_spool_that_another_version_has_taken_over_is_left_alone(hub, run_dir, tmp_path, start):
@@ -193,18 +123,17 @@ from hf_mpwriter.system import launch
 real = launch.start
 def spawn(*arguments, **descriptors):
     real(*arguments, **descriptors)
-    os.killpg(0, int(sys.argv[2]))
+    os.killpg(0, signal.SIGKILL)
 launch.start = spawn
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
 writer.add_scalar("loss", 1.0, 1)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_uploader_outlives_a_worker_that_is_killed_right_after_the_start(hub, run_dir, start, number):
-    """As launchers do, the signal goes to the whole process group, before the uploader has done anything."""
-    code, _, _ = start(KILLED_AT_THE_START, run_dir, int(number)).finish()
-    assert code == -number
+def test_the_uploader_outlives_a_worker_that_is_killed_right_after_the_start(hub, run_dir, start):
+    """As with launchers, the signal goes to the whole process group, before the uploader has done anything."""
+    code, _, _ = start(KILLED_AT_THE_START, run_dir).finish()
+    assert code == -signal.SIGKILL
     wait_for(lambda: finished(run_dir), "the uploader sends what it finds and leaves")
     assert [file.hub_events for file in check_oracle(run_dir, hub).files.values()] == [1]
 
@@ -217,7 +146,7 @@ import os, sys, time
 from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
 writer.add_scalar("loss", 1.0, 1)
-(pid,) = writer._worker.election._poster._starter.children
+(pid,) = writer._worker.election._starter.children
 loaded = "no"
 while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
     with open(f"/proc/{pid}/maps") as file:
@@ -227,47 +156,6 @@ print(loaded)
 """
     assert start(source, run_dir).succeed() == "no\n"
     os.kill(wait_for(lambda: uploader_pid(run_dir), "the uploader"), signal.SIGKILL)
-
-
-LEAVE_AND_COME = """
-import os, random, sys, time
-from hf_mpwriter import HFSummaryWriter
-import hf_mpwriter.worker.registry, tensorboardX
-from hf_mpwriter.spool.progress import Progress
-from hf_mpwriter.spool.layout import Spool
-rng, view = random.Random(sys.argv[2]), Progress(Spool(sys.argv[1]))
-def come(number):
-    pid = os.fork()
-    if not pid:
-        os.environ |= {"RANK": str(number), "WORLD_SIZE": "100"}
-        writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
-        writer.add_scalar("loss", 1.0, 1)
-        writer.close()
-        os._exit(0)
-    return pid
-pids, seen, end = [come(0)], 0.0, time.monotonic() + float(sys.argv[3])
-while time.monotonic() < end or not seen:
-    status = view.uploader()
-    if status.is_over and status.started_at != seen:
-        seen = status.started_at
-        for _ in range(rng.choice([1, 2])):
-            time.sleep(rng.choice([0, 0, rng.uniform(0, 0.01)]))
-            pids.append(come(len(pids)))
-assert all(os.waitpid(pid, 0)[1] == 0 for pid in pids)
-print(len(pids))
-"""
-
-
-def test_the_data_of_workers_that_join_while_the_uploader_leaves_is_sent(hub, run_dir, start):
-    """They log and end at the moment at which it releases the lock: nothing stays behind, and no other worker joins.
-
-    Each ensures an uploader once, at its end: the uploader lock is free by then, or the uploader scans once more.
-    """
-    count = int(start(LEAVE_AND_COME, run_dir, 1, 4).succeed())
-    assert count > 1
-    wait_for(lambda: finished(run_dir), "all their data is sent")
-    report = check_oracle(run_dir, hub)
-    assert [(file.hub_events, file.commits) for file in report.files.values()] == [(1, 1)] * count
 
 
 HESITATES = TAKES_THE_LOCK.format("""

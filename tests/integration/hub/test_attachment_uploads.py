@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 from attached import copies, quarantined, write
 from programs import wait_for
-from runs import LOG_AND_EXIT, hub_view, no_uploader, run, uploader_pid
+from runs import LOG_AND_EXIT, hub_view, no_uploader, run
 
 from hf_mpwriter import testing
 from hf_mpwriter.base.arguments import patterns
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 
 EVERYTHING = LOG_AND_EXIT.replace("logdir=", "repo_allow_patterns=None, logdir=")
 EMBED = """
@@ -151,47 +149,6 @@ def test_a_file_that_changed_between_two_starts_replaces_our_own_copy(hub, run_d
     assert quarantined(run_dir) == {}
 
 
-def test_an_uploader_killed_between_copy_and_push_loses_nothing(hub, run_dir, start):
-    """It is killed after the copy; the next start sends the file and leaves no copy behind."""
-    write(run_dir, "notes.txt", b"precious")
-    kill = {"HF_MPWRITER_FAILPOINT": "outbox.in_flight.rename=kill:2", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
-    start(EVERYTHING, run_dir, 5, env=kill).succeed()
-    wait_for(lambda: copies(run_dir) and no_uploader(run_dir), "the uploader is dead, the copy is there")
-    assert on_hub(hub, "notes.txt") is None
-    write(run_dir, "notes.txt", b"precious, and newer")
-    start(EVERYTHING, run_dir, 5).succeed()
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    check_oracle(run_dir, hub)
-    assert copies(run_dir) == []
-
-
-def test_a_push_whose_outcome_is_unknown_does_not_make_its_content_foreign(hub, run_dir, start):
-    """Killed between commit and ledger, then the file changes: the Hub's copy is known as ours and replaced."""
-    write(run_dir, "notes.txt", b"first")
-    kill = {"HF_MPWRITER_FAILPOINT": "ledger.save.rename=kill:2", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
-    start(EVERYTHING, run_dir, 5, env=kill).succeed()
-    wait_for(lambda: repo_exists(hub) and no_uploader(run_dir), "the uploader is dead")
-    assert on_hub(hub, "notes.txt") == b"first"
-    assert not Progress(Spool(str(run_dir))).ledger().files.get("notes.txt"), "the ledger does not have it"
-    write(run_dir, "notes.txt", b"second")
-    start(EVERYTHING, run_dir, 5).succeed()
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert (on_hub(hub, "notes.txt"), quarantined(run_dir)) == (b"second", {})
-
-
-def test_a_disk_that_refuses_copies_does_not_hold_back_events(hub, run_dir, start):
-    """ENOSPC while a file is copied: the events arrive, the file is left out and named, the next start sends it."""
-    write(run_dir, "notes.txt", b"later")
-    full = {"HF_MPWRITER_FAILPOINT": "copies.write=enospc,copies.open=enospc:2"}
-    start(EVERYTHING, run_dir, 5, env=full).succeed()
-    check_oracle(run_dir, hub, "*.tfevents.*")
-    assert "failpoint" in quarantined(run_dir)["notes.txt"]
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    start(EVERYTHING, run_dir, 5).succeed()
-    check_oracle(run_dir, hub)
-    assert quarantined(run_dir) == {}
-
-
 def test_by_default_attachments_are_not_scanned(hub, run_dir, start):
     """Default patterns: nothing but event files is sent, copied or missed; `verify` expects nothing else."""
     write(run_dir, "notes.txt", b"mine")
@@ -226,24 +183,3 @@ def test_a_file_that_the_repository_ignores_is_quarantined_not_claimed(hub, run_
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert (on_hub(hub, "a.log"), on_hub(hub, "b.txt")) == (None, b"taken")
     assert quarantined(run_dir) == {"a.log": "the repository's .gitignore leaves it out"}
-
-
-def test_more_than_one_batch_of_attachments_all_arrive(hub, run_dir, start):
-    """With more files than one batch holds, the next snapshots bring the rest, even without a living member."""
-    for number in range(120):
-        write(run_dir, f"many/{number:03}.txt", b"%d" % number)
-    start(EVERYTHING, run_dir, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert len(check_oracle(run_dir, hub).attachments) == 120
-
-
-def test_sync_ends_although_a_file_never_stops_changing(hub, run_dir, start):
-    """It waits for the content at its start, or for a later one."""
-    write(run_dir, "state.txt", b"0000000000" * 500)
-    worker = start(ON_AND_ON, run_dir, "state.txt")
-    wait_for(lambda: uploader_pid(run_dir), "an uploader")
-    done = run("sync", run_dir)
-    assert done.exit_code == 0, done.output
-    assert on_hub(hub, "state.txt")
-    os.kill(worker.pid, signal.SIGKILL)
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")

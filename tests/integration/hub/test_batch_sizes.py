@@ -36,7 +36,7 @@ def test_commits_that_the_hub_refuses_for_their_size_are_halved_and_the_main_fil
     hub.fault("POST /commit/ 413 times=2")  # the first commit is tried without a model card, too
     hub.fault("POST /commit/ 504")
     done = sync(run_dir)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     view = hub_view(hub)
     trees = [set(view.tree(commit)) for commit in reversed(view.commits())]
     carried = [newer - older for older, newer in pairwise([set(), *trees]) if newer - older]

@@ -21,23 +21,15 @@ pytest_plugins = ("pushing",)
 NEVER_BUSY = "Cannot create repo: another conflicting operation is in progress"
 
 TO_A_COMMIT = [  # the answer, the verdict, how often the commit is sent
-    ("408", Unknown, {}, 1),
-    ("500", Unknown, {}, 1),
-    ("502 body=<html/>", Unknown, {}, 1),
     ("503 header=Retry-After:7", Unknown, {"after": 7.0}, 1),
-    ("504", Unknown, {}, 1),
     ("close", Unknown, {}, 1),
-    ("reset", Unknown, {}, 1),
     ("200 body=<html>Welcome</html>", Unknown, {}, 1),
     ("200 message={}", Unknown, {}, 1),
     ("401 code=RepoNotFound", Refused, {"cause": Cause.NO_TOKEN}, 1),
     ("401 message='Invalid credentials in Authorization header'", Refused, {"cause": Cause.NO_TOKEN}, 1),
-    ("402", Refused, {"cause": Cause.STORAGE}, 1),
     ("403 message='You have read access only'", Refused, {"cause": Cause.RIGHTS}, 1),
     ("403 message='Private repository storage limit reached, please upgrade'", Refused, {"cause": Cause.STORAGE}, 1),
     ("404", Refused, {"cause": Cause.ENDPOINT}, 1),
-    ("405", Refused, {"cause": Cause.ENDPOINT}, 1),
-    ("501", Refused, {"cause": Cause.ENDPOINT}, 1),
     ("404 code=RepoNotFound", Retry, {"after": None}, 1),
     ("404 code=RevisionNotFound", Retry, {"after": None}, 1),
     ("409 message='Another commit operation is in progress for this repository.'", Retry, {"after": 3.0}, 1),
@@ -51,7 +43,6 @@ TO_A_COMMIT = [  # the answer, the verdict, how often the commit is sent
     ("429 message='You have exceeded our hourly quotas for action: commit'", Retry, {"after": classify.QUOTA_WAIT}, 1),
     ("400", Split, {}, 2),  # the second time without the model card
     ("413", Split, {}, 2),
-    ("422", Split, {}, 2),
     ("400 message='LFS pointer pointed to a file that does not exist'", Retry, {"xet": "failing"}, 1),
 ]
 
@@ -74,30 +65,21 @@ def refused_object(message: str) -> str:
 
 BEFORE_A_COMMIT = [
     ("GET /revision/ 503", Retry, {}, 1),
-    ("GET /revision/ close", Retry, {}, 1),
     ("GET /revision/ 401", Refused, {"cause": Cause.NO_TOKEN}, 1),
-    ("GET /revision/ 403", Refused, {"cause": Cause.RIGHTS}, 1),
-    ("GET /revision/ 404", Refused, {"cause": Cause.ENDPOINT}, 1),
     ("GET /revision/ 200 body=<html>Welcome</html>", Retry, {}, 1),
-    ("GET /revision/ 200 message=portal", Retry, {}, 1),
     ("GET /revision/ 302 header=Location:/api/models/me/run/revision/main", Retry, {}, 21),
     ("POST /paths-info/ 500", Retry, {}, 1),
     ("POST /preupload/ 503", Retry, {}, 6),
     ("POST /preupload/ 503 header=Retry-After:3600", Retry, {"after": 3600.0}, 1),
-    ("POST /preupload/ 429 header=Retry-After:3600", Retry, {"after": 3600.0}, 1),
     ("POST /preupload/ 429 'header=ratelimit:\"api\";r=0;t=300'", Retry, {"after": 301.0}, 1),
-    ("POST /preupload/ 200 body=<html>Welcome</html>", Retry, {}, 1),
     ("POST /preupload/ 200 message=portal", Retry, {}, 1),
     ("POST /preupload/ 422", Split, {}, 2),
     ("objects/batch 200 message=portal", Retry, {}, 1),
     (f"objects/batch 200 'body={refused_object('Invalid object')}'", Split, {}, 2),
     (f"objects/batch 200 'body={refused_object('storage limit reached')}'", Refused, {"cause": Cause.STORAGE}, 1),
     ("PUT /lfs/ 403", Retry, {}, 1),  # an upload URL that is too old; no token could help
-    ("PUT /lfs/ 400", Retry, {}, 1),
     ("PUT /lfs/ 500", Retry, {}, 6),
-    ("PUT /lfs/ reset", Retry, {}, 6),
     ("PUT /lfs/ 413", Split, {}, 2),
-    ("objects/verify 404", Retry, {}, 1),
     ("objects/verify 503", Retry, {}, 6),
 ]
 
@@ -124,8 +106,6 @@ def test_a_date_in_retry_after_is_heeded_too(hub, run):
 CREATING = [
     (f"409 message='{NEVER_BUSY}'", Retry, {"after": classify.BUSY_WAIT}),
     ("400", Refused, {"cause": Cause.REPOSITORY}),
-    ("401", Refused, {"cause": Cause.NO_TOKEN}),
-    ("402", Refused, {"cause": Cause.STORAGE}),
     ("403", Refused, {"cause": Cause.RIGHTS}),
     ("503", Retry, {}),
     ("409", Retry, {}),  # without the URL of the existing repository
@@ -200,11 +180,7 @@ def test_a_request_without_a_timeout_of_its_own_is_ended(hub, new, hasty, where)
     assert hits(hub) == [1]
 
 
-BOMBS = [(f"{request}/", Retry) for request in ("GET /revision", "POST /paths-info", "POST /preupload")]
-BOMBS += [("POST /commit/", Unknown)]
-
-
-@pytest.mark.parametrize(("where", "kind"), BOMBS)
+@pytest.mark.parametrize(("where", "kind"), [("GET /revision/", Retry), ("POST /commit/", Unknown)])
 def test_an_answer_that_unpacks_to_a_gigabyte_takes_no_memory_and_says_so(hub, run, pushes, where, kind):
     """One megabyte of gzip: it is not unpacked as a whole, the reason names it, and it passes with the fault."""
     hub.fault(f"{where} bomb size=1024 when=after")
@@ -249,16 +225,13 @@ def by_xet(running):
 
 XET = [
     ("xet-write-token 401", Refused, {"cause": Cause.TOKEN}),
-    ("xet-write-token 403", Refused, {"cause": Cause.TOKEN}),
     ("xet-write-token 404", Retry, {"xet": "missing"}),
     ("xet-write-token 429", Retry, {"xet": "", "after": classify.RATE_WAIT}),
     ("xet-write-token 503", Retry, {"xet": "failing"}),
     ("xet-write-token hang", Retry, {"xet": "failing"}),
-    ("xet-write-token 200 body=<html/>", Retry, {"xet": "failing"}),
     ("/v1/xorbs close", Retry, {"xet": "failing"}),
     ("/v1/xorbs 403", Refused, {"cause": Cause.TOKEN}),
     ("/shards 500", Retry, {"xet": "failing"}),
-    ("/shards hang", Retry, {"xet": "failing"}),
 ]
 
 
@@ -277,12 +250,10 @@ def test_what_fails_in_the_xet_storage_is_recognised_and_lfs_works(hub, run, by_
 
 ENVIRONMENTS = [
     ({"HF_HUB_OFFLINE": "1"}, Refused, {"reason": OFFLINE}),
-    ({"TRANSFORMERS_OFFLINE": "1"}, Refused, {"reason": OFFLINE}),
     ({"HF_TOKEN": "hf_\u201cpasted\u201d"}, Refused, {"cause": Cause.TOKEN}),
     ({"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}, Retry, {}),
     ({"HTTP_PROXY": "gopher://127.0.0.1:9", "NO_PROXY": ""}, Refused, {"cause": Cause.CLIENT}),
     ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, Refused, {"cause": Cause.CLIENT}),
-    ({"SSL_CERT_FILE": __file__}, Refused, {"cause": Cause.CLIENT}),
 ]
 
 
@@ -295,12 +266,9 @@ def test_an_environment_in_which_no_push_can_work_blames_no_file_and_reaches_no_
     assert hits(hub) == [0]
 
 
-@pytest.mark.parametrize(
-    "endpoint",
-    ["http://127.0.0.1:9", "http://nonexistent.invalid", "https://127.0.0.1:{port}"],
-)
+@pytest.mark.parametrize("endpoint", ["http://nonexistent.invalid", "https://127.0.0.1:{port}"])
 def test_an_endpoint_that_does_not_answer_is_tried_again(hub, run, endpoint):
-    """A refused connection, an unknown host, TLS to a server without it; what cannot be a URL is no destination."""
+    """An unknown host, TLS to a server without it; what cannot be a URL is no destination."""
     where = dataclasses.replace(run.destination, endpoint=endpoint.format(port=hub.port))
     verdict = run.push_from_scratch({}, destination=where)
     assert is_as(verdict, Retry), verdict

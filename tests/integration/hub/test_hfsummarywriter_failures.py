@@ -41,13 +41,11 @@ def server(tmp_path, monkeypatch):
         yield started
 
 
-@pytest.mark.parametrize("trouble", ["503", "close", "refused", "offline"])
+@pytest.mark.parametrize("trouble", ["503", "refused"])
 def test_1_a_hub_that_does_not_answer_is_no_reason_not_to_train(server, run_dir, start, monkeypatch, trouble):
     """Theirs raises in its constructor."""
     if trouble == "refused":
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    elif trouble == "offline":
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     else:
         server.fault(f". {trouble} times=0")
     theirs, ours = start(CONSTRUCT, f"{run_dir}-theirs", "theirs"), start(CONSTRUCT, run_dir, "ours")
@@ -187,5 +185,5 @@ STOPPED = LOG_AND_EXIT + "    writer.scheduler.stop()\n    writer.add_scalar('la
 def test_28_what_is_logged_after_stop_is_kept_and_sync_brings_it(server, run_dir, start):
     """In theirs the last push does nothing, and records since the push before are never sent."""
     start(STOPPED, run_dir, 20).succeed()
-    assert sync(run_dir).returncode == 0
+    assert sync(run_dir).exit_code == 0
     assert [file.hub_events for file in check_oracle(run_dir, server).files.values()] == [21]

@@ -59,8 +59,9 @@ def by_lfs(pushes):
     return pushes
 
 
-@pytest.mark.parametrize("way", ["by_xet", "by_lfs"])
-@pytest.mark.parametrize("state", ["growing", "torn", "quiet"])
+@pytest.mark.parametrize(
+    ("way", "state"), [("by_xet", "growing"), ("by_lfs", "torn"), ("by_xet", "quiet"), ("by_lfs", "quiet")]
+)
 def test_a_push_of_a_large_file_takes_no_memory_for_it(run, request, way, state):
     """Of a live file the snapshot's length is sent, and the memory does not depend on it."""
     carrier, path = request.getfixturevalue(way), run.root / THEIRS

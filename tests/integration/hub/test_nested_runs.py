@@ -59,6 +59,6 @@ def test_runs_of_other_processes_are_not_published_and_sync_leaves_them_out_too(
     _, _, errors = start(f"{LOG}\nlog(*sys.argv[1:])", runs, "me/public").finish()
     assert errors.count(TOLD) == 1, errors
     wait_for(lambda: no_uploader(runs), "the uploader leaves")
-    assert sync(runs).returncode == 0
+    assert sync(runs).exit_code == 0
     assert published(hub, "me/public") == {f"tensorboard/{runs.name}"}
     assert published(hub, "me/private") == {"tensorboard/secret"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +12,11 @@ from pathlib import Path
 import pytest
 from attached import quarantined, write
 from programs import wait_for
-from runs import LOG_AND_EXIT, all_acknowledged, hub_view, no_uploader, run, uploader_pid
+from runs import LOG_AND_EXIT, no_uploader, run
 from support import event_file
-from tensorboard_server import tensorboard
 
-from hf_mpwriter import testing
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 
 EVERYTHING = LOG_AND_EXIT.replace("logdir=", "repo_allow_patterns=None, logdir=")
 NAME = "events.out.tfevents.1000000000.there.1.0123abcd"
@@ -113,7 +110,7 @@ def test_a_corrupted_download_is_refused(hub, run_dir, stored, times, code):
     assert (f"{NAME}: what came does not have the digest" in result.output) == bool(code)
     found = {path: data for path, (_, data) in tree(run_dir).items()}
     assert found == {f"rank_00001/{NAME}": other} | ({} if code else {NAME: content})
-    assert Progress(Spool(str(run_dir))).ledger().files.keys() == found.keys()
+    assert HubSink(Spool(str(run_dir))).ledger().files.keys() == found.keys()
     assert not on_its_way(run_dir, "exp1")
 
 
@@ -238,78 +235,3 @@ def test_verify_knows_the_files_of_other_machines(hub, tmp_path, start):
     min(two.glob("rank_00001/*tfevents*")).unlink()
     result = run("verify", two)
     assert (result.exit_code, "has no local file" in result.output) == (1, True), result.output
-
-
-TRAIN = """
-import os, sys, time
-from hf_mpwriter import HFSummaryWriter
-run_dir, attempt, last, ready = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-probe = HFSummaryWriter("me/run", logdir=run_dir)
-seen = probe.last_step("loss")
-probe.close()
-first = 0 if seen is None else seen // 10 * 10  # a checkpoint is made every ten steps
-with HFSummaryWriter("me/run", logdir=run_dir, purge_step=None if seen is None else first) as writer:
-    for step in range(first, last + 5):
-        if step == last and last < 95:
-            assert writer.push(wait=150)
-        writer.add_scalar("loss", attempt, step)
-        writer.add_scalars("sub", {"run": attempt}, step)
-    if last < 95:
-        open(ready, "w").write("killed with five steps that may be unsent")
-        time.sleep(600)
-"""
-
-
-def lose(run_dir, ranks) -> None:
-    """End a machine: its uploader and its ranks at once."""
-    for pid in (uploader_pid(run_dir), *(rank.pid for rank in ranks)):
-        if pid:
-            os.kill(pid, signal.SIGKILL)
-    for rank in ranks:
-        rank.finish()
-
-
-def steps_shown(logdir, *options) -> dict[str, list[int]]:
-    """The steps that a reader of TensorBoard shows, once each of four curves has all."""
-    curves = {"exp1": "loss", "exp1/rank_00001": "loss", "exp1/sub/run": "sub", "exp1/rank_00001/sub/run": "sub"}
-    found: dict[str, list[int]] = {}
-    with tensorboard(logdir, *options) as ask:
-
-        def is_complete() -> bool:
-            for run, tag in curves.items():
-                points = ask("plugin/scalars/scalars", run=run, tag=tag) or []
-                found[run] = [step for _, step, _ in points]
-            return all(99 in steps for steps in found.values())
-
-        wait_for(is_complete, "all curves")
-        return found
-
-
-@pytest.mark.timeout(900)
-def test_a_run_goes_on_on_empty_disks(hub, tmp_path, start):
-    """Two ranks on a machine that is lost, three times: each step once in both readers, nothing is overwritten."""
-    for attempt, last in enumerate((25, 48, 77, 95)):
-        run_dir = tmp_path / f"machine{attempt}" / "exp1"
-        if attempt:
-            result = pull(run_dir)
-            assert result.exit_code == 0, result.output
-        ready = [tmp_path / f"ready{attempt}.{rank}" for rank in range(2)]
-        ranks = [
-            start(TRAIN, run_dir, attempt, last, ready[rank], env={"RANK": str(rank), "WORLD_SIZE": "2"})
-            for rank in range(2)
-        ]
-        if last < 95:
-            wait_for(lambda ready=ready: all(path.exists() for path in ready), "both have pushed")
-            lose(run_dir, ranks)
-    for rank in ranks:
-        rank.succeed()
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert all_acknowledged(run_dir)
-    last_one = tmp_path / "last" / "exp1"
-    assert pull(last_one).exit_code == 0
-    report = testing.check(str(last_one), hub_view(hub))
-    assert report.problems == []
-    assert len(report.files) >= 16
-    for options in ([], ["--load_fast", "false"]):
-        shown = steps_shown(last_one.parent, *options)
-        assert shown == {run: list(range(100)) for run in shown}

@@ -5,11 +5,9 @@ The cases are in `tests/helpers/launching/`; `scripts/proof/launchers.py` has al
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 from hazards import needs_torch
-from launching import children, first, hosts, preemption, torchrun
+from launching import first, hosts, preemption, torchrun
 from supervised import why_no_namespace
 
 pytestmark = pytest.mark.timeout(600)  # each wait has a deadline of its own
@@ -21,7 +19,7 @@ needs_namespace = pytest.mark.skipif(bool(REASON), reason=REASON or "-")
 @pytest.mark.torch
 @needs_torch
 def test_a_job_that_is_preempted_goes_on_on_nodes_with_empty_disks(stage):
-    """The recipe for spot nodes, three times: every step of every rank once in both readers, nothing is missing."""
+    """The recipe for spot nodes, twice: every step of every rank once in both readers, nothing is missing."""
     assert len(preemption.preempted(stage, GRACE)) == preemption.ATTEMPTS
 
 
@@ -42,19 +40,6 @@ def test_hosts_that_share_a_run_directory_take_over_from_each_other(stage):
 def test_a_slurm_job_that_is_requeued_goes_on_in_its_default_run_directory(stage):
     """The batch script of the documents: all is on the Hub before SLURM kills what is left of the step."""
     assert set(hosts.requeued(stage)) == {"SIGTERM", "the end"}
-
-
-def test_children_of_pools_have_files_of_their_own(stage):
-    """multiprocessing.Pool, ProcessPoolExecutor, and loky where it is installed."""
-    light = [kind for kind in children.LIGHT if kind != "loky" or importlib.util.find_spec("joblib")]
-    assert children.log(stage, *light)
-
-
-@pytest.mark.torch
-@needs_torch
-def test_children_of_a_data_loader_and_ranks_of_spawn_have_files_of_their_own(stage):
-    """Both log while their parent does."""
-    assert children.log(stage, *children.OF_TORCH, torch=True)
 
 
 @pytest.mark.root

@@ -27,9 +27,9 @@ print(HFSummaryWriter("me/run", logdir=os.environ["HF_MPWRITER_LOGDIR"]).last_st
 """
 
 
-def pulling(run_dir: Path, *command: str, **environ: str) -> Supervised:
+def pulling(run_dir: Path, *command: str, repo_id: str = "me/run", **environ: str) -> Supervised:
     """Start a program below a supervisor that pulls first."""
-    return Supervised(*command, options=("--pull", "--repo-id", "me/run", "--logdir", str(run_dir)), **environ)
+    return Supervised(*command, options=("--pull", "--repo-id", repo_id, "--logdir", str(run_dir)), **environ)
 
 
 def rank(number: int) -> dict[str, str]:
@@ -118,14 +118,14 @@ def test_a_program_starts_without_its_past_where_that_cannot_be_had(hub, api, ru
     assert not run_dir.exists(), "it is left to the program"
 
 
-def test_the_type_of_the_repository_is_that_of_writers_from_the_environment(hub, api, run_dir, tmp_path):
+def test_the_type_of_the_repository_stands_before_its_id(hub, api, run_dir, tmp_path):
     """A model of the same name is another run."""
     event_file(tmp_path / "stored", 5, "loss")
     for kind, name in (("model", NAME), ("dataset", NAME.replace("there", "dataset"))):
         api.create_repo("me/run", repo_type=kind)
         where = f"tensorboard/exp1/{name}"
         api.upload_file(path_or_fileobj=str(tmp_path / "stored"), path_in_repo=where, repo_id="me/run", repo_type=kind)
-    assert pulling(run_dir, *FOUND, HF_MPWRITER_REPO_TYPE="dataset").finish()[:2] == (7, f"./{name}\n")
+    assert pulling(run_dir, *FOUND, repo_id="datasets/me/run").finish()[:2] == (7, f"./{name}\n")
 
 
 def test_what_cannot_be_the_run_is_an_error_before_anything_starts(run_dir, monkeypatch):
@@ -139,6 +139,7 @@ def test_what_cannot_be_the_run_is_an_error_before_anything_starts(run_dir, monk
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run", path_in_repo="elsewhere"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert "is recorded for" in run("run", *options, "me/other", "--", "true").output
+    for other in ("me/other", "datasets/me/run"):
+        assert "is recorded for" in run("run", *options, other, "--", "true").output
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:8")
     assert "--endpoint http://127.0.0.1:9" in run("run", *options, "me/run", "--", "true").output

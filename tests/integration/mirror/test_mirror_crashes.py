@@ -22,9 +22,9 @@ from staged import (
 from support import event_file
 
 from hf_mpwriter import testing
+from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.mirror.posix import IN_PLACE, RENAME
-from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.election import MirrorElection
@@ -65,7 +65,7 @@ class Watch:
 
 
 OF_COPY = ("copy.item", "copy.write")
-OF_MIRROR = ("mirror.mirrored.open", "mirror.mirrored.rename", "mirror.status.open", "mirror.status.rename")
+OF_MIRROR = ("mirror.mirrored.open", "mirror.mirrored.rename", "status.open", "status.rename")
 
 
 @pytest.mark.timeout(900)
@@ -86,9 +86,11 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_mirror(way, steps_of_it, tm
     def live() -> None:
         """One life of a mirror, until it ends or has seen a copy fail."""
         with contextlib.suppress(FileNotFoundError):
-            places.status.unlink()
-        assert MirrorElection(spool, by_hand=True).ensure_mirror()
-        wait_for(lambda: not locks.is_held(mirror_lock(spool)) or Logdir(spool).status().failures, "the strike")
+            host.daemon("mirror").status.unlink()
+        assert MirrorElection(spool, by_hand=True).ensure()
+        wait_for(
+            lambda: not locks.is_held(spool.lock_of("mirror")) or LogdirSink(spool).status().failures, "the strike"
+        )
 
     for number, step in enumerate(steps_of_it):
         long_event_file(run_dir, number)
@@ -96,35 +98,34 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_mirror(way, steps_of_it, tm
         monkeypatch.setenv("HF_MPWRITER_FAILPOINT", f"{step}=kill")
         live()
         if step.startswith("copy."):
-            assert "signal 9" in Logdir(spool).status().reason, step
+            assert "signal 9" in LogdirSink(spool).status().reason, step
             assert bool(event_files(logdir)) == (way == IN_PLACE and step == "copy.write"), step
             kill(mirror_pid(spool))
-        assert Logdir(spool).status().phase != "left", step
-        for lock in (mirror_lock(spool), places.copy_lock):
+        assert LogdirSink(spool).status().phase != "left", step
+        for lock in (spool.lock_of("mirror"), places.copy_lock):
             wait_for(lambda lock=lock: not locks.is_held(lock), "its end")
         watch.check()
     monkeypatch.delenv("HF_MPWRITER_FAILPOINT")
     live()
     watch.check()
-    assert Logdir(spool).status().phase == "left"
+    assert LogdirSink(spool).status().phase == "left"
     assert digests(logdir) == digests(run_dir)
     assert leftovers(logdir) == []
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("way", [RENAME, IN_PLACE])
-def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(way, tmp_path, start):
+def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(tmp_path, start):
     """A worker and its mirror die while they work; then all of them at once, a copy among them; then all goes on."""
     run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"
     journals = tmp_path / "journals"
     spool = stage(run_dir, logdir)
     host = spool.host(host_id())
     os.makedirs(host.root)
-    Mirrored(way=way).save(host)
+    Mirrored(way=RENAME).save(host)
     check = Watch(run_dir, logdir).check
     first = long_event_file(run_dir, 0)
     worker = start(LOG_SEGMENTS, run_dir, journals, 0, 1 << 30)
-    wait_for(lambda: first in Logdir(spool).mirrored().files, "the first file is brought")
+    wait_for(lambda: first in LogdirSink(spool).mirrored().files, "the first file is brought")
     worker.process.kill()
     worker.process.communicate()
     kill(mirror_pid(spool))
@@ -151,4 +152,4 @@ def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(way,
     assert returned <= set(there), "a returned record is missing"
     assert len(there) == len(set(there)), "a record is there twice"
     wait_for(lambda: not mirror_pid(spool), "the mirror leaves when all is there")
-    assert Logdir(spool).status().phase == "left"
+    assert LogdirSink(spool).status().phase == "left"

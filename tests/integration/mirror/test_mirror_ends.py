@@ -16,7 +16,7 @@ from staged import copy_pid, digests, event_files, is_there, lengths, mirror_pid
 
 from hf_mpwriter import testing
 from hf_mpwriter.cli.main import main
-from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.spool.staging.record import MirrorPlaces
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
@@ -54,7 +54,7 @@ def test_an_end_tells_what_is_not_in_the_logdir_and_sync_brings_it(tmp_path, sta
     code, _, err = start(LOG, run_dir, 100).finish()
     told = err.splitlines()[-1]
     assert code == 0
-    assert f"are not in {logdir} yet: Not a directory. What is in {run_dir} stays there" in told
+    assert f"of {logdir} are not in the logdir yet: Not a directory. What is on disk ({run_dir}) stays there" in told
     assert told.endswith(f"hf-mpwriter sync {logdir}")
     assert "Hub" not in err
     code, out = command("sync", run_dir, "--timeout", "100")
@@ -124,7 +124,7 @@ def test_what_goes_to_hub_and_logdir_is_waited_for_in_both(hub, tmp_path, start,
     stage(other, far)
     told = start(LOG_TO_HUB, other, 8).finish()[2].splitlines()[-1]
     assert "not on the Hub yet" in told
-    assert f"are not in {far} yet" in told
+    assert "are not in the logdir yet" in told
     assert told.count("hf-mpwriter sync") <= 1
 
 
@@ -136,9 +136,9 @@ def test_a_logdir_that_hangs_holds_up_nothing_but_the_copy(tmp_path, start):
     spool = stage(run_dir, logdir / "exp1")
     with hanging(logdir):
         err = start(LOG, run_dir, 4).finish()[2]
-        assert f"are not in {logdir / 'exp1'} yet" in err
-        wait_for(lambda: Logdir(spool).status().failures, "the copy is given up")
-        assert "it hung" in Logdir(spool).status().reason
+        assert f"of {logdir / 'exp1'} are not in the logdir yet" in err
+        wait_for(lambda: LogdirSink(spool).status().failures, "the copy is given up")
+        assert "hung" in LogdirSink(spool).status().reason
     wait_for(lambda: is_there(spool) or command("sync", run_dir)[0] == 0, "it is there")
     assert digests(logdir / "exp1") == digests(run_dir)
 
@@ -154,7 +154,7 @@ def test_beside_a_copy_that_cannot_be_killed_no_other_one_starts(tmp_path, start
     assert "hangs in it, and cannot be killed" in err
     assert not copy_pid(spool)
     assert not event_files(logdir)
-    assert "is stuck" in command("status", run_dir)[1]
+    assert "stuck, process" in command("status", run_dir)[1]
     locks.release(lock)
     assert command("sync", run_dir)[0] == 0
     assert digests(logdir) == digests(run_dir)
@@ -208,5 +208,5 @@ def test_what_a_push_says_is_there_is_in_the_logdir(tmp_path, start, monkeypatch
     ]
     supervised = subprocess.run(run, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert supervised.returncode == 128 + 9
-    assert f"are in {logdir}" in supervised.stderr, supervised.stderr
+    assert f"are in the logdir: {logdir}" in supervised.stderr, supervised.stderr
     assert sorted(steps(logdir, "loss")) == list(range(60))

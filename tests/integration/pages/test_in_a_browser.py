@@ -19,7 +19,6 @@ from hf_mpwriter.testing import processes
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 REPO = ("model", "demo/digits")
-STEPS = 16
 RUN = "tensorboard/digits"
 CHARTS = """
 const charts = {}, below = (node, name) => [...node.querySelectorAll("*")].flatMap(
@@ -39,7 +38,7 @@ def demo(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "hf_mpwriter", "demo", "--open", "--dir", str(directory)]
     with said.open("wb") as file:
         process = subprocess.Popen(
-            [*command, "--seed", "7", "--steps", str(STEPS)],
+            command,
             stdout=file,
             stderr=file,
             preexec_fn=listen_to_ctrl_c,  # noqa: PLW1509 - it makes one system call

@@ -19,7 +19,6 @@ from hf_mpwriter.cli import clean as clean_module
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.staging.record import mirror_lock
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 
@@ -91,7 +90,7 @@ def test_a_run_on_which_a_process_works_is_kept(run):
     """A mirror, an uploader or a restore."""
     here, there = run
     spool = stage(here, there)
-    for place in (mirror_lock(spool), spool.uploader_lock):
+    for place in (spool.lock_of("mirror"), spool.uploader_lock):
         lock = locks.try_exclusive(place)
         assert "an uploader or a mirror works there" in clean()
         locks.release(lock)

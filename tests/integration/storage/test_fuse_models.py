@@ -6,14 +6,13 @@ import errno
 import fcntl
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import fuse_models
 import pytest
-from fuse_models import BLOBFUSE2, GCSFUSE, HF_MOUNT, MODELS, MOUNTPOINT_S3, PLAIN, Mounted, mounted
+from fuse_models import GCSFUSE, HF_MOUNT, MODELS, MOUNTPOINT_S3, PLAIN, Mounted, mounted
 from mounts import detach_below
 from programs import wait_for
 
@@ -181,44 +180,6 @@ def test_a_file_stays_open_when_a_child_closes_its_copy(model, tmp_path):
         for fd in (told, tell):
             os.close(fd)
         wait_for(lambda: mount.elsewhere(path) == b"one two", "the end of the file")
-
-
-def test_a_file_that_is_removed_or_renamed_while_it_is_open(tmp_path):
-    """Under another name its writer goes on; what was removed is not published."""
-    with mounted(BLOBFUSE2, tmp_path / "mount") as mount:
-        with open(mount.place / "removed", "xb", buffering=0) as file:
-            file.write(b"one")
-            os.unlink(mount.place / "removed")
-        with open(mount.place / "renamed", "xb", buffering=0) as file:
-            file.write(b"one")
-            os.rename(mount.place / "renamed", mount.place / "new")
-            file.write(b" two")
-        assert os.listdir(mount.place) == ["new"]
-        wait_for(lambda: mount.elsewhere("new") == b"one two", "the new name")
-        assert os.listdir(mount.store) == ["new"]
-
-
-def test_a_mount_that_hangs_waits_until_it_is_released(tmp_path):
-    """Every call waits, and gets its answer in the end."""
-    with mounted(PLAIN, tmp_path / "mount") as mount:
-        (mount.place / "file").write_bytes(b"content")
-        mount.hang()
-        answers: list[object] = []
-        thread = threading.Thread(target=lambda: answers.append((mount.place / "file").read_bytes()))
-        thread.start()
-        thread.join(0.2)
-        assert thread.is_alive()
-        mount.release()
-        thread.join()
-        assert answers == [b"content"]
-
-
-def test_a_slow_mount_takes_its_time_for_each_call(tmp_path):
-    """Twenty writes take twenty delays."""
-    with mounted(PLAIN.slow(0.005), tmp_path / "mount") as mount, open(mount.place / "file", "xb", 0) as file:
-        began = time.monotonic()
-        file.writelines([b"x"] * 20)
-        assert time.monotonic() - began >= 0.1
 
 
 def test_a_mount_whose_process_dies_loses_what_it_has_not_published(tmp_path):

@@ -18,10 +18,10 @@ from support import keys
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.storage import Layout
+from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.mirror.copy import do
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.staging.job import Arrived, CopyJob, Finished, Item
-from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.system.filesystem import find_mount
 
 pytestmark = [
@@ -78,7 +78,7 @@ def test_a_mount_that_goes_and_comes_back_gets_all_of_the_run(local, tmp_path, s
         spool = storage.spool_of(storage.find(str(logdir)))
     go(1)
     assert list(mount.place.iterdir()) == []
-    assert Logdir(spool).status().reason == f"gcsfuse (bucket) at {mount.place} is not mounted; mount it again"
+    assert LogdirSink(spool).status().reason == f"gcsfuse (bucket) at {mount.place} is not mounted; mount it again"
     with mounted(GCSFUSE, mount.place, mount.store) as again:
         go(2)
         assert program.succeed().split() == ["True", "False", "True"]

@@ -7,7 +7,7 @@ import signal
 
 import fuse_models
 import pytest
-from fuse_models import HF_MOUNT, MOUNTPOINT_S3, MOUNTPOINT_S3_ALLOWED, mounted
+from fuse_models import MOUNTPOINT_S3, MOUNTPOINT_S3_ALLOWED, mounted
 from programs import wait_for
 from runs import run
 
@@ -37,7 +37,7 @@ writer.close()
 
 @pytest.mark.parametrize(
     ("model", "is_mended"),
-    [(MOUNTPOINT_S3_ALLOWED, True), (HF_MOUNT, True), (MOUNTPOINT_S3, False)],
+    [(MOUNTPOINT_S3_ALLOWED, True), (MOUNTPOINT_S3, False)],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_a_copy_that_is_killed_in_the_middle_of_a_file(model, is_mended, start, tmp_path, monkeypatch):

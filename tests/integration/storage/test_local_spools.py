@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(why_not()), reason=why_n
 LOG = """
 import os, sys, time
 from hf_mpwriter import HFSummaryWriter
-with HFSummaryWriter("me/run", logdir=sys.argv[1], path_in_repo="", commit_every=0.1, mirror_every=0.01) as writer:
+with HFSummaryWriter("me/run", logdir=sys.argv[1], path_in_repo="", commit_every=0.01) as writer:
     step = 0
     while not os.path.exists(sys.argv[2]):
         writer.add_scalar("loss", 1.0, step)

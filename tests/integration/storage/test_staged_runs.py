@@ -29,11 +29,10 @@ RANK = """
 import json, os, pickle, signal, sys
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.testing import Journal
-from hf_mpwriter.worker import worker
-worker.HOUSEKEEPING_EVERY = 0.1
+os.environ["HF_MPWRITER_TIMING"] += " housekeeping_every=0.1"
 logdir, journals, rank = sys.argv[1:]
 os.environ |= {"RANK": rank, "WORLD_SIZE": "2"}
-with HFSummaryWriter("me/run", logdir=logdir, commit_every=0.01, mirror_every=60) as writer:
+with HFSummaryWriter("me/run", logdir=logdir, commit_every=60) as writer:
     journal = Journal(journals)
     for step in range(40):
         writer.add_scalar("loss", step, step)
@@ -135,44 +134,11 @@ def test_an_attempt_continues_behind_those_of_other_machines(hub, run_dir, tmp_p
     check_oracle(run_dir, hub)
 
 
-SEALING = """
-import sys, time, os
-from hf_mpwriter import SummaryWriter
-from hf_mpwriter.worker import worker
-worker.HOUSEKEEPING_EVERY = 0.1
-writer, step = SummaryWriter(sys.argv[1], mirror_every=0.001), 0
-while not os.path.exists(sys.argv[2]):
-    writer.add_scalar("loss", step, step)
-    step += 1
-    time.sleep(0.01)
-writer.close()
-print(step)
-"""
-
-
-def test_what_is_in_the_logdir_never_changes(run_dir, local, tmp_path, start):
-    """While a process logs, sealed files come one after the other; in the end all records are there once."""
-    stop, seen = tmp_path / "stop", {}
-    program = start(SEALING, run_dir, stop)
-
-    def look() -> bool:
-        for path, content in files_below(run_dir).items():
-            assert seen.setdefault(path, content) == content
-        return len(seen) >= 4
-
-    wait_for(look, "several files are in the logdir")
-    stop.touch()
-    count = int(program.succeed())
-    here = Path(storage.find(str(run_dir)).run_dir)
-    wait_for(lambda: look() and seen == files_below(here), "the rest is there")
-    assert [step for path in sorted(seen) for _, step in keys(run_dir / path)] == list(range(count))
-
-
 BOUNDED = """
 import os, sys, time
 from hf_mpwriter import SummaryWriter
-from hf_mpwriter.worker.staging import looking
-url, goes_on, looking.LONGEST = sys.argv[1], sys.argv[2], float(sys.argv[3])
+url, goes_on = sys.argv[1:3]
+os.environ["HF_MPWRITER_TIMING"] += f" logdir_wait={sys.argv[3]}"
 with SummaryWriter(url) as writer:
     for step in range(5):
         writer.add_scalar("loss", step, step)
@@ -219,9 +185,8 @@ def test_training_goes_on_although_its_url_hangs_or_refuses(run_dir, local, tmp_
 RESUMED = """
 import os, sys
 from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.worker.staging import looking
 os.environ |= {"RANK": "0", "WORLD_SIZE": "1"}
-looking.LONGEST = float(sys.argv[2])
+os.environ["HF_MPWRITER_TIMING"] += f" logdir_wait={sys.argv[2]}"
 with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=100, purge_step=1) as writer:
     writer.add_scalar("loss", 1.0, 1)
     print(writer.push(100))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import re
 from pathlib import Path
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import JSON
 
 import hf_mpwriter
 from hf_mpwriter.base import settings, state
@@ -25,6 +22,7 @@ from hf_mpwriter.base.settings import (
     Settings,
     check_repo_id,
     normalised_endpoint,
+    typed_repo_id,
 )
 
 GLOBS = st.lists(st.text("abc*?[]!/.", max_size=6), max_size=3)
@@ -36,7 +34,6 @@ SETTINGS = st.builds(
     allow_patterns=st.none() | GLOBS.map(lambda globs: patterns("patterns", globs)),
     ignore_patterns=GLOBS.map(lambda globs: patterns("patterns", globs)),
     exit_timeout=st.floats(0, 1e6),
-    mirror_every=st.floats(0.001, 1e6),
 )
 
 
@@ -91,44 +88,43 @@ def test_the_url_of_any_hub_is_taken(url):
     assert Destination(url, "me/run").endpoint == url
 
 
-@pytest.mark.parametrize("name", ["commit_every", "mirror_every"])
-@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, "5", None])
-def test_an_interval_is_a_positive_number_of_minutes(name, value):
-    """Anything else is refused at once, by its name, not by an uploader that never commits."""
+@pytest.mark.parametrize("value", [-1, math.inf, math.nan, "5", None])
+@pytest.mark.parametrize("name", ["commit_every", "exit_timeout"])
+def test_times_are_finite_numbers(name, value):
+    """Anything else is refused at once, by its name, not by an uploader that never commits or an end that never is."""
     with pytest.raises(SettingsError, match=name):
         Settings(**{name: value})
-
-
-@pytest.mark.parametrize("value", [-1, math.inf, math.nan, "5", None])
-def test_a_bounded_wait_is_a_finite_number_of_seconds(value):
-    """Zero is allowed, forever is not: the end of a process must come."""
-    with pytest.raises(SettingsError, match="exit_timeout"):
-        Settings(exit_timeout=value)
+    with pytest.raises(SettingsError, match="commit_every"):
+        Settings(commit_every=0)
     assert Settings(exit_timeout=0).exit_timeout == 0
 
 
-@pytest.mark.parametrize(("grace", "longest"), [(None, 60), (1000, 60), (25, 24), (1, 0), (0, 0)])
-def test_no_wait_exceeds_a_grace(grace, longest):
+@pytest.mark.parametrize(("longest", "expected"), [(None, 60), (1000, 60), (25, 25), (0, 0)])
+def test_no_wait_exceeds_the_limit_of_the_environment(longest, expected):
     """The process has to end before the SIGKILL, and say what is missing."""
-    assert Settings(exit_timeout=60).within(grace).exit_timeout == longest
+    assert Settings(exit_timeout=60).within(longest).exit_timeout == expected
 
 
-@pytest.mark.parametrize("value", ["-1", "inf", "nan", "soon"])
-def test_a_grace_is_a_number_of_seconds(value):
-    """The error names the variable."""
-    with pytest.raises(SettingsError, match="HF_MPWRITER_GRACE"):
-        Environment.read({"HF_MPWRITER_GRACE": value})
-    assert Environment.read({}).grace is None
-    assert Environment.read({"HF_MPWRITER_GRACE": "7.5"}).grace == 7.5
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("me/run", ("model", "me/run")),
+        ("run", ("model", "run")),
+        ("datasets/me/run", ("dataset", "me/run")),
+        ("datasets/run", ("dataset", "run")),
+        ("spaces/me/run", ("space", "me/run")),
+    ],
+)
+def test_the_type_of_a_repository_stands_before_its_id(text, found):
+    """As in the addresses of the Hub."""
+    assert typed_repo_id(text) == found
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "soon", ""])
-def test_a_mirror_interval_of_the_environment_is_a_number_of_minutes(value):
-    """The error names the variable."""
-    with pytest.raises(SettingsError, match="HF_MPWRITER_MIRROR_EVERY"):
-        Environment.read({"HF_MPWRITER_MIRROR_EVERY": value})
-    assert Environment.read({}).mirror_every is None
-    assert Environment.read({"HF_MPWRITER_MIRROR_EVERY": "0.5"}).mirror_every == 0.5
+@pytest.mark.parametrize("text", ["", "datasets/", "a/b/c", "datasets/a/b/c", "dataset/me/run"])
+def test_what_is_no_id_behind_its_type_is_refused(text):
+    """By the rule for ids."""
+    with pytest.raises(SettingsError, match="is not valid"):
+        typed_repo_id(text)
 
 
 @given(SETTINGS)
@@ -142,7 +138,7 @@ def test_settings_travel_in_a_member_file_unchanged(settings):
     [
         *({"private": value} for value in (0, 1, 0.0, np.True_)),
         *({"exit_timeout": value} for value in (False, True, 0, np.float64(2.5))),
-        *({name: value} for name in ("commit_every", "mirror_every") for value in (True, 1, np.float64(0.5))),
+        *({"commit_every": value} for value in (True, 1, np.float64(0.5))),
     ],
 )
 def test_values_that_are_almost_of_a_type_travel_as_that_type(loose):
@@ -150,33 +146,7 @@ def test_values_that_are_almost_of_a_type_travel_as_that_type(loose):
     settings = Settings(**loose)
     assert state.load(Settings, state.dump(settings)) == settings
     assert type(settings.private) in (bool, type(None))
-    assert {type(settings.commit_every), type(settings.exit_timeout), type(settings.mirror_every)} == {float}
-
-
-@given(JSON)
-def test_what_is_no_settings_is_refused(data):
-    """Whatever JSON a damaged member file holds: DamagedError, nothing else."""
-    with pytest.raises(state.DamagedError):
-        state.load(Settings, json.dumps(data).encode())
-
-
-@given(SETTINGS, st.sampled_from(sorted(dataclasses.asdict(Settings()))), JSON)
-def test_one_damaged_value_is_refused_or_harmless(settings, name, value):
-    """What `load` lets through can be used: `allows` answers, switches are switches."""
-    try:
-        found = state.load(Settings, json.dumps({**dataclasses.asdict(settings), name: value}).encode())
-    except state.DamagedError:
-        return
-    assert found.allows("events.out.tfevents.1") in (True, False)
-    assert found.private in (None, True, False)
-    assert found.squash_history in (True, False)
-    assert all(isinstance(pattern, str) for pattern in found.ignore_patterns)
-
-
-def test_an_unknown_setting_in_a_member_file_is_refused():
-    """A member file of another version is not half understood."""
-    with pytest.raises(state.DamagedError):
-        state.load(Settings, json.dumps({**dataclasses.asdict(Settings()), "colour": "red"}).encode())
+    assert {type(settings.commit_every), type(settings.exit_timeout)} == {float}
 
 
 @given(
@@ -248,5 +218,5 @@ def test_every_variable_of_the_package_is_known():
 
 def test_a_variable_that_does_not_exist_is_found():
     """One of another program is not ours."""
-    environ = {"HF_MPWRITER_GRACE": "5", "HF_MPWRITER_repo_id": "me/run", "HF_TOKEN": "x", "MY_HF_MPWRITER_GRACE": "5"}
+    environ = {"HF_MPWRITER_NODES": "5", "HF_MPWRITER_repo_id": "me/run", "HF_TOKEN": "x", "MY_HF_MPWRITER_GRACE": "5"}
     assert settings.unknown_variables(environ) == ["HF_MPWRITER_repo_id"]

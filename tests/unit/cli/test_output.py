@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import math
 import sys
 
-from hf_mpwriter.cli.output import UploadBar, counted
-from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.base.words import counted
+from hf_mpwriter.cli.output import UploadBar
+from hf_mpwriter.delivery.sinks import Carrier, Outlook
 from hf_mpwriter.system.redaction import printable
 
 
@@ -21,7 +21,7 @@ def test_the_bar_never_goes_back_and_shows_each_failure_once(capsys):
     bar = UploadBar(100, 60)
     for missing in (30, 100):
         bar.update(missing)
-        bar.show_failure(UploaderStatus(failures=1, reason="It is down.", failed_at=5.0), since=5.0)
+        bar.show_failure(Carrier(reason="It is down.", failed_at=5.0), since=5.0)
     bar.close()
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -31,11 +31,11 @@ def test_the_bar_never_goes_back_and_shows_each_failure_once(capsys):
 def test_what_failed_before_the_call_and_what_ends_it_are_not_shown_above_the_bar(capsys):
     """An outage that is over, a token that was changed; a refusal is told once, at the end. Each line names its run."""
     bar = UploadBar(100, 60, name="runs/a")
-    for kind, failed_at in (("Retry", 4.0), ("Refused", 6.0)):
-        bar.show_failure(UploaderStatus(kind=kind, reason=kind, failed_at=failed_at), since=5.0)
+    for is_refused, failed_at in ((False, 4.0), (True, 6.0)):
+        bar.show_failure(Carrier(is_refused=is_refused, reason="why", failed_at=failed_at), since=5.0)
     assert capsys.readouterr().err == ""
-    bar.show_failure(UploaderStatus(kind="Retry", reason="down", failed_at=6.0), since=5.0)
-    bar.show_failure(UploaderStatus(reason="it waits", blocked_until=math.inf), since=5.0)
+    bar.show_failure(Carrier(reason="down", failed_at=6.0), since=5.0)
+    bar.show_failure(Carrier(reason="it waits", outlook=Outlook(turn_in=60.0)), since=5.0)
     bar.update(50)
     bar.close()
     lines = capsys.readouterr().err.splitlines()

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 from forks import in_child
-from programs import DEADLINE, run_python
+from programs import run_python
 
-from hf_mpwriter import SummaryWriter
 from hf_mpwriter.events.deferred_log import DeferredLog, logger
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import process_state
 
 
 @pytest.fixture
@@ -28,7 +22,7 @@ def logged(caplog):
 
 def test_a_warning_comes_after_the_outermost_lock(logged):
     """Also when the locks are different ones, and when one is held twice."""
-    first, second = locks.thread_lock(), locks.thread_lock()
+    first, second = process_state.thread_lock(), process_state.thread_lock()
     logger.warning("%s", "at once")
     with first:
         with second, second:
@@ -42,7 +36,7 @@ def test_a_warning_comes_after_the_outermost_lock(logged):
 
 def test_a_lock_of_another_thread_delays_nothing(logged):
     """Only the thread that holds a lock has to wait until it is released."""
-    lock, held, done = locks.thread_lock(), threading.Event(), threading.Event()
+    lock, held, done = process_state.thread_lock(), threading.Event(), threading.Event()
 
     def hold() -> None:
         with lock:
@@ -60,29 +54,16 @@ def test_a_lock_of_another_thread_delays_nothing(logged):
 
 def test_the_fork_mutex_counts(logged):
     """A fork that waits for the mutex would wait for a log handler."""
-    with locks._mutex:
+    with process_state.fork_mutex:
         logger.warning("later")
         assert logged() == []
     logger.flush()
     assert logged() == ["later"]
 
 
-def test_a_signal_handler_inside_a_lock_collects(logged):
-    """The lock belongs to the interrupted call of the same thread."""
-    before = signal.signal(signal.SIGUSR1, lambda *_: logger.warning("from the handler"))
-    try:
-        with locks.thread_lock():
-            os.kill(os.getpid(), signal.SIGUSR1)
-            assert logged() == []
-        logger.flush()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    assert logged() == ["from the handler"]
-
-
 def test_a_forked_child_does_not_log_what_its_parent_collected(logged):
     """Each warning is logged once, by the process that it is about; the child holds no lock of its parent."""
-    with locks.thread_lock():
+    with process_state.thread_lock():
         logger.warning("the parent's")
 
         def child() -> None:
@@ -123,26 +104,6 @@ def test_a_handler_that_fails_never_fails_the_call_that_logs(capsys):
     assert "cannot handle second" in shown
 
 
-@pytest.mark.usefixtures("failing_handler")
-def test_every_writer_ends_although_a_handler_fails(tmp_path):
-    """What is told when an event file was removed reaches the handler from `add_scalar` and from `close`."""
-    writers = [SummaryWriter(tmp_path / name) for name in "ab"]
-    for writer in writers:
-        writer.add_scalar("loss", 1.0, 0)
-        remove_event_files(writer.logdir)
-        writer._worker.keep_house()
-        writer.add_scalar("loss", 1.0, 1)
-        remove_event_files(writer.logdir)
-        writer.close()
-        assert not writer._worker.is_active
-
-
-def remove_event_files(directory):
-    """Remove the event files of a run directory."""
-    for path in Path(directory).glob("events.*"):
-        path.unlink()
-
-
 SPEAKS = """
 import logging, os, multiprocessing
 from hf_mpwriter.events.deferred_log import logger
@@ -179,15 +140,6 @@ def test_lines_are_seen_once_and_as_the_user_has_configured_it(before, after, pr
     assert (ran.returncode, ran.stderr) == (0, printed)
 
 
-def test_a_spawned_child_is_heard_as_its_parent_is(tmp_path):
-    """It has no handler either."""
-    program = tmp_path / "spawns.py"
-    body = 'child = multiprocessing.get_context("spawn").Process(target=say, args=("child",))\n'
-    program.write_text(SPEAKS.format("", f"{body}    child.start()\n    child.join()"))
-    ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=DEADLINE, check=True)
-    assert ran.stderr == BOTH + SPOKEN.format("child")
-
-
 def test_a_filter_of_the_logger_holds_without_a_handler_too(capsys):
     """Secrets are redacted by one, see `system/redaction`."""
     own = DeferredLog("hf_mpwriter.of_this_test")
@@ -209,7 +161,7 @@ class Interrupts(logging.Handler):
 def test_an_interrupt_in_a_handler_costs_its_line_and_blocks_no_later_one(logged):
     """What was collected behind it is logged by the next call."""
     handler = Interrupts()
-    with locks.thread_lock():
+    with process_state.thread_lock():
         logger.info("first")
         logger.warning("second")
     logging.getLogger("hf_mpwriter").addHandler(handler)
@@ -222,33 +174,3 @@ def test_an_interrupt_in_a_handler_costs_its_line_and_blocks_no_later_one(logged
         logging.getLogger("hf_mpwriter").setLevel(logging.NOTSET)
     logger.warning("third")
     assert logged()[-2:] == ["second", "third"]
-
-
-class Writes(logging.Handler):
-    """A handler that logs through our writer, and through our logger."""
-
-    def __init__(self, writer):
-        super().__init__()
-        self.writer, self.depth = writer, 0
-
-    def emit(self, record):
-        """Log a scalar, and one line more."""
-        self.depth += 1
-        if self.depth < 3:
-            self.writer.add_scalar(f"lines/{record.levelname}", float(self.depth), self.depth)
-            logger.warning("a line in a line")
-
-
-def test_a_handler_that_logs_through_our_writer_is_called_without_our_locks(tmp_path):
-    """Neither it nor another thread waits: the fixture of the locks fails the test if one is held."""
-    with SummaryWriter(tmp_path / "run") as writer:
-        writer.add_scalar("loss", 1.0, 0)
-        handler = Writes(writer)
-        logging.getLogger("hf_mpwriter").addHandler(handler)
-        try:
-            remove_event_files(tmp_path / "run")
-            writer._worker.keep_house()
-            logger.warning("outside")
-        finally:
-            logging.getLogger("hf_mpwriter").removeHandler(handler)
-        assert handler.depth >= 3

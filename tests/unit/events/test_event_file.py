@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import errno
 import gc
-import itertools
 import os
-import random
-import signal
 import weakref
 
-from forks import fork, reap
-from support import events, failing, scalar
-from tensorboardX.proto import event_pb2
+from support import events, scalar
 
 from hf_mpwriter.base import names as names_module
-from hf_mpwriter.events import framing
 from hf_mpwriter.system import disk
 
 
@@ -34,45 +28,6 @@ def test_a_file_begins_with_its_version(place):
     file.append(scalar(1))
     assert events(file.path)[0].file_version == "brain.Event:2"
     assert place.steps() == [1]
-
-
-def test_what_returned_is_kept_under_sigkill(place):
-    """A child tells each returned step through a pipe and is killed at any moment: all of them are in whole records."""
-    seed = 7
-    print(f"seed {seed}")
-    rng = random.Random(seed)
-    for _ in range(6):
-        told, tell = os.pipe()
-
-        def child(tell: int = tell) -> None:
-            file = place.file()
-            for step in itertools.count(1):
-                file.append(scalar(step, "x" * (step % 300)))
-                os.write(tell, b"%d\n" % step)
-
-        before = set(place.paths())
-        pid = fork(child)
-        os.close(tell)
-        got = b""
-        limit = rng.randrange(1, 30_000)
-        while len(got) < limit:
-            got += os.read(told, limit - len(got))
-        os.kill(pid, signal.SIGKILL)
-        assert reap(pid) == -signal.SIGKILL
-        while chunk := os.read(told, 1 << 16):
-            got += chunk
-        os.close(told)
-        returned = int(got.rpartition(b"\n")[0].rpartition(b"\n")[2])
-        (path,) = set(place.paths()) - before
-        steps = [records_step for _, records_step in whole_keys(path)]
-        assert steps == list(range(1, len(steps) + 1))
-        assert returned <= len(steps) <= returned + 1
-
-
-def whole_keys(path: str) -> list[tuple[str, int]]:
-    """(tag, step) of the whole records of a file that may have a torn tail."""
-    found = map(event_pb2.Event.FromString, framing.payloads(path))
-    return [(value.tag, event.step) for event in found for value in event.summary.value]
 
 
 def test_a_returned_record_is_in_the_file_at_once(place):
@@ -129,18 +84,6 @@ def test_a_record_logged_during_flush_is_synced_by_the_next(place, monkeypatch):
     file.flush()
     file.flush()
     assert max(synced) == os.path.getsize(file.path)
-
-
-def test_a_refused_fsync_is_told_not_raised(place, caplog):
-    """Flush does not raise into training; the next one tries again."""
-    file = place.file()
-    file.append(scalar(1))
-    with failing("event_file.fsync=eio"):
-        file.flush()
-    assert "power cut" in caplog.text
-    assert file._series.current._synced < file.length
-    file.flush()
-    assert file._series.current._synced == file.length
 
 
 def test_a_disk_that_refuses_every_fsync_is_asked_ever_more_rarely_and_each_flush_tells(place, monkeypatch, caplog):

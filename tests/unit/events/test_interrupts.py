@@ -5,15 +5,15 @@ from __future__ import annotations
 import dis
 import itertools
 import os
-import random
-import signal
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
-from forks import in_child
 from support import scalar
 
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.events import backlog, deferred_log, event_file, framing, registration, segment, series
+from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.system import disk
 
 
@@ -59,173 +59,119 @@ def interrupted(n: int, action, handler=raise_interrupted) -> bool:
     return bool(ran)
 
 
+def each_call(place, least: int = 7) -> Iterator[Callable[..., bool]]:
+    """For each call in turn, in an empty directory: a function that runs an action and interrupts it behind that call.
+
+    The last one interrupts nothing, as the action has no more calls; `least`: there were at least so many.
+    """
+    for n in itertools.count(1):
+        ran = []
+
+        def interrupting(action, handler=raise_interrupted, n=n, ran=ran) -> bool:
+            ran.append(interrupted(n, action, handler))
+            return ran[-1]
+
+        place.reported.clear()
+        yield interrupting
+        for path in place.paths():
+            os.unlink(path)
+        if not any(ran):
+            assert n > least
+            return
+
+
+def with_steps(place, *steps: int, **arguments) -> EventFile:
+    """An event file with records of these steps."""
+    file = place.file(**arguments)
+    for step in steps:
+        file.append(scalar(step))
+    return file
+
+
 @pytest.mark.parametrize("work", ["append", "flush", "close", "check"])
 def test_what_a_signal_handler_logs_behind_any_call_is_kept_and_tears_nothing(place, work, caplog):
     """It logs behind every single call: each record is there once, and our length of the file is the true one."""
     payload = scalar(4)
-    for n in itertools.count(1):
-        file = place.file()
-        for step in (1, 2, 3):
-            file.append(scalar(step))
+    for interrupting in each_call(place, least=1):
+        file = with_steps(place, 1, 2, 3)
 
         def handler(file=file):
             file.append(scalar(10))
             file.append(scalar(11, "a longer tag"))
 
-        again = interrupted(
-            n, lambda file=file: file.append(payload) if work == "append" else getattr(file, work)(), handler
+        again = interrupting(
+            lambda file=file: file.append(payload) if work == "append" else getattr(file, work)(), handler
         )
-        assert not file.path or not file.length or file.length == os.path.getsize(file.path), f"behind call {n}"
+        assert not file.path or not file.length or file.length == os.path.getsize(file.path)
         interrupted(1, lambda file=file: file.append(scalar(5)), lambda file=file: file.append(scalar(12)))
         file.check()
         file.append(scalar(6))
         file.close()
-        expected = [1, 2, 3, *[4] * (work == "append"), 5, 6, *[10, 11] * again, 12]
-        assert sorted(place.steps()) == sorted(expected), f"a handler behind call {n}"
+        assert sorted(place.steps()) == sorted([1, 2, 3, *[4] * (work == "append"), 5, 6, *[10, 11] * again, 12])
         sealed = {path: length for kind, path, length in place.reported if kind == "seal"}
-        assert all(sealed[path] == os.path.getsize(path) for path in place.paths()), f"behind call {n}"
-        for path in place.paths():
-            os.unlink(path)
-        if not again:
-            assert n > 1
-            assert "changed" not in caplog.text, "no check takes it for damage"
-            return
+        assert all(sealed[path] == os.path.getsize(path) for path in place.paths())
+    assert "changed" not in caplog.text, "no check takes it for damage"
 
 
 def test_an_exception_of_a_signal_handler_never_duplicates_tears_or_loses_a_returned_record(place):
     """Raised behind every single call inside `append`: at most the record of that very append is missing."""
     payload = scalar(4)
-    for n in itertools.count(1):
-        file = place.file()
-        for step in (1, 2, 3):
-            file.append(scalar(step))
-        again = interrupted(n, lambda file=file: file.append(payload))
+    for interrupting in each_call(place, least=5):
+        file = with_steps(place, 1, 2, 3)
+        interrupting(lambda file=file: file.append(payload))
         file.append(scalar(5))
         file.append(scalar(6))
         file.close()
-        steps = place.steps()
-        assert steps in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 5, 6]), f"interrupted behind call {n}"
+        assert place.steps() in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 5, 6])
         assert not file._busy
-        for path in place.paths():
-            os.unlink(path)
-        if not again:
-            break
-    assert n > 5
 
 
 def test_an_exception_while_a_segment_is_opened_holds_nothing_back(place):
     """Interrupted behind every call of the first append: later records are kept, and no file counts as growing."""
     payload = scalar(1)
-    for n in itertools.count(1):
-        place.reported.clear()
+    for interrupting in each_call(place):
         file = place.file(purge=3)
-        again = interrupted(n, lambda file=file: file.append(payload))
+        interrupting(lambda file=file: file.append(payload))
         file.append(scalar(2))
         file.close()
-        assert place.steps() in ([1, 2], [2]), f"interrupted behind call {n}"
+        assert place.steps() in ([1, 2], [2])
         opened = {path for kind, path, _ in place.reported if kind == "open"}
         sealed = {path for kind, path, _ in place.reported if kind == "seal"}
-        left_open = [path for path in opened - sealed if os.path.exists(path)]
-        assert left_open == [], f"interrupted behind call {n}: {left_open} count as growing until the process ends"
-        for path in place.paths():
-            os.unlink(path)
-        if not again:
-            break
-    assert n > 7
+        assert [path for path in opened - sealed if os.path.exists(path)] == [], "they count as growing for ever"
 
 
-def test_an_exception_while_a_segment_is_sealed_spoils_neither_our_files_nor_anybody_elses(place, monkeypatch):
+def test_an_exception_while_a_segment_is_sealed_spoils_neither_our_files_nor_anybody_elses(
+    place, monkeypatch, tmp_path
+):
     """Interrupted behind every call of the append that rotates: nothing raises later, no foreign file is touched."""
     monkeypatch.setattr(series, "SEGMENT_MIN", 150)  # the third record is the last
     payload = scalar(3)
-    problems = []
-    for n in itertools.count(1):
-        file = place.file()
-        file.append(scalar(1))
-        file.append(scalar(2))
-        again = interrupted(n, lambda file=file: file.append(payload))
-        stranger = os.open(place.path + f"/../stranger{n}", os.O_RDWR | os.O_CREAT)
-        try:
-            for step in (4, 5, 6, 7):
-                file.append(scalar(step))
-            file.close()
-        except OSError as error:
-            problems.append(f"behind call {n}: {error!r} is raised into training")
-        try:
-            size = os.fstat(stranger).st_size
-            os.close(stranger)
-        except OSError:
-            problems.append(f"behind call {n}: the descriptor of a foreign file was closed")
-        else:
-            if size:
-                problems.append(f"behind call {n}: records went into a foreign file")
-        if place.steps() not in ([1, 2, 3, 4, 5, 6, 7], [1, 2, 4, 5, 6, 7]):
-            problems.append(f"behind call {n}: {place.steps()}")
-        for path in place.paths():
-            os.unlink(path)
-        if not again:
-            break
-    assert n > 7
-    assert problems == []
+    for interrupting in each_call(place):
+        file = with_steps(place, 1, 2)
+        interrupting(lambda file=file: file.append(payload))
+        stranger = os.open(tmp_path / "stranger", os.O_RDWR | os.O_CREAT)
+        for step in (4, 5, 6, 7):
+            file.append(scalar(step))
+        file.close()
+        assert os.fstat(stranger).st_size == 0
+        os.close(stranger)
+        assert place.steps() in ([1, 2, 3, 4, 5, 6, 7], [1, 2, 4, 5, 6, 7])
 
 
 def test_an_exception_while_waiting_records_are_written_loses_none_of_them(place):
     """The disk refused them, their calls had returned: a Ctrl-C while they are written is no loss."""
-    for n in itertools.count(1):
-        file = place.file()
-        file.append(scalar(1))
+    for interrupting in each_call(place):
+        file = with_steps(place, 1)
         file._refuse(OSError("refused"))
         for step in (2, 3, 4):
             file.append(scalar(step))
         assert file.waiting == 3
-        place.now += backlog.RETRY_FIRST
-        again = interrupted(n, file.flush)
+        place.now += USUAL.disk_retry_first
+        interrupting(file.flush)
         file.append(scalar(5))
         file.close()
-        assert place.steps() == [1, 2, 3, 4, 5], f"interrupted behind call {n}"
+        assert place.steps() == [1, 2, 3, 4, 5]
         assert file._backlog.size == 0
-        for path in place.paths():
-            os.unlink(path)
-        if not again:
-            break
-    assert n > 7
-
-
-def test_real_interrupts_never_duplicate_or_tear(place, small_segments):
-    """A timer whose handler raises at random moments, over rotations: each record at most once, returned ones all."""
-    seed = 11
-    print(f"seed {seed}")
-
-    def child() -> None:
-        rng = random.Random(seed)
-        file = place.file()
-        returned, interrupts, armed = [], 0, []
-
-        def handler(*_: object) -> None:
-            if armed:  # not on the way from one try to the next
-                raise Interrupted
-
-        signal.signal(signal.SIGALRM, handler)
-        step = 0
-        while interrupts < 250:
-            step += 1
-            try:
-                armed.append(True)
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 2e-4))
-                file.append(scalar(step))
-                returned.append(step)
-                armed.clear()
-            except Interrupted:
-                armed.clear()
-                interrupts += 1
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-        file.close()
-        steps = place.steps()
-        assert steps == sorted(set(steps)), "duplicated or out of order"
-        assert set(returned) - set(steps) == set(), "lost"
-
-    assert in_child(child) == 0
 
 
 @pytest.mark.parametrize("size", [-5, 0])
@@ -244,16 +190,11 @@ def test_after_an_interrupted_write_a_torn_record_is_cut_off_and_a_whole_one_sta
 def test_the_memory_bound_holds_after_an_interruption(place):
     """Bookkeeping that was interrupted does not make a later append raise from an empty queue."""
     payload = scalar(1, "x" * 500)
-    for n in itertools.count(1):
+    for interrupting in each_call(place):
         file = place.file(memory=100)
-        again = interrupted(n, lambda file=file: file.append(payload))
+        interrupting(lambda file=file: file.append(payload))
         place.refuse = True
         file._refuse(OSError("refused"))
         file.append(scalar(2))
         place.refuse = False
         file.close()
-        for path in place.paths():
-            os.unlink(path)
-        if not again:
-            break
-    assert n > 7

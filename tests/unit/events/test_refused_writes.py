@@ -11,7 +11,8 @@ from event_places import START, Place
 from forks import in_child
 from support import events, full_disk, limit_files, scalar, unlimit_files
 
-from hf_mpwriter.events import backlog, event_file, framing
+from hf_mpwriter.base.timing import USUAL
+from hf_mpwriter.events import event_file
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
 
@@ -24,7 +25,7 @@ def test_a_short_write_is_cut_back_and_the_writer_goes_on_when_there_is_room(pla
         for step in range(2, 30):
             file.append(scalar(step, "tag" * 10))
             events(file.path)
-            place.now += backlog.RETRY_LAST
+            place.now += USUAL.disk_retry_longest
         assert file.waiting > 10
         assert os.path.getsize(file.path) == file.length
     file.append(scalar(30))
@@ -160,26 +161,13 @@ def test_memory_is_bounded_and_what_is_dropped_is_counted(place, caplog):
     assert file.waiting + file.dropped == 100
     assert file.waiting > 10
     assert sum("refuses" in record.message for record in caplog.records) == 1
+    assert file.error == "refused"
     place.refuse = False
     kept = file.waiting
     file.flush()
     assert place.steps() == list(range(1, kept + 1))
+    assert file.error == ""
     assert sum("again" in record.message for record in caplog.records) == 1
-
-
-def test_an_event_file_tells_what_waits_and_why(place):
-    """Records, their bytes and the error of the disk, until it accepts them again."""
-    file = place.file()
-    file.append(scalar(1))
-    assert (file.waiting, file._backlog.size, file.error) == (0, 0, "")
-    file.close()
-    place.refuse = True
-    file.append(scalar(2))
-    file.append(scalar(3))
-    assert (file.waiting, file._backlog.size, file.error) == (2, 2 * len(framing.frame(scalar(2))), "refused")
-    place.refuse = False
-    file.flush()
-    assert (file.waiting, file._backlog.size, file.error) == (0, 0, "")
 
 
 def test_the_memory_is_shared_by_all_files_of_a_process(place, tmp_path):
@@ -230,7 +218,7 @@ def test_while_the_disk_refuses_it_is_tried_only_now_and_then(place):
     for step in range(50):
         file.append(scalar(step))
     assert len(tries) == 1
-    place.now += backlog.RETRY_FIRST
+    place.now += USUAL.disk_retry_first
     file.append(scalar(50))
     assert len(tries) == 2
     file.flush()

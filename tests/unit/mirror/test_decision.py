@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.mirror import decision
 from hf_mpwriter.mirror.decision import MirrorAction, MirrorSituation, Tries, decide, pause
 from hf_mpwriter.spool.staging.job import Absent, Arrived, Conflict, Withheld
@@ -62,7 +63,7 @@ def test_pauses_are_bounded_and_drawn(failures, seed, is_refused):
     """Many hosts do not come at once after an outage; nothing hammers."""
     wait = pause(failures, random.Random(seed), is_refused=is_refused)
     longest = decision.LONGEST_REFUSED_PAUSE if is_refused else decision.LONGEST_PAUSE
-    least = decision.REFUSED_PAUSE / 2 if is_refused else decision.SHORTEST_PAUSE
+    least = USUAL.copy_refused_retry_first / 2 if is_refused else decision.SHORTEST_PAUSE
     assert least <= wait <= longest
 
 
@@ -82,7 +83,7 @@ def test_writers_whose_files_have_failed_hold_up_no_other():
     found.behind |= {ONE}
     found.failed(10, is_refused=True)
     assert not found.may_start([ONE, TWO])
-    clock.append(clock[-1] + decision.FIRST_PAUSE)
+    clock.append(clock[-1] + USUAL.copy_retry_first)
     assert found.may_start([ONE, TWO])
     assert not found.may_start([ONE])
     found.behind |= {TWO}
@@ -97,7 +98,7 @@ def test_the_logdir_as_a_whole_is_waited_for():
     found, clock = tries()
     found.start()
     found.failed(10, is_refused=True)
-    clock.append(clock[-1] + decision.FIRST_PAUSE)
+    clock.append(clock[-1] + USUAL.copy_retry_first)
     assert not found.may_start([ONE, TWO])
     found.hurry()
     assert found.may_start([ONE])
@@ -116,7 +117,7 @@ def test_a_file_that_was_held_back_is_tried_again_with_growing_pauses():
             clock.append(clock[-1] + 1.0)
         assert found.due() == {"a", "b"}
         waits.append(clock[-1] - start)
-    assert waits[3] > 2 * waits[0] > decision.REFUSED_PAUSE / 2
+    assert waits[3] > 2 * waits[0] > USUAL.copy_refused_retry_first / 2
     found.note(Arrived("a", 1))
     assert found.due() == {"b"}
     found.note(Conflict("b", "another file is there"))

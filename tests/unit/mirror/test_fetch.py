@@ -162,20 +162,6 @@ def test_files_are_read_side_by_side(staged, monkeypatch):
     assert here(staged).keys() == {OLD, NEW, RANK}
 
 
-def test_an_empty_or_missing_logdir_is_no_failure(staged, tmp_path):
-    """The first attempt finds none."""
-    staged.logdir = str(tmp_path / "none")
-    assert told(staged) == [Listed({}), Finished()]
-
-
-def test_a_url_that_cannot_be_reached_from_here_is_for_the_user(staged):
-    """The package that is missing is named."""
-    staged.logdir = "oss://bucket/exp1"
-    (failure,) = told(staged)
-    assert failure.is_setting
-    assert "ossfs" in failure.reason
-
-
 def test_a_disk_that_is_full_ends_it_with_a_reason(staged, monkeypatch):
     """What has come until then stays."""
     monkeypatch.setattr(fetch, "AT_ONCE", 1)

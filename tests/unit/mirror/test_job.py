@@ -59,37 +59,18 @@ def test_no_item_leads_out_of_the_run_directory(path):
         state.load(Item, state.dump({"path": path, "length": 1}) if path else b"{}")
 
 
-def test_a_job_is_bounded():
-    """By files and by bytes; one file may be longer."""
-    many = [Item(f"f{n}", 1) for n in range(1000)]
+def test_the_bounds_of_a_job():
+    """Files and bytes, but one file may be longer; a copy that took too long gets twice the time, up to an hour.
+
+    It never gets less than its bytes need: a segment that needs longer gets there in the end.
+    """
+    many, large = [Item(f"f{n}", 1) for n in range(1000)], [Item(f"f{n}", decision.JOB_BYTES) for n in range(3)]
     assert decision.bounded(many) == tuple(many[: decision.JOB_FILES])
-    long = [Item(f"f{n}", decision.JOB_BYTES) for n in range(3)]
-    assert decision.bounded(long) == tuple(long[:1])
-    assert decision.bounded(many[:3]) == tuple(many[:3])
-
-
-def test_a_long_file_gets_more_time():
-    """A mount that hangs is given up soon, a slow one is not."""
-    short, long = (CopyJob("/run", "/there", "m", (Item("f", size),)) for size in (1, 1 << 30))
-    assert decision.limit(long) > decision.limit(short) + 600
-
-
-def test_a_copy_that_took_too_long_gets_twice_the_time():
-    """Up to an hour, and never less than its bytes need: a segment that needs longer gets there in the end."""
+    assert decision.bounded(large) == tuple(large[:1])
     short, long = (CopyJob("/run", "/there", "m", (Item("f", size),)) for size in (0, 10 << 30))
     assert [decision.limit(short, late) for late in range(4)] == [60.0, 120.0, 240.0, 480.0]
     assert decision.limit(short, 10_000) == decision.LIMIT_LONGEST
     assert decision.limit(long, 3) == decision.limit(long) > decision.LIMIT_LONGEST
-
-
-def test_copies_that_took_too_long_are_counted_until_one_ends_well():
-    """Also over the end of a mirror: the count is in its record. Another failure says nothing of time."""
-    known = Mirrored()
-    for end in (Failure("hung", is_refused=False, is_late=True),) * 2:
-        known = recorded(known, end)
-    known = recorded(known, Failure("refused", is_refused=True))
-    assert known.late == 2
-    assert recorded(known, Finished()).late == 0
 
 
 def test_what_arrives_is_not_refused_any_more():

@@ -14,6 +14,8 @@ from staged import stage
 from support import event_file
 
 from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.timing import USUAL
+from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.mirror import copy, loop
 from hf_mpwriter.mirror.decision import MirrorAction, decide
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
@@ -32,11 +34,9 @@ from hf_mpwriter.spool.staging.job import (
     Unread,
     Withheld,
 )
-from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, mirror_lock
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.filesystem import Mount
 from hf_mpwriter.system.process import host_id
 
 NAME = "events.out.tfevents.1000000000.there.1.0123abcd"
@@ -59,7 +59,7 @@ def clock() -> list[float]:
 @pytest.fixture
 def mirror(spool, clock) -> Mirror:
     """A mirror of that run that has found nothing in the logdir; no process."""
-    lock = locks.try_exclusive(mirror_lock(spool))
+    lock = locks.try_exclusive(spool.lock_of("mirror"))
     mirror = Mirror(spool, spool.logdir, lock, lambda: clock[-1], random.Random(0))
     mirror._take(Listed({}))
     return mirror
@@ -83,7 +83,7 @@ def test_a_mirror_leaves_a_copy_that_cannot_be_killed_when_no_worker_lives(spool
     assert mirror.tick()
     clock.append(clock[-1] + LINGER + 1)
     assert not mirror.tick()
-    assert not locks.is_held(mirror_lock(spool))
+    assert not locks.is_held(spool.lock_of("mirror"))
 
 
 def test_a_file_that_goes_away_is_told_and_looked_for_again(spool, mirror, tmp_path):
@@ -102,8 +102,7 @@ def test_a_comparison_keeps_no_file_from_the_logdir(spool):
     job = CopyJob(spool.run_dir, spool.logdir, "mark", ())
     lock = locks.try_exclusive(places.compare_lock)
     handle = CopyHandle(spool, job)
-    while handle.listen()[1] is None:
-        handle.wait(1.0)
+    ended(handle)
     locks.release(lock)
     lock = locks.try_exclusive(places.copy_lock)
     with pytest.raises(CopyLivesError):
@@ -124,6 +123,13 @@ class Ended:
         return list(self._told[:-1]), self._told[-1]
 
 
+def ended(handle: CopyHandle):
+    """How a real copy ends."""
+    while (end := handle.listen()[1]) is None:
+        handle.wait(1.0)
+    return end
+
+
 def test_a_mount_that_is_gone_is_compared_anew(spool, mirror):
     """What it had not published was lost with its program: nothing that was there is believed."""
     mirror._take(Arrived(NAME, 4711))
@@ -139,8 +145,8 @@ def test_the_limit_of_a_copy_doubles_until_one_ends_well(spool, mirror, monkeypa
     """The next copy is started with what the record says, also by the next mirror."""
     started = []
 
-    def start(*_, late: int) -> Ended:
-        started.append(late)
+    def start(_spool, _job, seconds: float) -> Ended:
+        started.append(seconds)
         return Ended(Finished())
 
     monkeypatch.setattr(loop, "CopyHandle", start)
@@ -150,7 +156,7 @@ def test_the_limit_of_a_copy_doubles_until_one_ends_well(spool, mirror, monkeypa
     for _ in range(2):
         mirror._start_copy(mirror._job(MirrorAction.COPY))
         mirror._listen(mirror._copy)
-    assert started == [2, 0]
+    assert started == [4 * USUAL.copy_limit, USUAL.copy_limit]
 
 
 def test_a_file_that_is_held_back_waits_alone(spool, mirror, clock):
@@ -159,27 +165,13 @@ def test_a_file_that_is_held_back_waits_alone(spool, mirror, clock):
     mirror._final = [LocalFile(path, 5, growing=False) for path in (NAME, other)]
     mirror._listen(Ended(Withheld(NAME, "Permission denied"), Arrived(other, 5), Finished()))
     assert mirror._waiting() == []
-    assert Logdir(spool).refused({NAME: 5}) == {NAME: f"{NAME}: Permission denied"}
+    assert LogdirSink(spool).refused({NAME: 5}) == {NAME: f"{NAME}: Permission denied"}
     assert mirror._status.failures == 0
     clock.append(clock[-1] + 120.0)
     assert [file.path for file in mirror._waiting()] == [NAME]
     mirror._listen(Ended(Arrived(NAME, 5), Finished()))
     assert mirror._waiting() == []
-    assert Logdir(spool).refused({NAME: 5}) == {}
-
-
-def test_a_copy_knows_the_mount_of_the_run(spool, tmp_path):
-    """From its record: one on another mount writes nothing, and tells what helps."""
-    (tmp_path / "here" / NAME).write_bytes(b"12345")
-    mount = Mount(str(tmp_path), "fuse.gcsfuse", "bucket")
-    dataclasses.replace(MirrorRecord.read(spool), mount=mount).replace(spool)
-    job = CopyJob(spool.run_dir, str(tmp_path / "there"), "mark", (Item(NAME, 5),))
-    handle = CopyHandle(spool, job)
-    while (end := handle.listen()[1]) is None:
-        handle.wait(1.0)
-    assert end.is_gone
-    assert "mount it again" in end.reason
-    assert not (tmp_path / "there").exists()
+    assert LogdirSink(spool).refused({NAME: 5}) == {}
 
 
 def test_a_copy_whose_record_cannot_be_read_writes_nothing(spool, tmp_path, mirror):
@@ -195,8 +187,7 @@ def test_a_copy_whose_record_cannot_be_read_writes_nothing(spool, tmp_path, mirr
     CopyHandle(spool, dataclasses.replace(job, only_compare=True)).wait(60.0)
     record.write_bytes(content)
     handle = CopyHandle(spool, job)
-    while (end := handle.listen()[1]) is None:
-        handle.wait(1.0)
+    end = ended(handle)
     assert isinstance(end, Finished)
 
 
@@ -245,13 +236,13 @@ def test_what_is_listed_as_long_as_here_is_not_copied_and_the_rest_comes_back(sp
     assert decide(mirror._situation([])) is MirrorAction.FETCH
     assert mirror._job(MirrorAction.FETCH).items == (Item(other, 5), Item(third, 6))
     mirror._publish()
-    assert (mirror._status.returning, mirror._status.checked, Logdir(spool).is_returning) == (2, 0.0, True)
+    assert (mirror._status.returning, mirror._status.checked, LogdirSink(spool).is_returning) == (2, 0.0, True)
     mirror._listen(Ended(Fetched(other, 5), Unread(third, "why"), Finished()))
     mirror._publish()
     assert (mirror._status.returning, mirror._status.unread) == (0, {third: "why"})
     assert mirror._status.checked > 0
     assert mirror._there == {NAME: size, other: 5}
-    assert Logdir(spool).wait_until_back(60.0, lambda: None, 1.0) == f"{third}: why"
+    assert LogdirSink(spool).has_come_back(1.0) == f"{third}: why"
 
 
 def test_a_file_of_which_a_beginning_is_here_comes_back_before_later_ones_go(spool, mirror):

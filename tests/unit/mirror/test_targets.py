@@ -228,20 +228,14 @@ def refusing(monkeypatch, number: int, path: str) -> None:
     monkeypatch.setattr(posix.os, "open", refuse)
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.EFBIG, errno.ENOSPC])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.EFBIG, errno.ENOSPC, errno.EIO])
 def test_a_file_that_the_logdir_refuses_keeps_no_other_back(run, tmp_path, monkeypatch, number):
-    """The others are written, and the copy has not failed."""
+    """The others are written; only what may pass, as EIO, fails the copy, and is tried again with all pauses."""
     refusing(monkeypatch, number, ONE)
-    told = copied(run, tmp_path / "there", way=IN_PLACE)
-    assert told == [Arrived(*arguments(items(run)[1])), Withheld(ONE, os.strerror(number)), Finished()]
-
-
-def test_an_error_that_may_pass_fails_the_copy_after_the_others_are_there(run, tmp_path, monkeypatch):
-    """EIO is tried again soon, with all pauses of the logdir."""
-    refusing(monkeypatch, errno.EIO, ONE)
-    told = copied(run, tmp_path / "there", way=IN_PLACE)
-    reason = os.strerror(errno.EIO)
-    assert told == [Arrived(*arguments(items(run)[1])), Failure(reason, is_refused=False, is_of_files=True)]
+    told, reason = copied(run, tmp_path / "there", way=IN_PLACE), os.strerror(number)
+    passes = [Failure(reason, is_refused=False, is_of_files=True)]
+    others = Arrived(*arguments(items(run)[1]))
+    assert told == [others, *(passes if number == errno.EIO else [Withheld(ONE, reason), Finished()])]
 
 
 @pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ESTALE])

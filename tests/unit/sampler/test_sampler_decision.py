@@ -29,11 +29,7 @@ def test_each_situation_has_its_action(situation, action):
     assert decide(situation) is action
 
 
-def test_nothing_is_sampled_without_a_worker():
-    """The uploader may have gone: what is opened then would stay here."""
+def test_nothing_is_sampled_without_a_worker_and_a_living_one_is_left_only_on_sigterm():
+    """In every situation; the uploader may have gone, and what is opened then would stay here."""
     assert {s.has_workers for s in ALL if decide(s) is SamplerAction.SAMPLE} == {True}
-
-
-def test_it_leaves_a_living_worker_only_on_sigterm():
-    """In every situation."""
     assert all(s.is_ending for s in ALL if decide(s) is SamplerAction.LEAVE and s.has_workers)

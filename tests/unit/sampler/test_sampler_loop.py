@@ -11,14 +11,15 @@ from support import events
 
 from hf_mpwriter.base.names import sampler_directory, sampler_name
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.events import framing
-from hf_mpwriter.sampler import loop
-from hf_mpwriter.sampler.loop import LINGER, SAMPLE_EVERY, Sampler
+from hf_mpwriter.sampler.loop import LINGER, Sampler
 from hf_mpwriter.sampler.sources import Sources
+from hf_mpwriter.spool import daemons
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
-from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerRecord
+from hf_mpwriter.spool.workers.samplers import SamplerStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, host_id
 
@@ -37,20 +38,18 @@ class Machine:
 
     def start(self) -> None:
         """Start a sampler, which has a second or more until its first sample."""
-        lock = locks.try_exclusive(SamplerPlaces.of(self.host).lock)
+        lock = locks.try_exclusive(self.spool.lock_of("sampler"))
         assert lock is not None, "the one before has ended"
         clock, wall = (lambda: self.now), (lambda: 1_900_000_000.0 + self.now)
         self.sampler = Sampler(
-            self.spool, Settings(mirror_every=1.0), lock, Sources({"one": lambda: {"a/b": self.now}}), clock, wall
+            self.spool, Settings(commit_every=1.0), lock, Sources({"one": lambda: {"a/b": self.now}}), clock, wall
         )
-        self._lock = lock
 
     def run(self, seconds: float) -> bool:
         """Let time pass, tick by tick; whether the sampler still works."""
-        for _ in range(int(seconds / loop.TICK)):
-            self.now += loop.TICK
-            if not self.sampler.tick():
-                locks.release(self._lock)  # as the end of the process does
+        for _ in range(int(seconds / USUAL.sampler_tick)):
+            self.now += USUAL.sampler_tick
+            if not self.sampler.look():
                 return False
         return True
 
@@ -77,7 +76,7 @@ def test_while_a_worker_lives_there_is_a_sample_every_15_seconds(machine):
     """The first one soon; steps are seconds, and it names itself for `stop`."""
     worker = machine.worker()
     machine.start()
-    assert SamplerRecord.read(machine.host).process == Process.current()
+    assert SamplerStatus.read(machine.host).process == Process.current()
     assert machine.run(61)
     times = [value for _, value in machine.samples]
     assert times == [1001.0, 1016.0, 1031.0, 1046.0, 1061.0]
@@ -95,13 +94,13 @@ def test_when_no_worker_lives_it_samples_once_more_seals_at_once_and_leaves_soon
     assert machine.run(2)
     assert [bool(member.growing) for member in Members(machine.spool).all() if member.is_sampler] == [True]
     workers[1].leave()
-    assert machine.run(loop.TICK)
+    assert machine.run(USUAL.sampler_tick)
     (member,) = (member for member in Members(machine.spool).all() if member.is_sampler)
     assert (member.growing, member.requests) == (frozenset(), 1), "an uploader that did not wait sends it all the same"
     assert [value for _, value in machine.samples] == [1001.0, 1007.5]
-    assert not machine.run(LINGER + 2 * loop.TICK)
+    assert not machine.run(LINGER + 2 * USUAL.sampler_tick)
     assert [member for member in Members(machine.spool).all() if member.is_sampler] == []
-    assert not SamplerPlaces.of(machine.host).starts.exists(), "it has left in good order"
+    assert not machine.host.daemon("sampler").starts.exists(), "it has left in good order"
 
 
 def test_a_worker_that_comes_back_soon_meets_the_same_sampler(machine):
@@ -112,7 +111,7 @@ def test_a_worker_that_comes_back_soon_meets_the_same_sampler(machine):
     worker.leave()
     machine.run(LINGER - 1)
     worker = machine.worker()
-    assert machine.run(SAMPLE_EVERY + 1)
+    assert machine.run(USUAL.sample_every + 1)
     assert len(machine.files) == 2, "what is sealed never grows again"
     worker.leave()
 
@@ -143,12 +142,12 @@ def test_without_a_worker_it_writes_nothing(machine):
 def test_sigterm_ends_it_with_a_last_sample(machine, monkeypatch):
     """Even while workers live; the file is sealed."""
     ends = []
-    monkeypatch.setattr(loop, "end_within", ends.append)
+    monkeypatch.setattr(daemons, "end_within", ends.append)
     worker = machine.worker()
     machine.start()
     machine.run(4)
     machine.sampler.terminate()
-    assert not machine.run(loop.TICK)
+    assert not machine.run(USUAL.sampler_tick)
     assert [value for _, value in machine.samples] == [1001.0, 1004.5]
     assert ends, "a driver that hangs cannot keep it"
     worker.leave()
@@ -175,13 +174,13 @@ def test_it_ends_when_what_it_writes_to_is_removed(machine, what):
     run_dir = machine.spool.run_dir
     gone = {"spool": machine.spool.root, "run directory": run_dir, "lock": str(machine.host.root)}[what]
     shutil.rmtree(gone)
-    assert not machine.run(loop.TICK)
+    assert not machine.run(USUAL.sampler_tick)
     assert not os.path.exists(gone)
     worker.leave()
 
 
 def test_of_a_staged_run_it_seals_by_time(machine, tmp_path):
-    """The mirror brings only what is sealed; `mirror_every` is a minute here."""
+    """The mirror brings only what is sealed; `commit_every` is a minute here."""
     MirrorRecord(str(tmp_path / "there"), 1_900_001_000.0).publish(machine.spool)
     worker = machine.worker()
     machine.start()

@@ -28,14 +28,6 @@ def test_a_source_that_fails_is_told_once_and_the_others_go_on(caplog):
     ]
 
 
-def test_a_rate_is_the_growth_per_second_since_the_last_sample():
-    """However long ago that was."""
-    rates = Rates()
-    assert rates.of({"read": 1000}, 10.0) == {}
-    assert rates.of({"read": 4000}, 12.0) == {"read": 1500.0}
-    assert rates.of({"read": 4000}, 30.0) == {"read": 0.0}
-
-
 def test_a_counter_that_is_new_or_was_reset_has_no_rate():
     """An interface that comes and goes must not show as a peak, nor below zero."""
     rates = Rates()

@@ -6,6 +6,7 @@ import itertools
 import os
 
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support import scalar
 
@@ -23,6 +24,7 @@ def test_a_step_is_the_whole_seconds_since_the_run_was_created():
     assert [steps.take(5000.0 + after) for after in (0.0, 15.0, 30.2)] == [100, 115, 130]
 
 
+@hypothesis_settings(max_examples=30)
 @given(
     age=st.floats(-1e9, 1e9),
     last=st.one_of(st.none(), st.integers(0, 1 << 40)),

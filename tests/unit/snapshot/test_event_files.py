@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import event_file, scalar
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.files import BATCH_IN_MEMORY, PAYLOAD_LIMIT, LocalFile
+from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import attachments
@@ -26,23 +26,10 @@ def name(second: int, suffix: str = "") -> str:
     return f"events.out.tfevents.{second:010d}.host.1.aabbccdd{suffix}"
 
 
-def scan(run_dir, growing=()) -> dict[str, tuple[int, bool]]:
+def scan(run_dir, allows=lambda _: True) -> dict[str, tuple[int, bool]]:
     """Path -> length, growing."""
-    return {
-        f.path: (f.length, f.growing) for f in EventFileScan(Directory(run_dir)).files(lambda _: True, lambda: growing)
-    }
-
-
-def test_the_sizes_are_those_of_the_allowed_event_files_alone(tmp_path):
-    """Nothing of the spool and no attachment; a torn record counts, as nothing is read."""
-    length = event_file(tmp_path / "rank_00001" / name(1), 2)
-    with open(tmp_path / "rank_00001" / name(1), "ab") as file:
-        file.write(b"torn")
-    event_file(tmp_path / "left" / name(2), 1)
-    event_file(tmp_path / names.SPOOL_NAME / name(3), 1)
-    (tmp_path / "notes.txt").write_text("no events")
-    found = sizes(Directory(tmp_path), lambda path: not path.startswith("left/"))
-    assert found == {f"rank_00001/{name(1)}": length + 4}
+    files = EventFileScan(Directory(run_dir)).files(allows, tuple)
+    return {file.path: (file.length, file.growing) for file in files}
 
 
 def test_a_folder_with_a_spool_of_its_own_is_another_run(tmp_path):
@@ -98,46 +85,42 @@ def runs(draw) -> tuple[list[LocalFile], dict[str, int], set[str]]:
     return draw(st.permutations(files)), acknowledged, quarantined
 
 
+def is_ours(path: str) -> bool:
+    """Whether a file has a name of ours."""
+    return bool(names.event_second(os.path.basename(path)))
+
+
 @given(runs())
-def test_any_prefix_of_what_is_pending_may_be_published(run):
-    """Of ours in one directory, none gets new bytes on the Hub before all earlier ones are complete there."""
+def test_exactly_what_is_free_to_go_is_pending_in_an_order_of_which_any_prefix_may_be_published(run):
+    """Left out is what is acknowledged, quarantined, or behind a file of ours that grows or is refused.
+
+    Of ours in one directory, none gets new bytes on the Hub before all earlier ones are complete there.
+    """
     files, acknowledged, quarantined = run
-    held = dict(acknowledged)
     order = pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)
-    assert len({file.path for file in order}) == len(order)
-    for file in order:
-        assert file.length > held[file.path], "it would shrink or repeat the Hub's copy"
-        assert file.path not in quarantined
-        directory, base = os.path.split(file.path)
-        if names.event_second(base):
-            for other in files:
-                there, earlier = os.path.split(other.path)
-                if there == directory and earlier < base and names.event_second(earlier):
-                    assert held[other.path] == other.length, f"{other.path} is not complete"
-                    assert not other.growing
-                    assert other.path not in quarantined
-        held[file.path] = file.length
-
-
-@given(runs())
-def test_what_is_free_to_go_is_pending(run):
-    """Nothing is left out but what is acknowledged, quarantined, or behind a file of ours that grows or is refused."""
-    files, acknowledged, quarantined = run
-    order = {
-        file.path for file in pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)
-    }
-    for file in files:
-        directory, base = os.path.split(file.path)
-        blocked = names.event_second(base) and any(
-            (other.growing or other.path in quarantined)
-            and os.path.dirname(other.path) == directory
-            and names.event_second(os.path.basename(other.path))
-            and os.path.basename(other.path) < base
+    held = dict(acknowledged)
+    earlier = {
+        file.path: [
+            other
             for other in files
-        )
-        assert (file.path in order) == (
-            file.length > acknowledged[file.path] and file.path not in quarantined and not blocked
-        )
+            if is_ours(file.path)
+            and is_ours(other.path)
+            and os.path.dirname(other.path) == os.path.dirname(file.path)
+            and other.path < file.path
+        ]
+        for file in files
+    }
+    free = {
+        file.path
+        for file in files
+        if file.length > acknowledged[file.path]
+        and file.path not in quarantined
+        and not any(other.growing or other.path in quarantined for other in earlier[file.path])
+    }
+    assert sorted(file.path for file in order) == sorted(free)
+    for file in order:
+        assert all(held[other.path] == other.length for other in earlier[file.path])
+        held[file.path] = file.length
 
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=30))
@@ -210,10 +193,15 @@ def whole_ends(data: bytes) -> list[int]:
 
 
 def test_only_event_files_outside_the_spool_are_seen_and_links_are_not_followed(tmp_path):
-    """Files with `tfevents` in its base name, at any depth; not the spool's, not what a link leads to."""
+    """Allowed files with `tfevents` in the base name, at any depth; not the spool's, not what a link leads to.
+
+    The sizes are those of the same files; nothing is read for them, so a torn record counts.
+    """
     run_dir = tmp_path / "run"
-    for path in (name(1), f"rank_00001/{name(2)}", f"a/b/{name(3)}", "x.tfevents", "model.bin"):
-        event_file(run_dir / path, 1)
+    for path in (name(1), f"rank_00001/{name(2)}", f"a/b/{name(3)}", "x.tfevents", "model.bin", "left/y.tfevents"):
+        length = event_file(run_dir / path, 1)
+    with open(run_dir / name(1), "ab") as file:
+        file.write(b"torn")
     event_file(run_dir / ".hf_mpwriter" / name(4), 1)
     event_file(run_dir / "c" / ".hf_mpwriter" / name(5), 1)
     event_file(tmp_path / "outside" / name(6), 1)
@@ -221,9 +209,12 @@ def test_only_event_files_outside_the_spool_are_seen_and_links_are_not_followed(
     (run_dir / "link").symlink_to(tmp_path / "outside")
     os.mkfifo(run_dir / name(8))
     (run_dir / name(9)).mkdir()
+    found = dict.fromkeys([name(1), f"rank_00001/{name(2)}", f"a/b/{name(3)}", "x.tfevents"], length)
+    allows = lambda path: not path.startswith("left/")  # noqa: E731
+    assert sizes(Directory(run_dir), allows) == {**found, name(1): length + 4}
     (run_dir / name(10)).touch()
     (run_dir / name(11)).write_bytes(b"garbage")
-    assert sorted(scan(run_dir)) == sorted([name(1), f"rank_00001/{name(2)}", f"a/b/{name(3)}", "x.tfevents"])
+    assert {path: length for path, (length, _) in scan(run_dir, allows).items()} == found
 
 
 def test_who_grows_is_asked_after_the_listing(tmp_path):
@@ -236,14 +227,6 @@ def test_who_grows_is_asked_after_the_listing(tmp_path):
 
     found = EventFileScan(Directory(tmp_path)).files(lambda _: True, growing)
     assert [(file.path, file.growing) for file in found] == [(name(1), True)]
-
-
-def test_patterns_leave_files_out(tmp_path):
-    """What the user's patterns do not allow is not found."""
-    for path in ("a.tfevents", "b.tfevents"):
-        event_file(tmp_path / path, 1)
-    found = EventFileScan(Directory(tmp_path)).files(lambda path: path != "a.tfevents", tuple)
-    assert [file.path for file in found] == ["b.tfevents"]
 
 
 def test_a_run_directory_that_is_gone_has_no_files(tmp_path):
@@ -410,15 +393,6 @@ def test_a_large_file_that_may_still_grow_is_alone_in_its_batch():
     ]
 
 
-@given(st.lists(st.tuples(st.integers(1, 3 * PAYLOAD_LIMIT), st.booleans())))
-def test_a_batch_holds_a_bounded_number_of_bytes_in_memory(sizes):
-    """However many files there are: the sum within a batch, or one file within the limit of one."""
-    files = [LocalFile(f"{number}.tfevents", *size) for number, size in enumerate(sizes)]
-    for group in bounded(files):
-        held = [file.length for file in group if file.in_memory]
-        assert sum(held) <= BATCH_IN_MEMORY or (len(held) == 1 and held[0] <= PAYLOAD_LIMIT)
-
-
 @pytest.fixture
 def parsed(monkeypatch):
     """Where the parsing of each file has begun."""
@@ -427,39 +401,37 @@ def parsed(monkeypatch):
     return found
 
 
-def test_a_finished_file_that_the_hub_has_is_not_opened(tmp_path, monkeypatch):
-    """A new uploader, and `status`, of ten thousand files: a look at the directories is enough."""
+def test_a_finished_file_that_the_hub_has_is_not_opened_until_it_changes(tmp_path, monkeypatch, parsed):
+    """A new uploader, and `status`, of ten thousand files: a look at the directories is enough.
+
+    When it changes, nothing of it was seen before.
+    """
     length, opened, original = event_file(tmp_path / name(1), 9), [], os.open
-    monkeypatch.setattr(os, "open", lambda path, *args, **kw: opened.append(path) or original(path, *args, **kw))
-    files = EventFileScan(Directory(tmp_path), lambda _: length).files(lambda _: True, set)
-    assert files == [LocalFile(name(1), length, False)]
+    scan = EventFileScan(Directory(tmp_path), lambda _: length)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda path, *args, **kw: opened.append(path) or original(path, *args, **kw))
+        assert scan.files(lambda _: True, set) == [LocalFile(name(1), length, False)]
     assert name(1) not in opened
-
-
-def test_such_a_file_that_changes_is_parsed_from_its_start(tmp_path, parsed):
-    """Nothing of it was seen before."""
-    length = event_file(tmp_path / name(1), 9)
-    files = EventFileScan(Directory(tmp_path), lambda _: length)
-    assert files.files(lambda _: True, set)
     (tmp_path / name(1)).write_bytes(framing.frame(b"a") + b"torn")
-    (file,) = files.files(lambda _: True, set)
+    (file,) = scan.files(lambda _: True, set)
     assert (file.length, parsed) == (len(framing.frame(b"a")), [0])
 
 
 @pytest.mark.parametrize("base", [name(1), "custom.tfevents"])
-def test_a_file_that_grows_is_parsed_from_where_it_is_known_to_be_whole(tmp_path, parsed, base):
-    """Of a writer of ours that lives, and of another one."""
-    known = event_file(tmp_path / base, 9)
+@pytest.mark.parametrize("known", [0, 1, 100, 10_000, None])
+def test_what_the_hub_has_tells_where_to_begin(tmp_path, base, known, parsed):
+    """Behind the whole records that it has, unless another content ends in the middle of a record, or behind its end.
+
+    A file that changes was never seen, so it is parsed from its start.
+    """
+    whole = event_file(tmp_path / base, 9)
+    known = whole if known is None else known
     with (tmp_path / base).open("ab") as file:
         file.write(framing.frame(scalar(10)) + b"torn")
-    (found,) = EventFileScan(Directory(tmp_path), lambda _: known).files(lambda _: True, lambda: {base})
-    assert (found.length, parsed) == (os.path.getsize(tmp_path / base) - 4, [known])
-
-
-@pytest.mark.parametrize("known", [1, 100, 10_000])
-def test_what_the_hub_has_of_another_content_tells_nothing(tmp_path, known, parsed):
-    """Others have put a file there that ends in the middle of a record of ours, or behind its end."""
-    length = event_file(tmp_path / name(1), 9)
-    assert known not in {0, length}
-    (found,) = EventFileScan(Directory(tmp_path), lambda _: known).files(lambda _: True, set)
-    assert (found.length, parsed) == (length, [0])
+    scan = EventFileScan(Directory(tmp_path), lambda _: known)
+    (found,) = scan.files(lambda _: True, lambda: {base})
+    begins = whole if known == whole else 0
+    assert (found.length, parsed) == (os.path.getsize(tmp_path / base) - 4, [begins])
+    (tmp_path / base).write_bytes(framing.frame(b"a") + b"torn")
+    (found,) = scan.files(lambda _: True, lambda: {base})
+    assert (found.length, parsed) == (len(framing.frame(b"a")), [begins, 0])

@@ -52,14 +52,9 @@ def folder(tmp_path) -> Folder:
     ("age", "is_quiet"), [(UNCHANGED, True), (9 * UNCHANGED, True), (UNCHANGED - 1, False), (0, False), (-5, False)]
 )
 def test_a_file_of_others_is_quiet_after_ten_minutes_without_a_change(folder, age, is_quiet):
-    """By the clock of the filesystem; a time in the future is no age."""
+    """By the clock of the filesystem; a time in the future is no age, and without the clock none is quiet."""
     folder.write(THEIRS, 2, age)
     assert folder.quiet() == ({THEIRS} if is_quiet else set())
-
-
-def test_without_the_clock_of_the_filesystem_no_file_is_quiet(folder):
-    """The disk refuses to tell its time."""
-    folder.write(THEIRS, 2)
     folder.now = 0.0
     assert folder.quiet() == set()
 

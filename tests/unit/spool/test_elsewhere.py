@@ -11,6 +11,7 @@ import pytest
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SILENCE, StatusFile
+from hf_mpwriter.spool.workers import members as members_module
 from hf_mpwriter.spool.workers.members import MemberFile, Members
 from hf_mpwriter.spool.workers.peers import OTHERS_SILENCE, seen_from_here
 from hf_mpwriter.system import disk, locks
@@ -41,7 +42,7 @@ def publish(
     status = StatusFile(host, process, time.monotonic, 0.0, lambda: time.time() - age)
     status.saw(elsewhere)
     status.publish(phase=phase, waiting=0, push=None, commits=0, blocked_until=0.0)
-    os.utime(host.status, (time.time() - age, time.time() - age))
+    os.utime(host.daemon("uploader").status, (time.time() - age, time.time() - age))
 
 
 def lives(spool: Spool) -> bool:
@@ -81,11 +82,12 @@ def test_the_uploader_here_says_what_it_knows(spool):
     assert not lives(spool)
 
 
-def test_hosts_are_looked_up_once_for_all_members(spool):
+def test_hosts_are_looked_up_once_for_all_members(spool, monkeypatch):
     """Their status is a file per host, and there may be hundreds of workers."""
     MemberFile(spool, "rank_00001", OTHER, Settings()).leave()
     asked = []
-    members = Members(spool, lambda: asked.append(1) or (OTHER.host,))
+    monkeypatch.setattr(members_module, "seen_from_here", lambda _: asked.append(1) or (OTHER.host,))
+    members = Members(spool)
     for looks in (1, 2):
         assert [member.alive for member in members.all()] == [True, True]
         assert len(asked) == looks, "each look asks anew"

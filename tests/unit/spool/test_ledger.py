@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import os
 
 import pytest
-from forks import KILLED, in_child
-from hypothesis import HealthCheck, example, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support import JSON, dump, failing
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
@@ -22,19 +18,6 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Held, Ledger, Quarantined
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
-SAVE = [f"ledger.save.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
-VALID = {
-    "destination": dataclasses.asdict(HERE),
-    "repo_id": "me/run",
-    "files": {},
-    "quarantined": {},
-    "settings": None,
-    "uncertain": {},
-    "checks": {"h1": 1},
-    "private": None,
-    "saves": 1,
-    "taken_over": [],
-}
 
 
 @pytest.fixture
@@ -95,35 +78,16 @@ def test_a_comparison_counts_in_milliseconds_and_always_grows():
 
 
 @pytest.mark.parametrize("field", ["files", "quarantined", "uncertain"])
-def test_a_path_outside_the_run_directory_is_damage(field):
+def test_a_path_outside_the_run_directory_or_a_negative_length_is_damage(field):
     """What a ledger names is read and compared: it never leads out of the run directory."""
     values = {"files": Held(1, "", "", 0.0), "quarantined": Quarantined(1, 0.0, "why"), "uncertain": [Sent(1, "")]}
     Ledger(HERE, **{field: {"a.tfevents": values[field]}})
     for path in ("../a.tfevents", "/a.tfevents", ".hf_mpwriter/a.tfevents"):
         with pytest.raises(ValueError, match="not a path"):
             Ledger(HERE, **{field: {path: values[field]}})
-
-
-@pytest.mark.parametrize("point", SAVE)
-def test_a_kill_while_a_ledger_is_saved_leaves_the_old_or_the_new(place, point):
-    """Whole at any kill, and no length decreases."""
-    ledger_of(a=10).save(place.host("h1").ledger)
-    assert in_child(lambda: ledger_of(a=20).save(place.host("h1").ledger), f"{point}=kill") == KILLED
-    assert ledger.load(place, HERE).length("a") == (20 if "dirsync" in point else 10)
-    assert ledger.set_aside(place, "h1") is None
-    ledger_of(a=30).save(place.host("h1").ledger)
-    assert ledger.load(place, HERE).length("a") == 30
-
-
-@pytest.mark.parametrize("fault", ["enospc", "eio"])
-@pytest.mark.parametrize("point", SAVE)
-def test_a_disk_that_refuses_a_ledger_is_told_and_leaves_a_whole_one(place, point, fault):
-    """The caller gets the OSError; the older ledger stays readable."""
-    ledger_of(a=10).save(place.host("h1").ledger)
-    with failing(f"{point}={fault}"), pytest.raises(OSError, match="failpoint"):
-        ledger_of(a=20).save(place.host("h1").ledger)
-    assert ledger.load(place, HERE).length("a") in (10, 20)
-    assert os.listdir(place.host("h1").root) == ["ledger.json"]
+    for wrong in ({"files": {"a": Held(-5, "", "", 0.0)}}, {"uncertain": {"a": [Sent(-5, "")]}}):
+        with pytest.raises(ValueError, match="length"):
+            Ledger(HERE, **wrong)
 
 
 def test_of_several_hosts_the_greatest_length_counts(place):
@@ -142,74 +106,6 @@ def test_a_ledger_of_another_destination_is_not_read(place):
     made.save(place.host("h1").ledger)
     assert ledger.load(place, HERE).files == {}
     assert ledger.set_aside(place, "h1") is None
-
-
-@given(st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()))
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_ledger_that_cannot_be_read_counts_as_empty_and_is_set_aside(place, data):
-    """Any bytes: loading goes on with the other hosts, setting aside makes room for a new one."""
-    ledger_of(a=10).save(place.host("h2").ledger)
-    path = place.host("h1").ledger
-    with open(path, "wb") as file:
-        file.write(data)
-    assert {p: held.length for p, held in ledger.load(place, HERE).files.items()} == {"a": 10}
-    aside = ledger.set_aside(place, "h1")
-    assert aside is not None
-    with open(aside, "rb") as file:
-        assert file.read() == data
-    assert not os.path.exists(path)
-    os.unlink(aside)
-
-
-@given(st.sampled_from(sorted(VALID)), JSON)
-@example("files", [])
-@example(
-    "files",
-    {
-        "a": {
-            "length": float("inf"),
-            "sha256": "",
-            "blob_id": "",
-            "commit": "",
-            "time": 1,
-            "foreign": False,
-            "stamp": [],
-            "generation": 0,
-        }
-    },
-)
-@example("quarantined", [])
-@example("destination", {**VALID["destination"], "endpoint": 5})
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_ledger_with_one_damaged_field_stops_no_uploader(place, field, value):
-    """An uploader that cannot start because of its ledger would never upload again."""
-    path = place.host("h1").ledger
-    dump(path, {**VALID, field: value})
-    ledger.load(place, HERE)
-    if aside := ledger.set_aside(place, "h1"):
-        os.unlink(aside)
-
-
-def test_a_ledger_that_is_no_file_is_set_aside(place):
-    """A link or a directory in its place does not keep the uploader from starting."""
-    path = place.host("h1").ledger
-    os.symlink("elsewhere", path)
-    assert ledger.load(place, HERE).files == {}
-    assert ledger.set_aside(place, "h1") is not None
-    os.mkdir(path)
-    assert ledger.load(place, HERE).files == {}
-    ledger.set_aside(place, "h1")
-    ledger_of(a=1).save(path)
-    assert ledger.load(place, HERE).length("a") == 1
-
-
-def test_a_negative_length_is_damage(place):
-    """A ledger claims lengths; what is none makes the ledger unreadable."""
-    held = {"length": -5, "sha256": "", "blob_id": "", "commit": "", "time": 1.0, "foreign": False, "stamp": []}
-    held["generation"] = 0
-    dump(place.host("h1").ledger, {**VALID, "files": {"a": held}})
-    assert ledger.load(place, HERE).length("a") == 0
-    assert ledger.load(place, HERE).files == {}
 
 
 # attachments
@@ -252,16 +148,6 @@ def test_contents_of_unknown_outcome_are_remembered_until_one_is_known(place, mo
     for length in range(9):
         made.mark_uncertain([dataclasses.replace(OLD, length=length)])
     assert [one.length for one in made.uncertain["a.tsv"]] == [6, 7, 8]
-
-
-def test_uncertain_contents_do_not_grow_with_the_number_of_hosts(place):
-    """Each host's uploader saves what it has merged; the same content counts once."""
-    made = Ledger(HERE)
-    made.mark_uncertain([OLD])
-    for host in ("h1", "h2"):
-        made.save(place.host(host).ledger)
-        made = ledger.load(place, HERE)
-    assert ledger.load(place, HERE).uncertain == {"a.tsv": [OLD.content]}
 
 
 def test_what_loses_a_merge_is_still_known_as_ours(place):

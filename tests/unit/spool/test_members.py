@@ -20,9 +20,8 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers import members as members_module
-from hf_mpwriter.spool.workers.claims import claim
 from hf_mpwriter.spool.workers.member_lines import COUNTERS_LENGTH, Member, MemberName, News, Reading
-from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, Members, last_of, remembered
+from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, Members, claim, last_of, remembered
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.testing import processes
@@ -160,37 +159,23 @@ def test_a_member_file_is_seen_locked_or_not_at_all(place):
 
 
 @pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
-def test_a_member_file_that_is_not_made_is_not_seen(place, fault):
-    """Killed or refused before the rename: no member, and the next one succeeds."""
-    code = in_child(lambda: member_file(place), f"members.file.rename={fault}")
-    assert code == (KILLED if fault == "kill" else 1)
+def test_a_member_file_that_is_not_made_is_not_seen_and_leaves_nothing(place, fault):
+    """Killed or refused before the rename: no member, and the next one succeeds. A refusal leaves nothing (promise 11).
+
+    A worker tries every second while the disk is full: neither files nor descriptors may add up.
+    """
+    point, before = f"members.file.rename={fault}", open_descriptors()
+    if fault == "kill":
+        assert in_child(lambda: member_file(place), point) == KILLED
+    else:
+        for _ in range(5):
+            with failing(point), pytest.raises(OSError, match="failpoint"):
+                member_file(place)
+        assert open_descriptors() == before
+        assert os.listdir(place.members) == []
     assert Members(place).all() == []
     made = member_file(place)
     assert [(member.name, member.alive) for member in Members(place).all()] == [(made.name, True)]
-
-
-@pytest.mark.parametrize("fault", ["enospc", "eio"])
-def test_starts_that_the_disk_refuses_leave_nothing_behind(place, fault):
-    """A worker tries every second while the disk is full: neither files nor descriptors may add up (promise 11)."""
-    before = open_descriptors()
-    for _ in range(5):
-        with failing(f"members.file.rename={fault}"), pytest.raises(OSError, match="failpoint"):
-            member_file(place)
-    assert open_descriptors() == before
-    assert os.listdir(place.members) == []
-
-
-def test_a_full_disk_leaves_neither_a_member_file_nor_half_of_one(place):
-    """The first line does not fit: no member, nothing left in the spool."""
-
-    def child() -> None:
-        limit_files(20)
-        with pytest.raises(OSError, match=r"refuses|large"):
-            member_file(place)
-
-    assert in_child(child) == 0
-    assert Members(place).all() == []
-    assert os.listdir(place.members) == []
 
 
 def test_a_line_that_does_not_fit_is_taken_back(place):
@@ -320,16 +305,6 @@ def test_a_stopped_worker_lives(place):
         os.kill(pid, signal.SIGSTOP)
         assert [member.alive for member in Members(place).all()] == [True]
         os.kill(pid, signal.SIGCONT)
-
-
-def test_a_child_of_fork_does_not_keep_its_parents_member_file_alive(place):
-    """The parent dies, the child lives on: the member is dead; and a child's end does not end the parent's."""
-    assert in_child(lambda: None) == 0
-    mine = member_file(place)
-    with living(lambda: None):
-        assert [member.alive for member in Members(place).all()] == [True]
-        locks.release(mine._fd)
-        assert [member.alive for member in Members(place).all()] == [False]
 
 
 def test_the_name_of_a_member_file_is_never_used_again(place):
@@ -472,19 +447,19 @@ def registration(place: Spool) -> MemberFiles:
 
 
 def test_requests_do_not_make_a_member_file_longer(place):
-    """Ten thousand requests, each one news: as many bytes as after none."""
+    """A thousand requests, each one news: as many bytes as after none."""
     mine, reading = registration(place), Members(place)
     for number in range(50):
         mine.opened(f"events.out.tfevents.{number}")
     (file,) = mine.files
     before = os.path.getsize(file.path)
-    for _ in range(10_000):
+    for _ in range(1000):
         mine.request()
     mine.record_dropped(3)
     mine.record_dropped(4)
     assert os.path.getsize(file.path) == before
     (member,) = reading.all()
-    assert (member.requests, member.dropped, len(member.growing)) == (10_000, 4, 50)
+    assert (member.requests, member.dropped, len(member.growing)) == (1000, 4, 50)
 
 
 def test_a_live_file_never_counts_as_finished_however_many_there_were(place, monkeypatch):
@@ -535,7 +510,7 @@ def test_a_worker_that_dies_while_it_starts_another_member_file_is_dead(place, m
 def test_only_what_is_new_of_a_member_file_is_read(place, monkeypatch):
     """A worker with thousands of files that asks for a push costs its counters, not its file."""
     mine, seen = registration(place), Members(place)
-    for number in range(3000):
+    for number in range(300):
         mine.opened(f"{number}.tfevents")
     seen.all()
     read, pread = [], os.pread
@@ -549,7 +524,7 @@ def test_only_what_is_new_of_a_member_file_is_read(place, monkeypatch):
     mine.request()
     mine.opened("last.tfevents")
     (member,) = seen.all()
-    assert (member.requests, len(member.files)) == (1, 3001)
+    assert (member.requests, len(member.files)) == (1, 301)
     assert sum(read) < 200
 
 
@@ -573,22 +548,6 @@ def test_a_member_file_that_cannot_be_read_for_a_moment_is_no_end_of_its_worker(
                 members.growing()
         assert [member.alive for member in known.all()] == [True]
     assert known.growing() == Members(place).growing() == {"a.tfevents"}
-
-
-def test_half_a_line_that_the_disk_took_is_no_part_of_the_next_one(place):
-    """A full disk in the middle of a line: it is taken back, and the next lines count."""
-
-    def child() -> None:
-        mine = member_file(place)
-        limit_files(os.path.getsize(mine.path) + 60)
-        with pytest.raises(OSError, match=r"refuses|large"):
-            mine.write({"open": "a" * 200})
-        for name in ("b", "c"):
-            mine.write({"open": name})
-        (member,) = Members(place).all()
-        assert member.growing == {"b", "c"}
-
-    assert in_child(child) == 0
 
 
 def test_a_file_of_the_program_on_the_number_of_a_member_file_is_not_written(place, tmp_path):

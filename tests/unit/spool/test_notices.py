@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from support import failing
@@ -86,15 +85,6 @@ def test_what_the_disk_refuses_is_written_later(host, clock):
         file.note(["a"])
         assert texts(host) == []
     file.save()
-    assert texts(host) == ["a"]
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"notices": [1]}', b'{"notices": "ab"}'])
-def test_a_damaged_file_counts_as_empty(host, clock, data):
-    """It comes from anywhere; what follows is told all the same."""
-    Path(host.notices).write_bytes(data)
-    assert read_notices(host) == ()
-    NoticesFile(host, clock).note(["a"])
     assert texts(host) == ["a"]
 
 

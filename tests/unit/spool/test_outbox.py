@@ -9,10 +9,8 @@ import os
 
 import pytest
 from forks import KILLED, in_child
-from hypothesis import HealthCheck, example, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from support import JSON, dump, event_file, failing
+from hypothesis import example, given
+from support import JSON, event_file, failing
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
@@ -130,27 +128,19 @@ def test_a_kill_while_a_batch_is_put_leaves_the_older_or_the_newer(run, point, c
 
 @pytest.mark.parametrize("fault", ["enospc", "eio"])
 @pytest.mark.parametrize("point", PUT)
-def test_a_batch_that_the_disk_refuses_is_kept_in_memory_and_reported(run, point, fault):
-    """The uploader goes on from memory; the next batch that fits clears the trouble."""
-    outbox = run.outbox()
-    with failing(f"{point}={fault}"):
-        outbox.put([[NEW]])
-    assert [batch.files for batch in outbox.batches] == [(NEW,)]
-    assert "memory" in outbox.trouble
-    outbox.put([[NEW, MORE]])
-    assert outbox.trouble == ""
-    assert run.found() == [(NEW, MORE)]
-
-
-@pytest.mark.parametrize("fault", ["enospc", "eio"])
-@pytest.mark.parametrize("point", [point for point in PUT if "dirsync" not in point])
-def test_an_older_batch_stays_on_disk_until_a_newer_one_is_durable(run, point, fault):
-    """The disk refuses the newer one: the next uploader still finds the older one."""
+def test_a_batch_that_the_disk_refuses_is_kept_in_memory_and_the_older_one_on_disk(run, point, fault):
+    """The uploader says so and goes on from memory, the next one from what is durable; the next batch clears it."""
     outbox = run.outbox()
     outbox.put([[OLD]])
     with failing(f"{point}={fault}"):
         outbox.put([[NEW]])
-    assert (OLD,) in run.found()
+    assert [batch.files for batch in outbox.batches] == [(NEW,)]
+    assert "memory" in outbox.trouble
+    assert (OLD,) in run.found() or point == "outbox.put.dirsync"
+    outbox = run.outbox()
+    outbox.put([[NEW, MORE]])
+    assert outbox.trouble == ""
+    assert run.found() == [(NEW, MORE)]
 
 
 def test_trouble_lasts_until_every_batch_is_on_disk(run):
@@ -255,69 +245,7 @@ def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
     assert after_restart(run) == InFlightRecord(7, fenced=True)
 
 
-@pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
-@pytest.mark.parametrize("step", ["unlink", "dirsync"])
-def test_a_removal_of_the_record_that_is_interrupted_can_be_repeated(run, step, fault):
-    """The record is whole or gone; removing it again is no error."""
-    outbox = run.outbox()
-    outbox.mark_in_flight(Batch(3, (OLD,)), fenced=True)
-    assert in_child(outbox.clear_in_flight, f"outbox.cleared.{step}={fault}") == (KILLED if fault == "kill" else 1)
-    assert after_restart(run) == (InFlightRecord(3, fenced=True) if step == "unlink" else None)
-    outbox.clear_in_flight()
-    outbox.clear_in_flight()
-    assert after_restart(run) is None
-
-
-@given(st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()))
-@example(b'{"batch": Infinity, "fenced": true, "attachments": []}')
-@example(b'{"batch": 4, "fenced": 1, "attachments": []}')
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_record_in_flight_that_cannot_be_read_counts_as_the_worst_case(run, data):
-    """Anything may have been under way: without a fence."""
-    run.outbox()
-    with open(run.host.in_flight, "wb") as file:
-        file.write(data)
-    found = interrupted(run.host)
-    assert found is not None
-    assert not found.fenced
-
-
-def test_a_record_in_flight_that_is_no_file_counts_as_the_worst_case(run):
-    """The disk refuses to read it: that is no reason not to start."""
-    run.outbox()
-    os.symlink("elsewhere", run.host.in_flight)
-    assert interrupted(run.host) == InFlightRecord(0, fenced=False)
-
-
 # leftovers
-
-
-@given(
-    st.binary(max_size=20)
-    | JSON.map(lambda value: json.dumps({"number": 9, "files": value}).encode())
-    | JSON.map(json.dumps)
-)
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_batch_that_cannot_be_understood_is_dropped(run, data):
-    """Half a file after a power cut on a bad disk, any bytes: the outbox opens, without it, and can be used."""
-    run.outbox().put([])
-    run.outbox().put([[OLD]])
-    with open(os.path.join(run.host.outbox, "00000009.json"), "wb") as file:
-        file.write(data if isinstance(data, bytes) else data.encode())
-    outbox = run.outbox()
-    assert (OLD,) in [batch.files for batch in outbox.batches]
-    outbox.put([[NEW]])
-    assert run.found() == [(NEW,)]
-
-
-def test_something_else_in_the_place_of_a_batch_does_not_keep_the_outbox_shut(run):
-    """A directory or a link named like a batch, a name of another form."""
-    run.outbox().put([[OLD]])
-    os.mkdir(os.path.join(run.host.outbox, "00000008.json"))
-    os.symlink("elsewhere", os.path.join(run.host.outbox, "00000007.json"))
-    for name in ("x.json", "note.txt"):
-        dump(os.path.join(run.host.outbox, name), {"files": []})
-    assert run.found() == [(OLD,)]
 
 
 def test_leftovers_of_killed_writers_do_not_add_up(run):
@@ -348,12 +276,6 @@ def test_only_files_within_the_run_directory_are_read_from_disk(item):
     """Anything else is damage; no JSON that hypothesis makes by chance is a file."""
     with pytest.raises(state.DamagedError):
         batch_of(item)
-
-
-def test_files_travel_unchanged():
-    """To JSON and back they are equal."""
-    batch = Batch(1, (OLD, NEW, MORE))
-    assert state.load(Batch, state.dump(batch)) == batch
 
 
 def test_a_batch_under_the_name_of_another_is_dropped(run):

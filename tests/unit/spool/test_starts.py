@@ -7,12 +7,13 @@ import os
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from programs import wait_for
 
 from hf_mpwriter.spool import starts
-from hf_mpwriter.spool.starts import LONGEST_PAUSE, STARTS_LIMIT, Starter, StartRecord, Starts, Tenure
-from hf_mpwriter.system import disk, failpoints, launch, locks
+from hf_mpwriter.spool.starts import LONGEST_PAUSE, STARTS_LIMIT, Starter, StartRecord, Starts
+from hf_mpwriter.system import failpoints, launch, locks
 from hf_mpwriter.system.process import host_id
 
 HOUR = 3600.0
@@ -33,6 +34,7 @@ def starts_within(seconds: float, begin: Starts, now: float) -> int:
 
 
 @given(ANYTHING, st.floats(0.0, 1e8))
+@hypothesis_settings(max_examples=30)
 def test_no_count_prevents_starts_for_ever_or_lets_them_loose(count, now):
     """Whatever stands in the file: within ten minutes there is a start, within an hour there are not many."""
     assert starts_within(2 * LONGEST_PAUSE, count, now) >= 1
@@ -84,7 +86,7 @@ def ended(starter: Starter, spool) -> None:
 def test_many_workers_start_no_more_than_one(spool, record, crashing, workers, last_of_the_first):
     """The count stands on disk; each of them asks it under the uploader lock."""
     now = [1000.0]
-    all_of_them, found = [Starter(spool, lambda: now[0]) for _ in range(workers)], 0
+    all_of_them, found = [Starter(spool, clock=lambda: now[0]) for _ in range(workers)], 0
     for _ in range(70):
         for starter in all_of_them:
             if starter.start(record, os.environ.copy):
@@ -98,17 +100,17 @@ def test_many_workers_start_no_more_than_one(spool, record, crashing, workers, l
 def test_a_disk_that_refuses_the_count_prevents_no_start(spool, record, crashing):
     """The worker counts for itself then; what it has counted is written as soon as the disk allows it."""
     now = [1000.0]
-    starter = Starter(spool, lambda: now[0])
+    starter = Starter(spool, clock=lambda: now[0])
     for number in range(STARTS_LIMIT + 3):
         failpoints.armed["starts.write"] = ("enospc", 1)
         assert starter.start(record, os.environ.copy) is (number <= STARTS_LIMIT)
         ended(starter, spool)
-    assert not os.path.exists(spool.host(host_id()).starts)
+    assert not os.path.exists(spool.host(host_id()).daemon("uploader").starts)
     del failpoints.armed["starts.write"]
     now[0] = starter.quiet_until
     assert starter.start(record, os.environ.copy)
     ended(starter, spool)
-    assert not Starter(spool, lambda: now[0]).start(record, os.environ.copy), "another one reads it"
+    assert not Starter(spool, clock=lambda: now[0]).start(record, os.environ.copy), "another one reads it"
 
 
 def test_a_start_that_fails_is_not_counted_for_others(spool, record, monkeypatch):
@@ -122,22 +124,5 @@ def test_a_start_that_fails_is_not_counted_for_others(spool, record, monkeypatch
     for _ in range(STARTS_LIMIT + 2):
         with pytest.raises(OSError, match="no interpreter"):
             starter.start(record, os.environ.copy)
-    assert starts._load(spool.host(host_id()).starts).at == ()
+    assert starts._load(spool.host(host_id()).daemon("uploader").starts).at == ()
     assert not locks.is_held(spool.uploader_lock)
-
-
-@pytest.mark.parametrize("how", ["sound", "over"])
-def test_an_uploader_that_does_well_clears_the_count(spool, how):
-    """It lives for a minute, or it leaves in good order: the next one is started at once."""
-    now, host = [0.0], spool.host(host_id())
-    disk.make_dirs(host.root)
-    disk.replace(host.starts, b"{}", "starts")
-    tenure = Tenure(host.starts, lambda: now[0])
-    tenure.note(is_over=False)
-    assert os.path.exists(host.starts)
-    now[0] = starts.STARTS_WINDOW if how == "sound" else 1.0
-    tenure.note(is_over=how == "over")
-    assert not os.path.exists(host.starts)
-    disk.replace(host.starts, b"{}", "starts")
-    tenure.note(is_over=False)
-    assert os.path.exists(host.starts), "it looks no more"

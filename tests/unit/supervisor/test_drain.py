@@ -9,22 +9,22 @@ import pytest
 from programs import wait_for
 from support import event_file
 
-from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.settings import OFFLINE, Destination, Settings
 from hf_mpwriter.cli.syncing.following import followed
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.members import SUPERVISOR, MemberFile
 from hf_mpwriter.supervisor import drain
 from hf_mpwriter.supervisor.drain import Drain, Upload
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.election import UploaderElection
 
 
 def test_a_rank_that_ends_first_does_not_wait_for_those_that_still_follow_the_folder(tmp_path, monkeypatch):
     """All is on the Hub, and the uploader stays for the others. The last one waits until it has left."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(Progress, "uploader_is_alive", lambda _: True)
-    monkeypatch.setattr(Progress, "missing", lambda *_, **__: {})
+    monkeypatch.setattr(HubSink, "is_alive", lambda _: True)
+    monkeypatch.setattr(HubSink, "missing", lambda *_, **__: {})
     event_file(tmp_path / "exp1" / "events.out.tfevents.1700000000.host", 1)
     spool = Spool(str(tmp_path / "exp1"))
     spool.create()
@@ -40,7 +40,7 @@ def test_a_folder_that_its_program_removes_is_followed_anew_as_soon_as_it_is_bac
     """Many programs clear their logdir when they start. The end tells of what is there then, not of what was."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # so nothing is waited for
-    monkeypatch.setattr(Election, "ensure_uploader", lambda _: False)
+    monkeypatch.setattr(UploaderElection, "ensure", lambda _: False)
     monkeypatch.setattr(drain, "LOOK_EVERY", 0.01)
     folder, said, one = tmp_path / "exp1", list[str](), Drain()
     event_file(folder / "events.out.tfevents.1700000000.host", 1)
@@ -54,10 +54,10 @@ def test_a_folder_that_its_program_removes_is_followed_anew_as_soon_as_it_is_bac
     one.finish()
     wait_for(lambda: one.is_over, "the thread ends")
     (outcome,) = one.outcomes
-    (line,) = drain.lines([outcome], is_first=False, is_offline=True, is_quiet=False)
+    (line,) = drain.lines([outcome], is_first=False, is_quiet=False)
     if comes_back:
         assert said[0] == said[1]
-        assert outcome.total == (folder / "events.out.tfevents.1700000001.host").stat().st_size
+        assert outcome.deliveries[0].total == (folder / "events.out.tfevents.1700000001.host").stat().st_size
         assert Spool(str(folder)).destination() is not None
     else:
         assert line == f"nothing more of {folder} was uploaded: it does not exist"
@@ -67,7 +67,7 @@ def test_a_folder_that_is_made_anew_goes_where_its_writer_says_once_it_has_said_
     """A script clears the logdir of its program, which then takes seconds to start: there is no spool meanwhile."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # so nothing is waited for
-    monkeypatch.setattr(Election, "ensure_uploader", lambda _: False)
+    monkeypatch.setattr(UploaderElection, "ensure", lambda _: False)
     folder, one = tmp_path / "exp1", Drain()
     folder.mkdir()
     one.add(str(folder))
@@ -78,5 +78,5 @@ def test_a_folder_that_is_made_anew_goes_where_its_writer_says_once_it_has_said_
     one._tend(str(folder), 2, is_finishing=False)
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run", path_in_repo="tensorboard/exp1"))
     outcome = one._tend(str(folder), 3, is_finishing=True)
-    (line,) = drain.lines([outcome], is_first=False, is_offline=True, is_quiet=False)
-    assert "are not on the Hub yet" in line
+    (line,) = drain.lines([outcome], is_first=False, is_quiet=False)
+    assert f"are not on the Hub: {OFFLINE}" in line

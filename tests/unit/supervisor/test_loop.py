@@ -19,28 +19,41 @@ NAME = "hf-mpwriter.1.2.3.0123456789abcdef"
 
 def test_all_ranks_below_supervisors_of_their_own_agree_on_the_start_of_their_launcher():
     """Each supervisor started at another time; the time that the launcher of both started counts."""
-    below = environment_below({"RANK": "1"}, NAME, 25.0, 1)
+    below = environment_below({"RANK": "1"}, NAME, 25.0)
     assert role.launch_time(1, below) == pytest.approx(process.parent_started_at(), abs=0.5)
-    inner = environment_below(below | {"RANK": "1"}, NAME, 25.0, 1)
+    inner = environment_below(below, NAME, 25.0)
     assert role.launch_time(1, inner) == role.launch_time(1, below), "also of one below another"
 
 
 def test_a_supervisor_outside_a_launcher_tells_no_start():
     """Below a shell, the start of the shell means nothing; nor does what an outer rank was told."""
-    assert role.LAUNCHED_AT not in environment_below({role.LAUNCHED_AT: "17.0"}, NAME, 25.0, None)
+    outer = {contact.VARIABLE: contact.value(NAME, 17.0)}
+    assert environment_below(outer, NAME, 25.0)[contact.VARIABLE] == NAME
 
 
-@pytest.mark.parametrize(("text", "time"), [("17.5", 17.5), ("nan", None), ("inf", None), ("", None), ("x", None)])
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [(f"{NAME}@17.5", 17.5), (NAME, None), (f"{NAME}@nan", None), (f"{NAME}@", None), ("@17.5", None), ("", None)],
+)
 def test_a_start_that_is_no_time_is_ignored(text, time):
     """The variable may come from anywhere."""
-    assert role.told_launch({role.LAUNCHED_AT: text}) == time
+    assert contact.launched_at({contact.VARIABLE: text}) == time
 
 
-def test_what_is_below_has_less_of_the_grace_and_knows_its_supervisor():
-    """So a supervisor below another one ends first."""
-    below = environment_below({"HF_MPWRITER_GRACE": "25"}, contact.Inbox().name, 25.0, None)
-    assert below["HF_MPWRITER_GRACE"] == "23"
+@pytest.mark.parametrize("environ", [{}, {"RANK": "3"}])
+def test_what_is_below_knows_its_supervisor(environ):
+    """Whether or not it is told when a launcher has started."""
+    below = environment_below(environ, contact.Inbox().name, 25.0)
     assert role.agent_of(role.Role(None, "Process-1"), below) == process.Process.current()
+
+
+@pytest.mark.parametrize(
+    ("given", "grace", "longest"), [("", 25.0, "22"), ("40", 25.0, "22"), ("10", 25.0, "10"), ("", 1.0, "0")]
+)
+def test_no_wait_below_lasts_until_the_kill(given, grace, longest):
+    """A process ends by itself before, and says what is missing."""
+    environ = {"HF_MPWRITER_EXIT_TIMEOUT": given} if given else {}
+    assert environment_below(environ, NAME, grace)["HF_MPWRITER_EXIT_TIMEOUT"] == longest
 
 
 def test_a_supervisor_that_is_no_ancestor_is_none():

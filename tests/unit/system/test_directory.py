@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import pickle
 import threading
 from pathlib import Path
 
 import pytest
-from forks import KILLED, in_child
 from programs import succeed
 from support import open_descriptors
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import disk, locks, process
-from hf_mpwriter.system.directory import Directory, ReplacedError
+from hf_mpwriter.system import disk, process
+from hf_mpwriter.system.directory import Directory
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_another_directory_at_the_path_is_not_taken_for_a_closed_one(held):
     """Then the held one counts as gone, as a deleted spool does."""
     os.close(held.fd)
     swap(held)
-    with pytest.raises(ReplacedError):
+    with pytest.raises(FileNotFoundError, match="replaced by another"):
         held.fd  # noqa: B018 - the property opens it
     assert not held.is_at_path()
     assert disk.read(held / "file") is None
@@ -94,6 +94,7 @@ def test_the_check_is_made_on_what_was_opened_each_time_it_is(tmp_path):
 def test_a_step_in_a_directory_compares_once(held, monkeypatch):
     """It has a descriptor of its own: it goes on in that directory, whatever is released and swapped meanwhile."""
     disk.make_dirs(held / "sub")
+    gc.collect()  # what other tests have left open
     before, status, compared = len(open_descriptors()), os.fstat, []
     with (held / "").entered() as top, (held / "sub").entered() as sub:
         monkeypatch.setattr(os, "fstat", lambda fd: compared.append(fd) or status(fd))
@@ -116,23 +117,6 @@ def test_a_step_in_a_directory_compares_once(held, monkeypatch):
         (top / "file").stat()
 
 
-def test_a_step_begins_in_the_directory_that_is_held(held):
-    """A descriptor that the program has closed is noticed, and a number that it has taken since is left alone."""
-    os.close(held.fd)
-    theirs = os.open(f"{held.path}/file", os.O_RDONLY)
-    with (held / "").entered() as top:
-        assert disk.read(top / "file") == b"ours"
-        os.close(top.directory.fd)
-        again = os.open(f"{held.path}/file", os.O_RDONLY)
-    assert os.read(theirs, 9) == os.read(again, 9) == b"ours"
-    os.close(theirs)
-    os.close(again)
-    os.close(held.fd)
-    swap(held)
-    with pytest.raises(ReplacedError), (held / "").entered():
-        pass
-
-
 def test_no_part_of_a_name_may_be_a_link(held, tmp_path):
     """Not to read, to write, to list, to make or to remove; the path of the directory itself may be one."""
     (tmp_path / "outside" / "sub").mkdir(parents=True)
@@ -152,9 +136,11 @@ def test_no_part_of_a_name_may_be_a_link(held, tmp_path):
     for refused in refusals:
         with pytest.raises(OSError, match=r"symbolic|Not a directory|in the place of a directory"):
             refused()
+    disk.replace(held / "link", b"ours", "w")
+    assert (tmp_path / "outside" / "file").read_bytes() == b"theirs"
     assert sorted(os.listdir(tmp_path / "outside")) == ["file", "sub"]
     assert disk.read(Directory(f"{held.path}/way") / "file") == b"theirs"
-    assert (held / "").scan()[:2] == ([], ["file"])
+    assert (held / "").scan()[:2] == ([], ["file", "link"])
 
 
 def test_a_second_name_counts_where_others_may_write(held, tmp_path):
@@ -167,18 +153,6 @@ def test_a_second_name_counts_where_others_may_write(held, tmp_path):
             disk.open_ours(held / "file", flags)
     os.unlink(tmp_path / "elsewhere")
     assert disk.read(held / "file") == b"ours"
-
-
-def test_a_publisher_that_was_killed_leaves_a_file_that_can_be_read(held):
-    """It has one name at any time; a second one is refused, also one like that of a temporary file."""
-    os.chmod(held.path, 0o2770)  # noqa: S103 - that is what is tested
-    place = held / "published"
-    assert in_child(lambda: locks.publish(place, b"whole", "w"), "w.dirsync=kill") == KILLED
-    assert os.stat(place).st_nlink == 1
-    assert disk.read(place) == b"whole"
-    os.link(place, f"{held.path}/.published.1.00.tmp")
-    with pytest.raises(OSError, match="another name"):
-        disk.read(place)
 
 
 @pytest.mark.parametrize("protected", [True, False])
@@ -256,7 +230,7 @@ assert {open(f"{path}/{n}", "rb").read() for n in range(300)} == {b"ours"}
 """
 
 
-@pytest.mark.parametrize("closed", ["0", "1", "2", "12", "012"])
+@pytest.mark.parametrize("closed", ["1", "012"])
 def test_no_descriptor_is_below_three_while_others_print(tmp_path, closed):
     """The numbers are taken while we open, by what cannot be written, and free again afterwards."""
     succeed(LANDS, tmp_path, closed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import os
 import stat
 
@@ -22,55 +23,39 @@ REMOVE = ("unlink", "dirsync")
 OLD, NEW = b"old" * 1000, b"new" * 2000
 
 
-@pytest.mark.parametrize("step", REPLACE)
-def test_a_kill_while_publishing_leaves_no_file_or_a_whole_one(tmp_path, step):
-    """Killed at any step, `publish` has published all or nothing, and the next one goes through."""
+CHANGES = {
+    "publish": (lambda path: locks.publish(path, NEW, "w"), None, NEW, REPLACE),
+    "replace": (lambda path: disk.replace(path, NEW, "w"), OLD, NEW, REPLACE),
+    "remove": (lambda path: disk.remove(path, "w"), OLD, None, REMOVE),
+}
+
+
+@pytest.mark.parametrize(("change", "step"), [(name, step) for name, row in CHANGES.items() for step in row[-1]])
+def test_a_kill_leaves_the_whole_file_of_before_or_after(tmp_path, change, step):
+    """Killed at any step, a reader sees one of the two whole states, and the same call goes through afterwards."""
     path = at(tmp_path / "file")
-    assert in_child(lambda: locks.publish(path, NEW, "w"), f"w.{step}=kill") == KILLED
-    assert disk.read(path) in (None, NEW)
-    locks.publish(path, NEW, "w")
-    assert disk.read(path) == NEW
+    act, before, after, _ = CHANGES[change]
+    if before:
+        disk.replace(path, before, "w")
+    assert in_child(lambda: act(path), f"w.{step}=kill") == KILLED
+    assert disk.read(path) == (after if step == "dirsync" else before)
+    act(path)
+    assert disk.read(path) == after
 
 
 @pytest.mark.parametrize("step", REPLACE)
-def test_a_kill_while_replacing_leaves_the_old_content_or_the_new(tmp_path, step):
-    """Killed at any step, a reader sees one of the two whole contents."""
-    path = at(tmp_path / "file")
-    disk.replace(path, OLD, "w")
-    assert in_child(lambda: disk.replace(path, NEW, "w"), f"w.{step}=kill") == KILLED
-    assert disk.read(path) == (NEW if step == "dirsync" else OLD)
-    disk.replace(path, NEW, "w")
-    assert disk.read(path) == NEW
-
-
-@pytest.mark.parametrize("step", REMOVE)
-def test_a_kill_while_removing_leaves_the_whole_file_or_none(tmp_path, step):
-    """Killed at any step, the file is there as it was or gone; removing it again is no error."""
-    path = at(tmp_path / "file")
-    disk.replace(path, OLD, "w")
-    assert in_child(lambda: disk.remove(path, "w"), f"w.{step}=kill") == KILLED
-    assert disk.read(path) == (OLD if step == "unlink" else None)
-    disk.remove(path, "w")
-    assert disk.read(path) is None
-
-
-@pytest.mark.parametrize("fault", ["enospc", "eio"])
-@pytest.mark.parametrize("step", REPLACE)
-def test_a_fault_is_raised_and_leaves_neither_half_a_file_nor_a_temporary(tmp_path, step, fault):
+def test_a_fault_is_raised_and_leaves_neither_half_a_file_nor_a_temporary(tmp_path, step):
     """What the disk refuses is an OSError of that kind; no temporary and no descriptor is left."""
     path = at(tmp_path / "file")
     assert path.directory.is_there()
     gc.collect()  # what other tests have left open
     before = open_descriptors()
-    for make in (locks.publish, disk.replace):
+    for make, number in itertools.product((locks.publish, disk.replace), (errno.ENOSPC, errno.EIO)):
         disk.remove(path, "x")
-        with failing(f"w.{step}={fault}"):
-            try:
-                make(path, NEW, "w")
-            except OSError as error:
-                assert error.errno == {"enospc": errno.ENOSPC, "eio": errno.EIO}[fault]  # noqa: PT017 - one of two
-            else:
-                raise AssertionError("the failpoint was not passed")
+        point = f"w.{step}={errno.errorcode[number].lower()}"
+        with failing(point), pytest.raises(OSError, match="failpoint") as caught:
+            make(path, NEW, "w")
+        assert caught.value.errno == number
         assert disk.read(path) in (None, NEW)
         assert set(os.listdir(tmp_path)) <= {"file", "create.lock"}
     assert open_descriptors() == before
@@ -181,18 +166,6 @@ def test_racing_makers_of_a_directory_all_succeed(tmp_path):
     assert [reap(pid) for pid in children] == [0] * 8
 
 
-def test_symbolic_links_are_not_followed(tmp_path):
-    """A link planted in the spool neither reads nor writes somewhere else."""
-    secret = tmp_path / "secret"
-    secret.write_bytes(b"secret")
-    (tmp_path / "link").symlink_to(secret)
-    with pytest.raises(OSError, match="symbolic"):
-        disk.read(at(tmp_path / "link"))
-    disk.replace(at(tmp_path / "link"), b"ours", "w")
-    assert secret.read_bytes() == b"secret"
-    assert disk.read(at(tmp_path / "link")) == b"ours"
-
-
 def test_a_failed_read_leaves_no_descriptor_open(tmp_path):
     """Reading what is no file, again and again as pollers do, does not use up descriptors."""
     before = open_descriptors()
@@ -221,17 +194,6 @@ def test_a_deleted_or_replaced_path_is_another_file(tmp_path):
         os.close(fd)
 
 
-def test_a_file_that_another_host_has_removed_is_gone(tmp_path, monkeypatch):
-    """A network filesystem says so of the descriptor; the path may be a new file by then."""
-    path = at(tmp_path / "lock")
-    disk.replace(path, OLD, "w")
-    fd = os.open(path, os.O_RDONLY)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fstat", lambda _: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")))
-        assert not disk.same_file(fd, path)
-    os.close(fd)
-
-
 def test_a_file_that_cannot_be_opened_as_ours_leaves_nothing(tmp_path, monkeypatch):
     """Neither a file nor a descriptor, even if the disk does not let go of the file."""
     held = Directory(tmp_path)
@@ -247,16 +209,14 @@ def test_a_file_that_cannot_be_opened_as_ours_leaves_nothing(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["unlink"]
 
 
-def test_a_disk_that_refuses_to_tell_has_deleted_nothing(tmp_path, monkeypatch):
-    """A lock is given up when its file was deleted or replaced, and for no other reason."""
+@pytest.mark.parametrize(("call", "number", "same"), [("fstat", errno.ESTALE, False), ("stat", errno.EIO, True)])
+def test_only_what_the_disk_calls_gone_is_gone(tmp_path, monkeypatch, call, number, same):
+    """A network filesystem says so of the descriptor; a disk that refuses to tell has deleted nothing."""
     path = at(tmp_path / "lock")
     fd = disk.open_ours(path, os.O_RDWR | os.O_CREAT)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
-        assert disk.same_file(fd, path)
-    assert disk.same_file(fd, path)
-    os.unlink(path)
-    assert not disk.same_file(fd, path)
+        patch.setattr(os, call, lambda *_, **__: (_ for _ in ()).throw(OSError(number, "refused")))
+        assert disk.same_file(fd, path) is same
     os.close(fd)
 
 
@@ -348,4 +308,4 @@ def test_a_python_without_ctypes_logs_all_the_same(tmp_path):
     program += "with SummaryWriter(sys.argv[1]) as writer:\n    writer.add_scalar('loss', 0.5, 0)\n"
     program += "place = at(sys.argv[1])\ndisk.SYNCED_AT_ONCE = [disk.mount_of_descriptor(place.directory.fd).fstype]\n"
     program += "print(disk.sync_filesystem(place, 'w'))"
-    assert succeed(program, tmp_path / "run").strip() == "False"
+    assert succeed(program, tmp_path / "run", fresh=True).strip() == "False"

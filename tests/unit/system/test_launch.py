@@ -33,7 +33,7 @@ def test_the_interpreter_of_an_ordinary_process_is_its_own():
     assert interpreter({}) == sys.executable
 
 
-@pytest.mark.parametrize("name", ["python3", "python3.11", "train", "uwsgi", "python-train", "trainpython"])
+@pytest.mark.parametrize("name", ["python3.11", "train", "python-train"])
 @pytest.mark.parametrize("make", [script, binary])
 def test_what_is_no_python_is_not_taken_for_one(tmp_path, monkeypatch, make, name):
     """A launcher, a program that embeds Python: the Python of this process is found in another way."""

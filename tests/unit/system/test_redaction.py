@@ -7,23 +7,16 @@ import logging
 import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from programs import succeed
 from tokens import ODD, SHAPED
 
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Quarantine, Refused
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.system import redaction
-from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import known_tokens, redact
 
 PLAIN = st.text("abc _.:/'\"\\{}\n", max_size=12)
@@ -122,22 +115,6 @@ raise RuntimeError(os.environ["HF_TOKEN"])
         assert line in result.stderr
 
 
-def test_the_status_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
-    """status.json and notices.json: notices, reasons, hints, and the reasons of quarantined paths."""
-    monkeypatch.setenv("HF_TOKEN", ODD)
-    host = Spool(str(tmp_path)).host("h")
-    os.makedirs(host.root)
-    for verdict in (Refused(f"no {ODD}", f"try {SHAPED}"), Quarantine({"a": f"not {ODD}"})):
-        status = StatusFile(host, Process.current(), time.monotonic, 0.0)
-        status.notify([f"seen {ODD}"])
-        status.failed(verdict, 1)
-        status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
-        told = Path(host.status).read_text() + Path(host.notices).read_text()
-        assert "<token>" in told
-        assert ODD not in told + capsys.readouterr().err
-        assert SHAPED not in told
-
-
 def test_exceptions_and_warnings_of_ours_have_no_secret(monkeypatch, caplog):
     """What a user sees of a worker."""
     monkeypatch.setenv("HF_TOKEN", ODD)
@@ -155,11 +132,3 @@ def test_an_endpoint_with_a_secret_is_refused(endpoint):
         Destination(endpoint, "me/run")
     assert "password@" not in str(caught.value)
     assert "=password" not in str(caught.value)
-
-
-def test_a_token_is_not_in_the_text_of_an_election():
-    """Whoever prints a worker's parts for debugging."""
-    assert "hf_secret" not in succeed(
-        "from hf_mpwriter.worker.election import Election; from hf_mpwriter.spool.layout import Spool\n"
-        "print(Election(Spool('/x'), token='hf_secret'))"
-    )

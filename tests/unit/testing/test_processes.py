@@ -48,7 +48,7 @@ def test_each_finder_finds_a_living_process_of_its_kind(tmp_path, start, monkeyp
                 "left behind": sorted([uploader, push]),
                 "uploaders of the tests": [uploader],
             }
-            assert Stage(place, steps=1, pace=1.0).uploader() == uploader, "the demo finds it too"
+            assert Stage(place).uploader() == uploader, "the demo finds it too"
             assert processes.left_behind(f"{run_dir}2") == [], "the processes of another run"
         finally:
             worker.process.kill()

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.verdicts import Moved, Quarantine, Retry, Split, Unknown
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool.layout import Spool
@@ -17,7 +18,7 @@ from hf_mpwriter.uploader import attachment_lane
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import Attached
 from hf_mpwriter.uploader.pacing import Backoff
-from hf_mpwriter.uploader.retries import RETRY_DISTANCE, Retries
+from hf_mpwriter.uploader.retries import Retries
 
 SETTINGS = Settings(allow_patterns=None, commit_every=5)
 
@@ -55,7 +56,7 @@ class Run:
 
     def scan(self, *, alone: bool = True) -> list[str]:
         """What a scan puts into a batch."""
-        self.one.scan(alone=alone)
+        self.one.scan(lambda _: True, alone=alone)
         return [file.path for batch in self.one.batches for file in batch.files]
 
     def land(self) -> None:
@@ -205,7 +206,7 @@ def test_a_refused_entry_is_split_until_the_file_is_found(run):
     assert sorted(run.ledger.files) == ["0.txt", "1.txt", "2.txt", "4.txt"]
     assert run.is_over(living=0)
     assert run.copies() == 0
-    run.now += RETRY_DISTANCE
+    run.now += USUAL.refused_retry_first
     for number in (1, 4):
         run.write(f"{number}.txt", b"new %d" % number)
     assert run.is_due(living=0)
@@ -228,7 +229,7 @@ def test_a_refused_file_that_was_changed_back_is_let_in_by_a_push_only(run):
     assert run.scan() == ["1.txt"]
     run.fail(Split("400"))
     run.write("1.txt", b"1")
-    run.now += RETRY_DISTANCE
+    run.now += USUAL.refused_retry_first
     assert run.scan() == ["1.txt"]
     assert list(run.ledger.quarantined) == ["1.txt"]
     assert run.copies() == 1
@@ -244,7 +245,7 @@ def test_a_refused_file_that_gets_due_during_a_round_is_tried_in_the_next_one(ru
     monkeypatch.setattr(attachment_lane, "BATCH_FILES", 1)
     run.retries.refused("0.txt", "400", certain=False)
     assert run.scan() == ["1.txt"]
-    run.now += RETRY_DISTANCE
+    run.now += USUAL.refused_retry_first
     sent = []
     while not run.is_over(living=0):
         sent += [file.path for batch in run.one.batches for file in batch.files]

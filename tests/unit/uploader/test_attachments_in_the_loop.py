@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 from attached import copies, quarantined, write
 from support import event_file
+from uploaders import uploader
 
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.member_lines import MemberName
-from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import host_id
-from hf_mpwriter.uploader import in_flight, outcome
+from hf_mpwriter.uploader import in_flight
 from hf_mpwriter.uploader.decision import Action, decide
 from hf_mpwriter.uploader.loop import Uploader
 
@@ -30,27 +29,25 @@ def one(run_dir) -> Uploader:
     spool = Spool(str(run_dir))
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
-    made = Uploader(
-        spool, spool.destination(), locks.try_exclusive(spool.uploader_lock), lambda: 1000.0, random.Random(1)
-    )
-    made.run.ledger.settings = Settings(allow_patterns=None)
+    made = uploader(spool)
+    made.sending.ledger.settings = Settings(allow_patterns=None)
     return made
 
 
 def scanned(one: Uploader) -> list[str]:
     """What a scan puts into a batch."""
-    if one.run.attachments.scan(alone=True):
-        one.run.in_flight.save_ledger()
-    return [file.path for batch in one.run.attachments.batches for file in batch.files]
+    if one.sending.attachments.scan(lambda _: True, alone=True):
+        one.sending.in_flight.save_ledger()
+    return [file.path for batch in one.sending.attachments.batches for file in batch.files]
 
 
 def test_an_uploader_that_leaves_sweeps_once_more(one):
     """A worker that was killed while it joined may not have been reaped when the uploader started."""
     name = MemberName("rank_00001", host_id(), 2**22 + 1, 1, 1)
-    path = Path(one.run.spool.members, f".{name}.tmp")
+    path = Path(one._spool.members, f".{name}.tmp")
     path.touch()
     assert decide(one._situation([])) is not Action.LEAVE, "what was left behind is scanned first"
-    assert one._leave()
+    assert one.leave()
     assert not path.exists()
 
 
@@ -58,20 +55,20 @@ def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     """Nobody lives and nothing waits, but a read-back has found a file gone: it is not left to the next start."""
     path = write(run_dir, "gone.txt", b"one")
     (file,) = attachments.Attachments(Directory(run_dir)).scan(lambda _: True).files
-    one.run.ledger.acknowledge({path.name: file.content}, "c", 1.0)
+    one.sending.ledger.acknowledge({path.name: file.content}, "c", 1.0)
     one._scan([])
     assert decide(one._situation([])) is Action.ATTACH
     one._attach([])
     assert decide(one._situation([])) is Action.LEAVE
-    assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {}
-    one.run.in_flight._sent = (one.run.events, Batch(0, ()))
-    outcome.conclude(one.run, Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
+    assert HubSink(Spool(str(run_dir))).missing({path.name: 3}) == {}
+    one.sending.in_flight._sent = (one.sending.events, Batch(0, ()))
+    one._conclude(Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
     assert decide(one._situation([])) is Action.SCAN
-    assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {path.name: 3}
+    assert HubSink(Spool(str(run_dir))).missing({path.name: 3}) == {path.name: 3}
     one._scan([])
     one._attach([])
-    assert one.run.attachments.batches[0].files == (file,)
-    one.run.in_flight.push.kill()
+    assert one.sending.attachments.batches[0].files == (file,)
+    one.sending.in_flight.push.kill()
 
 
 def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypatch):
@@ -83,7 +80,7 @@ def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypa
     assert "hf upload" in quarantined(run_dir)["big.bin"]
     assert len(copies(run_dir)) == 1
     write(run_dir, "big.bin", b"less")
-    one.run.attachments.done(one.run.attachments.start(), committed=True)
+    one.sending.attachments.done(one.sending.attachments.start(), committed=True)
     assert scanned(one) == ["big.bin", "small.txt"]
     assert quarantined(run_dir) == {}
 
@@ -133,21 +130,21 @@ def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, 
     assert not pushes[0].killed
     one.terminate()
     assert one.tick()
-    assert (pushes[0].killed, list(one.run.ledger.uncertain), copies(run_dir)) == (True, ["slow.bin"], [])
+    assert (pushes[0].killed, list(one.sending.ledger.uncertain), copies(run_dir)) == (True, ["slow.bin"], [])
     assert one.tick()
-    assert [file.path for file in one.run.in_flight._sent[1].files] == ["events.out.tfevents.0000000001.h.1.aa"]
+    assert [file.path for file in one.sending.in_flight._sent[1].files] == ["events.out.tfevents.0000000001.h.1.aa"]
 
 
 def test_attachments_name_their_parent_however_busy_the_branch_is(one, run_dir, pushes):
     """Without it they might replace what others have just put there; event files only grow."""
-    one.run.pacing._moved = 100
+    one.sending.pacing._moved = 100
     write(run_dir, "a.txt", b"one")
     one._attach([])
-    assert one.run.in_flight._fenced
-    assert '"fenced": true' in Path(one.run.host.in_flight).read_text()
-    one.run.in_flight._sent = None
-    one._start_push(one.run.events, Batch(1, ()), [])
-    assert not one.run.in_flight._fenced
+    assert one.sending.in_flight._fenced
+    assert '"fenced": true' in Path(one.host.in_flight).read_text()
+    one.sending.in_flight._sent = None
+    one._start_push(one.sending.events, Batch(1, ()), [])
+    assert not one.sending.in_flight._fenced
 
 
 def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
@@ -155,12 +152,12 @@ def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
     write(run_dir, "a.txt", b"one")
     for _ in range(9):
         one._attach([])
-        outcome.conclude(one.run, Unknown("502"))
-    assert one.run.pacing.next_try <= one.run.clock()
+        one._conclude(Unknown("502"))
+    assert one.sending.pacing.next_try <= one.sending.clock()
     event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
     assert decide(one._situation([])) is Action.SCAN
     one._scan([])
     assert decide(one._situation([])) is Action.PUSH
     one._attach([])
-    outcome.conclude(one.run, Refused("403", "a token"))
-    assert one.run.pacing.next_try > one.run.clock(), "then nothing is sent"
+    one._conclude(Refused("403", "a token"))
+    assert one.sending.pacing.next_try > one.sending.clock(), "then nothing is sent"

@@ -6,10 +6,20 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from situations import QUIET
 
-from hf_mpwriter.uploader.decision import LINGER, Action, Attached, Ending, Outgoing, decide
+from hf_mpwriter.uploader.decision import LINGER, Action, Attached, Ending, Outgoing, Situation, decide
 
+QUIET = Situation(
+    living=1,
+    abandoned_for=0.0,
+    may_try=True,
+    due=False,
+    outgoing=Outgoing.NONE,
+    settling=False,
+    attached=Attached.LATER,
+    ending=Ending.NOT_ASKED,
+    orphaned=False,
+)
 FLAGS = (False, True)
 LONG = LINGER + 1
 ALL = [

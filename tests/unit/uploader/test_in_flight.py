@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 
 import pytest
 from attached import write
 from silent_pushes import Silent
 from support import event_file
+from uploaders import uploader
 
 from hf_mpwriter.base import files
 from hf_mpwriter.base.settings import Destination, Settings
@@ -25,7 +25,7 @@ from hf_mpwriter.spool.status import StatusFile, UploaderStatus
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
-from hf_mpwriter.uploader import in_flight, outcome
+from hf_mpwriter.uploader import in_flight
 from hf_mpwriter.uploader.decision import Action, decide
 from hf_mpwriter.uploader.loop import Uploader
 
@@ -46,26 +46,24 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     lock, now = locks.try_exclusive(spool.uploader_lock), [1000.0]
 
     def successor() -> Uploader:
-        return Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
+        return uploader(spool, lambda: now[0], lock=lock)
 
     one = successor()
     one._scan([])
-    batch = one.run.events.batches[0]
-    one.run.in_flight._fenced = False
-    one.run.in_flight._outbox.mark_in_flight(batch, fenced=False)
-    one.run.in_flight._sent = (one.run.events, batch)
-    outcome.conclude(one.run, Unknown("504"))
-    one.run.in_flight._sent = (one.run.events, batch)
-    outcome.conclude(
-        one.run, Done("c" * 40, own=True, repo_id="me/run", files={name: Sent(batch.files[0].length, "00")})
-    )
+    batch = one.sending.events.batches[0]
+    one.sending.in_flight._fenced = False
+    one.sending.in_flight._outbox.mark_in_flight(batch, fenced=False)
+    one.sending.in_flight._sent = (one.sending.events, batch)
+    one._conclude(Unknown("504"))
+    one.sending.in_flight._sent = (one.sending.events, batch)
+    one._conclude(Done("c" * 40, own=True, repo_id="me/run", files={name: Sent(batch.files[0].length, "00")}))
     assert decide(one._situation([])) is Action.WAIT, "it does not leave before the time is over"
     two = successor()
     assert decide(two._situation([])) is Action.WAIT, "its successor makes no scan either"
     now[0] += in_flight.SETTLE_TIME
-    two.run.in_flight.catch_up()
+    two.sending.in_flight.catch_up()
     assert decide(two._situation([])) is Action.SCAN
-    assert outbox.interrupted(two.run.host) is None
+    assert outbox.interrupted(two.host) is None
 
 
 def test_a_successor_waits_as_long_as_a_request_may_be_under_way(tmp_path):
@@ -75,14 +73,14 @@ def test_a_successor_waits_as_long_as_a_request_may_be_under_way(tmp_path):
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
     (tmp_path / "run" / NAME).write_bytes(framing.frame(framing.version_event(1.0)))
     lock, now = locks.try_exclusive(spool.uploader_lock), [1000.0]
-    one = Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
+    one = uploader(spool, lambda: now[0], lock=lock)
     one._scan([])
-    one.run.in_flight._outbox.mark_in_flight(one.run.events.batches[0], fenced=False)
-    two = Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
+    one.sending.in_flight._outbox.mark_in_flight(one.sending.events.batches[0], fenced=False)
+    two = uploader(spool, lambda: now[0], lock=lock)
     for later, settles in ((0.0, True), (in_flight.SETTLE_TIME - 1, True), (in_flight.SETTLE_TIME, False)):
         now[0] = 1000.0 + later
-        two.run.in_flight.catch_up()
-        assert two.run.in_flight.is_settling is settles
+        two.sending.in_flight.catch_up()
+        assert two.sending.in_flight.is_settling is settles
 
 
 @pytest.mark.parametrize(
@@ -100,13 +98,12 @@ def test_only_an_unknown_outcome_without_a_parent_settles(tmp_path, verdict, fen
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
     (tmp_path / "run" / NAME).write_bytes(framing.frame(framing.version_event(1.0)))
-    lock = locks.try_exclusive(spool.uploader_lock)
-    one = Uploader(spool, spool.destination(), lock, lambda: 1000.0, random.Random(1))
+    one = uploader(spool)
     one._scan([])
-    one.run.in_flight._fenced = fenced
-    one.run.in_flight._sent = (one.run.events, one.run.events.batches[0])
-    one.run.in_flight.end(verdict)
-    assert one.run.in_flight.is_settling is settles
+    one.sending.in_flight._fenced = fenced
+    one.sending.in_flight._sent = (one.sending.events, one.sending.events.batches[0])
+    one.sending.in_flight.end(verdict)
+    assert one.sending.in_flight.is_settling is settles
 
 
 @pytest.fixture
@@ -135,8 +132,8 @@ class Place:
 
     def uploader(self) -> Uploader:
         """An uploader, as of now."""
-        made = Uploader(self.spool, self.spool.destination(), self.lock, lambda: self.now, random.Random(1))
-        made.run.ledger.settings = Settings(allow_patterns=None)
+        made = uploader(self.spool, lambda: self.now, lock=self.lock)
+        made.sending.ledger.settings = Settings(allow_patterns=None)
         return made
 
     def other(self, name: str = "other-00000000"):
@@ -164,21 +161,21 @@ def test_no_push_starts_while_the_ledger_is_not_on_disk(place, jobs, monkeypatch
     one = place.uploader()
     one._attach([])
     assert len(jobs) == 1
-    record = Path(one.run.host.in_flight).read_bytes()
+    record = Path(one.host.in_flight).read_bytes()
     with monkeypatch.context() as full:
         full.setattr(disk, "replace", refuse)
-        outcome.conclude(one.run, Unknown("504"))
+        one._conclude(Unknown("504"))
         one._scan([])
-        one._start_push(one.run.events, one.run.events.start(), [])
-    assert (len(jobs), Path(one.run.host.in_flight).read_bytes()) == (1, record)
-    assert one.run.status.failure == "Retry"
+        one._start_push(one.sending.events, one.sending.events.start(), [])
+    assert (len(jobs), Path(one.host.in_flight).read_bytes()) == (1, record)
+    assert one.status.failure == "Retry"
     place.now += 1000.0
-    one.run.in_flight.catch_up()
-    assert not os.path.exists(one.run.host.in_flight)
+    one.sending.in_flight.catch_up()
+    assert not os.path.exists(one.host.in_flight)
     one._scan([])
-    one._start_push(one.run.events, one.run.events.start(), [])
+    one._start_push(one.sending.events, one.sending.events.start(), [])
     assert len(jobs) == 2
-    assert list(place.uploader().run.ledger.uncertain) == ["a.txt"]
+    assert list(place.uploader().sending.ledger.uncertain) == ["a.txt"]
 
 
 def test_the_record_of_a_dead_host_costs_one_settle_time(place):
@@ -186,14 +183,14 @@ def test_the_record_of_a_dead_host_costs_one_settle_time(place):
     other = Outbox(place.other(), place.spool.run)
     other.mark_in_flight(Batch(1, ()), fenced=False)
     one = place.uploader()
-    assert one.run.in_flight.is_settling
-    assert place.uploader().run.in_flight.is_settling, "it was not over"
+    assert one.sending.in_flight.is_settling
+    assert place.uploader().sending.in_flight.is_settling, "it was not over"
     place.now += in_flight.SETTLE_TIME
-    one.run.in_flight.catch_up()
-    assert not place.uploader().run.in_flight.is_settling
+    one.sending.in_flight.catch_up()
+    assert not place.uploader().sending.in_flight.is_settling
     assert os.path.exists(place.other().in_flight), "it is that host's"
     other.mark_in_flight(Batch(2, ()), fenced=False)
-    assert place.uploader().run.in_flight.is_settling
+    assert place.uploader().sending.in_flight.is_settling
 
 
 def test_what_a_dead_host_was_sending_is_uncertain_once(place):
@@ -201,10 +198,10 @@ def test_what_a_dead_host_was_sending_is_uncertain_once(place):
     (file,) = attachments.Attachments(place.spool.run).scan(lambda _: True).files
     Outbox(place.other(), place.spool.run).mark_in_flight(Batch(0, (file,)), fenced=True)
     one = place.uploader()
-    assert list(one.run.ledger.uncertain) == ["a.txt"]
-    one.run.ledger.acknowledge({"a.txt": file.content}, "c", 1.0)
-    one.run.in_flight.save_ledger()
-    assert place.uploader().run.ledger.uncertain == {}
+    assert list(one.sending.ledger.uncertain) == ["a.txt"]
+    one.sending.ledger.acknowledge({"a.txt": file.content}, "c", 1.0)
+    one.sending.in_flight.save_ledger()
+    assert place.uploader().sending.ledger.uncertain == {}
 
 
 def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, jobs):
@@ -213,18 +210,18 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, jobs)
 
     def is_fenced() -> bool:
         one = place.uploader()
-        one.run.pacing._moved = 100
+        one.sending.pacing._moved = 100
         one._scan([])
-        one._start_push(one.run.events, one.run.events.start(), [])
-        os.unlink(one.run.host.in_flight)  # the outcome is known
+        one._start_push(one.sending.events, one.sending.events.start(), [])
+        os.unlink(one.host.in_flight)  # the outcome is known
         return jobs[-1].fenced
 
     assert not is_fenced()
     status = StatusFile(host, Process.current(), lambda: place.now, 0.0)
     status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
     assert is_fenced()
-    earlier = os.stat(host.status).st_mtime - in_flight.OTHERS_SILENCE - 60
-    os.utime(host.status, (earlier, earlier))
+    earlier = os.stat(host.daemon("uploader").status).st_mtime - in_flight.OTHERS_SILENCE - 60
+    os.utime(host.daemon("uploader").status, (earlier, earlier))
     assert not is_fenced()
     status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
     assert not is_fenced()
@@ -242,7 +239,7 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, jobs, monkeyp
         patch.setattr(in_flight, "interrupted", read)
         one = place.uploader()
     assert said == ["idle"]
-    one.run.pacing._moved = 100
+    one.sending.pacing._moved = 100
     one._scan([])
 
     def another_starts(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
@@ -252,79 +249,79 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, jobs, monkeyp
             status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
 
     monkeypatch.setattr(disk, "replace", another_starts)
-    one._start_push(one.run.events, one.run.events.start(), [])
+    one._start_push(one.sending.events, one.sending.events.start(), [])
     assert jobs[-1].fenced
-    assert not outbox.interrupted(one.run.host).fenced, "the one that started believes the worst"
+    assert not outbox.interrupted(one.host).fenced, "the one that started believes the worst"
 
 
 def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, monkeypatch):
     """In between another one was here: it has sent things, and its batches have numbers of their own."""
     one = place.uploader()
     one._scan([])
-    number, release = one.run.events.batches[0].number, locks.release
+    number, release = one.sending.events.batches[0].number, locks.release
 
     def another_comes(fd: int) -> None:
         release(fd)
         lock = locks.try_exclusive(place.spool.uploader_lock)
-        two = Uploader(place.spool, place.spool.destination(), lock, lambda: place.now, random.Random(1))
+        two = uploader(place.spool, lambda: place.now, lock=lock)
         event_file(place.root / NAME.replace("17", "18"), 3)
         two._scan([])
-        two.run.ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
-        two.run.in_flight.save_ledger()
+        two.sending.ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
+        two.sending.in_flight.save_ledger()
         release(lock)
 
     monkeypatch.setattr(locks, "release", another_comes)
     MemberFile(place.spool, "main", Process.current(), Settings())
-    assert not one._leave()
-    assert one.run.ledger.length(NAME) == 10_000
+    assert not one.leave()
+    assert one.sending.ledger.length(NAME) == 10_000
     one._scan([])
-    assert min(batch.number for batch in one.run.events.batches) > number + 1
+    assert min(batch.number for batch in one.sending.events.batches) > number + 1
 
 
 def test_a_refusal_of_before_a_request_for_a_new_repository_is_no_answer_to_it(place, jobs):
     """The push that was under way had no leave to create one; the next one has."""
     one = place.uploader()
-    one.run.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
+    one.sending.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
     one._scan([])
-    one._start_push(one.run.events, one.run.events.start(), [])
+    one._start_push(one.sending.events, one.sending.events.start(), [])
     assert not jobs[-1].create
-    one.run.in_flight.may_create = True
-    outcome.conclude(one.run, Refused("it is gone", "sync --create"))
-    assert one.run.status.failure == "Retry"
-    one._start_push(one.run.events, one.run.events.start(), [])
+    one.sending.in_flight.may_create = True
+    one._conclude(Refused("it is gone", "sync --create"))
+    assert one.status.failure == "Retry"
+    one._start_push(one.sending.events, one.sending.events.start(), [])
     assert jobs[-1].create
-    outcome.conclude(one.run, Refused("401", "login"))
-    assert one.run.status.failure == "Refused"
+    one._conclude(Refused("401", "login"))
+    assert one.status.failure == "Refused"
 
 
 def test_a_success_of_before_a_request_for_a_new_repository_is_no_answer_to_it(place, jobs):
     """The repository may be gone since."""
     one = place.uploader()
-    one.run.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
+    one.sending.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
     for create in (False, True, False):
         event_file(place.root / NAME, len(jobs) + 4)
         one._scan([])
-        one._start_push(one.run.events, one.run.events.start(), [])
+        one._start_push(one.sending.events, one.sending.events.start(), [])
         assert jobs[-1].create is create
-        one.run.in_flight.may_create |= len(jobs) == 1
-        outcome.conclude(one.run, Done("c" * 40, True, "me/run", {NAME: Sent(jobs[-1].files[0].length, "0" * 64)}))
+        one.sending.in_flight.may_create |= len(jobs) == 1
+        one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(jobs[-1].files[0].length, "0" * 64)}))
 
 
 def test_an_audit_reads_back_whatever_was_in_flight_when_it_was_asked_for(place, jobs):
     """The push of before has a head of its own by then; the audit trusts none."""
     one = place.uploader()
     one._scan([])
-    one._start_push(one.run.events, one.run.events.start(), [])
-    one.run.audit = True
+    one._start_push(one.sending.events, one.sending.events.start(), [])
+    one.requests.audit = True
     length = jobs[-1].files[0].length
-    outcome.conclude(one.run, Done("c" * 40, True, "me/run", {NAME: Sent(length, "0" * 64)}))
+    one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(length, "0" * 64)}))
     one._scan([])
     assert (jobs[-1].files, jobs[-1].own_head) == ((), None)
 
 
 def test_what_a_killed_push_has_downloaded_is_removed(place):
     """It is in the cache of the host."""
-    scratch = Path(place.uploader().run.host.cache, SCRATCH)
+    scratch = Path(place.uploader().host.cache, SCRATCH)
     (scratch / "deep").mkdir(parents=True)
     (scratch / "deep" / "copy").write_bytes(b"x")
     place.uploader()
@@ -336,22 +333,22 @@ def test_a_path_that_the_hub_takes_again_has_the_other_refused_ones_tried(place,
     one, other = place.uploader(), "events.out.tfevents.1700000000.theirs"
     for path in (NAME, other):
         event_file(place.root / path, 1)
-        one.run.retries.refused(path, "the repository's .gitignore leaves it out", certain=True)
+        one.sending.retries.refused(path, "the repository's .gitignore leaves it out", certain=True)
     place.now += 600.0
-    one.run.retries.postpone([other])
+    one.sending.retries.postpone([other])
     one._scan([])
-    one._start_push(one.run.events, one.run.events.start(), [])
+    one._start_push(one.sending.events, one.sending.events.start(), [])
     (file,) = jobs[-1].files
     assert file.path == NAME
-    outcome.conclude(one.run, Done("c" * 40, True, "me/run", {NAME: Sent(file.length, "0" * 64)}))
-    assert one.run.retries.due(attachments=False) == {other}
+    one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(file.length, "0" * 64)}))
+    assert one.sending.retries.due(attachments=False) == {other}
 
 
 def test_a_refused_attachment_is_sent_with_what_the_hub_may_hold_of_it(place, jobs):
     """Its last content is no file of others."""
     one = place.uploader()
-    one.run.ledger.acknowledge({"a.txt": Sent(1, "0" * 64, "0" * 40)}, "c", 1.0)
-    one.run.retries.refused("a.txt", "400", certain=False)
+    one.sending.ledger.acknowledge({"a.txt": Sent(1, "0" * 64, "0" * 40)}, "c", 1.0)
+    one.sending.retries.refused("a.txt", "400", certain=False)
     place.now += 600.0
     one._attach([])
     assert [file.path for file in jobs[-1].files] == ["a.txt"]
@@ -365,15 +362,15 @@ def test_sync_gets_a_large_file_again_whose_push_has_failed(place, jobs, monkeyp
     with_rank = MemberFile(place.spool, "main", Process.current(), Settings())
     sync = MemberFile(place.spool, OBSERVER, Process.current(), Settings())
     sync.count(requests=1)
-    members = one.run.members.all()
-    one._note(members)
+    members = one.peers.members.all()
+    one.sending.note(members, one.peers)
     event_file(place.root / "events.out.tfevents.1.theirs", 1)
-    one.run.audit = False  # a smaller batch has gone before
+    one.requests.audit = False  # a smaller batch has gone before
     for _ in range(2):
         one._scan(members)
-        assert any(file.is_large for batch in one.run.events.batches for file in batch.files)
-        for batch in one.run.events.batches:
-            one.run.events._large.started(batch.files)
+        assert any(file.is_large for batch in one.sending.events.batches for file in batch.files)
+        for batch in one.sending.events.batches:
+            one.sending.events._large.started(batch.files)
     with_rank.leave()
     sync.leave()
 
@@ -383,15 +380,15 @@ def test_a_copy_that_is_not_ours_any_more_counts_for_nothing(tmp_path):
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
-    one = Uploader(spool, spool.destination(), locks.try_exclusive(spool.uploader_lock), lambda: 1.0, random.Random(1))
-    ledger, other = one.run.ledger, "other.tfevents"
+    one = uploader(spool, lambda: 1.0)
+    ledger, other = one.sending.ledger, "other.tfevents"
     ledger.acknowledge({NAME: Sent(5, "00"), other: Sent(7, "00")}, "c", 1.0)
     for verdict, length in (
         (Quarantine({NAME: "a .gitignore"}, committed=True), 5),
         (Quarantine({NAME: "differs"}), 0),
     ):
-        one.run.in_flight._sent = (one.run.events, Batch(0, ()))
-        outcome.conclude(one.run, verdict)
+        one.sending.in_flight._sent = (one.sending.events, Batch(0, ()))
+        one._conclude(verdict)
         assert (ledger.length(NAME), ledger.length(other)) == (length, 7)
         assert list(ledger.quarantined) == [NAME]
         assert ledger_module.load(spool, ledger.destination).length(NAME) == length, "on disk, too"
@@ -403,10 +400,10 @@ def test_a_push_that_the_rate_limit_refuses_has_not_started(tmp_path, monkeypatc
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
     event_file(tmp_path / "run" / NAME, 2)
-    one = Uploader(spool, spool.destination(), locks.try_exclusive(spool.uploader_lock), lambda: 1.0, random.Random(1))
+    one = uploader(spool, lambda: 1.0)
     one._scan([])
     started = []
-    monkeypatch.setattr(one.run.events._large, "started", started.append)
-    monkeypatch.setattr(one.run.pacing, "take", lambda **_: False)
+    monkeypatch.setattr(one.sending.events._large, "started", started.append)
+    monkeypatch.setattr(one.sending.pacing, "take", lambda **_: False)
     one._act(Action.PUSH, [])
-    assert (started, one.run.in_flight.push) == ([], None)
+    assert (started, one.sending.in_flight.push) == ([], None)

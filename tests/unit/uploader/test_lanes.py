@@ -12,6 +12,7 @@ from support import event_file
 
 from hf_mpwriter.base import files as files_module
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.verdicts import Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import attachments, event_files
@@ -23,7 +24,7 @@ from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.uploader.decision import Outgoing
 from hf_mpwriter.uploader.lanes import EventFileLane
 from hf_mpwriter.uploader.pacing import SLOW_COMMIT, Backoff
-from hf_mpwriter.uploader.retries import REFUSALS, RETRY_DISTANCE, Retries
+from hf_mpwriter.uploader.retries import REFUSALS, Retries
 
 
 class Run:
@@ -52,7 +53,7 @@ class Run:
 
     def scan(self) -> None:
         """Put what the Hub lacks into the outbox."""
-        self.lane.scan(Members(self.spool))
+        self.lane.scan(Members(self.spool), lambda _: True)
 
     def waiting(self) -> list[list[str]]:
         """The paths of each batch."""
@@ -149,7 +150,7 @@ def test_a_request_has_a_refused_file_tried_at_most_once_a_minute(run):
     run.scan()
     run.send_all({bad: Quarantine({bad: "foreign"})})
     assert run.ledger.quarantined[bad].refusals == REFUSALS
-    run.now += RETRY_DISTANCE - 1
+    run.now += USUAL.refused_retry_first - 1
     run.retries.request()
     run.restart()
     assert not run.retries.is_due(attachments=False)
@@ -157,7 +158,7 @@ def test_a_request_has_a_refused_file_tried_at_most_once_a_minute(run):
     assert run.retries.is_due(attachments=False)
     run.scan()
     run.send_all({bad: Quarantine({bad: "foreign"})})
-    run.now += 5 * RETRY_DISTANCE
+    run.now += 5 * USUAL.refused_retry_first
     assert not run.retries.is_due(attachments=False)
     run.retries.request()
     assert run.retries.is_due(attachments=False)
@@ -176,7 +177,7 @@ def test_a_refused_file_that_is_gone_keeps_no_uploader(run):
     run.scan()
     run.send_all({bad: Split("400")})
     (run.root / bad).unlink()
-    run.now += RETRY_DISTANCE
+    run.now += USUAL.refused_retry_first
     assert run.retries.is_open
     run.scan()
     assert (run.waiting(), run.retries.is_open, run.retries.is_due(attachments=False)) == ([], False, False)
@@ -194,7 +195,7 @@ def test_the_later_files_of_a_refused_one_wait_and_of_two_refused_ones_the_first
     run.scan()
     assert run.waiting() == []
     run.ledger.quarantine(ours[1], "why", 1)
-    run.now += RETRY_DISTANCE
+    run.now += USUAL.refused_retry_first
     run.restart()
     run.scan()
     assert run.waiting() == [[ours[0]]]
@@ -333,7 +334,7 @@ def test_a_large_file_for_which_there_is_no_room_is_told_and_holds_back_no_other
     run.lane.start()
     run.scan()
     assert (run.waiting(), run.ledger.quarantined) == ([], {})
-    run.lane.scan(Members(run.spool), everything=True)
+    run.lane.scan(Members(run.spool), lambda _: True, everything=True)
     assert run.waiting() == [[path]]
 
 
@@ -368,7 +369,7 @@ def test_a_file_whose_copy_was_rewritten_is_compared_again_though_the_ledger_cov
     run.scan()
     assert run.waiting() == []
     run.retries.request()
-    run.now += RETRY_DISTANCE
+    run.now += USUAL.refused_retry_first
     run.retries.request()
     assert run.retries.is_due(attachments=False)
     run.scan()
@@ -385,7 +386,7 @@ def test_a_refused_file_that_is_too_large_to_be_copied_now_is_not_scanned_for_al
     run.send_all({path: Split("400")})
     monkeypatch.setattr(files_module, "PAYLOAD_LIMIT", 1)
     monkeypatch.setattr(attachments, "RESERVE", 1 << 60)
-    run.now += RETRY_DISTANCE
+    run.now += USUAL.refused_retry_first
     assert run.retries.is_due(attachments=False)
     run.scan()
     assert (run.waiting(), run.retries.is_due(attachments=False)) == ([], False)
@@ -463,7 +464,7 @@ def test_a_file_that_was_refused_alone_stays_alone_when_a_batch_before_it_is_too
     run.send_all({run.paths[0]: Split("400")})
     for path in ("a", "b", "c"):
         event_file(run.root / f"events.out.tfevents.0000000009.{path}", 2)
-    run.now += RETRY_DISTANCE
+    run.now += USUAL.refused_retry_first
     run.scan()
     assert run.waiting()[-1] == [run.paths[0]]
     run.fail(Split("413", too_large=True))

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 
 from staged import stage
+from uploaders import uploader
 
 from hf_mpwriter.base.names import sampler_name
 from hf_mpwriter.base.settings import Settings
@@ -15,13 +16,11 @@ from hf_mpwriter.mirror.decision import MirrorAction
 from hf_mpwriter.mirror.decision import decide as decide_of_a_mirror
 from hf_mpwriter.mirror.loop import Mirror
 from hf_mpwriter.spool.staging.job import Listed
-from hf_mpwriter.spool.staging.record import mirror_lock
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
 from hf_mpwriter.spool.workers.samplers import SEAL_WAIT
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.uploader.decision import Action, decide
-from hf_mpwriter.uploader.loop import Uploader
 
 PROCESS = Process.current()
 NAME = MemberName.of(sampler_name("here"), PROCESS, 1)
@@ -33,9 +32,9 @@ def test_an_uploader_waits_for_the_seal_before_it_scans_once_more(spool):
     """At most SEAL_WAIT seconds; a sampler that lives on with a sealed file holds up nothing."""
     now = [1000.0]
     lock = locks.try_exclusive(spool.uploader_lock)
-    one = Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
+    one = uploader(spool, lambda: now[0], lock=lock)
     now[0] += SEAL_WAIT - 1
-    one._note([SAMPLER])
+    one.sending.note([SAMPLER], one.peers)
     assert decide(one._situation([SAMPLER])) is Action.WAIT
     assert decide(one._situation([replace(SAMPLER, growing=frozenset())])) is Action.SCAN
     now[0] += 2
@@ -44,25 +43,23 @@ def test_an_uploader_waits_for_the_seal_before_it_scans_once_more(spool):
 
 def test_a_sampler_brings_no_better_token_and_no_life(spool):
     """An uploader whose token was refused would leave for it, again and again."""
-    lock = locks.try_exclusive(spool.uploader_lock)
-    one = Uploader(spool, spool.destination(), lock, lambda: 1000.0, random.Random(1))
-    one.run.status.failed(Refused("no", ""), 1)
+    one = uploader(spool)
+    one.status.failed(Refused("no", ""), 1)
     assert not one._is_better_token_there([replace(SAMPLER, requests=1)])
     assert one._situation([SAMPLER]).living == 0
 
 
 def test_a_sampler_that_is_left_over_decides_no_settings(spool):
     """It has those of the worker that has started it: patterns that a newer worker has narrowed would be wide again."""
-    lock = locks.try_exclusive(spool.uploader_lock)
-    one = Uploader(spool, spool.destination(), lock, lambda: 1000.0, random.Random(1))
-    one._note([SAMPLER])
-    assert one.run.ledger.settings == SAMPLER.settings, "nothing else is known"
+    one = uploader(spool)
+    one.sending.note([SAMPLER], one.peers)
+    assert one.sending.ledger.settings == SAMPLER.settings, "nothing else is known"
     worker = replace(
         SAMPLER, name=MemberName.of("main", PROCESS, 2), started_at=4e9, settings=Settings(commit_every=1.0)
     )
     for members in ([worker, SAMPLER], [replace(worker, alive=False), SAMPLER], [SAMPLER]):
-        one._note(members)
-        assert one.run.ledger.settings == worker.settings
+        one.sending.note(members, one.peers)
+        assert one.sending.ledger.settings == worker.settings
 
 
 def test_a_mirror_waits_for_the_seal_before_it_leaves(tmp_path):
@@ -70,7 +67,7 @@ def test_a_mirror_waits_for_the_seal_before_it_leaves(tmp_path):
     now = [1000.0]
     spool = stage(tmp_path / "here", tmp_path / "there")
     os.makedirs(spool.host(host_id()).root)
-    mirror = Mirror(spool, spool.logdir, locks.try_exclusive(mirror_lock(spool)), lambda: now[0], random.Random(0))
+    mirror = Mirror(spool, spool.logdir, locks.try_exclusive(spool.lock_of("mirror")), lambda: now[0], random.Random(0))
     mirror._take(Listed({}))
     mirror._scan([SAMPLER])
     assert decide_of_a_mirror(mirror._situation([SAMPLER])) is MirrorAction.WAIT

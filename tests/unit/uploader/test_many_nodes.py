@@ -7,6 +7,7 @@ import itertools
 import random
 
 import pytest
+from uploaders import uploader
 
 from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
@@ -15,9 +16,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.status import LINGER, UploaderStatus
-from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import at
-from hf_mpwriter.uploader import outcome
 from hf_mpwriter.uploader.loop import Uploader
 from hf_mpwriter.uploader.pacing import Pacing
 from hf_mpwriter.uploader.rate_limit import HOUR, RateLimit, Rule
@@ -174,17 +173,16 @@ def one(run_dir, monkeypatch, clock) -> Uploader:
     monkeypatch.setenv("XDG_CACHE_HOME", str(run_dir.parent / "cache"))
     spool = Spool(str(run_dir))
     spool.create()
-    lock = locks.try_exclusive(spool.uploader_lock)
-    return Uploader(spool, HERE, lock, clock, random.Random(2), nodes=Nodes(64, 63))
+    return uploader(spool, clock, seed=2, destination=HERE, nodes=Nodes(64, 63))
 
 
 def test_an_uploader_without_workers_waits_for_its_share_and_says_when_that_is(one, clock):
     """The wait ends later than the ten minutes of an uploader without workers; those follow."""
-    assert not one.run.pacing.take(urgent=True)
-    one.run.explain_wait()
-    one.run.publish()
-    status = UploaderStatus.read(one.run.host)
-    assert status.blocked_until == one.run.pacing.due_at > clock.now + LINGER
+    assert not one.sending.pacing.take(urgent=True)
+    one.sending.explain_wait(one.status)
+    one._publish()
+    status = UploaderStatus.read(one.host)
+    assert status.blocked_until == one.sending.pacing.due_at > clock.now + LINGER
     assert status.reason.startswith("the next commit is due at about ")
     clock.now = status.blocked_until - 1
     assert one._situation([]).abandoned_for < 0
@@ -196,14 +194,14 @@ def test_an_uploader_without_workers_waits_for_its_share_and_says_when_that_is(o
 
 def test_a_wait_that_the_hub_wishes_outlasts_the_ten_minutes(one, clock):
     """429 with an hour: the uploader tries again after it, and has ten minutes from then; but not for ever."""
-    one.run.in_flight._sent = (one.run.events, Batch(0, ()))
-    outcome.conclude(one.run, Retry("429", 3600.0, limited=True))
+    one.sending.in_flight._sent = (one.sending.events, Batch(0, ()))
+    one._conclude(Retry("429", 3600.0, limited=True))
     clock.now += 3599
     assert one._situation([]).abandoned_for < 0
     clock.now += LINGER
     assert one._situation([]).abandoned_for < LINGER
     for _ in range(30):
-        one.run.pacing.failed(Retry("429", 3600.0, limited=True))
+        one.sending.pacing.failed(Retry("429", 3600.0, limited=True))
         one._situation([])
         clock.now += 3600
     assert one._situation([]).abandoned_for > LINGER
@@ -211,9 +209,9 @@ def test_a_wait_that_the_hub_wishes_outlasts_the_ten_minutes(one, clock):
 
 def test_the_user_reads_that_the_nodes_share_the_commits(one):
     """How many, how often this one commits, and what helps."""
-    assert not one.run.pacing.take(urgent=True)
-    one.run.explain_wait()
-    (text,) = [notice.text for notice in read_notices(one.run.host)]
+    assert not one.sending.pacing.take(urgent=True)
+    one.sending.explain_wait(one.status)
+    (text,) = [notice.text for notice in read_notices(one.host)]
     assert text.startswith("64 nodes share the 100 commits per hour of this repository")
     assert "about one in 48 minutes" in text
     assert "one logdir for all nodes" in text

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Unknown
 from hf_mpwriter.uploader import pacing
 
@@ -22,7 +23,7 @@ def test_a_failure_is_tried_again_between_the_shortest_and_the_longest_wait(kind
     step = pacing.next_step(kind("why", after), attempts, rng)
     assert step.wait >= pacing.SHORTEST_WAIT
     if after is None:
-        assert step.wait <= min(pacing.LONGEST_WAIT, pacing.FIRST_WAIT * 2 ** min(attempts - 1, 20))
+        assert step.wait <= min(pacing.LONGEST_WAIT, USUAL.push_retry_first * 2 ** min(attempts - 1, 20))
         assert step.may_hurry
     else:
         assert min(after, pacing.LONGEST_WISH) <= step.wait <= max(pacing.LONGEST_WAIT, min(after, pacing.LONGEST_WISH))
@@ -41,7 +42,7 @@ def test_a_refused_destination_is_tried_slowly(attempts, rng):
 @given(st.integers(1, pacing.MOVED_LIMIT), SEEDS)
 def test_a_moved_branch_is_tried_again_within_seconds(attempts, rng):
     """With jitter, so that two that race do not race in step."""
-    assert pacing.SHORTEST_WAIT <= pacing.next_step(Moved("412"), attempts, rng).wait <= pacing.MOVED_WAIT
+    assert pacing.SHORTEST_WAIT <= pacing.next_step(Moved("412"), attempts, rng).wait <= USUAL.moved_retry
 
 
 def test_a_branch_that_moves_for_ever_is_left_alone_for_longer_and_longer():

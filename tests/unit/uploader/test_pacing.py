@@ -7,6 +7,7 @@ import random
 import pytest
 
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import at
@@ -43,7 +44,7 @@ def test_a_used_up_budget_puts_off_the_next_try_and_a_request_may_ask_sooner(tim
     assert time.now < time.pace.next_try <= time.now + 2 * 3600 / 16
     assert time.pace.may_hurry
     time.pace.requested()
-    assert time.pace.next_try == time.now + pacing.FIRST_WAIT
+    assert time.pace.next_try == time.now + USUAL.push_retry_first
     assert time.pace.take(urgent=True)
 
 
@@ -100,7 +101,7 @@ def test_after_failures_of_xet_in_a_row_content_goes_by_lfs_for_an_hour(time):
         assert time.pace.uses_xet
     time.fail(Retry("x", xet="failing"))
     assert not time.pace.uses_xet
-    assert time.pace.next_try <= time.now + pacing.FIRST_WAIT, "LFS is tried soon"
+    assert time.pace.next_try <= time.now + USUAL.push_retry_first, "LFS is tried soon"
     time.now += pacing.XET_PAUSE
     assert time.pace.uses_xet
 
@@ -157,7 +158,7 @@ def test_a_busy_branch_is_no_reason_to_be_slow_after_a_failure(time):
         time.fail(Moved("412"))
     time.fail(Retry("503"))
     assert time.pace.attempts == pacing.MOVED_LIMIT + 1
-    assert time.pace.next_try <= time.now + pacing.FIRST_WAIT
+    assert time.pace.next_try <= time.now + USUAL.push_retry_first
 
 
 def test_a_wish_of_the_hub_outlasts_every_hurry(time):

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
-from hf_mpwriter.uploader.run_state import LONGEST_PAUSE, SHARE, RunState
+from hf_mpwriter.uploader import decision
+from hf_mpwriter.uploader.decision import LONGEST_PAUSE, SHARE
 
 
-def pause(look_took: float, *, next_try: float | None = None) -> float:
+def pause(look_took: float, until_push: float | None = None) -> float:
     """The pause after a look that took so long; with a batch, and when it may be pushed."""
-    events = SimpleNamespace(batches=[] if next_try is None else [object()])
-    pacing = SimpleNamespace(next_try=next_try)
-    state = SimpleNamespace(events=events, pacing=pacing, clock=lambda: 100.0, _look_took=look_took)
-    return RunState.pause(state, 1.0)  # type: ignore[arg-type]
+    return decision.pause(1.0, look_took, until_push)
 
 
 def test_a_look_at_few_members_is_made_at_each_tick():
@@ -34,7 +30,7 @@ def test_no_pause_is_longer_than_the_longest():
     assert pause(10.0) == LONGEST_PAUSE
 
 
-@pytest.mark.parametrize(("next_try", "expected"), [(99.0, 0.0), (100.5, 0.5), (500.0, 1.0)])
-def test_a_batch_that_waits_is_pushed_when_that_is_due(next_try, expected):
+@pytest.mark.parametrize(("until_push", "expected"), [(-1.0, 0.0), (0.5, 0.5), (400.0, 1.0)])
+def test_a_batch_that_waits_is_pushed_when_that_is_due(until_push, expected):
     """Whatever a look takes."""
-    assert pause(10.0, next_try=next_try) == expected
+    assert pause(10.0, until_push) == expected

@@ -40,9 +40,9 @@ def start(tmp_path) -> StartRecord:
     return StartRecord(str(tmp_path / "ours"), destination=Destination(HERE, "me/run"), seeks_siblings=True)
 
 
-def found(start: StartRecord) -> list[str]:
+def found(start: StartRecord, patience: float = 2.0) -> list[str]:
     """The names of the runs that are found."""
-    runs = siblings.unfinished(start.run_dir, start.destination.endpoint)
+    runs = siblings.unfinished(start.run_dir, start.destination.endpoint, patience)
     return [os.path.basename(spool.run_dir) for spool, _ in runs]
 
 
@@ -100,12 +100,11 @@ def test_no_more_than_a_few_uploaders_are_started(tmp_path, start):
 
 @pytest.mark.root
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
-def test_a_directory_that_hangs_costs_the_others_little(tmp_path, start, monkeypatch):
+def test_a_directory_that_hangs_costs_the_others_little(tmp_path, start):
     """Each is looked at in a thread of its own."""
-    monkeypatch.setattr(siblings, "PATIENCE", 0.2)
     unfinished(tmp_path / "z")
     with hanging(tmp_path / "m"):
-        assert found(start) == ["z"]
+        assert found(start, patience=0.2) == ["z"]
 
 
 @pytest.mark.root
@@ -120,8 +119,16 @@ def test_a_search_that_hangs_is_ended_by_its_timer(tmp_path):
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGALRM
 
 
-def test_an_uploader_that_is_not_to_search_starts_nothing(start):
+def test_nothing_is_searched_beside_a_run_that_is_alone(start):
+    """A process costs more than the list of one directory."""
+    search = siblings.Search(start)
+    assert not search._pid
+    search.reap()
+
+
+def test_an_uploader_that_is_not_to_search_starts_nothing(tmp_path, start):
     """That of a sibling, and that of `hf-mpwriter sync`."""
+    (tmp_path / "other").mkdir()
     search = siblings.Search(replace(start, seeks_siblings=False))
     assert not search._pid
     search.reap()

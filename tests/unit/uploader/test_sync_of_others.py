@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 from silent_pushes import Silent
 from support import event_file
+from uploaders import uploader
 
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Retry, Sent
@@ -13,8 +12,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.uploader import in_flight, outcome
-from hf_mpwriter.uploader.loop import Uploader
+from hf_mpwriter.uploader import in_flight
 
 
 def test_a_failure_after_the_first_batch_does_not_make_sync_forget_the_rest(tmp_path, monkeypatch):
@@ -29,7 +27,7 @@ def test_a_failure_after_the_first_batch_does_not_make_sync_forget_the_rest(tmp_
     (tmp_path / "staging" / ".hf_mpwriter" / "claims" / "rank_00001.lock").touch()  # a worker has lived here
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
     lock = locks.try_exclusive(spool.uploader_lock)
-    one = Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
+    one = uploader(spool, lambda: now[0], lock=lock)
     monkeypatch.setattr(one, "_sleep", lambda: None)
     asking = MemberFile(spool, OBSERVER, Process.current(), Settings())
     asking.count(requests=1)
@@ -38,14 +36,14 @@ def test_a_failure_after_the_first_batch_does_not_make_sync_forget_the_rest(tmp_
         for _ in range(30):
             now[0] += 30
             one.tick()
-            if one.run.in_flight._sent:
-                return len(one.run.in_flight._sent[1].files)
+            if one.sending.in_flight._sent:
+                return len(one.sending.in_flight._sent[1].files)
         return 0
 
     assert sent() == 100
-    files = {file.path: Sent(file.length, "x") for file in one.run.in_flight._sent[1].files}
-    outcome.conclude(one.run, Done("c" * 40, own=True, repo_id="me/run", files=files, checked=True))
+    files = {file.path: Sent(file.length, "x") for file in one.sending.in_flight._sent[1].files}
+    one._conclude(Done("c" * 40, own=True, repo_id="me/run", files=files, checked=True))
     assert sent() == 50
-    outcome.conclude(one.run, Retry("503"))
+    one._conclude(Retry("503"))
     assert sent() == 50
     asking.leave()

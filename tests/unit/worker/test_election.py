@@ -14,30 +14,30 @@ from hf_mpwriter.spool import starts
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.worker import election
-from hf_mpwriter.worker.election import Election, mirror_environment
+from hf_mpwriter.worker.election import UploaderElection, mirror_environment
 
 
 def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spool, monkeypatch, caplog):
     """A broken interpreter: one warning, no exception, longer and longer pauses, no lock kept."""
     monkeypatch.setenv("HF_MPWRITER_PYTHON", "/nonexistent/python")
     now = [1000.0]
-    one = Election(spool, spool.destination(), clock=lambda: now[0])
+    one = UploaderElection(spool, spool.destination(), clock=lambda: now[0])
     tries = 0
     with caplog.at_level(logging.WARNING):
         for _ in range(600):
-            quiet = one._poster._quiet_until
-            assert not one.ensure_uploader()
-            tries += one._poster._quiet_until != quiet
+            quiet = one._quiet_until
+            assert not one.ensure()
+            tries += one._quiet_until != quiet
             now[0] += 1.0
     assert len(caplog.records) == 1
     assert tries <= 10, "5 s, 10 s, 20 s ... up to 5 min"
     assert not locks.is_held(spool.uploader_lock)
     monkeypatch.undo()
     now[0] += starts.LONGEST_PAUSE
-    assert one.ensure_uploader(), "the cause is gone"
+    assert one.ensure(), "the cause is gone"
     wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds no member and leaves")
     monkeypatch.setattr(sys, "frozen", True, raising=False)  # as in a program that holds its Python
-    assert not one.ensure_uploader()
+    assert not one.ensure()
     assert len(caplog.records) == 2, "another trouble is logged again"
 
 
@@ -45,11 +45,11 @@ def test_uploaders_that_die_at_once_are_not_started_for_ever(spool, monkeypatch,
     """Three starts in a minute, then longer and longer pauses: an interpreter that always fails is no fork bomb."""
     monkeypatch.setitem(launch.BOOTS, "uploader", "raise SystemExit(1)")
     now = [1000.0]
-    one = Election(spool, spool.destination(), clock=lambda: now[0])
+    one = UploaderElection(spool, spool.destination(), clock=lambda: now[0])
     started = 0
     with caplog.at_level(logging.WARNING):
         for _ in range(1200):
-            started += one.ensure_uploader()
+            started += one.ensure()
             wait_for(lambda: not one.reap(), "it ends")
             now[0] += 1.0
     assert started <= starts.STARTS_LIMIT + 10, "5 s, 10 s, 20 s ... up to 5 min"
@@ -58,7 +58,7 @@ def test_uploaders_that_die_at_once_are_not_started_for_ever(spool, monkeypatch,
 
 WITHOUT_PROCESSES = """
 import logging, os, resource, sys
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.election import UploaderElection
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
@@ -67,8 +67,8 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 logging.basicConfig()
 spool = Spool(sys.argv[1])
-one = Election(spool, Destination("http://127.0.0.1:9", "me/run"))
-print([one.ensure_uploader() for _ in range(3)])
+one = UploaderElection(spool, Destination("http://127.0.0.1:9", "me/run"))
+print([one.ensure() for _ in range(3)])
 """
 
 

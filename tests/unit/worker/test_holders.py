@@ -52,7 +52,7 @@ def test_a_supervisor_of_one_rank_is_not_its_launcher(monkeypatch):
     assert role.launcher_of(rank, {}) == launcher
     assert role.launcher_of(role.Role(1, "Process-1"), {}) is None
     assert role.launcher_of(role.Role(None, None), {}) is None
-    below = environment_below({}, contact.Inbox().name, 25.0, 1)  # of a supervisor that is this process
+    below = environment_below({}, contact.Inbox().name, 25.0)  # of a supervisor that is this process
     assert role.launcher_of(rank, below) == launcher, "a launcher is between"
     monkeypatch.setattr(os, "getppid", os.getpid)  # as in a child of this process
     assert role.launcher_of(rank, below) != Process.current()

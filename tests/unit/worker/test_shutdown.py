@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import time
@@ -12,21 +11,24 @@ from support import event_file
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Retry
+from hf_mpwriter.base.words import command_line
+from hf_mpwriter.delivery.sinks import Carrier, Delivery, HubSink, LogdirSink, Outlook
+from hf_mpwriter.delivery.status import Logged
+from hf_mpwriter.delivery.wait import Look, Wanted
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Logged, Progress, sync_command
-from hf_mpwriter.spool.staging.logdir import Shortfall
 from hf_mpwriter.spool.status import LINGER, LONGEST_STAY, StatusFile, UploaderStatus
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process, host_id
-from hf_mpwriter.worker import delivery, shutdown
+from hf_mpwriter.worker import answers, shutdown
+from hf_mpwriter.worker.answers import Awaited
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.messages.reporter import Reporter
 from hf_mpwriter.worker.messages.run import RunMessages
-from hf_mpwriter.worker.patience import MACHINE, Outlook, Terms, ends_with, is_failure, patience
+from hf_mpwriter.worker.patience import MACHINE, Terms, ends_with, is_failure, patience
 from hf_mpwriter.worker.role import Role
-from hf_mpwriter.worker.shutdown import End, Outcome, announcement, message
+from hf_mpwriter.worker.shutdown import End, Teller
 
 
 def to_await(
@@ -35,7 +37,21 @@ def to_await(
     """What a process answers for."""
     membership = Membership(spool, time.monotonic)
     membership.role = Role(rank, None)
-    return delivery.to_await(membership, own, Progress(spool), reports=reports, **more).lengths
+    membership.destination = Destination("https://hub", "me/run")
+    return dict(answers.to_await(membership, own, reports=reports, **more).of_hub.lengths)
+
+
+def end_of(
+    spool: Spool,
+    lengths: dict[str, int],
+    messages: RunMessages | None = None,
+    reporter: Reporter | None = None,
+    **more: float,
+):
+    """The end of a process that has written something."""
+    teller = Teller(reporter or Reporter(Membership(spool, time.monotonic)), messages)
+    awaited = Awaited(Wanted.now(HubSink(spool), lengths), Wanted(LogdirSink(spool), {}))
+    return End(spool, awaited, teller, lambda: Logged(lengths), **more)
 
 
 def test_what_is_known_is_not_read_again_at_the_end(run_dir):
@@ -157,111 +173,7 @@ def test_who_has_peers(role, has):
     assert role.has_peers is has
 
 
-NOW = time.mktime((2026, 11, 22, 7, 44, 30, 0, 0, -1))
-HERE = Outcome(
-    run_dir="/runs/exp1",
-    missing={"a": 1000, "b": 200},
-    refused={},
-    is_offline=False,
-    reason="ConnectError: refused",
-    is_refused=False,
-    is_alive=True,
-    stillness="",
-    until=NOW + LINGER,
-    left_at=0.0,
-    logged=Logged({"a": 2000, "b": 200}),
-    at=NOW,
-)
-MISSING = "1.2 kB in 2 files of /runs/exp1 are not on the Hub"
-SYNC = "hf-mpwriter sync /runs/exp1"
-WAITS = Logged({}, in_memory=5, disk_error="No space left on device")
-FULL = "the disk refuses them (No space left on device)"
-WAITING = f"5 records wait in memory: {FULL}, and they are lost when the process ends."
-DOWN = " yet: ConnectError: refused."
-LATER = ", and is tried again slowly; at once by: "
-GOES_ON = ", and an uploader goes on trying, until 07:54 at least; then: "
-AGAIN = ", and an uploader tries again now and then, until 07:54 at least; then: "
-UNSET = "; without it, this uploads it: "
-OFF = ": HF_HUB_OFFLINE is set."
-STOPPED = "process 7 is stopped; to let it go on: kill -CONT 7"
-
-
-@pytest.mark.parametrize(
-    ("changes", "why", "outlook"),
-    [
-        ({}, DOWN, GOES_ON),
-        ({"reason": ""}, " yet.", GOES_ON),
-        ({"is_refused": True, "reason": "401 Run: hf auth login."}, " yet: 401 Run: hf auth login.", AGAIN),
-        ({"refused": {"a": "a: 422", "b": "a: 422"}}, ": it refuses a: 422.", LATER),
-        ({"refused": {"a": "a: 422", "b": "b: 413"}, "is_alive": False}, ": it refuses a: 422, and 1 more.", LATER),
-        ({"refused": {"a": "a: 422"}}, DOWN, GOES_ON),
-        ({"is_offline": True}, OFF, UNSET),
-        ({"stillness": STOPPED}, DOWN, f", but the uploader does not work: {STOPPED}. To finish then: "),
-        ({"is_alive": False, "reason": ""}, " yet.", ", but no uploader runs. To finish: "),
-        (
-            {"is_alive": False, "left_at": NOW},
-            DOWN,
-            ", but no uploader runs; the last one tried until 07:44. To finish: ",
-        ),
-        (
-            {"is_alive": False, "left_at": NOW - 86_400},
-            DOWN,
-            ", but no uploader runs; the last one tried until 2026-11-21 07:44. To finish: ",
-        ),
-        ({"until": NOW + 86_400}, DOWN, GOES_ON.replace("07:54", "2026-11-23 07:44")),
-        ({"next_try": NOW + 12}, DOWN, GOES_ON.replace("goes on trying", "tries again in 12 s")),
-        ({"next_try": NOW + 120}, DOWN, GOES_ON.replace("goes on trying", "tries again at 07:46")),
-        ({"is_refused": True, "next_try": NOW + 300}, DOWN, AGAIN.replace("now and then", "at 07:49")),
-        ({"is_short": True}, DOWN, GOES_ON.replace("then", "to wait for it: close(wait=True), or")),
-        ({"ends_with": "the SLURM job"}, DOWN, "; the uploader ends with the SLURM job. To finish: "),
-        ({"is_offline": True, "logged": WAITS}, f"{OFF} {WAITING}", UNSET),
-        ({"logged": Logged({}, dropped=3)}, f"{DOWN} 3 records are lost: the disk refuses them.", GOES_ON),
-    ],
-)
-def test_the_message_says_what_holds(changes, why, outlook):
-    """Why, what comes next, until when, and one command; only what is in files is said to be on disk."""
-    text = f"{MISSING}{why} What is on disk stays there{outlook}{SYNC}"
-    assert message(dataclasses.replace(HERE, **changes)) == text
-
-
-STAYS = "What is on disk stays there"
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "text"),
-    [
-        ({}, {"missing": {}}, "/runs/exp1: all of it is on the Hub now."),
-        ({}, {}, f"{MISSING} yet. {STAYS}{GOES_ON}{SYNC}"),
-        ({"reason": ""}, {}, f"{MISSING}{DOWN} {STAYS}{GOES_ON}{SYNC}"),
-        (
-            {},
-            {"missing": {"b": 200}},
-            f"200 B in 1 file of /runs/exp1 are not on the Hub yet. {STAYS}{GOES_ON}{SYNC}",
-        ),
-        ({}, {"refused": {"a": "a: 422", "b": "a: 422"}}, None),
-        ({}, {"missing": {}, "logged": WAITS}, f"/runs/exp1: all of it is on the Hub now. /runs/exp1: {WAITING}"),
-    ],
-)
-def test_what_was_announced_is_not_repeated(before, after, text):
-    """Before a long wait: what is missing, why, and the command. The last line ends with the command, too."""
-    announced = dataclasses.replace(HERE, **before)
-    told = announcement(announced, 57.6)
-    why = " (ConnectError: refused)" if announced.reason else ""
-    what = f"waiting up to 58 s until 1.2 kB in 2 files of /runs/exp1 are on the Hub{why}."
-    assert told == f"{what} Ctrl-C ends the wait and nothing else; if this process is killed before: {SYNC}"
-    end = message(dataclasses.replace(HERE, **after), announced)
-    assert end == (text or f"{MISSING}: it refuses a: 422. {STAYS}{LATER}{SYNC}")
-
-
-def test_what_waits_in_memory_is_told_although_all_files_are_on_the_hub():
-    """Nothing else is missing; and without both there is nothing to say."""
-    assert message(dataclasses.replace(HERE, missing={}, logged=WAITS)) == f"/runs/exp1: {WAITING}"
-    assert message(dataclasses.replace(HERE, missing={})) == ""
-
-
-def test_the_command_of_the_message_can_be_copied_into_a_shell():
-    """A path with spaces is quoted."""
-    assert message(dataclasses.replace(HERE, run_dir="/a b")).endswith(": hf-mpwriter sync '/a b'")
+NOW = 1_795_333_000.0
 
 
 @pytest.mark.parametrize(
@@ -294,10 +206,7 @@ def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(ru
         blocked_until = time.monotonic() + 3600
         status.publish(phase="waiting", waiting=1, push=None, commits=0, blocked_until=blocked_until)
         ends.append(time.time())
-        reporter = Reporter(Membership(spool, time.monotonic))
-        logged = Logged({path.name: event_file(path, 20)})
-        end = End(Progress(spool), spool, delivery.Awaited(dict(logged.lengths)), reporter, lambda: logged)
-        end.wait(Terms(60.0), lambda: None)
+        end_of(spool, {path.name: event_file(path, 20)}).wait(Terms(60.0), lambda: None)
         ends.append(time.time())
     finally:
         locks.release(lock)
@@ -306,9 +215,8 @@ def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(ru
     assert any(f"an uploader goes on trying, until {at} at least; then: hf-mpwriter sync" in line for at in times)
 
 
-def test_a_wait_tells_first_where_the_run_goes_and_last_the_command(run_dir, caplog, monkeypatch):
+def test_a_wait_tells_first_where_the_run_goes_and_last_the_command(run_dir, caplog):
     """A wait without a failure is information; what is missing at its end is a warning."""
-    monkeypatch.setattr(shutdown, "QUIET_WAIT", -1000.0)
     caplog.set_level(logging.INFO)
     spool, to = Spool(str(run_dir)), Destination("https://hub", "me/run", path_in_repo="exp1")
     spool.create()
@@ -318,77 +226,53 @@ def test_a_wait_tells_first_where_the_run_goes_and_last_the_command(run_dir, cap
     reporter = Reporter(Membership(spool, time.monotonic))
     reporter.take(at_end=True)
     messages = RunMessages(spool, to, reporter, time.time())
-    end = End(Progress(spool), spool, delivery.Awaited(lengths), reporter, lambda: Logged(lengths), messages=messages)
-    end.wait(Terms(0.3, is_long=True), lambda: None)
+    end_of(spool, lengths, messages, reporter, quiet_wait=-1000.0).wait(Terms(0.3, is_long=True), lambda: None)
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in told] == ["INFO", "INFO", "WARNING"], told
     starts = [text.split()[0] for _, text in told[:2]]
     assert (starts, told[0][1].endswith(f" to {to.url}")) == (["uploading", "waiting"], True)
-    assert all(text.endswith(f": {sync_command(str(run_dir))}") for _, text in told[1:]), told
+    assert all(text.endswith(f": {command_line('sync', run_dir)}") for _, text in told[1:]), told
 
 
-def test_the_ledger_is_read_as_long_as_an_end_waits(run_dir):
+def test_the_ledger_is_read_as_long_as_an_end_waits(run_dir, monkeypatch):
     """After an exception the wait is short while nothing moves, and longer after progress."""
-    spool, now = Spool(str(run_dir)), [0.0]
+    spool, now, seen = Spool(str(run_dir)), [0.0], []
     spool.create()
-    view, reporter = Progress(spool, lambda: now[0]), Reporter(Membership(spool, time.monotonic))
-    end = End(view, spool, delivery.Awaited({}), reporter, lambda: Logged({}), lambda: now[0])
-    terms = Terms(60.0, failed=True, has_peers=True)
-    end.wait(terms, lambda: None)
-    assert not end._has_waited((0,), terms, WORKS)
-    first = view.until
-    now[0] = 1.5
-    assert not end._has_waited((1,), terms, WORKS)
-    assert view.until == first + 1.5
+    (run_dir / "a").touch()
+    hub = HubSink(spool)
 
+    def looks(*_: object):
+        for step in range(2):
+            now[0] = 1.5 * step
+            yield Look((Delivery(missing={"a": 1}, step=(step,)),), is_due=False)
+            seen.append(hub.until)
 
-THERES = MISSING.replace("/runs/exp1", "s3://b/exp1")
-THERE = Shortfall("/runs/exp1", "s3://b/exp1")
-LATE = Shortfall("/runs/exp1", "s3://b/exp1", {"a": 7}, reason="no space", is_alive=True)
+    monkeypatch.setattr(shutdown, "wait_for", looks)
+    awaited = Awaited(Wanted(hub, {"a": 1}), Wanted(LogdirSink(spool), {}))
+    teller = Teller(Reporter(Membership(spool, time.monotonic)), None)
+    end = End(spool, awaited, teller, lambda: Logged({}), clock=lambda: now[0])
+    end.wait(Terms(60.0, failed=True, has_peers=True), lambda: None)
+    assert seen == [2.0, 3.5]
 
 
 @pytest.mark.parametrize(
-    ("changes", "shown", "absent"),
-    [
-        (
-            {"logdir": THERE},
-            [
-                THERES,
-                "All of it is in the logdir.",
-                "on disk (/runs/exp1) stays",
-                "uploader goes on",
-                "sync s3://b/exp1",
-            ],
-            ["mirror"],
-        ),
-        (
-            {"logdir": LATE},
-            [f"{THERES}{DOWN} 7 B in 1 file are not in s3://b/exp1 yet: no space."],
-            ["mirror goes on"],
-        ),
-        (
-            {"logdir": LATE, "missing": {}},
-            ["7 B in 1 file are", "in /runs/exp1 stays there, and a mirror goes on trying; then: hf-mpwriter"],
-            ["Hub"],
-        ),
-        ({"logdir": LATE, "missing": {}, "logged": WAITS}, [WAITING, "a mirror goes on trying"], ["Hub"]),
-    ],
+    ("outlooks", "seconds"),
+    [([WORKS, STANDS], 60), ([FAILS, STANDS], 10), ([FAILS], 3), ([TURN_IS_FAR, FAILS], 3)],
 )
-def test_of_a_staged_run_one_message_tells_of_both_places(changes, shown, absent):
-    """What is where, why, and the one command that finishes both."""
-    told = message(dataclasses.replace(HERE, **changes))
-    assert [part for part in shown if part not in told] == [], told
-    assert [part for part in absent if part in told] == [], told
-    assert told.count("hf-mpwriter sync s3://b/exp1") == 1
+def test_an_end_waits_for_that_sink_that_is_worth_the_longest_wait(run_dir, monkeypatch, outlooks, seconds):
+    """A Hub that is down keeps nothing from the logdir, nor the other way round."""
+    spool, now, looked = Spool(str(run_dir)), [0.0], []
+    spool.create()
 
+    def looks(*_: object):
+        while True:
+            looked.append(now[0])
+            carriers = [Carrier(outlook=outlook) for outlook in outlooks]
+            yield Look(tuple(Delivery(missing={"a": 1}, carrier=carrier) for carrier in carriers), is_due=False)
+            now[0] += 0.5
 
-def test_a_long_wait_names_the_places_that_it_waits_for():
-    """Of a run without a destination that is the logdir alone."""
-    local = dataclasses.replace(HERE, missing={}, logdir=LATE, uploads=False)
-    assert "until 7 B in 1 file of s3://b/exp1 are in the logdir (no space)." in announcement(local, 60)
-    both = dataclasses.replace(HERE, logdir=LATE)
-    assert "are on the Hub and in the logdir (ConnectError: refused; no space)." in announcement(both, 60)
-    arrived = dataclasses.replace(local, logdir=THERE)
-    assert message(arrived, local) == "s3://b/exp1: all of it is in the logdir now."
-    assert message(dataclasses.replace(arrived, uploads=True), both).endswith("on the Hub and in the logdir now.")
-    assert message(arrived) == ""
+    monkeypatch.setattr(shutdown, "wait_for", looks)
+    awaited = Awaited(Wanted(HubSink(spool), {"a": 1}), Wanted(LogdirSink(spool), {}))
+    teller = Teller(Reporter(Membership(spool, time.monotonic)), None)
+    End(spool, awaited, teller, lambda: Logged({}), clock=lambda: now[0]).wait(Terms(60.0), lambda: None)
+    assert looked[-1] == seconds

@@ -9,9 +9,9 @@ from runs import run
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import process_state
 from hf_mpwriter.system.directory import Directory
-from hf_mpwriter.worker.election import Poster
+from hf_mpwriter.worker.election import Election, SamplerElection
 from hf_mpwriter.worker.staging.mirroring import Mirroring
 
 
@@ -88,11 +88,11 @@ def test_a_log_handler_that_logs_events_and_a_close_that_warns_do_not_wait_for_e
 UNDER_HOUSEKEEPING = """
 import logging, sys
 from hf_mpwriter import SummaryWriter
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import process_state
 writer = SummaryWriter(sys.argv[1])
 class Handler(logging.Handler):
     def emit(self, record):
-        print(record.getMessage().partition(": ")[2], locks.is_any_held())
+        print(record.getMessage().partition(": ")[2], process_state.is_any_held())
 logging.getLogger().addHandler(Handler())
 def fail(*_):
     raise OSError("no housekeeping")
@@ -135,7 +135,8 @@ LONG_HANDLER = """
 import os, signal, sys
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.worker import worker
-worker.HOUSEKEEPING_EVERY = worker.STUCK_AFTER = 0.0  # the handler takes longer than any housekeeping
+worker.STUCK_AFTER = 0.0  # the handler takes longer than any housekeeping
+os.environ["HF_MPWRITER_TIMING"] += " housekeeping_every=0"
 writer = SummaryWriter(sys.argv[1])
 def handle(*_):
     for step in range(3):
@@ -201,13 +202,13 @@ def test_a_run_directory_that_was_removed_stays_so(tmp_path):
 def test_a_local_run_asks_for_no_process_when_it_keeps_house(tmp_path, monkeypatch):
     """Without system metrics nothing is started, so nothing is to be collected: process 1 would read files for that."""
     asked = []
-    monkeypatch.setattr(Poster, "reap", lambda poster: bool(asked.append(poster)))
+    monkeypatch.setattr(Election, "reap", lambda one: bool(asked.append(one)))
     monkeypatch.setattr(Mirroring, "keep_house", lambda mirroring: bool(asked.append(mirroring)))
     with SummaryWriter(str(tmp_path / "run")) as writer:
         writer.add_scalar("loss", 0.5, 1)
         writer._worker.keep_house()
     assert asked == []
-    monkeypatch.setattr(Poster, "ensure", lambda *_: True)
+    monkeypatch.setattr(SamplerElection, "ensure", lambda *_: True)
     with SummaryWriter(str(tmp_path / "other"), system_metrics=True) as writer:
         writer.add_scalar("loss", 0.5, 1)
         assert asked, "one that was started is collected"
@@ -217,7 +218,7 @@ def test_the_path_of_the_run_is_looked_at_without_a_lock(tmp_path, monkeypatch):
     """A signal handler may log meanwhile, and wait for a thread that opens its first event file."""
     writer = SummaryWriter(tmp_path)
     held, look = [], Directory.is_at_path
-    monkeypatch.setattr(Directory, "is_at_path", lambda self: held.append(locks.is_any_held()) or look(self))
+    monkeypatch.setattr(Directory, "is_at_path", lambda self: held.append(process_state.is_any_held()) or look(self))
     writer._worker.try_to_join()
     monkeypatch.undo()
     writer.close()

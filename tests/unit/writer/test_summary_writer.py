@@ -18,6 +18,7 @@ from hf_mpwriter import HFSummaryWriter, SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.events import framing
 from hf_mpwriter.system import process
+from hf_mpwriter.writer.hf_summary_writer import TensorboardArguments
 from hf_mpwriter.writer.summary_writer import named_for_users
 
 
@@ -40,23 +41,27 @@ def test_the_signature_is_that_of_huggingface_hub():
     ours = list(inspect.signature(HFSummaryWriter.__init__).parameters.values())
     assert theirs.pop().kind is inspect.Parameter.VAR_KEYWORD
     assert [(p.name, p.kind, p.default) for p in ours[: len(theirs)]] == [(p.name, p.kind, p.default) for p in theirs]
+    assert ours.pop().kind is inspect.Parameter.VAR_KEYWORD
     assert {p.kind for p in ours[len(theirs) :]} == {inspect.Parameter.KEYWORD_ONLY}
 
 
 def test_both_writers_have_the_same_arguments():
     """With the same defaults and types; `repo_id` is required where it says what the writer is for."""
-    local, ours = (inspect.signature(writer).parameters for writer in (SummaryWriter, HFSummaryWriter))
-    assert set(ours) == set(local)
+    local, ours = (dict(inspect.signature(writer).parameters) for writer in (SummaryWriter, HFSummaryWriter))
+    assert ours.pop("kwargs").annotation == "Unpack[TensorboardArguments]"
+    passed = {name: kind.__forward_arg__ for name, kind in TensorboardArguments.__annotations__.items()}
+    assert {*ours, *passed} == set(local)
+    assert passed.items() <= {name: found.annotation for name, found in local.items()}.items()
     assert {name for name in ours if ours[name].default != local[name].default} == {"repo_id"}
     assert {name for name in ours if ours[name].annotation != local[name].annotation} == {"repo_id"}
 
 
-@pytest.mark.parametrize("writer", [SummaryWriter, HFSummaryWriter])
-def test_an_argument_that_does_not_exist_is_named(tmp_path, monkeypatch, writer):
-    """Before anything is written; also where the required one is missing for that."""
+@pytest.mark.parametrize(("writer", "given"), [(SummaryWriter, []), (HFSummaryWriter, ["me/run"])])
+def test_an_argument_that_does_not_exist_is_named(tmp_path, monkeypatch, writer, given):
+    """Before anything is written."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TypeError) as found:
-        writer(repoid="x")
+        writer(*given, repoid="x")
     assert str(found.value).startswith(f"{writer.__name__}.__init__() got an unexpected keyword argument 'repoid'")
     assert os.listdir(tmp_path) == []
 
@@ -265,8 +270,8 @@ def test_what_cannot_be_done_is_said(tmp_path):
     """A repository as logdir, an interval that is none, Comet, an unknown argument."""
     with pytest.raises(LogdirError, match="repo_id="):
         SummaryWriter("hf://me/run")
-    with pytest.raises(SettingsError, match="mirror_every"):
-        SummaryWriter(str(tmp_path), mirror_every=0)
+    with pytest.raises(SettingsError, match="commit_every"):
+        SummaryWriter(str(tmp_path), commit_every=0)
     with pytest.raises(SettingsError, match="Comet"):
         SummaryWriter(str(tmp_path), comet_config={"disabled": False})
     with pytest.raises(TypeError, match="colour"):
@@ -387,6 +392,6 @@ def test_the_help_of_a_writer_explains_each_parameter(kind):
     """It is ours, and not that of the class below: tensorboardX's says what is not true here."""
     told = set(re.findall(r"^    (\w+)(?:, (\w+))?: ", inspect.getdoc(kind), re.MULTILINE))
     names = {name for pair in told for name in pair if name}
-    assert set(inspect.signature(kind.__init__).parameters) - {"self"} <= names
+    assert set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"} <= names
     assert inspect.getdoc(kind.__init__) == kind.__init__.__doc__
     assert "tensorboardX" not in kind.__init__.__doc__

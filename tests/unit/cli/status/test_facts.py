@@ -13,7 +13,7 @@ from hf_mpwriter.cli.status.facts import gather
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.workers import members
-from hf_mpwriter.spool.workers.claims import claim
+from hf_mpwriter.spool.workers.members import claim
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 

@@ -9,7 +9,7 @@ from facts import FACTS, FILE, HERE, NOW, RUNNING, facts
 
 from hf_mpwriter.cli.status.facts import WorkerFacts
 from hf_mpwriter.cli.status.judgement import judge
-from hf_mpwriter.cli.status.text import failure_text, file_text, full, line, table, uploader_text, workers_text
+from hf_mpwriter.cli.status.text import daemon_text, failure_text, file_text, full, line, table, workers_text
 from hf_mpwriter.spool.status import UploaderStatus
 
 UNKNOWN = "runs, it has not said yet what it does"
@@ -43,20 +43,20 @@ def shown(**fields: object) -> str:
 )
 def test_a_line_about_an_uploader_says_what_it_does(status, alive, line):
     """Wherever it is; what has left does nothing."""
-    assert uploader_text(facts(uploader=status, uploader_is_alive=alive)) == line
+    assert daemon_text(status, NOW, is_alive=alive) == line
 
 
 def test_an_uploader_that_is_silent_is_shown_as_such():
     """Its phase is what it wrote last, and says nothing of now."""
     silent = dataclasses.replace(RUNNING, beat=NOW - 3600)
-    assert "has said nothing for" in uploader_text(facts(uploader=silent, uploader_is_alive=True))
+    assert "has said nothing for" in daemon_text(silent, NOW, is_alive=True)
 
 
 def test_a_failure_is_told_in_plain_words_with_how_often_and_what_helps():
     """The words of the client are in the log."""
     failed = dataclasses.replace(RUNNING, kind="Retry", reason="the Hub cannot be reached", failures=3, hint="Wait.")
-    assert failure_text(facts(uploader=failed)) == "the Hub cannot be reached (3 times in a row). Wait."
-    assert failure_text(facts(uploader=dataclasses.replace(RUNNING, reason="the next is due."))) == "the next is due."
+    assert failure_text(failed) == "the Hub cannot be reached (3 times in a row). Wait."
+    assert failure_text(dataclasses.replace(RUNNING, reason="the next is due.")) == "the next is due."
 
 
 def test_workers_are_counted_and_named_while_they_are_few():
@@ -111,7 +111,7 @@ def test_a_run_that_has_logged_nothing_has_no_link():
     assert ("nothing to upload" in text, "http" in text) == (True, False), text
     assert "on the Hub   nothing, as nothing was logged" in shown(files=())
     whole = facts(files=(FILE,))
-    assert line(whole, judge(whole, "exp1")).endswith(whole.destination.url)
+    assert line(whole, judge(whole, "exp1")).endswith(whole.hub.destination.url)
 
 
 def test_of_many_files_only_some_are_listed():

@@ -12,7 +12,7 @@ from hf_mpwriter.cli.syncing.following import followed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import SUPERVISOR, Members
 from hf_mpwriter.supervisor.drain import ABSENT, NOTHING_THERE, ROUND, Drain, Followed, NotARunError, Upload
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.election import UploaderElection
 
 HUB = "http://127.0.0.1:9"
 NAME = "events.out.tfevents.1700000000.host"
@@ -77,8 +77,9 @@ def test_a_folder_goes_on_where_it_went_before(tmp_path):
     record(tmp_path / "exp1", "elsewhere")
     for repo_id, environ in ((None, ENVIRON), ("me/run", ENVIRON), (None, {"HF_MPWRITER_REPO_ID": "me/other"})):
         assert only(followed(["exp1"], None, repo_id, environ)).make_run().destination().path_in_repo == "elsewhere"
-    with pytest.raises(NotARunError, match="is recorded for"):
-        only(followed(["exp1"], None, "me/other", ENVIRON)).make_run()
+    for other in ("me/other", "datasets/me/run"):
+        with pytest.raises(NotARunError, match="is recorded for"):
+            only(followed(["exp1"], None, other, ENVIRON)).make_run()
 
 
 def test_the_token_goes_to_no_other_hub(tmp_path, monkeypatch):
@@ -136,7 +137,7 @@ def test_of_the_ranks_of_a_host_the_first_follows_the_run_directory(environ):
 @pytest.mark.parametrize(("said", "private"), [("1", True), ("0", False), ("", None)])
 def test_a_repository_is_made_as_private_as_the_environment_says(tmp_path, monkeypatch, said, private):
     """As by a writer that takes its repository from there."""
-    monkeypatch.setattr(Election, "ensure_uploader", lambda _: False)
+    monkeypatch.setattr(UploaderElection, "ensure", lambda _: False)
     event_file(tmp_path / "exp1" / NAME, 1)
     one = only(followed([], "exp1", "me/run", {"HF_MPWRITER_REPO_PRIVATE": said}))
     upload = Upload(one.make_run(), time.monotonic, with_others=True, private=one.private)

@@ -13,7 +13,7 @@ from hf_mpwriter.cli.main import main
 from hf_mpwriter.cli.syncing import command
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.supervisor.drain import Drain
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.election import UploaderElection
 
 HUB = "http://127.0.0.1:9"
 
@@ -75,7 +75,7 @@ def test_of_all_runs_two_of_one_place_hold_up_no_other(synced, tmp_path):
 
 
 def test_all_takes_the_runs_below_that_have_a_destination(synced, tmp_path):
-    """Of this folder or of others; what is left out is named, unless it is to be quiet."""
+    """Of this folder or of others; what is left out is named."""
     recorded(str(tmp_path / "runs" / "a"), "tensorboard/a")
     recorded(str(tmp_path / "runs" / "deep" / "b"), "tensorboard/b")
     Spool(str(tmp_path / "runs" / "local")).create()
@@ -85,7 +85,7 @@ def test_all_takes_the_runs_below_that_have_a_destination(synced, tmp_path):
         result.output
     )
     synced.clear()
-    assert run("--all", "--quiet", "runs/deep").output == ""
+    assert run("--all", "runs/deep").output == ""
     assert synced == ["runs/deep/b"]
     synced.clear()
     assert run("--all", "--repo-id", "me/run").exit_code == 0
@@ -120,7 +120,6 @@ def test_event_files_beside_runs_are_named_and_left_out(synced, tmp_path):
     result = run("--all", "--repo-id", "me/run")
     assert (result.exit_code, synced) == (0, ["logs/ours", "logs/theirs"])
     assert "logs has runs below it, so its own event files are left out." in result.output
-    assert "left out" not in run("--all", "--repo-id", "me/run", "-q").output
 
 
 def test_without_a_run_the_message_says_what_to_give(synced, tmp_path):
@@ -194,7 +193,7 @@ def test_a_folder_that_is_removed_while_it_is_uploaded_is_told_and_not_waited_fo
     """No upload can be whole any more. Who follows it goes on: its program may have cleared it to begin anew."""
     monkeypatch.setenv("HF_ENDPOINT", HUB)
     event_file(tmp_path / "exp1" / "events.out.tfevents.1700000000.host", 1)
-    monkeypatch.setattr(Election, "ensure_uploader", lambda _: os.rename(tmp_path / "exp1", tmp_path / "gone"))
+    monkeypatch.setattr(UploaderElection, "ensure", lambda _: os.rename(tmp_path / "exp1", tmp_path / "gone"))
     rounds = list[object]()
     monkeypatch.setattr(command, "tend", lambda drain, _: rounds.append(drain))
     result = run(str(tmp_path / "exp1"), "--repo-id", "me/run", *["--follow"] * follows)

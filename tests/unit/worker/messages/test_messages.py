@@ -9,11 +9,12 @@ import pytest
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.delivery.sentences import done
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.messages.reporter import Reporter
-from hf_mpwriter.worker.messages.run import RunMessages, done
+from hf_mpwriter.worker.messages.run import RunMessages
 
 TO = Destination("http://127.0.0.1:9", "run", "dataset", "v/1", "tensor board/exp1")
 LINK = "http://127.0.0.1:9/datasets/me/run/tree/v%2F1/tensor%20board/exp1"

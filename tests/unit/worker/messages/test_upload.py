@@ -12,13 +12,14 @@ import pytest
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.delivery.sentences import beginning, shown
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
 from hf_mpwriter.system import disk, filesystem
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.worker.messages.reporter import ToldRecord
-from hf_mpwriter.worker.messages.upload import NOTABLE, UploadMessages, beginning, duration, is_outage, shown, url_of
+from hf_mpwriter.worker.messages.upload import NOTABLE, UploadMessages, is_outage, url_of
 
 TO = Destination("https://huggingface.co", "me/run", path_in_repo="tensorboard/exp1")
 LINK = "https://huggingface.co/me/run/tree/main/tensorboard/exp1"
@@ -47,7 +48,7 @@ class Told:
 
     def publish(self, status: UploaderStatus) -> None:
         """Be the uploader."""
-        place = self.spool.host(host_id()).status
+        place = self.spool.host(host_id()).daemon("uploader").status
         disk.make_dirs(place.parent)
         disk.replace(place, state.dump(status), "status.publish", durable=False)
 
@@ -151,7 +152,7 @@ def test_the_line_names_the_next_try_of_a_long_wait_and_the_log(told, caplog):
     told.publish(dataclasses.replace(DOWN, blocked_for=3600.0, blocked_until=1.0))
     due = time.strftime("%H:%M", time.localtime(NOW + 3600))
     assert told.by(worker())[1:] == [f"not uploading: the Hub fails (503); next try at {due}"]
-    assert caplog.messages[-1].endswith(f"; log: {told.spool.host(host_id()).log}")
+    assert caplog.messages[-1].endswith(f"; log: {told.spool.host(host_id()).daemon('uploader').log}")
 
 
 @pytest.mark.parametrize(
@@ -192,26 +193,6 @@ def test_a_record_that_cannot_be_read_hides_nothing(told):
     assert [len(told.by(mine)), len(told.by(mine))] == [2, 0]
     disk.replace(told.spool.told, b'{"start": "yes"}', "told.save", durable=False)
     assert len(told.by(worker())) == 2
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "1 s"), (59, "59 s"), (240, "4 min"), (7_200, "2 h"), (259_200, "3 days")]
-)
-def test_a_duration_has_one_unit(seconds, text):
-    """As long as it is exact enough."""
-    assert duration(seconds) == text
-
-
-def test_a_path_is_shown_as_a_user_of_this_directory_would_type_it(tmp_path, monkeypatch):
-    """Else it is absolute; a URL stays one; a working directory that is gone does not matter."""
-    monkeypatch.chdir(tmp_path)
-    assert shown(str(tmp_path / "runs" / "exp1")) == "runs/exp1"
-    assert shown("/elsewhere/exp1") == "/elsewhere/exp1"
-    assert shown("s3://bucket/exp1") == "s3://bucket/exp1"
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert shown("/elsewhere/exp1") == "/elsewhere/exp1"
 
 
 def test_an_uploader_that_is_silent_on_a_full_disk_is_told_and_its_end_too(told, monkeypatch):

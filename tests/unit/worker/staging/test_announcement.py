@@ -13,7 +13,7 @@ ASIDE = Storage("/data/exp1", Layout.LOCAL_SPOOL, "/data/exp1", SPOOL, "lustre h
 
 def test_both_places_and_the_interval_are_told():
     """And what is lost with the machine."""
-    assert announcement(STAGED, Settings(mirror_every=0.5), uploads=True) == (
+    assert announcement(STAGED, Settings(commit_every=0.5), uploads=True) == (
         "s3://b/exp1: a URL is no directory. Event files are written to /scratch/x/exp1, and copied to the logdir "
         "every 0.5 minutes, less often in a long run, at push() and at the end. If this machine is lost, so is what it "
         "has logged since."

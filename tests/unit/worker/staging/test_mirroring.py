@@ -7,41 +7,18 @@ import os
 import time
 from pathlib import Path
 
-import pytest
 from staged import stage
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.timing import Timing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.listing import Listing
-from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorStatus, mirror_lock
+from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.election import MirrorElection
-from hf_mpwriter.worker.staging import looking
-from hf_mpwriter.worker.staging.mirroring import SEVERAL, Mirroring, trouble
-
-
-@pytest.mark.parametrize(
-    ("status", "refused", "told"),
-    [
-        (MirrorStatus(), {}, ""),
-        (MirrorStatus(failures=1, reason="why"), {}, ""),
-        (MirrorStatus(failures=SEVERAL, reason="why"), {}, "why"),
-        (MirrorStatus(failures=1, reason="why", is_refused=True), {}, "why"),
-        (MirrorStatus(failures=1, reason="why", phase="stuck"), {}, "why"),
-        (MirrorStatus(failures=9, reason="why", phase="left"), {}, ""),
-        (
-            MirrorStatus(),
-            {"b": "No space left on device", "a": "another file is there"},
-            "a: another file is there, and 1 more",
-        ),
-        (MirrorStatus(), {"b": "No space left on device"}, "b: No space left on device"),
-    ],
-)
-def test_each_row_of_the_table(status, refused, told):
-    """As the head of the module says."""
-    assert trouble(status, refused) == told
+from hf_mpwriter.worker.staging.mirroring import Mirroring
 
 
 def test_a_trouble_is_told_once_and_again_when_it_comes_back(tmp_path, caplog):
@@ -52,14 +29,14 @@ def test_a_trouble_is_told_once_and_again_when_it_comes_back(tmp_path, caplog):
 
     def keep_house(**fields) -> int:
         status = state.dump(MirrorStatus(beat=time.time(), **fields))
-        with open(MirrorPlaces.of(spool.host(host_id())).status, "wb") as file:
+        with open(spool.host(host_id()).daemon("mirror").status, "wb") as file:
             file.write(status)
         with caplog.at_level(logging.WARNING):
             mirroring.keep_house()
             logger.flush()
         return len(caplog.records)
 
-    lock = locks.try_exclusive(mirror_lock(spool))  # a mirror lives
+    lock = locks.try_exclusive(spool.lock_of("mirror"))  # a mirror lives
     full = {"failures": 1, "is_refused": True, "reason": "No space left on device"}
     assert keep_house(**full) == 0
     speaks[0] = True
@@ -88,12 +65,11 @@ def test_the_last_step_waits_a_moment_for_what_is_still_to_come_back(tmp_path, c
     ours = "events.out.tfevents.1795233002.h.1.00000001"
     Listing({ours: 5, f"rank_00001/{ours}": 5}).save(spool)
     brings = lambda _: Path(spool.run_dir, ours).write_bytes(b"12345")  # noqa: E731
-    monkeypatch.setattr(MirrorElection, "ensure_mirror", brings)
-    mirroring = Mirroring(spool, lambda: True)
+    monkeypatch.setattr(MirrorElection, "ensure", brings)
+    mirroring = Mirroring(spool, lambda: True, timing=Timing(logdir_wait=0.1))
     mirroring.wait_until_back("")
     assert caplog.text == ""
-    monkeypatch.setattr(MirrorElection, "ensure_mirror", lambda _: None)
-    monkeypatch.setattr(looking, "LONGEST", 0.1)
+    monkeypatch.setattr(MirrorElection, "ensure", lambda _: None)
     mirroring.wait_until_back("rank_00001")
     assert caplog.text == "", "it has waited once"
     mirroring.forget()

@@ -12,24 +12,24 @@ NEVER = -math.inf
 HOUR, DAY = 3600.0, 86_400.0
 
 
-def files_of(duration: float, mirror_every: float, *, asks: bool) -> int:
+def files_of(duration: float, commit_every: float, *, asks: bool) -> int:
     """The segments that a program makes which logs every five seconds, and may ask for a push each time."""
     opened, files = 0.0, 0
     for now in range(1, int(duration), 5):
-        if opened < opened_before(float(now), float(now), mirror_every, now if asks else NEVER):
+        if opened < opened_before(float(now), float(now), commit_every, now if asks else NEVER):
             opened, files = float(now), files + 1
     return files
 
 
 def test_a_segment_is_sealed_at_the_interval():
-    """In a young run that is `mirror_every`."""
+    """In a young run that is `commit_every`."""
     assert opened_before(1000.0, HOUR, 5.0, NEVER) == 700.0
     assert opened_before(1000.0, HOUR, 0.5, NEVER) == pytest.approx(1000.0 - HOUR / 64)
 
 
 @pytest.mark.parametrize("asks", [False, True])
 def test_files_stay_few_in_a_long_run(asks):
-    """In two days, whatever `mirror_every` is, and also if the program asks for a push at every step."""
+    """In two days, whatever `commit_every` is, and also if the program asks for a push at every step."""
     assert files_of(2 * DAY, 0.001, asks=asks) < (6000 if asks else 800)
     assert files_of(2 * DAY, 5.0, asks=False) < 320
 

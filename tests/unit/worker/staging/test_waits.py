@@ -14,7 +14,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorStatus
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorStatus
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.patience import Terms
@@ -111,7 +111,7 @@ def test_an_end_waits_in_the_logdir_for_what_the_hub_is_not_to_get(ignoring, cap
     worker, sent, ignored = ignoring
     mirrored(worker, sent)
     worker.wait()
-    assert f"are not in {worker.spool.logdir} yet" in caplog.text
+    assert f"of {worker.spool.logdir} are not in the logdir yet" in caplog.text
     caplog.clear()
     mirrored(worker, sent, ignored)
     worker.wait()
@@ -123,7 +123,7 @@ def test_the_status_tells_of_the_logdir(ignoring):
     worker, sent, ignored = ignoring
     mirrored(worker, sent)
     lengths, host = worker.files.written(), worker.spool.host(host_id())
-    disk.replace(MirrorPlaces.of(host).status, state.dump(MirrorStatus(failures=1, reason="no room", beat=1.0)), "test")
+    disk.replace(host.daemon("mirror").status, state.dump(MirrorStatus(failures=1, reason="no room", beat=1.0)), "test")
     found = worker.status()
     assert (found.logdir, found.in_logdir, found.waiting) == (worker.spool.logdir, lengths[sent], lengths[ignored])
     assert found.on_hub == lengths[sent]
@@ -145,6 +145,6 @@ def test_a_future_resolves_when_the_logdir_has_it_too(ignoring):
     mirrored(worker, sent)
     failed = PushFuture(worker, worker.logged(), time.time())
     status = MirrorStatus(failures=1, reason="no room", failed_at=time.time() + 1, beat=1.0)
-    disk.replace(MirrorPlaces.of(worker.spool.host(host_id())).status, state.dump(status), "test")
+    disk.replace(worker.spool.host(host_id()).daemon("mirror").status, state.dump(status), "test")
     with pytest.raises(UploadError, match="no room"):
         failed.result(60)

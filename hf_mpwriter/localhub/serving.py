@@ -1,0 +1,205 @@
+"""The server process: claim the root, share one state among all endpoints, serve until a signal.
+
+    ROOT/server.lock      held by the only server of this root
+    ROOT/secret           32 random bytes, mode 0600
+
+A server empties the root's `tmp/` when it starts, so it must hold the lock before that. The secret signs upload URLs
+and Xet access tokens. It is on disk so that they stay valid after a crash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import hmac
+import importlib.util
+import os
+import secrets
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+import uvicorn
+
+from hf_mpwriter.localhub.access import Usage
+from hf_mpwriter.localhub.child import listen
+from hf_mpwriter.localhub.config import HOST, HubConfig, ServerError
+from hf_mpwriter.localhub.endpoints.app import create_app
+from hf_mpwriter.localhub.errors import Forbidden, Unauthorized
+from hf_mpwriter.localhub.faulting import Faults, Protocol
+from hf_mpwriter.localhub.pages.boards import Boards
+from hf_mpwriter.localhub.storage.writing import WritableStore
+from hf_mpwriter.localhub.storage.xet import XetStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hf_mpwriter.localhub.faults import Fault
+    from hf_mpwriter.localhub.storage.xet import Access
+
+
+KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, so that clients close first
+GRACE = 3  # seconds for responses in progress when the server stops
+TAKEOVER = 10.0  # seconds to wait for a root that a dying server still holds
+RETRY_EVERY = 0.02  # seconds
+SELF_HEADER = "x-localhub-self"  # marks the Hub's requests to itself
+XET_TOKEN_SECONDS = 3600
+
+
+def serve(
+    root: str | os.PathLike[str],
+    config: HubConfig,
+    *,
+    token: str | None,
+    port: int = 0,
+    sock: socket.socket | None = None,
+    faults: Iterable[Fault] = (),
+) -> None:
+    """Serve a Hub until SIGTERM or SIGINT."""
+    if config.xet and importlib.util.find_spec("hf_xet") is None:
+        raise ServerError("Xet needs the package hf_xet; install it or switch Xet off (--set xet=false)")
+    store = WritableStore(root, discard=config.discard, long_ids=config.long_ids)
+    lock = _lock_root(store.root)
+    store.prepare()
+    sock = sock or listen(port)
+    port = sock.getsockname()[1]
+    hub = HubState(store, _load_secret(store), config, token)
+    if config.xet:
+        _add_xet(hub, port)
+    for fault in faults:
+        hub.faults.add(fault)
+    server = uvicorn.Config(
+        create_app(hub),
+        http=Protocol,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+        server_header=False,
+    )
+    print(f"local Hub at http://{HOST}:{port}, data in {store.root}", flush=True)
+    print(f"to use it: HF_ENDPOINT=http://{HOST}:{port} python train.py", flush=True)
+    with lock, sock:
+        _Server(server, hub).run(sockets=[sock])
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that aborts hanging requests when it stops."""
+
+    def __init__(self, config: uvicorn.Config, hub: HubState) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Abort hanging requests and end the boards, then let the others finish."""
+        self._hub.faults.end()
+        self._hub.boards.end()
+        await super().shutdown(sockets)
+
+
+def _lock_root(root: str, deadline: float = TAKEOVER) -> BinaryIO:
+    """Claim a root for this process: the locks of repositories do not reach across processes."""
+    os.makedirs(root, exist_ok=True)
+    file = open(os.path.join(root, "server.lock"), "ab")  # noqa: SIM115  # open for as long as the lock is held
+    ends = time.monotonic() + deadline
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # A stopping server may still be finishing its responses.
+            if time.monotonic() > ends:
+                file.close()
+                raise ServerError(f"Another local Hub serves {root}") from None
+            time.sleep(RETRY_EVERY)
+        else:
+            return file
+
+
+def _add_xet(hub: HubState, port: int) -> None:
+    """Add the Xet store to a Hub; the Xet client inside it downloads from this same server."""
+
+    def access() -> Access:
+        token, ends = hub.xet_token("read")
+        return f"http://{HOST}:{port}/xet/{hub.cas_store}", token, ends, {SELF_HEADER: hub.self_key()}
+
+    # hf_xet reads the environment when it is imported. The user's HF_XET_* settings are meant for uploading clients.
+    for name in [name for name in os.environ if name.startswith("HF_XET_")]:
+        del os.environ[name]
+    os.environ["HF_HOME"] = os.environ["HF_XET_CACHE"] = os.path.join(hub.store.root, "xet", "cache")
+    os.environ["HF_XET_TELEMETRY_ENABLED"] = "0"
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = HOST
+    hub.xet = XetStore(hub.store, access)
+    hub.xet.load()
+
+
+def _load_secret(store: WritableStore) -> bytes:
+    """Return the secret of a Hub; the first call creates it."""
+    path = os.path.join(store.root, "secret")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        secret = secrets.token_bytes(32)
+        store.disk.write(path, secret, 0o600)
+        return secret
+
+
+@dataclass
+class HubState:
+    """What handlers read and change; one per server process."""
+
+    store: WritableStore
+    secret: bytes
+    config: HubConfig = field(default_factory=HubConfig)
+    token: str | None = field(default=None, repr=False)
+    xet: XetStore | None = None
+    faults: Faults = field(default_factory=Faults)
+    usage: Usage = field(init=False)
+    boards: Boards = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Prepare what depends on the other fields; no board starts before it is asked for."""
+        self.usage = Usage(self.config)
+        self.boards = Boards(self.store)
+
+    def sign(self, *words: object) -> str:
+        """Return a signature over some words."""
+        text = "\n".join(map(str, words)).encode()
+        return hmac.new(self.secret, text, hashlib.sha256).hexdigest()
+
+    def check_signature(self, signature: str, *words: object) -> None:
+        """Raise Forbidden unless a signature is valid."""
+        if not hmac.compare_digest(signature.encode(), self.sign(*words).encode()):
+            raise Forbidden("Invalid signature")
+
+    @functools.cached_property
+    def cas_store(self) -> str:
+        """The name of the Xet store in the CAS address."""
+        return self.sign("store")[:12]
+
+    def xet_token(self, scope: str) -> tuple[str, int]:
+        """Return an access token for the Xet store and the Unix time at which it expires."""
+        ends = int(time.time()) + XET_TOKEN_SECONDS
+        return f"xet.{scope}.{ends}.{self.sign('xet', scope, ends)}", ends
+
+    def check_xet_token(self, authorization: str | None, scope: str) -> None:
+        """Raise Unauthorized unless a header carries a Xet token for this scope; a write token may also read."""
+        parts = (authorization or "").removeprefix("Bearer ").split(".")
+        if parts[0] != "xet" or len(parts) != 4 or not parts[2].isdigit():  # see xet_token
+            raise Unauthorized
+        if not hmac.compare_digest(parts[3].encode(), self.sign("xet", parts[1], parts[2]).encode()):
+            raise Unauthorized
+        if int(parts[2]) < time.time() or (scope == "write" and parts[1] != "write"):
+            raise Unauthorized
+
+    def is_own(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Return whether the headers are those of the Hub's own request, made to rebuild content from its Xet store."""
+        key = self.self_key().encode()
+        return any(name == SELF_HEADER.encode() and value == key for name, value in headers)
+
+    def self_key(self) -> str:
+        """Return the value of SELF_HEADER, which only the Hub can compute."""
+        return self.sign("self")

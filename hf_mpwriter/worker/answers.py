@@ -1,0 +1,197 @@
+"""Answers: what this process has logged in a run, and what of it, and of others, it answers for at its end.
+
+    event files      bytes on disk; records that wait in memory, or were dropped, because the disk refuses them. At the
+                     end a process answers for its own. The reporter answers for all that no live worker has open, if
+                     it is no rank, or the last member
+    attachments      where the patterns ask for them: rank 0 or a process alone counts all, others their own. At the
+                     end the reporter answers for all, as they are then or have become since
+
+`push`, `status` and the Future of `scheduler.trigger` all start from `logged`. The logdir of a staged run gets all
+event files, the Hub those that the patterns allow. Who tells the user of it is in `messages/reporter`.
+
+Invariants:
+- Delivered means: the record of every call that had returned is on the Hub if the run has a destination, and in the
+  logdir if it is staged. What waits in memory is not, and what was dropped never will be. Of an event file that was
+  damaged, the Hub has all or not.
+- It counts what this process has logged in this run directory, by whichever writer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from hf_mpwriter.base.names import is_embedding, is_ours, worker_dir
+from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS
+from hf_mpwriter.delivery.sentences import amount, damage_text, trouble
+from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
+from hf_mpwriter.delivery.status import Logged, Status
+from hf_mpwriter.delivery.wait import Wanted, wait_for
+from hf_mpwriter.events.deferred_log import logger
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.snapshot.event_files import Damage, EventFileScan, sizes
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.spool.workers.peers import Share
+from hf_mpwriter.system.directory import Place
+from hf_mpwriter.worker.files import WorkerFiles
+from hf_mpwriter.worker.membership import Membership
+
+MEMORY_POLL = 0.2  # seconds between two looks at whether the disk takes what waits in memory
+
+
+def logged(membership: Membership, files: WorkerFiles) -> Logged:
+    """What a process has logged until now."""
+    in_memory = files.in_memory  # before the lengths: a record that is written in between counts twice, not never
+    written = files.written()
+    allowed = {path: length for path, length in written.items() if membership.settings.allows(path)}
+    lengths = allowed | _attachments(membership)
+    return Logged(lengths, in_memory, files.dropped, files.disk_error, files.damaged, written | _embeddings(membership))
+
+
+def _embeddings(membership: Membership) -> dict[str, int]:
+    """Of a staged run, the files that `add_embedding` has written in the directory of this worker."""
+    if not LogdirSink(membership.spool).is_staged:
+        return {}
+    own = worker_dir(membership.name or membership.role.worker)
+    return attachments.sizes(membership.spool.run, lambda path: is_embedding(path) and path.startswith(own))
+
+
+def _attachments(membership: Membership) -> dict[str, int]:
+    settings = membership.settings
+    if membership.destination is None or settings.allow_patterns == DEFAULT_ALLOW_PATTERNS:
+        return {}
+    found = attachments.sizes(membership.spool.run, Share(membership.spool).of(settings.allows))
+    if membership.role.answers_for_attachments or not membership.name:
+        return found
+    own = f"{worker_dir(membership.name)}/"
+    return {path: size for path, size in found.items() if path.startswith(own)}
+
+
+def status(membership: Membership, now: Logged) -> Status:
+    """How much of what a process has logged is on the Hub, and in the logdir of a staged run."""
+    hub, logdir = HubSink(membership.spool), LogdirSink(membership.spool)
+    there, destination = logdir.look(now.written), membership.destination
+    late, page, on_hub, failure = dict(there.missing), "", 0, ""
+    if destination is not None:
+        uploaded = hub.look(now.lengths)
+        late |= uploaded.missing
+        page, failure = uploaded.to or destination.url, uploaded.carrier.why
+        on_hub = uploaded.total - sum(uploaded.missing.values())
+    disk = f"the disk refuses records: {now.disk_error}." if now.disk_error else ""
+    lost = damage_text(now.damaged if destination is None else hub.missing(now.damaged))
+    return Status(
+        page,
+        sum(now.lengths.values()),
+        on_hub,
+        waiting=sum(late.values()),
+        dropped=now.dropped,
+        error=" ".join(filter(None, [disk, lost, failure, trouble(there)])),
+        in_memory=now.in_memory,
+        logdir=there.to,
+        in_logdir=there.total - sum(there.missing.values()) if there.to else 0,
+    )
+
+
+def push(
+    membership: Membership, request: Callable[[], Logged], timeout: float, keep_house: Callable[[], object]
+) -> bool:
+    """Ask for a push and wait for it; whether everything is delivered."""
+    end = time.monotonic() + timeout
+    while (asked_for := request()).in_memory and (left := end - time.monotonic()) > 0:
+        time.sleep(min(MEMORY_POLL, left))
+    hub, logdir = HubSink(membership.spool), LogdirSink(membership.spool)
+    lengths, damaged = (asked_for.lengths, asked_for.damaged) if membership.uploads else ({}, {})
+    wanted = Wanted.now(hub, lengths), Wanted.now(logdir, asked_for.written)
+    for look in wait_for(wanted, end):
+        if look.is_due:
+            keep_house()
+    is_there = not any(one.missing() for one in wanted)
+    return is_there and asked_for.is_on_disk and not (hub.missing(damaged) or logdir.missing(asked_for.damaged))
+
+
+class Awaited(NamedTuple):
+    """What is to be on the Hub, and in the logdir, before a process ends."""
+
+    of_hub: Wanted
+    of_logdir: Wanted  # whatever the patterns
+    damage: tuple[Damage, ...] = ()  # ends of event files that no reader reaches
+
+    @property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """Of each sink that something is to be in."""
+        return tuple(one for one in (self.of_hub, self.of_logdir) if one.lengths)
+
+    def is_as(self, other: Awaited) -> bool:
+        """Whether nothing else is to be there."""
+        return all(
+            mine.lengths == theirs.lengths and mine.question.changes == theirs.question.changes
+            for mine, theirs in ((self.of_hub, other.of_hub), (self.of_logdir, other.of_logdir))
+        )
+
+
+def to_await(membership: Membership, own: dict[str, int], *, reports: bool, is_last: bool = False) -> Awaited:
+    """What a process answers for, that has written these bytes per path itself."""
+    hub, logdir = HubSink(membership.spool), LogdirSink(membership.spool)
+    lengths, there, damage = _answered_for(membership, own, hub, logdir, reports=reports, is_last=is_last)
+    return Awaited(Wanted.now(hub, lengths if membership.uploads else {}), Wanted.now(logdir, there), damage)
+
+
+def _answered_for(
+    membership: Membership, written: dict[str, int], hub: HubSink, logdir: LogdirSink, *, reports: bool, is_last: bool
+) -> tuple[dict[str, int], dict[str, int], tuple[Damage, ...]]:
+    """Bytes per path for the Hub, for the logdir, and what no reader reaches."""
+    spool, settings = membership.spool, membership.settings
+    own = {path: length for path, length in written.items() if settings.allows(path)}
+    there = written | _embeddings(membership) if logdir.is_staged else {}
+    if not settings.exit_timeout or not reports:
+        return own, there, ()
+    allows = Share(spool).of(settings.allows)
+    lengths = attachments.sizes(spool.run, allows) | own
+    if membership.role.rank is not None and not is_last:
+        return lengths, there, ()
+    ledger, mirrored = hub.ledger(), logdir.mirrored().files
+    # what Hub or logdir have, or this process has written, is not read again: that may take minutes
+    known = lambda path: max(own.get(path, 0), mirrored.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
+    scan = EventFileScan(spool.run, known)
+    try:
+        files = scan.files(Share(spool).of(lambda _: True) if logdir.is_staged else allows, Members(spool).growing)
+    except OSError as error:
+        logger.warning("%s: cannot find out what others have written: %s", spool.run_dir, error)
+        return lengths, there, ()
+    damage = tuple(damage for damage in scan.damage(time.time()) if not damage.is_incomplete)
+    final = {file.path: file.length for file in files if not file.growing}
+    lengths = {path: length for path, length in final.items() if allows(path)} | lengths
+    return lengths, final | there if logdir.is_staged else {}, damage
+
+
+def final_sizes(membership: Membership) -> dict[str, int]:
+    """Bytes of our event files that no living worker has open; none is read. {} where that cannot be found out.
+
+    What others write, as torch's writer does, may grow for ever: nothing tells when they are done.
+    """
+    spool, allows = membership.spool, membership.settings.allows
+    try:
+        growing = Members(spool).growing()
+        return sizes(spool.run, lambda path: is_ours(os.path.basename(path)) and allows(path) and path not in growing)
+    except OSError:
+        return {}
+
+
+def without_removed(spool: Spool, wanted: Wanted, *, tells: bool) -> Wanted:
+    """Leave out files that were removed, such as those of a temporary directory: they cannot be uploaded."""
+    missing: Mapping[str, int] = wanted.missing()
+    gone = {path: missing[path] for path in missing if _is_gone(spool.run / path)}
+    if gone and tells:
+        logger.warning("%s were removed before they were known to be on the Hub", amount(gone, spool.run_dir))
+    return wanted._replace(lengths={path: length for path, length in wanted.lengths.items() if path not in gone})
+
+
+def _is_gone(place: Place) -> bool:
+    try:
+        place.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False

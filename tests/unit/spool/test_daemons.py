@@ -1,0 +1,71 @@
+"""A daemon holds one lock, gives it up when it leaves, and takes it back if something came in between."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from hf_mpwriter.spool.daemons import Daemon
+from hf_mpwriter.spool.starts import STARTS_WINDOW
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.process import host_id
+
+
+class One(Daemon):
+    """An uploader that does nothing."""
+
+    def __init__(self, spool, clock=lambda: 0.0) -> None:
+        super().__init__("uploader", spool, locks.try_exclusive(spool.uploader_lock), clock)
+        self.recovered, self.comes_back = 0, False
+
+    def tick(self) -> bool:
+        """Leave."""
+        return not self.leave()
+
+    def recover(self) -> None:
+        """Count."""
+        self.recovered += 1
+
+    def close(self) -> None:
+        """Say so."""
+        self.forget_starts(is_over=True)
+
+    def is_over(self) -> bool:
+        """As the test wants; the lock is free meanwhile."""
+        assert not locks.is_held(self._spool.uploader_lock)
+        return not self.comes_back
+
+
+@pytest.mark.parametrize("how", ["sound", "over"])
+def test_a_daemon_that_does_well_clears_the_count_of_its_starts(spool, how):
+    """It lives for a minute, or it leaves in good order: the next one is started at once."""
+    now, starts = [0.0], spool.host(host_id()).daemon("uploader").starts
+    disk.make_dirs(starts.parent)
+    disk.replace(starts, b"{}", "starts")
+    one = One(spool, lambda: now[0])
+    one.forget_starts(is_over=False)
+    assert os.path.exists(starts)
+    now[0] = STARTS_WINDOW if how == "sound" else 1.0
+    one.forget_starts(is_over=how == "over")
+    assert not os.path.exists(starts)
+    disk.replace(starts, b"{}", "starts")
+    one.forget_starts(is_over=False)
+    assert os.path.exists(starts), "it looks no more"
+
+
+def test_a_daemon_that_leaves_takes_its_lock_back_if_something_came_in_between(spool):
+    """It reads the disk again: another one may have been here. When another one is here, it is over."""
+    one = One(spool)
+    one.comes_back = True
+    assert (one.tick(), one.recovered, locks.is_held(spool.uploader_lock)) == (True, 1, True)
+    one.comes_back = False
+    assert (one.tick(), one.recovered, locks.is_held(spool.uploader_lock)) == (False, 1, False)
+
+
+def test_a_daemon_works_no_more_once_its_lock_is_another_file(spool):
+    """Or two would work at a time."""
+    one = One(spool)
+    assert one.is_in_place()
+    os.unlink(spool.uploader_lock)
+    assert not one.is_in_place()
