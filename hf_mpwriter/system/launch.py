@@ -51,7 +51,7 @@ GRACE = 5.0  # seconds after its time until a child is killed, and until one tha
 DAEMONS = {
     "uploader": "hf_mpwriter.uploader.loop",
     "mirror": "hf_mpwriter.mirror.loop",
-    "sampler": "hf_mpwriter.sampler.loop",
+    "sampler": "hf_mpwriter.sampler",
 }
 KINDS = DAEMONS | {  # the module of each kind of process; its `main` is the process
     "push": "hf_mpwriter.push.process",

@@ -228,7 +228,7 @@ FRAMEWORKS = {"accelerate", "lightning", "pytorch_lightning", "transformers"}
 LIGHT = {  # statement -> what it must not load
     "import hf_mpwriter": HEAVY | {"filelock", "psutil", "click"},
     "import hf_mpwriter.uploader.loop": HEAVY,  # it lives as long as the run, on every host
-    "import hf_mpwriter.sampler.loop": HEAVY,  # so does it
+    "import hf_mpwriter.sampler": HEAVY,  # so does it
     "import hf_mpwriter.supervisor.loop, hf_mpwriter.supervisor.program": HEAVY | {"psutil", "tqdm"},  # so does it
     "from hf_mpwriter import HFSummaryWriter": {"huggingface_hub", "httpx2", "psutil", "hf_xet"},  # training
     "import hf_mpwriter.cli.main; [*hf_mpwriter.cli.main.main.commands.values()]": HEAVY
