@@ -26,7 +26,7 @@ from hf_mpwriter.push.job import Contact, Job, Notice, from_line
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch
 from hf_mpwriter.system.launch import Child
-from hf_mpwriter.system.process import standard_taken
+from hf_mpwriter.system.process import take_standard
 
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}  # what the user has not set: else each thread of hf_xet keeps memory of its own
 
@@ -41,8 +41,8 @@ class PushHandle(Child):
         descriptors = {launch.RUN_DIR_FD: spool.run.fd, launch.SPOOL_FD: spool.directory.fd}
         with contextlib.ExitStack() as stack:
             if linger:
-                with standard_taken():
-                    self._more, theirs = socket.socketpair()
+                take_standard()
+                self._more, theirs = socket.socketpair()
                 descriptors[launch.MORE_FD] = stack.enter_context(theirs).fileno()
             super().__init__("push", self._record(job), job.run_dir, descriptors, env=ENVIRONMENT | os.environ)
         self.allow(limit)

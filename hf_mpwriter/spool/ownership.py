@@ -142,7 +142,7 @@ def check_format(spool: Directory) -> bool:
 
 def publish_format(spool: Place) -> bool:
     """Write FORMAT, which was missing, unless another is faster; whether this call did. OSError if the disk refuses."""
-    return locks.publish_missing(spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format", _is_format)
+    return locks.publish(spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format", _is_format)
 
 
 def _is_format(found: bytes) -> bool:
@@ -164,7 +164,7 @@ def record_destination(spool: Directory, destination: Destination) -> None:
     with Place(spool).entered() as inside:
         record = RunRecord(destination, inside.stat().st_ino)
         whole = lambda found: not _is_torn(found)  # noqa: E731
-        locks.publish_missing(inside / RUN_JSON, state.dump(record), "spool.run", whole)
+        locks.publish(inside / RUN_JSON, state.dump(record), "spool.run", whole)
 
 
 def recorded_destination(spool: Directory) -> Destination | None:

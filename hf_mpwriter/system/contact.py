@@ -43,8 +43,8 @@ class Inbox:
         own = Process.current()
         # of the socket, for the environment of the program
         self.name = f"hf-mpwriter.{own.namespace}.{own.pid}.{own.ticks}.{secrets.token_hex(8)}"
-        with process.standard_taken():
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        process.take_standard()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind(f"\0{self.name}")
@@ -90,8 +90,8 @@ def tell(run_dir: str, environ: Mapping[str, str] = os.environ) -> bool:
     if told is None:
         return True
     try:
-        with process.standard_taken():
-            sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        process.take_standard()
+        sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         with contextlib.closing(sending):
             sending.setblocking(False)
             sending.sendto(os.fsencode(run_dir), f"\0{told['name']}")

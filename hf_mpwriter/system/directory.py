@@ -23,7 +23,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hf_mpwriter.system.process import close_if, open_above, standard_taken
+from hf_mpwriter.system.process import close_if, open_above, take_standard
 
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # to pass through needs no right to list
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -212,9 +212,8 @@ class Place:
         found: tuple[list[str], list[str], list[str]] = [], [], []
         fd = self.open(_DIRECTORY)
         try:
-            with standard_taken():  # it makes a duplicate
-                entries = os.scandir(fd)
-            with entries:
+            take_standard()  # `scandir` makes a duplicate
+            with os.scandir(fd) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         found[0].append(entry.name)
@@ -228,8 +227,8 @@ class Place:
         """The names in a directory."""
         fd = self.open(_DIRECTORY)
         try:
-            with standard_taken():  # it makes a duplicate
-                return os.listdir(fd)
+            take_standard()  # `listdir` makes a duplicate
+            return os.listdir(fd)
         finally:
             os.close(fd)
 

@@ -80,8 +80,8 @@ class SignalQueue:
             word, bit = divmod(number - 1, 8 * ctypes.sizeof(ctypes.c_ulong))
             words[word] |= 1 << bit
         libc = ctypes.CDLL(None, use_errno=True)
-        with process.standard_taken():
-            self.fd = libc.signalfd(-1, words, _SIGNALFD_FLAGS)  # readable while a signal waits
+        process.take_standard()
+        self.fd = libc.signalfd(-1, words, _SIGNALFD_FLAGS)  # readable while a signal waits
         if self.fd < 0:
             raise OSError(ctypes.get_errno(), f"signalfd: {os.strerror(ctypes.get_errno())}")
 
@@ -142,8 +142,8 @@ class Handle:
     """One process."""
 
     def __init__(self, pid: int, ticks: int) -> None:
-        with process.standard_taken():
-            self.fd = _call(_PIDFD_OPEN, pid, 0)
+        process.take_standard()
+        self.fd = _call(_PIDFD_OPEN, pid, 0)
         if process.start_ticks(pid) != ticks:
             os.close(self.fd)
             raise ProcessLookupError(pid)

@@ -30,6 +30,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -41,7 +42,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hf_mpwriter.system.interpreter import interpreter
-from hf_mpwriter.system.process import fill_standard, import_path, standard_taken
+from hf_mpwriter.system.process import fill_standard, import_path, take_standard
 
 LOCK_FD, RECORD_FD, RUN_DIR_FD, SPOOL_FD, MORE_FD = 3, 4, 5, 6, 7
 READ_SIZE = 1 << 16  # bytes
@@ -95,7 +96,7 @@ def start(
         # above the numbers that they get, so that none is overwritten before it is duplicated; a duplicate of a lock
         # would be one holder more
         wanted = {**descriptors, RECORD_FD: given}
-        sources = {number: _duplicated(stack, fd, MORE_FD + 1) for number, fd in wanted.items()}
+        sources = {number: _above_given(stack, fd) for number, fd in wanted.items()}
         actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_DUP2, lock, LOCK_FD)] if lock >= 0 else []
         actions += [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, source, number) for number, source in sources.items()]
@@ -110,6 +111,14 @@ def start(
             setsigmask=[],
             setsigdef=defaults,
         )
+
+
+def _above_given(stack: contextlib.ExitStack, fd: int) -> int:
+    """The descriptor if its number is none that is given, else a duplicate, closed with the stack."""
+    if fd <= MORE_FD:
+        fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, MORE_FD + 1)
+        stack.callback(os.close, fd)
+    return fd
 
 
 class Child:
@@ -127,8 +136,8 @@ class Child:
         env: Mapping[str, str] = os.environ,
     ) -> None:
         with contextlib.ExitStack() as stack:
-            with standard_taken():
-                self._pipe, theirs = os.pipe()
+            take_standard()
+            self._pipe, theirs = os.pipe()
             stack.callback(os.close, theirs)
             on_error = stack.enter_context(contextlib.ExitStack())
             on_error.callback(os.close, self._pipe)
@@ -279,21 +288,13 @@ def read_record(fd: int = RECORD_FD) -> bytes:
 def unnamed_file(data: bytes) -> Iterator[int]:
     """A descriptor, above 2, of a file that has no name and holds this; in memory where the system can do that."""
     with contextlib.ExitStack() as stack:
-        with standard_taken():
-            try:
-                fd = os.memfd_create("record")
-                stack.callback(os.close, fd)
-            except (AttributeError, OSError):
-                fd = stack.enter_context(tempfile.TemporaryFile(buffering=0)).fileno()
+        take_standard()
+        try:
+            fd = os.memfd_create("record")
+            stack.callback(os.close, fd)
+        except (AttributeError, OSError):
+            fd = stack.enter_context(tempfile.TemporaryFile(buffering=0)).fileno()
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
-        yield _duplicated(stack, fd, 3)
-
-
-def _duplicated(stack: contextlib.ExitStack, fd: int, least: int) -> int:
-    """The descriptor if it is at least so high, else a duplicate, closed with the stack."""
-    while fd < least:
-        fd = os.dup(fd)
-        stack.callback(os.close, fd)
-    return fd
+        yield fd

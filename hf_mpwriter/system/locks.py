@@ -12,8 +12,8 @@ Invariants:
 - A program may close our descriptors, and have files of its own on their numbers. These are never closed.
 - Lock files that other processes may open are never unlinked. After locking, the descriptor and the place are the same
   file; else the lock is worthless and given back.
-- Nothing here waits for another process, but for the one that publishes at this moment: PATIENCE seconds at most, and
-  once for a lock. After that nothing is known of it, and this process publishes without the lock. Each renames a whole
+- Nothing here waits for another process, but for the one that publishes at this moment: PATIENCE seconds at most.
+  After that nothing is known of it, and this process publishes without the lock. Each renames a whole
   file, so a reader sees one of them. Who was frozen with the lock looks again before it renames; a process that could
   still be overtaken has to compare what is there with what it wanted.
 """
@@ -38,7 +38,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05  # seconds between two looks at it; the
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
 _table: dict[int, tuple[int, int]] = {}  # descriptors, and the files that they were opened on
-_frozen: set[tuple[int, int]] = set()  # creation locks that were waited for in vain
 
 
 def _open(place: Place, flags: int) -> int:
@@ -82,11 +81,6 @@ def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bo
     """
     if _is_published(place, is_whole):  # a restart on a full disk must not fail for what is there already
         return False
-    return publish_missing(place, data, word, is_whole)
-
-
-def publish_missing(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
-    """As `publish`, for a file of which the caller knows that it was not there: that spares a look."""
     lock = _creation_lock(place, is_whole)
     started = time.monotonic()
     try:
@@ -106,25 +100,11 @@ def _creation_lock(place: Place, is_whole: Callable[[bytes], bool]) -> int | Non
     """The lock of those that publish here; None if another one has published, or PATIENCE is over."""
     gate, pause, deadline = place.parent / CREATION_LOCK, FIRST_PAUSE, time.monotonic() + PATIENCE
     while (lock := try_exclusive(gate)) is None:
-        if _is_published(place, is_whole) or _is_frozen(gate, deadline):
+        if _is_published(place, is_whole) or time.monotonic() >= deadline:
             return None
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
-    if _frozen:
-        _frozen.discard(_table[lock])
     return lock
-
-
-def _is_frozen(gate: Place, deadline: float) -> bool:
-    """Whether the holder of a lock is not waited for any longer; the next time at once."""
-    is_over = time.monotonic() >= deadline
-    try:
-        file = identity(gate.stat())
-    except OSError:
-        return is_over
-    if is_over:
-        _frozen.add(file)
-    return file in _frozen
 
 
 def _is_published(place: Place, is_whole: Callable[[bytes], bool]) -> bool:

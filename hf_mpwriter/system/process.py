@@ -6,14 +6,15 @@
 Start ticks are field 22 of /proc/<pid>/stat. They count from the boot, so a change of the clock does not move them.
 Without /proc they are 0, and the lock on the member file decides which process lives.
 
-Invariant: no descriptor of ours is below 3. Where the program has closed a standard stream, its number is taken while
-we open, by a descriptor that cannot be written: a print of another thread never gets into a file of ours.
+Invariant: no descriptor of ours that can be written is below 3. Where the program has closed a standard stream, its
+number is taken before we open, by a descriptor that cannot be written: no print gets into a file of ours.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import os
@@ -21,17 +22,11 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-from hf_mpwriter.system.process_state import after_fork, thread_lock
 
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # a write to such a descriptor fails as on a closed one
 _STAT_SIZE = 4096  # bytes; 52 numbers and a short name
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
-_mutex = thread_lock()  # never held while a file is opened
-_openings: set[object] = set()  # that are under way
-_placeholders: dict[int, tuple[int, int]] = {}  # on the numbers below 3, and what they were opened as
 
 
 def safe_name(text: str) -> str:
@@ -195,54 +190,15 @@ def _read_line(path: str) -> str:
 # descriptors
 
 
-def standard_taken() -> contextlib.AbstractContextManager[None]:
-    """Keep the numbers below 3 taken, so that a call in this block gets none of them.
-
-    Where the program has them open, no lock is taken: a signal handler that interrupts the block may wait for a thread
-    that opens a file, too.
-    """
-    return contextlib.nullcontext() if _has_standard() else _standard_taken()
-
-
-@contextlib.contextmanager
-def _standard_taken() -> Iterator[None]:
-    opening = object()
-    try:
-        with _mutex:
-            _openings.add(opening)
-            _take_standard()
-        yield
-    finally:
-        with _mutex:
-            _openings.discard(opening)
-            if not _openings:
-                _free_standard()
-
-
-def _has_standard() -> bool:
-    """Whether the program has all numbers below 3 open; `above_standard` meets what changes at this very moment."""
-    try:
-        for fd in range(3):
-            os.get_inheritable(fd)
-    except OSError:
-        return False
-    return not _openings and not _placeholders  # asked last: a placeholder is no file of the program
-
-
-def _take_standard() -> None:
+def take_standard() -> None:
+    """Take each number below 3 that the program has closed, for good, by a descriptor that cannot be written."""
     try:
         for fd in range(3):
             os.get_inheritable(fd)
     except OSError:
         while (fd := os.open("/", _PATH_ONLY | os.O_CLOEXEC)) < 3:
-            _placeholders[fd] = _identity(fd)
+            pass
         os.close(fd)
-
-
-def _free_standard() -> None:
-    for fd, before in list(_placeholders.items()):
-        close_if(fd, before)
-        _placeholders.pop(fd, None)  # after that: a number that is not open is no file of the program either
 
 
 def is_still(fd: int, before: tuple[int, int]) -> bool:
@@ -262,19 +218,18 @@ def close_if(fd: int, before: tuple[int, int]) -> None:
 
 def above_standard(fd: int) -> int:
     """Move a new descriptor above 2, should another thread have closed a standard stream at that very moment."""
-    low = []
-    while fd < 3:
-        low.append(fd)
-        fd = os.dup(fd)
-    for lower in low:
-        os.close(lower)
-    return fd
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
 
 
 def open_above(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
     """Open a file, on a descriptor above 2 that children do not inherit."""
-    with standard_taken():
-        return above_standard(os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=dir_fd))
+    take_standard()
+    return above_standard(os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=dir_fd))
 
 
 def fill_standard() -> None:
@@ -287,11 +242,3 @@ def fill_standard() -> None:
 def _identity(fd: int) -> tuple[int, int]:
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
-
-
-def _free_in_child() -> None:
-    _openings.clear()
-    _free_standard()
-
-
-after_fork(_free_in_child)

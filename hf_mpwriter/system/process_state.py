@@ -4,10 +4,7 @@
     in the parent   the mutex is free
     in the child    the mutex and what other threads held is free; then the rules, that of the lowest module first
 
-    system.process._openings            of other threads, so forgotten
-    system.process._placeholders        closed
     system.locks._table                 its descriptors are closed, never unlocked: the parent keeps its locks
-    system.locks._frozen                stays
     system.failpoints.armed             stays
     base.arguments.fractions_are_cut    stays, as the patched classes do
     events.framing._headers             stays: a cache

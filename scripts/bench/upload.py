@@ -8,7 +8,6 @@
     scripts/bench/upload.py --commits 5 --unit 64000 --ways LFS
     scripts/bench/upload.py --old ../earlier    with rows of another checkout of this project
     scripts/bench/upload.py --pause 15 --libraries ours --ways Xet --ranks      seconds between two commits
-    scripts/bench/upload.py --readers           who reads how much, see upload_readers.py (needs strace)
 
 A worker is a fresh interpreter that runs the same lines with either library: log, `flush()`, `scheduler.trigger()`,
 `result()`. It logs scalars and images of noise, which does not compress. Each commit follows the one before at once;
@@ -50,7 +49,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import upload_readers
 import upload_worker
 from lib import isolation
 from lib.arguments import add_directory, make_parser
@@ -86,7 +84,6 @@ class Case:
     images: float  # share of these bytes that are images
     pause: float = 0.0  # seconds between two commits
     old: str = ""  # another checkout, whose hf_mpwriter is measured; "" for this one
-    trace: str = ""  # file for the trace of all reads; "" for none
 
     def __str__(self) -> str:
         """The first columns of the row."""
@@ -124,8 +121,7 @@ class Worker:
         unit = case.unit // case.ranks
         library = THEIRS if case.library == THEIRS else OURS
         options = [library, str(logdir), str(unit), str(case.images), str(rank)]
-        tracer = upload_readers.tracer(case.trace) if case.trace else []
-        command = [*tracer, sys.executable, upload_worker.__file__, *options]
+        command = [sys.executable, upload_worker.__file__, *options]
         launcher = {"RANK": str(rank), "WORLD_SIZE": str(case.ranks)} if case.ranks > 1 else {}
         self._process = subprocess.Popen(
             command, env=env | launcher, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -263,19 +259,6 @@ def show(case: Case, cost: Cost) -> None:
     print(f"{case}{cost}{judged}", flush=True)
 
 
-def show_readers(case: Case, directory: Path) -> None:
-    """Print who has read how much of one row."""
-    trace = directory.with_suffix(".trace")
-    cost = measure(replace(case, trace=str(trace)), directory)
-    print(f"{case.library}, {case.way}, {cost.commits} commits: bytes read to bytes logged, by process and place")
-    found = upload_readers.count(trace)
-    rows = sorted(found.items(), key=lambda row: -row[1])
-    for (process, place), size in [*rows, (("all", ""), sum(found.values()))]:
-        if size >= cost.logged / 200:
-            print(f"    {process:10}{place:24}{size / cost.logged:8.2f}", flush=True)
-    trace.unlink()
-
-
 def show_computed(case: Case) -> None:
     """Compute a row that would take hours: each commit sends a whole file, all of the log or the open segment."""
     limit = math.inf if case.library == THEIRS else SEGMENT_OF_ONE
@@ -303,7 +286,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ranks", nargs="*", type=int, default=RANKS, help="that share a logdir (default: 1 4 16)")
     parser.add_argument("--old", type=Path, help="another checkout of this project, measured beside this one")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between two commits (default: none)")
-    parser.add_argument("--readers", action="store_true", help="who reads, instead of the table; needs strace")
     parser.add_argument("--rounds", type=int, default=4, help="commits of a shared logdir (default: %(default)s)")
     add_directory(parser)
     return parser.parse_args()
@@ -335,11 +317,6 @@ def main() -> int:
         for case in {case.library: case for case in alone}.values():  # the first of a library compiles its modules
             measure(replace(case, commits=1, unit=64_000, pause=0.0), directory / "first")
             shutil.rmtree(directory / "first")
-        if options.readers:
-            for case in alone:
-                show_readers(case, directory / "row")
-                shutil.rmtree(directory / "row")
-            return 0
         print(f"{'':16}{'by':4}{'ranks':>6}{HEAD[0]:>9}" + "".join(f"{name:>11}" for name in HEAD[1:]), flush=True)
         for case in [*alone, *shared]:
             if case.commits == WEEK and (case.library, case.way) != (OURS, XET):

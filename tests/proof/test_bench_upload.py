@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 import pytest
 from repository import BENCH
-from traced import WITHOUT
 
 SCRIPT = BENCH / "upload.py"
 SMALL = ("--commits", "3", "--unit", "64000", "--rounds", "1")
@@ -54,21 +53,3 @@ def test_every_row_shows_what_was_counted_and_nothing_is_left(tmp_path, part):
         assert rows["ours Xet 1"]["sent/log"] < rows["HFSummaryWriter Xet 1"]["sent/log"]
     else:
         assert rows["ours LFS 2"]["commits"] in (1, 2)
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "-")
-def test_the_readers_of_a_run_are_told_apart(tmp_path):
-    """Each process by its command, each place by its path; together they are what the row of the table has."""
-    options = ("--ways", "Xet", "--libraries", "ours", "--ranks", "--readers")
-    command = [sys.executable, str(SCRIPT), *SMALL, "--dir", str(tmp_path), *options]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    head, *rows = result.stdout.splitlines()
-    assert "ours, Xet" in head
-    found = {tuple(row.split()[:-1]): float(row.split()[-1]) for row in rows}
-    assert found["uploader", "events,", "scan"] == pytest.approx(1.0, abs=0.1), "each byte once"
-    assert found["push", "events"] == pytest.approx(2.0, abs=0.6), "the open segment at each of three commits"
-    assert found["push", "modules"] > found["push", "events"]
-    assert found["all",] == pytest.approx(sum(found.values()) / 2, rel=0.1)
-    assert not list(tmp_path.iterdir())

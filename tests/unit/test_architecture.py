@@ -149,7 +149,7 @@ def test_one_function_opens_files_in_training():
     training -= {"system.daemon"}
     assert {module for module in training if "os.open" in used(trees()[module])} == {"system.process"}
     assert {module for module in training if used(trees()[module]) & {"os.dup", "os.memfd_create", "os.pipe"}} == {
-        "system.launch",  # within `standard_taken`, or moved up at once
+        "system.launch",  # after `take_standard`, or moved up at once
         "system.process",
     }
     others = [

@@ -32,7 +32,7 @@ def ours_below():
     for fd in closed:
         try: found.append(os.readlink(f"/proc/self/fd/{fd}"))
         except OSError: pass
-    return [path for path in found if path != "/"]  # another thread opens something at this moment
+    return [path for path in found if path != "/"]  # a placeholder
 
 def log(first):
     for step in range(first, first + 200):
@@ -122,7 +122,7 @@ def test_worker_uploader_and_push_have_nothing_of_ours_below_three(hub, run_dir,
     uploader = living_uploader(run_dir)
     push = wait_for(lambda: view.status().push, "a push runs")
     seen = [low(pid) for pid in (worker.pid, uploader, push)]
-    assert set(seen[0].values()) <= {"/"}, "a placeholder at most, for a moment"
+    assert set(seen[0].values()) <= {"/"}, "placeholders at most"
     assert seen[1][0] == os.devnull
     assert {seen[1][1], seen[1][2]} == {
         str(view._spool.host(next(iter(view._spool.host_ids()))).daemon("uploader").log)

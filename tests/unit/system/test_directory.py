@@ -6,7 +6,6 @@ import errno
 import gc
 import os
 import pickle
-import threading
 from pathlib import Path
 
 import pytest
@@ -221,45 +220,19 @@ for n in range(300):
     held.release()
 stop.set()
 for thread in threads: thread.join()
-free = []
 for fd in closed:
-    try: os.fstat(fd)
-    except OSError: free.append(fd)
-assert not low and free == closed, (low, free)
+    try: os.write(fd, b"x")
+    except OSError: continue
+    low.append(fd)
+assert not low, low
 assert {open(f"{path}/{n}", "rb").read() for n in range(300)} == {b"ours"}
 """
 
 
 @pytest.mark.parametrize("closed", ["1", "012"])
 def test_no_descriptor_is_below_three_while_others_print(tmp_path, closed):
-    """The numbers are taken while we open, by what cannot be written, and free again afterwards."""
+    """The numbers are taken before we open, by what cannot be written."""
     succeed(LANDS, tmp_path, closed)
-
-
-def test_a_stream_that_the_program_opens_meanwhile_is_left_alone(tmp_path):
-    """The number of a placeholder is the program's again: it is not closed."""
-    source = """
-import os, sys
-from hf_mpwriter.system import process
-os.close(0)
-with process.standard_taken():
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-assert os.read(0, 1) == b"" and os.fstat(0).st_rdev == os.stat(os.devnull).st_rdev
-os.close(0)
-with process.standard_taken():
-    with process.standard_taken():
-        pass
-    os.fstat(0)
-    if not os.fork():
-        try: os.fstat(0)
-        except OSError: os._exit(3)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.wait()[1]) == 3, "a child has none of ours"
-try: os.fstat(0)
-except OSError: print("closed")
-"""
-    assert succeed(source) == "closed\n"
 
 
 def test_a_descriptor_that_was_low_for_a_moment_is_moved(tmp_path):
@@ -279,14 +252,3 @@ for low in (0, 2):
 """
     succeed(source)
     os.close(fd)
-
-
-def test_a_file_is_opened_without_a_lock_while_the_standard_streams_are_open(tmp_path):
-    """A signal handler that interrupts one opening may log, and wait for a thread that opens another file."""
-    opened = []
-    thread = threading.Thread(target=lambda: opened.append(process.open_above(tmp_path, os.O_RDONLY)))
-    with process._mutex:
-        thread.start()
-        thread.join(200)
-        assert opened, "it waits"
-    os.close(opened[0])
