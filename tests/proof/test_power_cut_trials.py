@@ -1,4 +1,4 @@
-"""Power cuts, a small sample: a few seeded ones of each kind, and a build that is broken on purpose."""
+"""Power cuts, a small sample: a few seeded ones on each disk, and a build that is broken on purpose."""
 
 from __future__ import annotations
 
@@ -25,18 +25,9 @@ def run(*options):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_power_cut_at_any_moment_of_a_run_costs_nothing_that_was_promised(kind):
-    """Invariant 1, and what was flushed; fifty cuts on each kind of disk are for the script."""
-    result = run("--steps", 0, "--cuts", 2, "--kind", kind, "--seed", 7)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "0 lost, 0 duplicated" in result.stdout
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_power_cut_between_any_two_steps_of_a_write_leaves_the_old_or_the_new(kind):
     """Files, outbox and ledger: each write that returned is on disk, and nothing is torn."""
-    result = run("--steps", 15, "--cuts", 0, "--kind", kind, "--seed", 7)
+    result = run("--cuts", 15, "--kind", kind, "--seed", 7)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -44,7 +35,7 @@ def test_a_power_cut_between_any_two_steps_of_a_write_leaves_the_old_or_the_new(
 @pytest.mark.parametrize("kind", KINDS[:1])
 def test_a_batch_before_its_bytes_are_durable_is_found(kind):
     """The trials fail a build that does not sync event files before a batch refers to them."""
-    result = run("--steps", 100, "--cuts", 0, "--kind", kind, "--seed", 1, "--sabotage", "unsynced")
+    result = run("--cuts", 100, "--kind", kind, "--seed", 1, "--sabotage", "unsynced")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "a batch refers to bytes" in result.stdout
 

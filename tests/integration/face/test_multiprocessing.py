@@ -1,7 +1,7 @@
 """What programs print whose processes log: whole transcripts. Each line comes once, whichever process tells it.
 
-The programs are in `tests/helpers/multiprocess_programs.py`; `scripts/proof/multiprocess.py` runs more of them, and
-kills them. Each process logs until all that log at once have begun, so that none is the last one by chance.
+The programs are in `tests/helpers/multiprocess_programs.py`. Each process logs until all that log at once have begun,
+so that none is the last one by chance.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Ran:
         source.write_text(self.program.source)
         go.unlink(missing_ok=True)
         before, ranks = begun(self.run_dirs), [{}]
-        if self.program.launcher:  # what torchrun gives them
+        if self.program.is_launched:  # what torchrun gives them
             ranks = [{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"} for rank in "01"]
         started = [start(FROM_A_FILE, source, self.run, "me/run", env=env | rank | {"GO": str(go)}) for rank in ranks]
         wait_for(lambda: begun(self.run_dirs) >= before + self.program.logs, "all that log at once have begun")
