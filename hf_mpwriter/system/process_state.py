@@ -12,10 +12,10 @@
     spool.workers.members._numbers      stays: with the pid, no number comes twice
     worker.role._fork                   notes what the child has from its parent
     worker.role._first_rank_pid         stays: the pid is not that of the child
-    worker.waits._in_vain               forgotten: the child has not waited
+    worker.ending._in_vain              forgotten: the child has not waited
     worker.registry._workers            each leaves to the parent what it holds
     worker.registry._limits             nothing is open, nothing waits
-    worker.messages.environment._told   stays: a child says nothing again
+    worker.messages._told               stays: a child says nothing again
     worker.staging.looking._mounts      stays
     worker.staging.looking._left        stays: the system says that they are no children of the child
     integrations.patching._undo         stays, as the patched classes do

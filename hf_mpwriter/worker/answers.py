@@ -7,7 +7,7 @@
                      end the reporter answers for all, as they are then or have become since
 
 `push`, `status` and the Future of `scheduler.trigger` all start from `logged`. The logdir of a staged run gets all
-event files, the Hub those that the patterns allow. Who tells the user of it is in `messages/reporter`.
+event files, the Hub those that the patterns allow. Who tells the user of it is in `reporter`.
 
 Invariants:
 - Delivered means: the record of every call that had returned is on the Hub if the run has a destination, and in the

@@ -59,6 +59,7 @@ class Terms(NamedTuple):
     has_peers: bool = False  # whether it is a rank of several
     spent: float = 0.0  # seconds that it has waited for other run directories
     is_long: bool = False  # whether the user has asked for the wait, or it is the last time
+    ends_with: str = ""  # what takes the uploader along, see above
 
 
 class Patience(NamedTuple):

@@ -5,8 +5,6 @@
     fork                the child forgets what is its parent's
 
 Invariant: the registry lock is never held while a worker joins, leaves, waits or logs.
-
-Announcement: what the user is told, once at the start, of a run that is not kept in its logdir.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ from collections.abc import Callable
 from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
-from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS, Destination, Settings
-from hf_mpwriter.base.storage import Layout, Storage
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.storage import Storage
 from hf_mpwriter.base.timing import Timing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
@@ -30,7 +28,7 @@ from hf_mpwriter.spool.layout import Spool, without_locks
 from hf_mpwriter.spool.storage import aside, spool_of
 from hf_mpwriter.system import locks, process_state
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.worker.messages import environment
+from hf_mpwriter.worker import messages
 from hf_mpwriter.worker.patience import is_failure
 from hf_mpwriter.worker.staging import looking
 from hf_mpwriter.worker.worker import Worker
@@ -65,9 +63,8 @@ def enter(
     is_joined = before is not None and before.membership.is_joined
     staged = looking.prepare(spool, is_joined=is_joined, longest=timing.logdir_wait)
     if attempt_started_at is None and before is None:
-        if text := announcement(storage, settings, uploads=destination is not None):
-            _announce(text, rank)
-        environment.tell_idle(settings, rank)
+        messages.tell_storage(storage, settings, rank, uploads=destination is not None)
+        messages.tell_idle(settings, rank)
     with _registry_lock:
         if not _workers:
             _leave_at_the_end()
@@ -87,13 +84,6 @@ def enter(
     if attempt_started_at is None:
         worker.try_to_join(is_behind=staged.is_behind)
     return worker
-
-
-def _announce(text: str, rank: int | None) -> None:
-    """Tell where the run is kept, if that is not its logdir; rank 0 does, or the process alone."""
-    if environment.is_first(rank):
-        logger.warning("%s", text)
-        logger.flush()
 
 
 def _usable(spool: Spool) -> tuple[Spool, bool]:
@@ -179,18 +169,3 @@ def _leave_to_parent() -> None:
 
 
 process_state.after_fork(_leave_to_parent)
-
-
-def announcement(storage: Storage, settings: Settings, *, uploads: bool) -> str:
-    """Where a run is kept, and what that means; "" if it is kept in its logdir."""
-    if storage.layout is Layout.DIRECT:
-        return ""
-    if storage.layout is Layout.LOCAL_SPOOL:
-        kept = f"Locks and the state of the upload are kept in {storage.spool}"
-        return f"{storage.logdir}: {storage.why}. {kept}, and each host uploads what it has written."
-    every = f"every {settings.commit_every:g} minutes, less often in a long run, at push() and at the end"
-    text = f"Event files are written to {storage.run_dir}, and copied to the logdir {every}"
-    lost = "If this machine is lost, so is what it has logged since"
-    others = uploads and settings.allow_patterns != DEFAULT_ALLOW_PATTERNS
-    more = " Of other files, those in that directory are uploaded, and none that is in the logdir." if others else ""
-    return f"{storage.logdir}: {storage.why}. {text}. {lost}.{more}"

@@ -35,15 +35,15 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import contact, process, process_state
 from hf_mpwriter.worker import answers
 from hf_mpwriter.worker.election import SamplerElection, UploaderElection
+from hf_mpwriter.worker.ending import Ending
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.messages.reporter import Reporter
-from hf_mpwriter.worker.messages.run import RunMessages
+from hf_mpwriter.worker.messages import Messages
 from hf_mpwriter.worker.patience import Terms
+from hf_mpwriter.worker.reporter import Reporter
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.staging.mirroring import Mirroring, Sealing
 from hf_mpwriter.worker.step_count import StepCount
-from hf_mpwriter.worker.waits import Waits
 
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long
 REAP_EVERY = 0.2  # seconds until the next housekeeping while a started process is to be reaped
@@ -74,9 +74,9 @@ class Worker:
         self.election, self.sampling = UploaderElection(spool, seeks_siblings=True), SamplerElection(spool)
         self.mirroring = Mirroring(spool, lambda: self._reporter.reports, timing=timing)
         self.files.before_reading = self.mirroring.wait_until_back
-        self._messages: RunMessages | None = None  # of a run with a destination
+        self._messages = Messages(self.membership, self._reporter, self.attempt_started_at)
         keep_house = functools.partial(self.keep_house, at_end=True)
-        self._waits = Waits(self.membership, self._reporter, self.logged, keep_house, clock, timing)
+        self._ending = Ending(self.membership, self._reporter, self._messages, self.logged, keep_house, clock, timing)
         self._start_fresh()
 
     def _start_fresh(self) -> None:
@@ -110,8 +110,6 @@ class Worker:
         self.has_failed = False
         self.membership.configure(destination, settings)
         self.election.destination = self.membership.destination
-        if self._messages is None and (to := self.membership.destination) is not None:
-            self._messages = RunMessages(self.spool, to, self._reporter, self.attempt_started_at)
         if token is not None:
             self.election.token = token
 
@@ -239,13 +237,9 @@ class Worker:
                 self.membership.ensure_spool()
             self.election.token_issued_at = self.membership.joined_at
             self.election.ensure()
-            self._tell(at_end=at_end)
+            self._messages.tell(at_end=at_end)
         if self.mirroring.keep_house() | self.election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
-
-    def _tell(self, *, at_end: bool = False) -> None:
-        if self._messages is not None:
-            self._messages.tell(at_end=at_end)
 
     # log, push, wait
 
@@ -287,7 +281,7 @@ class Worker:
             return False
         request = functools.partial(self.request_push, at_once=wait > 0)
         delivered = answers.push(self.membership, request, wait, self.keep_house)
-        self._tell()
+        self._messages.tell()
         return delivered
 
     def status(self) -> Status:
@@ -295,46 +289,19 @@ class Worker:
         return answers.status(self.membership, self.logged())
 
     def wait(self, spent: float = 0.0, *, failed: bool = False, is_asked: bool = False) -> None:
-        """Wait, bounded, until what this process answers for is delivered; see `shutdown`.
+        """Wait, bounded, until what this process answers for is delivered; see `ending`.
 
         A child waits only if it reports: else the member from which it descends waits, or the reporter.
         """
         try:
             self._reporter.give_back()
             if self.delivers and (self._reporter.take(at_end=True) or is_asked or not self.role.is_child):
+                own, left_at = self.files.written(), time.time() if self.membership.is_joined else self._left_at
+                self.sealing.request(at_once=True)  # other writers may be open; what they log from here on comes later
                 terms = Terms(self.membership.settings.exit_timeout, failed, self.role.has_peers, spent)
-                self._wait(terms, is_asked=is_asked)
+                self._ending.wait(own, terms, left_at, is_asked=is_asked)
         finally:
             self._let_go()
-
-    def _wait(self, terms: Terms, *, is_asked: bool) -> None:
-        """Wait; the reporter waits until nothing is missing that others have left meanwhile, and tells the end."""
-        own, started, is_over = self.files.written(), self._clock(), False
-        self._reporter.begin_end(time.time() if self.membership.is_joined else self._left_at)
-        self.sealing.request(at_once=True)  # other writers may be open; what other threads log from here on comes later
-        while not is_over:
-            is_last = self._reporter.reports and not self._reporter.has_others()
-            left = terms._replace(spent=terms.spent + self._clock() - started)
-            self._wait_once(own, left, is_last=is_last, is_asked=is_asked)
-            self._reporter.give_up()
-            # others may have come or gone while this process held the lock, and have found it held
-            is_late = self._clock() - started > terms.exit_timeout
-            is_told = is_last or self._reporter.is_told
-            is_over = self._reporter.has_others() or (is_told and (is_late or not self._waits.have_news()))
-            is_over = is_over or not self._reporter.take(at_end=True)
-
-    def _wait_once(self, own: dict[str, int], terms: Terms, *, is_last: bool, is_asked: bool) -> None:
-        """Wait, and tell the end if this is the last member."""
-        try:
-            ledger = self._waits.wait(own, terms, self._messages, is_last=is_last, is_asked=is_asked)
-        finally:
-            self._tell(at_end=True)
-        if ledger is None or not is_last or self._messages is None or self._waits.have_news():
-            return
-        if self.membership.has_logged:
-            self._messages.done(ledger, self._left_at)
-        elif ledger.has_grown(max(self.attempt_started_at, self._messages.done_at)):  # by its children
-            self._messages.done(ledger, time.time())
 
     def after_fork(self) -> None:
         """In the child: forget everything that is the parent's."""

@@ -42,8 +42,7 @@ from hf_mpwriter.delivery.status import Status
 from hf_mpwriter.spool import storage
 from hf_mpwriter.system import disk
 from hf_mpwriter.worker import registry, role
-from hf_mpwriter.worker.messages import environment as telling
-from hf_mpwriter.worker.messages.upload import url_of
+from hf_mpwriter.worker.messages import tell_environment, url_of
 from hf_mpwriter.worker.patience import is_failure
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.file_writer import FileWriter
@@ -164,7 +163,7 @@ class SummaryWriter(StepMethods, AddMethods):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
         environment = Environment.read()
         purge_step, self._rank, self._parent_rank = check_step(purge_step), check_rank(rank), None
-        telling.tell(self._rank, disabled=environment.disabled)
+        tell_environment(self._rank, disabled=environment.disabled)
         logdir = normalised_logdir(logdir or log_dir or role.default_logdir(comment or ""))
         timeout = environment.exit_timeout if exit_timeout is None else exit_timeout
         allow = None if repo_allow_patterns is None else patterns("repo_allow_patterns", repo_allow_patterns)

@@ -28,10 +28,11 @@ from hf_mpwriter.delivery.wait import Wanted
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.worker.answers import Awaited
+from hf_mpwriter.worker.ending import End
 from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.messages.reporter import Reporter
+from hf_mpwriter.worker.messages import Messages
 from hf_mpwriter.worker.patience import Terms
-from hf_mpwriter.worker.shutdown import End, Teller
+from hf_mpwriter.worker.reporter import Reporter
 
 XET_FAILS_FAST = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
 
@@ -96,10 +97,10 @@ def test_offline_no_process_waits_for_the_hub(tmp_path, monkeypatch, name):
     spool.create()
     logged = Logged({"a": 1})
     fail = lambda: pytest.fail("it waits")  # noqa: E731 - a name for an expression
-    reporter = Reporter(Membership(spool, time.monotonic))
+    reporter = Reporter(membership := Membership(spool, time.monotonic))
     awaited = Awaited(Wanted(HubSink(spool), {"a": 1}), Wanted(LogdirSink(spool), {}))
-    end = End(spool, awaited, Teller(reporter, None), lambda: logged)
-    end.wait(Terms(86400.0), fail)
+    messages = Messages(membership, reporter, time.time())
+    End(awaited, Terms(86400.0), reporter, messages, lambda: logged).wait(fail)
 
 
 def test_where_xet_fails_content_goes_by_lfs(hub, run_dir, start):

@@ -1,7 +1,7 @@
 /* Leaving: an uploader that releases its lock leaves no data behind, and there are never two that hold it.
 
 What it mirrors. Workers that append, ensure an uploader, close, ensure one once more and, if they wait for their data,
-go on doing so (`worker`, `shutdown`, `progress`); an election that takes the lock without waiting and hands it to an
+go on doing so (`worker`, `ending`, `progress`); an election that takes the lock without waiting and hands it to an
 uploader (`election`); uploaders that read the member files one by one, then the event files, send, note whose data is
 sent, remove the member files of the dead, and leave when no member lives and none is unsent: they release the lock,
 scan the member files once more, and take the lock back if a member lives or is unsent (`loop`, `requests`, `members`).

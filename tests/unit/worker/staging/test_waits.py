@@ -55,7 +55,7 @@ def test_what_the_logdir_refuses_for_good_makes_no_later_wait_shorter(worker, mo
     host = worker.spool.host(host_id())
     os.makedirs(host.root)
     Mirrored(refused={REFUSED: "another file is there"}).save(host)
-    waits = lambda own: worker._waits.wait(own, Terms(TIMEOUT))  # noqa: E731
+    waits = lambda own: worker._ending.wait(own, Terms(TIMEOUT), time.time(), is_asked=False)  # noqa: E731
     os.makedirs(worker.spool.run_dir, exist_ok=True)
     for name in (REFUSED, f"{REFUSED}.other"):
         with open(os.path.join(worker.spool.run_dir, name), "wb") as file:

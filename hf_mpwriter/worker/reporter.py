@@ -93,7 +93,8 @@ class Reporter:
         return f"rank {rank}: " if rank else ""
 
     @property
-    def _spool(self) -> Spool:
+    def spool(self) -> Spool:
+        """The spool of the run."""
         return self._membership.spool
 
     @property
@@ -112,11 +113,11 @@ class Reporter:
     def _take(self, *, at_end: bool) -> None:
         with contextlib.suppress(OSError):
             self._is_refused = True
-            is_free = not locks.is_held(self._spool.reporter_lock) and self._is_turn(at_end=at_end)
-            if is_free and (lock := locks.try_exclusive(self._spool.reporter_lock)) is not None:
+            is_free = not locks.is_held(self.spool.reporter_lock) and self._is_turn(at_end=at_end)
+            if is_free and (lock := locks.try_exclusive(self.spool.reporter_lock)) is not None:
                 self._lock = lock
-                if (record := ToldRecord.read(self._spool.told)).host != host_id():
-                    dataclasses.replace(record, host=host_id()).save(self._spool.told)
+                if (record := ToldRecord.read(self.spool.told)).host != host_id():
+                    dataclasses.replace(record, host=host_id()).save(self.spool.told)
             self._is_refused = False
 
     def _looks_now(self) -> bool:
@@ -132,11 +133,11 @@ class Reporter:
         """Whether this process may report, as far as the others are concerned; see the head of this module."""
         role = self._membership.role
         if role.is_child:
-            self._is_below = next(holders.above(self._spool), None) is not None
+            self._is_below = next(holders.above(self.spool), None) is not None
             return not (self._is_below and at_end)
         if not role.rank:
             return True
-        return all(_rank_of(name.worker) >= role.rank for name in holders.living(self._spool))
+        return all(_rank_of(name.worker) >= role.rank for name in holders.living(self.spool))
 
     def give_up(self) -> None:
         """Leave it to the others."""
@@ -153,20 +154,20 @@ class Reporter:
     def has_others(self) -> bool:
         """Whether others than the daemons of this process are members; True where that cannot be told."""
         with contextlib.suppress(OSError):
-            return any(not holders.is_daemon_below(self._spool, name) for name in holders.living(self._spool))
+            return any(not holders.is_daemon_below(self.spool, name) for name in holders.living(self.spool))
         return True
 
     @property
     def watch(self) -> Place | None:
         """Where it is recorded what this process tells of what goes wrong; None if it tells nothing."""
         if self.reports:
-            return self._spool.told
+            return self.spool.told
         role, host = self._membership.role, host_id()
-        if not role.rank or role.child is not None or ToldRecord.read(self._spool.told).host in ("", host):
+        if not role.rank or role.child is not None or ToldRecord.read(self.spool.told).host in ("", host):
             return None
         with contextlib.suppress(OSError):
-            here = (_rank_of(name.worker) for name in holders.living(self._spool) if name.host == host)
-            return self._spool.host(host).told if min(here, default=0) == role.rank else None
+            here = (_rank_of(name.worker) for name in holders.living(self.spool) if name.host == host)
+            return self.spool.host(host).told if min(here, default=0) == role.rank else None
         return None
 
     def begin_end(self, since: float) -> None:
@@ -176,7 +177,7 @@ class Reporter:
     @property
     def is_told(self) -> bool:
         """Whether the end was told since this process began to wait: that all is there, or what is missing."""
-        record = ToldRecord.read(self._spool.told)
+        record = ToldRecord.read(self.spool.told)
         return max(record.done, record.unsent) >= self._ends_since
 
     def may_tell_unsent(self, *, failed: bool) -> bool:
@@ -186,11 +187,11 @@ class Reporter:
             speaks = self.take(at_end=True) and not self.has_others()  # the next one tells it
         else:
             speaks = self.take(at_end=True) or role.rank is None or failed
-        return speaks and ToldRecord.read(self._spool.told).unsent < self._ends_since
+        return speaks and ToldRecord.read(self.spool.told).unsent < self._ends_since
 
     def told_unsent(self, unix_time: float) -> None:
         """Record when it was told; as unix time 0.0 if all has arrived that was told to be missing."""
-        dataclasses.replace(ToldRecord.read(self._spool.told), unsent=unix_time).save(self._spool.told)
+        dataclasses.replace(ToldRecord.read(self.spool.told), unsent=unix_time).save(self.spool.told)
 
 
 def _rank_of(worker: str) -> float:

@@ -1,10 +1,12 @@
-"""Shutdown: what a process answers for at its end."""
+"""Ending: what a process answers for at its end, and how long it waits for that."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 from support import event_file
@@ -21,14 +23,14 @@ from hf_mpwriter.spool.status import LINGER, LONGEST_STAY, StatusFile, UploaderS
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process, host_id
-from hf_mpwriter.worker import answers, shutdown
+from hf_mpwriter.worker import answers, ending
 from hf_mpwriter.worker.answers import Awaited
+from hf_mpwriter.worker.ending import End
 from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.messages.reporter import Reporter
-from hf_mpwriter.worker.messages.run import RunMessages
+from hf_mpwriter.worker.messages import Messages
 from hf_mpwriter.worker.patience import MACHINE, Terms, ends_with, is_failure, patience
+from hf_mpwriter.worker.reporter import Reporter
 from hf_mpwriter.worker.role import Role
-from hf_mpwriter.worker.shutdown import End, Teller
 
 
 def to_await(
@@ -41,17 +43,14 @@ def to_await(
     return dict(answers.to_await(membership, own, reports=reports, **more).of_hub.lengths)
 
 
-def end_of(
-    spool: Spool,
-    lengths: dict[str, int],
-    messages: RunMessages | None = None,
-    reporter: Reporter | None = None,
-    **more: float,
-):
-    """The end of a process that has written something."""
-    teller = Teller(reporter or Reporter(Membership(spool, time.monotonic)), messages)
+def end_of(spool: Spool, lengths: dict[str, int], terms: Terms, to: Destination | None = None, **more: object) -> End:
+    """The end of a process that has written something, and reports."""
+    membership = Membership(spool, time.monotonic)
+    membership.destination, reporter = to, Reporter(membership)
+    reporter.take(at_end=True)
     awaited = Awaited(Wanted.now(HubSink(spool), lengths), Wanted(LogdirSink(spool), {}))
-    return End(spool, awaited, teller, lambda: Logged(lengths), **more)
+    messages = Messages(membership, reporter, time.time())
+    return End(awaited, terms, reporter, messages, lambda: Logged(lengths), **more)
 
 
 def test_what_is_known_is_not_read_again_at_the_end(run_dir):
@@ -206,13 +205,13 @@ def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(ru
         blocked_until = time.monotonic() + 3600
         status.publish(phase="waiting", waiting=1, push=None, commits=0, blocked_until=blocked_until)
         ends.append(time.time())
-        end_of(spool, {path.name: event_file(path, 20)}).wait(Terms(60.0), lambda: None)
+        end_of(spool, {path.name: event_file(path, 20)}, Terms(60.0)).wait(lambda: None)
         ends.append(time.time())
     finally:
         locks.release(lock)
     (line,) = [record.getMessage() for record in caplog.records]
     times = {time.strftime("%H:%M", time.localtime(at + 3600 + LINGER)) for at in ends}
-    assert any(f"an uploader goes on trying, until {at} at least; then: hf-mpwriter sync" in line for at in times)
+    assert any(f"an uploader goes on trying, until {at} at least; to wait for it" in line for at in times)
 
 
 def test_a_wait_tells_first_where_the_run_goes_and_last_the_command(run_dir, caplog):
@@ -223,10 +222,7 @@ def test_a_wait_tells_first_where_the_run_goes_and_last_the_command(run_dir, cap
     spool.record_destination(to)
     path = run_dir / "events.out.tfevents.1000000000.there.1.0123abcd"
     lengths = {path.name: event_file(path, 20)}
-    reporter = Reporter(Membership(spool, time.monotonic))
-    reporter.take(at_end=True)
-    messages = RunMessages(spool, to, reporter, time.time())
-    end_of(spool, lengths, messages, reporter, quiet_wait=-1000.0).wait(Terms(0.3, is_long=True), lambda: None)
+    end_of(spool, lengths, Terms(0.3, is_long=True), to, quiet_wait=-1000.0).wait(lambda: None)
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in told] == ["INFO", "INFO", "WARNING"], told
     starts = [text.split()[0] for _, text in told[:2]]
@@ -234,45 +230,39 @@ def test_a_wait_tells_first_where_the_run_goes_and_last_the_command(run_dir, cap
     assert all(text.endswith(f": {command_line('sync', run_dir)}") for _, text in told[1:]), told
 
 
-def test_the_ledger_is_read_as_long_as_an_end_waits(run_dir, monkeypatch):
-    """After an exception the wait is short while nothing moves, and longer after progress."""
-    spool, now, seen = Spool(str(run_dir)), [0.0], []
+@pytest.fixture
+def seen(run_dir, monkeypatch):
+    """Let an end with a clock of its own see some deliveries, one every so many seconds; the times of the looks."""
+    spool, now, found = Spool(str(run_dir)), [0.0], list[tuple[float, float]]()
     spool.create()
     (run_dir / "a").touch()
-    hub = HubSink(spool)
 
-    def looks(*_: object):
-        for step in range(2):
-            now[0] = 1.5 * step
-            yield Look((Delivery(missing={"a": 1}, step=(step,)),), is_due=False)
-            seen.append(hub.until)
+    def see(terms: Terms, looks: Iterable[tuple[Delivery, ...]], pause: float) -> list[tuple[float, float]]:
+        def look(wanted: Sequence[Wanted], *_: object) -> Iterator[Look]:
+            for deliveries in looks:
+                yield Look(deliveries, is_due=False)
+                found.append((now[0], wanted[0].sink.until))
+                now[0] += pause
 
-    monkeypatch.setattr(shutdown, "wait_for", looks)
-    awaited = Awaited(Wanted(hub, {"a": 1}), Wanted(LogdirSink(spool), {}))
-    teller = Teller(Reporter(Membership(spool, time.monotonic)), None)
-    end = End(spool, awaited, teller, lambda: Logged({}), clock=lambda: now[0])
-    end.wait(Terms(60.0, failed=True, has_peers=True), lambda: None)
-    assert seen == [2.0, 3.5]
+        monkeypatch.setattr(ending, "wait_for", look)
+        end_of(spool, {"a": 1}, terms, clock=lambda: now[0]).wait(lambda: None)
+        return found
+
+    return see
+
+
+def test_the_ledger_is_read_as_long_as_an_end_waits(seen):
+    """After an exception the wait is short while nothing moves, and longer after progress."""
+    looks = [(Delivery(missing={"a": 1}, step=(step,)),) for step in range(2)]
+    assert seen(Terms(60.0, failed=True, has_peers=True), looks, 1.5) == [(0.0, 2.0), (1.5, 3.5)]
 
 
 @pytest.mark.parametrize(
     ("outlooks", "seconds"),
     [([WORKS, STANDS], 60), ([FAILS, STANDS], 10), ([FAILS], 3), ([TURN_IS_FAR, FAILS], 3)],
 )
-def test_an_end_waits_for_that_sink_that_is_worth_the_longest_wait(run_dir, monkeypatch, outlooks, seconds):
+def test_an_end_waits_for_that_sink_that_is_worth_the_longest_wait(seen, outlooks, seconds):
     """A Hub that is down keeps nothing from the logdir, nor the other way round."""
-    spool, now, looked = Spool(str(run_dir)), [0.0], []
-    spool.create()
-
-    def looks(*_: object):
-        while True:
-            looked.append(now[0])
-            carriers = [Carrier(outlook=outlook) for outlook in outlooks]
-            yield Look(tuple(Delivery(missing={"a": 1}, carrier=carrier) for carrier in carriers), is_due=False)
-            now[0] += 0.5
-
-    monkeypatch.setattr(shutdown, "wait_for", looks)
-    awaited = Awaited(Wanted(HubSink(spool), {"a": 1}), Wanted(LogdirSink(spool), {}))
-    teller = Teller(Reporter(Membership(spool, time.monotonic)), None)
-    End(spool, awaited, teller, lambda: Logged({}), clock=lambda: now[0]).wait(Terms(60.0), lambda: None)
-    assert looked[-1] == seconds
+    carriers = [Carrier(outlook=outlook) for outlook in outlooks]
+    deliveries = tuple(Delivery(missing={"a": 1}, carrier=carrier) for carrier in carriers)
+    assert seen(Terms(60.0), itertools.repeat(deliveries), 0.5)[-1][0] == seconds - 0.5, "the last look ends it"

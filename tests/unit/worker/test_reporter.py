@@ -19,7 +19,7 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.worker import holders
 from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.messages.reporter import LATER, Reporter, ToldRecord
+from hf_mpwriter.worker.reporter import LATER, Reporter, ToldRecord
 from hf_mpwriter.worker.role import Role
 
 ALONE = Role(None, None)

@@ -1,0 +1,302 @@
+"""Messages: all that a worker tells while training runs. The end is told by `ending`.
+
+    at the start     a variable of ours that does not exist, or is neither on nor off; that nothing is uploaded; what is
+                     switched on and needs a package; where a run is kept that is not kept in its logdir
+    housekeeping     where the run goes, notices of the uploader, when an outage begins, when it is over
+    the last end     done: 8.3 kB in 3 commits: LINK
+
+What concerns the process is told at the start by rank 0, or by a process alone: there is no reporter yet. What concerns
+the run is told by the reporter; what goes wrong also by the first rank of every other node. It comes with the next
+housekeeping, so with the next call of the user: no thread waits for it. The words are in `delivery/sentences`.
+
+Invariants:
+- A refusal is told at once, as a person has to help. Anything else that fails once and then works is no outage: it is
+  told when it has failed again, or for NOTABLE seconds.
+- Failures of an uploader of an earlier attempt are not told, unless it still tries.
+- Public or private is said when the Hub has said it. Where that is not known yet, nothing is guessed, and no link is
+  given to a repository whose namespace only the Hub knows.
+- What an outage costs is told with its whole length: uploaders may take turns while it lasts.
+- A notice is told once. The last number that was told is recorded per host, so an uploader that is replaced, one on
+  another host, or a run that is resumed neither repeats nor hides anything. Without a record, what was there before the
+  worker is old news, except of the last RECENT seconds: another rank may have been faster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from hf_mpwriter.base.settings import (
+    DEFAULT_ALLOW_PATTERNS,
+    OFFLINE,
+    Destination,
+    Settings,
+    unclear_switches,
+    unknown_variables,
+)
+from hf_mpwriter.base.storage import Layout, Storage
+from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.base.words import duration
+from hf_mpwriter.delivery.sentences import TRIES_AGAIN, beginning, done, outage
+from hf_mpwriter.events.deferred_log import logger
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.notices import NumberedNotice, read_notices
+from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
+from hf_mpwriter.system.directory import Place
+from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.reporter import Reporter, ToldRecord
+from hf_mpwriter.worker.role import current_role
+
+NOTABLE = 10.0  # seconds without a success, from which on a failure is an outage
+RECENT = 60.0  # seconds before the start of a worker from which notices are still told
+DISABLED = "HF_MPWRITER_DISABLED"
+NVIDIA = "/proc/driver/nvidia"  # there is one where NVIDIA's driver is loaded
+
+Stamps = dict[str, tuple[int, int]]  # inode and mtime (ns) of a file of each host that has it
+_told: set[str] = set()  # what the process has told of itself; a forked child inherits it, so it tells nothing again
+
+
+class Messages:
+    """What one worker tells of its run while it has a destination."""
+
+    def __init__(
+        self, membership: Membership, reporter: Reporter, started_at: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._membership, self._reporter, self._started_at, self._clock = membership, reporter, started_at, clock
+        self._status, self._status_stamps = UploaderStatus(), Stamps()
+        self._has_begun, self._since = False, 0.0
+        self.told = ""  # what the user knows of an outage that goes on, "" if there is none
+        self._is_unrecorded = False  # whether a full disk has refused the record of the outage that was told
+        self._numbers: dict[str, int] | None = None  # of the last notice that was told, per host
+        self._notice_stamps = Stamps()
+        self._untold: dict[str, list[NumberedNotice]] = {}  # per host, until this process or another one tells them
+
+    @property
+    def _spool(self) -> Spool:
+        return self._membership.spool
+
+    def tell(self, *, at_end: bool = False) -> None:
+        """Log what is new, as far as it is for this process to tell it; a wait at the end tells of outages itself."""
+        if self._membership.destination is not None:
+            self._tell_notices()
+            if not at_end:
+                self._tell_upload(self._membership.destination)
+
+    # notices
+
+    def _tell_notices(self) -> None:
+        spool = self._spool
+        stamps = _stamps(spool, lambda host: spool.host(host).notices)
+        if self._numbers is None:
+            self._numbers = {host: self._last_old(host) for host in _hosts(spool)} | ToldRecord.read(spool.told).numbers
+        if stamps != self._notice_stamps:
+            self._notice_stamps = stamps
+            self._untold = {host: list(read_notices(spool.host(host))) for host in stamps}
+        if not any(self._untold.values()):
+            return
+        record = ToldRecord.read(spool.told)
+        for host, notices in self._untold.items():
+            last = self._numbers[host] = max(self._numbers.get(host, 0), record.numbers.get(host, 0))
+            self._untold[host] = [notice for notice in notices if notice.number > last]
+        if not self._reporter.reports or not any(self._untold.values()):
+            return
+        for host, notices in self._untold.items():
+            for notice in notices:
+                self._numbers[host] = notice.number
+                logger.warning("%s", notice.line)
+        self._untold = {}
+        replace(record, numbers=record.numbers | self._numbers).save(spool.told)
+
+    def _last_old(self, host: str) -> int:
+        notices = read_notices(self._spool.host(host))
+        return max((notice.number for notice in notices if notice.time < self._started_at - RECENT), default=0)
+
+    # the upload
+
+    def _tell_upload(self, destination: Destination) -> None:
+        status = self._newest()
+        fails = is_outage(status, self._started_at, self._clock())
+        if fails:
+            self._since = min(self._since or status.failing_since, status.failing_since)
+        begins = not self._has_begun and (status.private is not None or (fails and not status.why.startswith(OFFLINE)))
+        fails = fails and not self._is_told(status)
+        ends = self._since > 0 and not status.kind and status.succeeded_at >= self._since
+        if begins or fails or ends:
+            self._tell_change(destination, status, begins=begins, fails=fails, ends=ends)
+
+    def _tell_change(
+        self, destination: Destination, status: UploaderStatus, *, begins: bool, fails: bool, ends: bool
+    ) -> None:
+        """Log what this process is to tell of a change, and no other has told."""
+        watch, now, lines = self._reporter.watch, self._clock(), list[tuple[Callable[..., None], str]]()
+        record = ToldRecord.read(watch or self._spool.told)
+        if record.start >= self._started_at:
+            begins, self._has_begun = False, True
+        if fails and record.outage >= self._started_at and record.why == status.why:
+            fails, self.told = False, status.why
+        if ends and not record.outage and not self._is_unrecorded:
+            ends, self._since, self.told = False, 0.0, ""
+        if watch is None:
+            return
+        if begins and self._reporter.reports:  # who does not report may have to tell it later
+            self._has_begun, record = True, replace(record, start=now)
+            text = beginning(self._spool.logdir, destination, status.repo_id, private=status.private)
+            lines.append((logger.info, text))
+        if fails:
+            record, self.told = replace(record, outage=now, why=status.why), status.why
+            lines.append((logger.warning, outage(status, log_of(self._spool, status))))
+        if ends:
+            record, self.told = replace(record, outage=0.0, why=""), ""
+            took = duration(max(1.0, status.succeeded_at - self._since))
+            self._since = 0.0
+            lines.append((logger.info, f"uploading again, after {took}"))
+        if lines:
+            self._is_unrecorded = not record.save(watch) and fails  # before a handler of the user may raise
+        for log, text in lines:
+            log("%s", text)
+
+    def _is_told(self, status: UploaderStatus) -> bool:
+        """Whether this outage was told: once, and again if only now a person has to help."""
+        return bool(self.told) and (status.kind != Refused.__name__ or self.told == status.why)
+
+    def _newest(self) -> UploaderStatus:
+        """The status of the uploader; it is read only if one of the files has changed."""
+        spool = self._spool
+        stamps = _stamps(spool, lambda host: spool.host(host).daemon("uploader").status)
+        if stamps != self._status_stamps:
+            self._status_stamps, self._status = stamps, UploaderStatus.newest(spool)
+        return self._status.or_full(spool, self._clock(), SILENT_FOR)
+
+    # around a wait at the end
+
+    def begin(self) -> None:
+        """Tell where the run goes, if this process reports and that was not told yet: the first line of all."""
+        status = UploaderStatus.newest(self._spool)
+        self._begin(status.repo_id, private=status.private)
+
+    def _begin(self, repo_id: str, *, private: bool | None) -> None:
+        destination = self._membership.destination
+        if destination is None or self._has_begun or not self._reporter.reports:
+            return
+        record, self._has_begun = ToldRecord.read(self._spool.told), True
+        if record.start < self._started_at:
+            replace(record, start=self._clock()).save(self._spool.told)
+            logger.info("%s", beginning(self._spool.logdir, destination, repo_id, private=private))
+
+    def done(self, ledger: Ledger, left_at: float) -> None:
+        """Tell that all is there, once: the last member has left, at a unix time."""
+        destination, record = self._membership.destination, ToldRecord.read(self._spool.told)
+        if self._membership.has_logged:
+            is_told = record.done >= left_at
+        else:  # its children may have logged
+            is_told = not ledger.has_grown(max(self._started_at, record.done))
+        if destination is None or is_told:
+            return
+        self._begin(ledger.repo_id, private=ledger.private)
+        replace(ToldRecord.read(self._spool.told), done=time.time()).save(self._spool.told)
+        logger.info("%s", done(ledger, destination))
+
+
+def is_outage(status: UploaderStatus, started_at: float, now: float) -> bool:
+    """Whether nothing gets to the Hub, as far as it concerns a worker."""
+    if not status.failing_since:
+        return False
+    is_new = status.failed_at >= started_at
+    if status.kind == Refused.__name__:
+        return is_new
+    tries = not status.is_over and now - status.beat < SILENCE
+    lasts = status.failures > 1 or now - status.failing_since >= NOTABLE
+    return status.kind in TRIES_AGAIN and lasts and (is_new or tries)
+
+
+def url_of(spool: Spool, destination: Destination) -> str:
+    """The page of a run on the Hub, with the full name of the repository if a push has resolved it."""
+    return destination.resolved(UploaderStatus.newest(spool).repo_id).url
+
+
+def log_of(spool: Spool, status: UploaderStatus) -> str:
+    """The path of the log of an uploader."""
+    return os.fspath(spool.host(status.process.host if status.process else "").daemon("uploader").log)
+
+
+def _hosts(spool: Spool) -> list[str]:
+    with contextlib.suppress(OSError):
+        return spool.host_ids()
+    return []
+
+
+def _stamps(spool: Spool, place_of: Callable[[str], Place]) -> Stamps:
+    """Whether a file has changed, for each host."""
+    found = Stamps()
+    for host in _hosts(spool):
+        with contextlib.suppress(OSError):
+            status = place_of(host).stat()
+            found[host] = status.st_ino, status.st_mtime_ns
+    return found
+
+
+# of the process, at the start
+
+
+def tell_environment(rank: int | None = None, *, disabled: bool, environ: Mapping[str, str] = os.environ) -> None:
+    """Tell once what is wrong with our variables, and that uploads are disabled."""
+    warnings = {name: text for name, text in _warnings(environ) if name not in _told}
+    says_disabled = disabled and DISABLED not in _told
+    if not warnings and not says_disabled:
+        return
+    _told.update(warnings, [DISABLED] if disabled else [])
+    if not _is_first(rank):
+        return
+    for text in warnings.values():
+        logger.warning("%s", text)
+    if says_disabled:
+        logger.info("disabled by %s: nothing is uploaded", DISABLED)
+
+
+def _warnings(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for name in unknown_variables(environ):
+        yield name, f"{name} is set, but hf_mpwriter has no such variable."
+    for name, value in unclear_switches(environ).items():
+        yield name, f"{name} is {value!r}, which is neither on nor off, and counts as off. On is 1, off is 0."
+
+
+def tell_idle(settings: Settings, rank: int | None = None) -> None:
+    """Tell once that system metrics lack the GPUs of NVIDIA that this machine has; nothing is imported to know it."""
+    if settings.system_metrics and "gpu" not in _told and os.path.isdir(NVIDIA):
+        _told.add("gpu")
+        if importlib.util.find_spec("pynvml") is None and _is_first(rank):
+            logger.warning("system_metrics leaves out the GPUs of this machine: pip install nvidia-ml-py")
+
+
+def tell_storage(storage: Storage, settings: Settings, rank: int | None, *, uploads: bool) -> None:
+    """Tell where a run is kept, if that is not its logdir."""
+    text = announcement(storage, settings, uploads=uploads)
+    if text and _is_first(rank):
+        logger.warning("%s", text)
+        logger.flush()
+
+
+def announcement(storage: Storage, settings: Settings, *, uploads: bool) -> str:
+    """Where a run is kept, and what that means; "" if it is kept in its logdir."""
+    if storage.layout is Layout.DIRECT:
+        return ""
+    if storage.layout is Layout.LOCAL_SPOOL:
+        kept = f"Locks and the state of the upload are kept in {storage.spool}"
+        return f"{storage.logdir}: {storage.why}. {kept}, and each host uploads what it has written."
+    every = f"every {settings.commit_every:g} minutes, less often in a long run, at push() and at the end"
+    text = f"Event files are written to {storage.run_dir}, and copied to the logdir {every}"
+    lost = "If this machine is lost, so is what it has logged since"
+    others = uploads and settings.allow_patterns != DEFAULT_ALLOW_PATTERNS
+    more = " Of other files, those in that directory are uploaded, and none that is in the logdir." if others else ""
+    return f"{storage.logdir}: {storage.why}. {text}. {lost}.{more}"
+
+
+def _is_first(rank: int | None) -> bool:
+    """Whether this process is rank 0 or a process alone."""
+    role = current_role(rank)
+    return not role.is_child and not role.rank
