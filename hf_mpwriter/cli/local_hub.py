@@ -44,8 +44,7 @@ def serve_hub(root: Path, port: int, fields: tuple[str, ...], faults: tuple[str,
         from hf_mpwriter.localhub.serving import serve
     except ImportError as error:
         raise _missing_extra("The local Hub", "localhub", error) from error
-    from hf_mpwriter.localhub.access import take_token
-    from hf_mpwriter.localhub.config import HubConfig, ServerError
+    from hf_mpwriter.localhub.config import HubConfig, ServerError, take_token
     from hf_mpwriter.localhub.faults import FaultError, parse
 
     try:

@@ -6,24 +6,23 @@
 
 | module | responsibility |
 |---|---|
-| `server`, `serving` | the Hub as a child process; in it, the root, the state of all endpoints, the server |
+| `server`, `serving` | the Hub as a child process; in it, the root, the state of all endpoints, the quota, the server |
 | `child` | a child process on a listening socket, for the Hub and for the TensorBoards of its pages |
 | `config` | what a Hub is started with |
-| `access` | who may send requests, and how many |
 | `faults`, `faulting` | which requests fail, and how they fail |
 | `endpoints/app` | the route table, the request log, the control of a running Hub |
-| `endpoints/routing` | raw paths, whole bodies, the thread pool, refusals as responses |
-| `endpoints/repos`, `commits`, `content`, `lfs`, `cas` | the Hub's API, by subject |
-| `storage/store`, `writing`, `blobs` | repositories and content on disk, without starlette |
-| `storage/xet` | uploaded xorbs and shards; from a sha256 back to content |
+| `endpoints/routing` | raw paths, roles, whole bodies, the thread pool, refusals as responses |
+| `endpoints/api`, `lfs`, `cas` | the Hub's API, by subject |
+| `store` | repositories and content on disk, without starlette |
+| `xet` | uploaded xorbs and shards; from a sha256 back to content |
 | `pages/` | what a browser shows, with TensorBoard |
 | `errors` | refusals, with the status and code of the real Hub |
 
-The tests and the demo upload to it. It serves repositories with commit history, LFS in one or many parts, and Xet
+The tests and the demo upload to it. It serves repositories with commit history, LFS, and Xet
 with its own content-addressed store. Its answers carry the headers and error codes that the client looks for.
 """
 
 from hf_mpwriter.localhub.server import LocalHub
-from hf_mpwriter.localhub.storage.store import Store, View
+from hf_mpwriter.localhub.store import Store, View
 
 __all__ = ["LocalHub", "Store", "View"]

@@ -9,9 +9,8 @@ import json
 import os
 import sys
 
-from hf_mpwriter.localhub.access import take_token
 from hf_mpwriter.localhub.child import inherited
-from hf_mpwriter.localhub.config import HubConfig, ServerError
+from hf_mpwriter.localhub.config import HubConfig, ServerError, take_token
 from hf_mpwriter.localhub.serving import serve
 
 

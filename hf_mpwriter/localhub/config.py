@@ -10,20 +10,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, MutableMapping
 
 HOST = "127.0.0.1"  # without a token this Hub accepts every request, so it listens on loopback only
-DEFAULT_USER = "local-user"
+USER = "local-user"  # the name that whoami returns
 HOUR = 3600.0  # seconds
-MULTIPART_OVER = 10 << 20  # bytes
 CONTROL = "/-/"  # prefix of the control endpoints, which are exempt from log, faults and limits
 READY_PATH = CONTROL + "ready"
 FAULTS_PATH = CONTROL + "faults"
 TOKEN_PATH = CONTROL + "token"
+TOKEN_VARIABLE = "HF_MPWRITER_LOCALHUB_TOKEN"  # noqa: S105  # a variable's name
 
 
 class ServerError(Exception):
     """The local Hub cannot be started."""
+
+
+def take_token(environ: MutableMapping[str, str]) -> str | None:
+    """Return the token of an environment and remove it from there, so that child processes do not inherit it."""
+    return environ.pop(TOKEN_VARIABLE, None) or None
 
 
 @dataclass(frozen=True)
@@ -31,19 +36,14 @@ class HubConfig:
     """The options of a Hub."""
 
     xet: bool = True  # Whether clients may upload by Xet
-    user: str = DEFAULT_USER  # The user name that whoami returns
-    multipart_over: int = MULTIPART_OVER  # Bytes above which LFS objects are uploaded in parts
     discard: bool = False  # Whether to drop LFS content once its size and digest are verified
     long_ids: bool = False  # Whether new commits have ids of 64 hex digits
     commits_per_hour: int = 0  # Limit per repository, 0 for unlimited
     commit_window: float = HOUR  # Seconds that count as the hour of that limit
-    requests_per_5min: int = 0  # Limit of requests to `/api/`, 0 for unlimited
-    # Refuse a commit with 409 while another one to the same repository is in progress, instead of queueing it
-    busy: bool = False
 
     @classmethod
     def parse(cls, words: Iterable[str]) -> Self:
-        """Return the options of `FIELD=VALUE` each; a value is text, or JSON. ValueError for one that is none."""
+        """Return the options of `FIELD=VALUE` each; a value is JSON. ValueError for one that is none."""
         found: dict[str, Any] = {}
         for word in words:
             name, _, text = word.partition("=")
@@ -51,7 +51,7 @@ class HubConfig:
                 raise ValueError(f"{word}: there is no such field")
             default = getattr(cls, name)
             try:
-                found[name] = text if isinstance(default, str) else type(default)(json.loads(text))
+                found[name] = type(default)(json.loads(text))
             except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"{word}: not a value such as {json.dumps(default)}") from None
         config = cls(**found)

@@ -83,12 +83,6 @@ class Exists(Refusal):
     status = 409
 
 
-class CommitUnderway(Refusal):
-    """Another commit operation is in progress for this repository. Please try again later."""
-
-    status = 409
-
-
 class StaleParent(Refusal):
     """A commit has happened since. Please refresh and try again."""
 
@@ -99,10 +93,6 @@ class RateLimited(Refusal):
     """Too Many Requests: the rate limit is reached."""
 
     status = 429
-
-    def __init__(self, message: str | None = None, *, headers: Mapping[str, str] = MappingProxyType({})) -> None:
-        super().__init__(message)
-        self.headers = headers
 
 
 class RangeNotSatisfiable(Refusal):

@@ -12,11 +12,19 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-from hf_mpwriter.localhub.access import TOKEN_VARIABLE, take_token
 from hf_mpwriter.localhub.child import ChildServer, listen
-from hf_mpwriter.localhub.config import FAULTS_PATH, HOST, READY_PATH, TOKEN_PATH, HubConfig, ServerError
+from hf_mpwriter.localhub.config import (
+    FAULTS_PATH,
+    HOST,
+    READY_PATH,
+    TOKEN_PATH,
+    TOKEN_VARIABLE,
+    HubConfig,
+    ServerError,
+    take_token,
+)
 from hf_mpwriter.localhub.faults import Fault, Standing, from_json, parse
-from hf_mpwriter.localhub.storage.store import Store
+from hf_mpwriter.localhub.store import Store
 
 if TYPE_CHECKING:
     from types import TracebackType

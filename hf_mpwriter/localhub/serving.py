@@ -9,36 +9,38 @@ and Xet access tokens. It is on disk so that they stay valid after a crash.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import hashlib
 import hmac
 import importlib.util
+import math
 import os
 import secrets
 import socket
+import threading
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 import uvicorn
 
-from hf_mpwriter.localhub.access import Usage
 from hf_mpwriter.localhub.child import listen
 from hf_mpwriter.localhub.config import HOST, HubConfig, ServerError
 from hf_mpwriter.localhub.endpoints.app import create_app
-from hf_mpwriter.localhub.errors import Forbidden, Unauthorized
+from hf_mpwriter.localhub.errors import Forbidden, RateLimited, Refusal, Unauthorized
 from hf_mpwriter.localhub.faulting import Faults, Protocol
 from hf_mpwriter.localhub.pages.boards import Boards
-from hf_mpwriter.localhub.storage.writing import WritableStore
-from hf_mpwriter.localhub.storage.xet import XetStore
+from hf_mpwriter.localhub.store import WritableStore
+from hf_mpwriter.localhub.xet import XetStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from hf_mpwriter.localhub.faults import Fault
-    from hf_mpwriter.localhub.storage.xet import Access
-
+    from hf_mpwriter.localhub.xet import Access
 
 KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, so that clients close first
 GRACE = 3  # seconds for responses in progress when the server stops
@@ -147,6 +149,46 @@ def _load_secret(store: WritableStore) -> bytes:
         return secret
 
 
+class Quota:
+    """Commits per hour and repository, as the real Hub limits them; a refused commit does not count."""
+
+    def __init__(self, config: HubConfig) -> None:
+        self._limits = config
+        self._guard = threading.Lock()
+        self._commits: dict[tuple[str, str], list[float]] = defaultdict(list)  # times of the last hour, by repository
+
+    @contextlib.contextmanager
+    def commit(self, repo: tuple[str, str], now: float) -> Iterator[None]:
+        """Count a commit, unless it is refused."""
+        if not (limit := self._limits.commits_per_hour):
+            yield
+            return
+        with self._guard:
+            times = self._commits[repo] = [
+                then for then in self._commits[repo] if now - then < self._limits.commit_window
+            ]
+            if len(times) >= limit:
+                raise RateLimited(quota_text(limit, times[0] + self._limits.commit_window - now))
+            times.append(now)
+        try:
+            yield
+        except Refusal:
+            with self._guard:
+                self._commits[repo].remove(now)
+            raise
+
+
+def quota_text(limit: int, seconds: float) -> str:
+    """Return the message with which the real Hub refuses a commit above the quota."""
+    minutes = max(1, math.ceil(seconds / 60))
+    count, unit = (minutes // 60, "hour") if minutes >= 60 else (minutes, "minute")
+    wait = f"{count} {unit}{'s' if count > 1 else ''}"
+    return (
+        f"You have exceeded the rate limit for repository commits ({limit} per hour). "
+        f"You can retry this action in about {wait}."
+    )
+
+
 @dataclass
 class HubState:
     """What handlers read and change; one per server process."""
@@ -157,12 +199,12 @@ class HubState:
     token: str | None = field(default=None, repr=False)
     xet: XetStore | None = None
     faults: Faults = field(default_factory=Faults)
-    usage: Usage = field(init=False)
+    quota: Quota = field(init=False)
     boards: Boards = field(init=False)
 
     def __post_init__(self) -> None:
         """Prepare what depends on the other fields; no board starts before it is asked for."""
-        self.usage = Usage(self.config)
+        self.quota = Quota(self.config)
         self.boards = Boards(self.store)
 
     def sign(self, *words: object) -> str:

@@ -59,7 +59,7 @@ from upload_worker import OURS, REPO
 
 from hf_mpwriter.events.series import SEGMENT_MAX, SEGMENT_SHARE
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.storage.blobs import file_sha256
+from hf_mpwriter.localhub.store import file_sha256
 from hf_mpwriter.worker.files import SEGMENT_OF_ONE
 
 THEIRS, OLD = "HFSummaryWriter", "old"
@@ -161,7 +161,7 @@ def measure(case: Case, directory: Path) -> Cost:
     env["HF_HUB_DISABLE_XET"] = str(int(case.way == LFS))
     if case.old:
         env["PYTHONPATH"] = case.old
-    with LocalHub(directory / "hub", multipart_over=sys.maxsize, discard=True) as hub:
+    with LocalHub(directory / "hub", discard=True) as hub:
         started_at, cpu, read = time.monotonic(), _cpu_of_children(), _bytes_read()
         try:
             replies = run(case, logdir, env | {"HF_ENDPOINT": hub.endpoint})

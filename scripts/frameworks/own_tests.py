@@ -41,7 +41,7 @@ from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.localhub import LocalHub, View
-from hf_mpwriter.localhub.storage.store import TreeEntry
+from hf_mpwriter.localhub.store import TreeEntry
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.testing import check
 

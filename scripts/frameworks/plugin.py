@@ -136,10 +136,10 @@ def _give_transformers_a_hub() -> None:
     """Run the tests that push: they need a staging Hub, and the local one will do."""
     from transformers import testing_utils
 
-    from hf_mpwriter.localhub.config import DEFAULT_USER
+    from hf_mpwriter.localhub.config import USER
 
     testing_utils._run_staging = True  # noqa: SLF001 - the variable that sets it also points the client to their Hub
-    testing_utils.USER = DEFAULT_USER
+    testing_utils.USER = USER
     testing_utils.require_tensorboard = lambda test: test  # theirs returns no test, so the result always passes
 
 

@@ -53,8 +53,7 @@ class WarmServer(ChildServer):
 
 def _serve(sock: socket.socket, root: str, config: str, log: str, env: dict[str, str], parent: int) -> None:
     """Serve a Hub, as `python -m hf_mpwriter.localhub` does, until a signal or the end of the tests."""
-    from hf_mpwriter.localhub.access import take_token
-    from hf_mpwriter.localhub.config import HubConfig
+    from hf_mpwriter.localhub.config import HubConfig, take_token
     from hf_mpwriter.localhub.serving import serve
 
     def watch() -> None:

@@ -18,8 +18,7 @@ from tensorboardX.summary import scalar
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import RepoNotFound
 from hf_mpwriter.localhub.pages.boards import MOST_BOARDS, BoardError, Boards, Checkout
-from hf_mpwriter.localhub.storage.store import TreeEntry
-from hf_mpwriter.localhub.storage.writing import WritableStore
+from hf_mpwriter.localhub.store import TreeEntry, WritableStore
 
 RUN = "runs/a/events.out.tfevents.1"
 BOARD = "/local-user/r/tensorboard/board"

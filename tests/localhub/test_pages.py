@@ -10,8 +10,7 @@ import pytest
 from hub_clients import ask, commit, file
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.pages.handlers import COMMITS_PER_PAGE, LONGEST_TEXT, to_html
-from hf_mpwriter.localhub.pages.html import Links
+from hf_mpwriter.localhub.pages.handlers import COMMITS_PER_PAGE, LONGEST_TEXT, Links, to_html
 
 RUN = Links("model", "local-user/r")
 HOSTILE = """<script>alert('"')</script>"""

@@ -10,8 +10,8 @@ import pytest
 from hub_clients import client
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.storage.writing import WritableStore
-from hf_mpwriter.localhub.storage.xet import FileRecord, Shard, Term, XetStore
+from hf_mpwriter.localhub.store import WritableStore
+from hf_mpwriter.localhub.xet import FileRecord, Shard, Term, XetStore
 
 
 class Session:

@@ -2,18 +2,18 @@
 
 Order matters, because an id has one part or two: `/api/models/<id>` comes after all routes with a longer path.
 
-    ROOT/requests.jsonl       {"t": 12.5, "method": "POST", "path": "/api/...", "status": 200,
-    ROOT/requests.jsonl.1      "in": 512, "out": 96, "auth": true}
+    ROOT/requests.jsonl       {"t": 12.5, "method": "POST", "path": "/api/...", "status": 200, "in": 512, "out": 96,
+                               "auth": true}
 
 The log has one line of JSON per request, for tests that count requests and bytes. `t` is the monotonic clock at the
 start of the request. `in` and `out` count bytes of bodies. `status` is null if the Hub sent no response. The path is
-the raw path without its query, which may hold a signature; the token is never logged. At LOG_BYTES the file moves to
-`.1`, so both together stay below twice that size. The Hub's requests to itself and those that control it are not
-logged; the latter are also exempt from faults and limits.
+the raw path without its query, which may hold a signature; the token is never logged. The Hub's requests to itself and
+those that control it are not logged; the latter are also exempt from faults.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,12 +26,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
 from hf_mpwriter.localhub.config import CONTROL, FAULTS_PATH, READY_PATH, TOKEN_PATH
-from hf_mpwriter.localhub.endpoints import cas, commits, content, lfs, repos
+from hf_mpwriter.localhub.endpoints import api, cas, lfs
 from hf_mpwriter.localhub.endpoints.routing import Endpoint, raw_path
 from hf_mpwriter.localhub.errors import BadRequest, NotFound
 from hf_mpwriter.localhub.faults import from_json, parse
 from hf_mpwriter.localhub.pages import handlers
-from hf_mpwriter.localhub.pages.html import STYLE_PATH, refusal_page, style
+from hf_mpwriter.localhub.pages.handlers import STYLE_PATH, refusal_page, style
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from hf_mpwriter.localhub.endpoints.routing import Auth, Call
     from hf_mpwriter.localhub.serving import HubState
 
-LOG_BYTES = 16 << 20
 _API = "/api/{repo:hub_api}"
 _PAGE = "/{repo:hub_repo}"
 _VIEW = "/{repo:hub_view}"
@@ -103,35 +102,33 @@ ROUTES = (
     _route("POST", FAULTS_PATH, add_fault, "write"),
     _route("DELETE", FAULTS_PATH, clear_faults, "write"),
     _route("PUT", TOKEN_PATH, set_token, "write"),
-    _route("GET", "/api/whoami-v2", repos.whoami),
-    _route("POST", "/api/validate-yaml", repos.validate_yaml, "none"),
-    _route("POST", "/v1/telemetry", repos.telemetry, "none"),
-    _route("POST", "/api/repos/create", repos.create_repo),
-    _route("DELETE", "/api/repos/delete", repos.delete_repo, "write"),
-    _route("POST", f"{_API}/preupload/{_REV}", commits.preupload, "write"),
-    _route("POST", f"{_API}/commit/{_REV}", commits.commit, "write", guard=commits.turn),
+    _route("GET", "/api/whoami-v2", api.whoami),
+    _route("POST", "/api/validate-yaml", api.validate_yaml, "none"),
+    _route("POST", "/v1/telemetry", api.telemetry, "none"),
+    _route("POST", "/api/repos/create", api.create_repo),
+    _route("DELETE", "/api/repos/delete", api.delete_repo, "write"),
+    _route("POST", f"{_API}/preupload/{_REV}", api.preupload, "write"),
+    _route("POST", f"{_API}/commit/{_REV}", api.commit, "write"),
     _route("GET", f"{_API}/xet-read-token/{_REV}", partial(cas.token, scope="read")),
     _route("GET", f"{_API}/xet-write-token/{_REV}", partial(cas.token, scope="write"), "write"),
-    _route("GET", f"{_API}/tree/{_REV}{{path:hub_tail}}", content.tree),
-    _route("POST", f"{_API}/paths-info/{_REV}", content.paths_info),
-    _route("GET", f"{_API}/commits/{_REV}", repos.commits),
-    _route("GET", f"{_API}/refs", repos.refs),
-    _route("POST", f"{_API}/branch/{_REV}", repos.create_branch, "write"),
-    _route("DELETE", f"{_API}/branch/{_REV}", repos.delete_branch, "write"),
-    _route("POST", f"{_API}/super-squash/{_REV}", repos.super_squash, "write"),
-    _route("GET", f"{_API}/revision/{_REV}", repos.repo_info),
-    _route("GET", _API, repos.repo_info),
+    _route("GET", f"{_API}/tree/{_REV}{{path:hub_tail}}", api.tree),
+    _route("POST", f"{_API}/paths-info/{_REV}", api.paths_info),
+    _route("GET", f"{_API}/commits/{_REV}", api.commits),
+    _route("GET", f"{_API}/refs", api.refs),
+    _route("POST", f"{_API}/branch/{_REV}", api.create_branch, "write"),
+    _route("DELETE", f"{_API}/branch/{_REV}", api.delete_branch, "write"),
+    _route("POST", f"{_API}/super-squash/{_REV}", api.super_squash, "write"),
+    _route("GET", f"{_API}/revision/{_REV}", api.repo_info),
+    _route("GET", _API, api.repo_info),
     _route("POST", f"{_CAS}/v1/xorbs/{{prefix:hub_part}}/{_HASH}", cas.post_xorb, "xet-write", spool=True),
     _route("POST", f"{_CAS}/v2/shards", cas.post_shard, "xet-write"),
     _route("GET", f"{_CAS}/v1/chunks/{{prefix:hub_part}}/{_HASH}", cas.find_chunk, "xet-read"),
     _route("GET", f"{_CAS}/v2/reconstructions/{_HASH}", cas.reconstruction, "xet-read"),
     _route("GET", f"{_CAS}/fetch/{_HASH}", cas.fetch_xorb, "none"),
     _route("PUT", "/lfs/{oid:hub_hash}", lfs.put_blob, "none", spool=True),
-    _route("PUT", "/lfs/parts/{upload:hub_upload}/{number:hub_number}", lfs.put_part, "none", spool=True),
-    _route("POST", "/lfs/complete/{upload:hub_upload}", lfs.complete, "none"),
     _route("POST", f"{_PAGE}.git/info/lfs/objects/batch", lfs.batch, "write"),
     _route("POST", f"{_PAGE}.git/info/lfs/objects/verify", lfs.verify, "write"),
-    _route("GET", f"{_PAGE}/resolve/{_REV}/{{path:hub_path}}", content.resolve),
+    _route("GET", f"{_PAGE}/resolve/{_REV}/{{path:hub_path}}", api.resolve),
     _route("GET", STYLE_PATH, style, "none"),
     _view("/", handlers.home),
     _view(f"{_VIEW}/tree/{_REV}{{path:hub_tail}}", handlers.tree),
@@ -149,12 +146,11 @@ ROUTES = (
 class RequestLog:
     """ASGI middleware that logs requests."""
 
-    def __init__(self, app: ASGIApp, hub: HubState, limit: int = LOG_BYTES) -> None:
+    def __init__(self, app: ASGIApp, hub: HubState) -> None:
         self.app = app
         self.hub = hub
-        self.limit = limit
-        self.path = os.path.join(hub.store.root, "requests.jsonl")
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # open for the life of the server
+        path = os.path.join(hub.store.root, "requests.jsonl")
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # open for the life of the server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and log it."""
@@ -184,14 +180,8 @@ class RequestLog:
         """Append one line; on a full disk the line is lost, the request succeeds."""
         line = {"t": round(started, 4), "method": scope["method"], "path": raw_path(scope), **seen}
         line["auth"] = bool(scope.get("authenticated"))
-        try:
+        with contextlib.suppress(OSError):
             self._file.write(json.dumps(line).encode() + b"\n")
-            if self._file.tell() > self.limit:
-                self._file.close()
-                os.replace(self.path, self.path + ".1")
-                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # see __init__
-        except OSError:
-            pass
 
 
 def create_app(hub: HubState) -> ASGIApp:

@@ -19,7 +19,7 @@ from hf_mpwriter.localhub.errors import NotFound, RangeNotSatisfiable, Refusal
 
 if TYPE_CHECKING:
     from hf_mpwriter.localhub.endpoints.routing import Call
-    from hf_mpwriter.localhub.storage.xet import Term, XetStore
+    from hf_mpwriter.localhub.xet import Term, XetStore
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 

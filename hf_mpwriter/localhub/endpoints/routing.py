@@ -6,17 +6,22 @@ the event loop.
 
 The whole body is read before any response is sent, refusals included: a client that is still sending would see a
 reset instead of the response. Endpoints marked `spool` get the body as a file under `tmp/`, all others as bytes.
+
+Accounts: there is one, identified by a token, or by the token with `-read` behind it, which may only read. A Hub
+without a token accepts every request. A Hub with one hides all repositories from requests without a token, as the real
+Hub hides private ones: a private repository and a missing one look the same.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
+import hmac
 import json
 import os
 import re
 import sys
-import time
 import traceback
 import uuid
 from dataclasses import dataclass
@@ -28,30 +33,56 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from hf_mpwriter.localhub.access import bearer_of, role_of
-from hf_mpwriter.localhub.config import CONTROL
-from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, Refusal, Stranger
+from hf_mpwriter.localhub.config import CONTROL, USER
+from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, Refusal, Stranger, Unauthorized
 from hf_mpwriter.localhub.faulting import answer_of, slow_receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from hf_mpwriter.localhub.access import Role
     from hf_mpwriter.localhub.faults import Fault, When
     from hf_mpwriter.localhub.serving import HubState
-
-    Guard = Callable[["Call"], AbstractContextManager[None]]
 
 SPOOL_BUFFER = 1 << 20  # bytes per write in the thread pool
 API_THREADS = 32
 CAS_THREADS = 8  # a separate pool: a commit that rebuilds content waits for the Hub's own CAS requests
 
+READS = "-read"  # what stands behind the token in the one that may only read
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
 Auth = Literal["read", "write", "view", "none", "xet-read", "xet-write"]
+Role = Literal["stranger", "read", "write"]
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")  # in no header
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
+
+
+def role_of(authorization: str | None, token: str | None) -> Role:
+    """Return the role that an Authorization header grants on a Hub with this token."""
+    if token is None or _carries(authorization, token):
+        return "write"
+    if _carries(authorization, token + READS):
+        return "read"
+    if authorization is None:
+        return "stranger"
+    raise Unauthorized
+
+
+def bearer_of(authorization: str | None) -> str | None:
+    """Return an Authorization header with the token that a browser sends as the password of Basic authentication."""
+    scheme, _, credentials = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return authorization
+    try:
+        password = base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return authorization
+    return f"Bearer {password}"
+
+
+def _carries(authorization: str | None, token: str) -> bool:
+    return hmac.compare_digest((authorization or "").encode(), f"Bearer {token}".encode())
 
 
 class Call(Request):
@@ -75,7 +106,7 @@ class Call(Request):
     def repo(self) -> tuple[str, str]:
         """The type and full id of the repository in the path."""
         repo_type, repo_id = self.path_params["repo"]
-        return repo_type, repo_id if "/" in repo_id else f"{self.hub.config.user}/{repo_id}"
+        return repo_type, repo_id if "/" in repo_id else f"{USER}/{repo_id}"
 
     @property
     def repo_url(self) -> str:
@@ -130,8 +161,6 @@ _CONVERTORS: dict[str, Convertor[Any]] = {
     "part": _Text(r"[^/]+"),
     "path": _Text(r".+"),
     "tail": _Text(r"(?:/.*)?"),
-    "number": _Text(r"\d+"),
-    "upload": _Text(r"[0-9a-f]{24}"),
     "hash": _Text(r"[0-9a-f]{64}"),
     "cas": _Text(r"[0-9a-f]{12}"),
     "api": _Repo(r"(?:models|datasets|spaces)/[^/]+(?:/[^/]+)?"),
@@ -178,7 +207,6 @@ class Endpoint:
     handler: Callable[[Call], Response]  # Returns the response
     auth: Auth = "read"  # What the request must be authorized for
     spool: bool = False  # Whether the body goes to a file
-    guard: Guard | None = None  # Returns a context that is held while the handler runs
     refused: Callable[[Refusal], Response] = refusal_answer  # Returns the response to a refused request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -215,7 +243,7 @@ class Endpoint:
                     os.unlink(call.spooled)
 
     def _admit(self, call: Call) -> None:
-        """Authorize a request; record in the scope its role for handlers and log, and its quota for the response."""
+        """Authorize a request; record in the scope its role for handlers and log."""
         if not _LOOPBACK.fullmatch(call.headers.get("host", "")):
             # DNS rebinding: a page in the user's browser may resolve its own host name to 127.0.0.1.
             raise Forbidden("This Hub answers to 127.0.0.1 and localhost only")
@@ -234,8 +262,6 @@ class Endpoint:
         else:
             call.hub.check_xet_token(authorization, self.auth.removeprefix("xet-"))
         call.scope["authenticated"] = authorization is not None
-        if raw_path(call.scope).startswith("/api/"):
-            call.scope["usage"] = call.hub.usage.request(time.monotonic())
 
     async def _read_body(self, call: Call) -> None:
         if not self.spool:
@@ -252,11 +278,10 @@ class Endpoint:
             await to_thread.run_sync(file.write, bytes(buffer))
 
     async def _handle(self, call: Call) -> ASGIApp:
-        with self.guard(call) if self.guard else contextlib.nullcontext():
-            if fault := await _strike("before", call.scope):
-                return answer_of(fault)
-            limiter = _threads(cas=raw_path(call.scope).startswith("/xet/"))
-            answer = _marked(await to_thread.run_sync(self.handler, call, limiter=limiter), call)
+        if fault := await _strike("before", call.scope):
+            return answer_of(fault)
+        limiter = _threads(cas=raw_path(call.scope).startswith("/xet/"))
+        answer = _marked(await to_thread.run_sync(self.handler, call, limiter=limiter), call)
         if fault := await _strike("after", call.scope):
             return answer_of(fault, answer)
         return answer
@@ -278,5 +303,4 @@ def _threads(*, cas: bool) -> CapacityLimiter:
 
 def _marked(answer: Response, call: Call) -> Response:
     answer.headers.setdefault("X-Request-Id", call.headers.get("x-amzn-trace-id") or str(uuid.uuid4()))
-    answer.headers.update(call.scope.get("usage", {}))
     return answer

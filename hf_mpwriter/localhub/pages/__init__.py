@@ -12,9 +12,8 @@ carry lets no browser run one; TensorBoard brings its own policy.
 
 | module | responsibility |
 |---|---|
-| `handlers` | one function per page; a folder of a commit, what a commit changed, Markdown of others as safe HTML |
+| `handlers` | one function per page, templates and headers; Markdown of others as safe HTML; addresses |
 | `boards`, `board_process` | the TensorBoard of a repository: a child process that answers to this Hub only |
-| `html` | templates, the headers of pages, and the addresses of a repository |
 
 The templates and the style are in `templates/`.
 """

@@ -23,12 +23,12 @@ from starlette.responses import Response
 from hf_mpwriter.localhub.child import ChildServer
 from hf_mpwriter.localhub.config import HOST
 from hf_mpwriter.localhub.errors import Refusal
-from hf_mpwriter.localhub.storage.store import MAIN
+from hf_mpwriter.localhub.store import MAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from hf_mpwriter.localhub.storage.store import Store, TreeEntry
+    from hf_mpwriter.localhub.store import Store, TreeEntry
 
 MOST_BOARDS = 4  # each is a process of about 200 MB
 KEY_VARIABLE = "LOCALHUB_BOARD_KEY"  # between Hub and child only

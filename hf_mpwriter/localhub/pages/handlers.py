@@ -1,36 +1,42 @@
 """The pages: one function each, from a request to HTML.
 
 The model card is Markdown that others wrote, as HTML that is safe to show. HTML in it is shown as text. Links with
-`javascript:` and the like stay text, too: markdown-it refuses them. Relative addresses lead into the repository.
+`javascript:` and the like stay text, too: markdown-it refuses them. Relative addresses lead into the repository. In all
+pages values are escaped by jinja2, and headers let a browser run no script and load nothing elsewhere.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.resources
 import importlib.util
 import itertools
 import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from hf_mpwriter.localhub.endpoints.routing import raw_path
 from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, NotFound
 from hf_mpwriter.localhub.pages.boards import is_event_file
-from hf_mpwriter.localhub.pages.html import Links, html
-from hf_mpwriter.localhub.storage.store import MAIN, last_changes
+from hf_mpwriter.localhub.store import MAIN, last_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
+    from jinja2 import Environment
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
     from hf_mpwriter.localhub.endpoints.routing import Call
+    from hf_mpwriter.localhub.errors import Refusal
     from hf_mpwriter.localhub.pages.boards import Board
-    from hf_mpwriter.localhub.storage.store import Commit, TreeEntry
+    from hf_mpwriter.localhub.store import Commit, TreeEntry
 
 CARD = "README.md"
 LONGEST_TEXT = 1 << 19  # bytes of a file that is shown
@@ -40,6 +46,22 @@ DEEPEST = 200  # commits that a page reads to find who changed an entry; older c
 PICTURES = (".gif", ".jpeg", ".jpg", ".png", ".webp")  # no SVG, which may hold scripts
 _METADATA = re.compile(r"\A---[^\S\n]*\n.*?\n---[^\S\n]*(\n|\Z)", re.DOTALL)
 _ELSEWHERE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:|[/#?]")
+
+UNITS = ("Bytes", "kB", "MB", "GB", "TB")
+HEADERS = MappingProxyType(
+    {
+        "Content-Security-Policy": (
+            "default-src 'none'; style-src 'self'; img-src 'self' data:; frame-src 'self'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        ),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
+)
+_BASIC = 'Basic realm="local Hub: any user name, and a token as the password", charset="UTF-8"'
+STYLE_PATH = "/-/style.css"
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 def home(call: Call) -> Response:
@@ -251,8 +273,6 @@ def _all(tokens: Iterable[Token]) -> Iterable[Token]:
 
 def _lead(token: Token, attribute: str, address: Callable[[str], str]) -> None:
     """Make a relative address lead into the repository; one that leaves it stays as it is and leads nowhere."""
-    from urllib.parse import unquote
-
     target = str(token.attrGet(attribute) or "")
     if not target or _ELSEWHERE.match(target):
         return
@@ -260,3 +280,96 @@ def _lead(token: Token, attribute: str, address: Callable[[str], str]) -> None:
     inside = posixpath.normpath(unquote(path))
     if not inside.startswith(".."):
         token.attrSet(attribute, address(inside) + mark + rest)
+
+
+def html(template: str, code: int = 200, headers: Mapping[str, str] = _NO_HEADERS, **values: Any) -> Response:
+    """Return a page."""
+    return HTMLResponse(_templates().get_template(template).render(**values), code, {**HEADERS, **headers})
+
+
+def refusal_page(refusal: Refusal) -> Response:
+    """Return the page of a refused request; a browser then asks its user for a token where one is missing."""
+    headers = {"WWW-Authenticate": _BASIC} if refusal.status == 401 else {}
+    return html("refusal.html", refusal.status, headers, status=refusal.status, message=refusal.message)
+
+
+def style(_: Call) -> Response:
+    """GET /-/style.css."""
+    source = importlib.resources.files(__package__).joinpath("templates", "style.css").read_bytes()
+    return Response(source, media_type="text/css", headers={"X-Content-Type-Options": "nosniff"})
+
+
+@functools.cache
+def _templates() -> Environment:
+    """Return the templates; jinja2 is loaded by the first page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"size": size_text, "date": date_text}
+    return templates
+
+
+def size_text(size: int) -> str:
+    """Return a size as the real Hub shows it, such as "1.52 kB"."""
+    number, unit = float(size), 0
+    while number >= 999.5 and unit < len(UNITS) - 1:
+        number, unit = number / 1000, unit + 1
+    return f"{number:.3g} {UNITS[unit]}"
+
+
+def date_text(date: str) -> str:
+    """Return a time of the API as text: UTC, to the second."""
+    return date[:19].replace("T", " ")
+
+
+@dataclass(frozen=True)
+class Links:
+    """The addresses of a repository, without the Hub's own."""
+
+    repo_type: str  # "model", "dataset" or "space"
+    repo_id: str  # Namespace and name
+
+    @property
+    def home(self) -> str:
+        """The model card."""
+        return ("" if self.repo_type == "model" else f"/{self.repo_type}s") + "/" + quote(self.repo_id)
+
+    @property
+    def metrics(self) -> str:
+        """The tab "Training metrics"."""
+        return f"{self.home}/tensorboard"
+
+    @property
+    def board(self) -> str:
+        """What TensorBoard has before its own paths."""
+        return f"{self.metrics}/board"
+
+    def tree(self, revision: str = MAIN, path: str = "") -> str:
+        """A folder."""
+        return self._at("tree", revision, path)
+
+    def blob(self, revision: str, path: str) -> str:
+        """A file."""
+        return self._at("blob", revision, path)
+
+    def resolve(self, revision: str, path: str) -> str:
+        """The content of a file."""
+        return self._at("resolve", revision, path)
+
+    def commits(self, revision: str = MAIN, page: int = 0) -> str:
+        """A page of the history."""
+        return self._at("commits", revision) + (f"?p={page}" if page else "")
+
+    def commit(self, oid: str) -> str:
+        """What a commit changed."""
+        return self._at("commit", oid)
+
+    def _at(self, page: str, revision: str, path: str = "") -> str:
+        """Return the address of something at a revision; `exp/1` is one part of a path, as the client sends it."""
+        return f"{self.home}/{page}/{quote(revision, safe='')}" + (f"/{quote(path)}" if path else "")

@@ -22,7 +22,7 @@ from typing import Any
 from hf_mpwriter.localhub import View
 from hf_mpwriter.localhub.config import HOST
 from hf_mpwriter.localhub.errors import Refusal
-from hf_mpwriter.localhub.storage.store import TreeEntry
+from hf_mpwriter.localhub.store import TreeEntry
 from soaking.deck import Card
 from soaking.inside import REPO, TOUCHED
 from soaking.run import Run

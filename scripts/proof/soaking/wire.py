@@ -10,7 +10,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from hf_mpwriter.localhub.endpoints.content import file_json
+from hf_mpwriter.localhub.endpoints.api import file_json
 from hf_mpwriter.localhub.errors import Refusal, RepoNotFound
 from hf_mpwriter.localhub.faults import Fault, Kind, Reply, When
 from hf_mpwriter.testing import processes

@@ -51,12 +51,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_mpwriter.localhub.errors import BadRequest
-from hf_mpwriter.localhub.storage.blobs import make_dirs
+from hf_mpwriter.localhub.store import make_dirs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from hf_mpwriter.localhub.storage.writing import WritableStore
+    from hf_mpwriter.localhub.store import WritableStore
 
 REBUILDS = 2  # concurrent downloads; each holds an API thread while it waits
 CACHED_XORBS = 512
