@@ -86,25 +86,6 @@ def test_every_command_tells_damage_and_takes_an_incomplete_record_for_ordinary(
     assert hub.store.tree("model", "me/run", "main")[f"tensorboard/exp1/{later}"].size == whole
 
 
-def test_the_buffer_of_another_writer_is_no_damage_until_it_has_rested(hub, run_dir, start):
-    """That of torch may end anywhere; after ten minutes without a change what is bad in it counts."""
-    start(LOG_AND_EXIT, run_dir, 5).succeed()
-    theirs = run_dir / "events.out.tfevents.1.theirs"
-    theirs.write_bytes(b"".join(framing.frame(framing.version_event(1.0)) for _ in range(3)))
-    offset, size = spoil(theirs, "zero blocks")
-    result = run("status", run_dir)
-    assert "damage" not in result.stdout
-    assert (result.exit_code, result.stdout.splitlines()[-1]) == (NEEDS_YOU, f"next: hf-mpwriter sync {run_dir}")
-    old = os.stat(theirs).st_mtime - 601
-    os.utime(theirs, (old, old))
-    result = run("status", run_dir)
-    assert result.exit_code == NEEDS_YOU
-    assert f"{theirs.name} is damaged at offset {offset}: the {size} bytes" in result.stdout
-    last = result.stdout.splitlines()[-1]
-    assert last.startswith(f"next: restore {theirs.name} from a copy")
-    assert last.endswith(f"; then: hf-mpwriter sync {run_dir}"), "what is before the damage waits"
-
-
 CUT_WHILE_IT_IS_WRITTEN = """
 import glob, os, sys
 from hf_mpwriter import HFSummaryWriter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +11,8 @@ import sys
 import pytest
 from programs import DEADLINE, wait_for
 from runs import uploaders
+from supervised import NAMESPACE, why_no_namespace
 
-from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.status import UploaderStatus
@@ -136,25 +135,6 @@ def test_the_uploader_inherits_only_what_it_is_given(spool, tmp_path):
         member_file.withdraw()
 
 
-def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploader(spool):
-    """The status file has the refused token's age; a worker with a younger token starts an uploader at once."""
-    from hf_mpwriter.spool.status import StatusFile
-    from hf_mpwriter.system.process import Process
-
-    host = spool.host(host_id())
-    os.makedirs(host.root)
-    status = StatusFile(host, Process.current(), lambda: 0.0, token_issued_at=1000.0)
-    status.failed(Refused("no", ""), 1)
-    status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
-    one = UploaderElection(spool, spool.destination())
-    one.token_issued_at = 1000.0
-    assert not one.ensure()
-    assert not locks.is_held(spool.uploader_lock)
-    one.token_issued_at = 1000.5
-    assert one.ensure()
-    wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds no member and leaves")
-
-
 FIRST_PROCESS = """
 import os, signal, sys, time
 from pathlib import Path
@@ -201,20 +181,10 @@ os._exit(0)
 """
 
 
-def why_no_namespace() -> str:
-    """Why no pid namespace can be made here, "" if one can."""
-    if os.geteuid():
-        return "only root can make a pid namespace"
-    if not shutil.which("unshare"):
-        return "needs unshare of util-linux"
-    command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
-    return "" if subprocess.run(command, check=False).returncode == 0 else "no pid namespace can be made here"
-
-
 @pytest.mark.root
 @pytest.mark.skipif(bool(why_no_namespace()), reason=why_no_namespace() or "-")
 def test_training_that_is_process_1_collects_its_uploaders_and_no_child_of_the_user(hub, run_dir):
     """As in a container without an init: whichever rank started an uploader, no zombie is left; exit codes are kept."""
-    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", FIRST_PROCESS, str(run_dir), "4"]
+    command = [*NAMESPACE, sys.executable, "-c", FIRST_PROCESS, str(run_dir), "4"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert (result.returncode, result.stdout) == (0, "[] 7\n"), result.stderr

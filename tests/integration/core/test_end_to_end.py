@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import tensorboardX
 from programs import DEADLINE, wait_for
 from runs import (
@@ -27,7 +26,6 @@ from runs import (
 from waits import timing
 
 from hf_mpwriter import testing
-from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
 
@@ -265,19 +263,3 @@ def test_a_disabled_writer_is_local_only(hub, run_dir, start):
     assert len(list(run_dir.glob("*tfevents*"))) == 1
     assert not os.path.exists(Spool(str(run_dir)).uploader_lock)
     assert list(hub.store.repos()) == []
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ({"repo_id": "a/b/c"}, "repo_id 'a/b/c' is not valid"),
-        ({"path_in_repo": "../up"}, "leads out of the repository"),
-    ],
-)
-def test_bad_settings_are_refused_before_training_starts(run_dir, argument, message):
-    """The constructor raises a clear error, without network and without a file on disk."""
-    from hf_mpwriter import HFSummaryWriter
-
-    with pytest.raises(SettingsError, match=message):
-        HFSummaryWriter(**{"repo_id": "me/run", "logdir": str(run_dir)} | argument)
-    assert not run_dir.exists()

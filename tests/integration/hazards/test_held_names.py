@@ -11,10 +11,9 @@ import pytest
 import tensorboardX
 from forks import Staged, in_child
 from hazards import event_paths, numbers, run_file, runs, shown
-from programs import Program, wait_for
-from runs import check_oracle, no_uploader
+from programs import Program
 
-from hf_mpwriter import HFSummaryWriter, SummaryWriter
+from hf_mpwriter import SummaryWriter
 
 LOG_UNTIL_KILLED = """
 import sys, time
@@ -233,24 +232,3 @@ def test_what_others_log_below_the_run_directory_is_not_rewound(run_dir):
     assert new.finish() == 0
     assert shown(run_dir / "sub" / "x", "sub") == list(range(50))
     assert [len(event_paths(run_dir / name)) for name in ("foreign", "run", "run/sub/x")] == [1, 1, 1]
-
-
-def test_what_is_hidden_on_disk_is_hidden_on_the_hub(hub, run_dir):
-    """The segment with START arrives after the last one of the orphan, and everything else too."""
-
-    def upload(number: int, first: int, last: int, purge_step: int | None = None) -> Iterator[None]:
-        os.environ |= {"RANK": str(number), "WORLD_SIZE": "2"}
-        with HFSummaryWriter("me/run", logdir=str(run_dir), purge_step=purge_step) as writer:
-            for step in range(first, last):
-                writer.add_scalar("a", 1.0, step)
-            yield
-
-    old = Staged(upload(1, 0, 80))
-    new = Staged(upload(1, 50, 60, purge_step=50))
-    old.kill()
-    assert new.finish() == 0
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    report = check_oracle(run_dir, hub)
-    found = sorted((os.path.dirname(path), file.hub_events) for path, file in report.files.items())
-    assert found == [("rank_00001", 0), ("rank_00001", 80), ("rank_00001~2", 10)]
-    assert shown(run_dir / "rank_00001") == list(range(50))

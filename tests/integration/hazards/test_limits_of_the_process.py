@@ -1,15 +1,21 @@
-"""Limits of the process: file size and descriptors. Training has them too, and must not notice us."""
+"""Limits of the process: file size, descriptors, threads, time. Training has them too, and must not notice us."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
+import time
 
 import psutil
 import pytest
 from hazards import PRELUDE, runs, steps
 from programs import succeed, wait_for
 from runs import check_oracle, no_uploader, uploader_pid
+from tensorboardX.crc32c import _crc32c
+
+from hf_mpwriter import SummaryWriter
 
 LIMITED = (
     PRELUDE
@@ -143,3 +149,28 @@ os._exit(0)
     found = runs(run_dir)
     assert found.pop(".") == steps(0, 40)
     assert found == {f"loss/t{n}": steps(0 if n < 5 else 1, 4, "loss") for n in range(20)}
+
+
+def test_fifty_tags_of_add_scalars_start_no_thread(tmp_path):
+    """h09: one directory and one file per tag, as many threads as before, one descriptor per file at most."""
+    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(3):
+            writer.add_scalars("loss", {f"t{number}": 1.0 for number in range(50)}, step)
+        assert threading.active_count() == threads
+        assert len(os.listdir("/proc/self/fd")) <= descriptors + 50 + 10
+    assert runs(tmp_path) == {f"loss/t{number}": steps(0, 3, "loss") for number in range(50)}
+    assert len(list(tmp_path.rglob("*tfevents*"))) == 50
+
+
+def test_the_checksum_of_a_large_record_is_not_computed_in_python(tmp_path):
+    """h10: 16 MiB take a fraction of what the checksum in pure Python takes on the same machine."""
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_text("small", "x", 1)
+        text = "x" * (16 << 20)
+        before = time.process_time()
+        writer.add_text("large", text, 1)
+        taken, before = time.process_time() - before, time.process_time()
+        _crc32c(text[: 1 << 20].encode())
+        assert taken < 16 * (time.process_time() - before) / 2
+    assert runs(tmp_path) == {".": [("small/text_summary", 1), ("large/text_summary", 1)]}

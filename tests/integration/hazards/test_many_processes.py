@@ -8,11 +8,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from forks import Staged
 from hazards import PRELUDE, run_file, runs, steps
 from programs import succeed
-
-from hf_mpwriter import SummaryWriter
 
 SAME_SECOND = (
     PRELUDE
@@ -97,36 +94,6 @@ good(named(lambda: log(writer, first, last), "Reader-1"))
     }
 
 
-def test_ranks_that_outlive_their_launcher_keep_their_directories(run_dir):
-    """Ranks of the first start still log when the job starts again: new ones take other names, the third none."""
-
-    def rank(number: int, first: int):
-        os.environ |= {"RANK": str(number), "WORLD_SIZE": "2"}
-        writer = SummaryWriter(str(run_dir))
-        writer.add_scalar("a", 0.5, first)
-        yield
-        writer.add_scalar("a", 0.5, first + 1)
-        yield
-        writer.close()
-
-    old = [Staged(rank(number, 0)) for number in range(2)]
-    new = [Staged(rank(number, 10)) for number in range(2)]
-    for child in (*old, *new):
-        child.go_on()
-    assert runs(run_dir) == {
-        ".": steps(0, 2),
-        "rank_00001": steps(0, 2),
-        "rank_00000~2": steps(10, 12),
-        "rank_00001~2": steps(10, 12),
-    }
-    assert [child.finish() for child in (*old, *new)] == [0] * 4
-    third = [Staged(rank(number, 20)) for number in range(2)]
-    assert [child.finish() for child in third] == [0, 0]
-    found = runs(run_dir)
-    assert found["."] == found["rank_00001"] == [*steps(0, 2), *steps(20, 22)]
-    assert len(found) == 4
-
-
 def test_sixty_four_ranks_at_once_on_one_run_directory(run_dir):
     """All start at one moment in a directory that does not exist: 64 files, every record once, every exit code 0."""
     source = """
@@ -182,3 +149,22 @@ def test_workers_that_live_for_a_moment_use_a_bounded_number_of_names(tmp_path, 
     assert len(found) <= 4 + 4 + 1
     claims = os.listdir(run_dir / ".hf_mpwriter" / "claims")
     assert {name.partition(".")[0] for name in claims} <= {*found, "main"}
+
+
+def test_embeddings_of_four_processes_do_not_overwrite_each_other(run_dir):
+    """h16: each in its own worker directory, with a projector configuration of its own."""
+    source = """
+def work(rank):
+    os.environ["RANK"] = str(rank)
+    writer = SummaryWriter(sys.argv[1])
+    writer.add_embedding(np.full((3, 2), float(rank)), metadata=[f"{rank}{n}" for n in range(3)], global_step=1)
+    writer.close()
+assert [code(pid) for pid in [forked(lambda rank=rank: work(rank)) for rank in range(4)]] == [0] * 4
+"""
+    succeed(PRELUDE + source, run_dir)
+    for rank, name in enumerate([".", "rank_00001", "rank_00002", "rank_00003"]):
+        assert (run_dir / name / "projector_config.pbtxt").read_text().count("embeddings {") == 1
+        (tensors,) = (run_dir / name / "00001").rglob("tensors.tsv")
+        (metadata,) = (run_dir / name / "00001").rglob("metadata.tsv")
+        assert tensors.read_text() == f"{float(rank)}\t{float(rank)}\n" * 3
+        assert metadata.read_text() == "".join(f"{rank}{n}\n" for n in range(3))

@@ -3,57 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from forks import Staged, in_child
-from programs import DEADLINE, wait_for
+from programs import wait_for
 from support import scalar
 from tensorboard_server import tensorboard
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base import names
 from hf_mpwriter.events import framing, series
-
-WRITE_ON_INPUT = """
-import sys
-from hf_mpwriter import SummaryWriter
-writer = SummaryWriter(sys.argv[1])
-print("ready", flush=True)
-sys.stdin.readline()
-for step in range(500):
-    writer.add_scalar("loss", step, step)
-"""
-
-
-def test_eight_processes_in_the_same_second_are_eight_whole_runs(tmp_path):
-    """No rank anywhere, one logdir that does not exist yet: 8 files, 8 runs, all points in the default reader."""
-    logdir = tmp_path / "runs" / "new"
-    programs = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITE_ON_INPUT, str(logdir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        for _ in range(8)
-    ]
-    for program in programs:
-        assert program.stdout.readline() == b"ready\n"
-    for program in programs:
-        program.stdin.write(b"go\n")
-        program.stdin.flush()
-    for program in programs:
-        program.communicate(timeout=DEADLINE)
-        assert program.returncode == 0
-    assert len(list(logdir.rglob("*tfevents*"))) == 8
-    with tensorboard(logdir) as ask:
-        wait_for(lambda: len(ask("runs") or []) == 8, "eight runs")
-        for run in wait_for(lambda: ask("runs"), "the runs"):
-            shows = lambda run=run: ask("plugin/scalars/scalars", run=run, tag="loss") or []  # noqa: E731 - short
-            wait_for(lambda shows=shows: [point[1] for point in shows()] == [*range(500)], f"all points of {run}")
-
 
 # Scenarios: launchers, crashes and clocks on one run directory. Each is a generator that runs in a process of
 # its own and yields once: TensorBoard has read what was there then before it goes on.

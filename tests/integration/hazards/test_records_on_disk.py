@@ -5,38 +5,9 @@ The rows h01 ... h16 are those of the hazards that were measured in tensorboardX
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 from hazards import PRELUDE, WITH_TORCH, needs_torch, numbers, run_file, runs, steps
 from programs import run_python, succeed
-
-from hf_mpwriter import SummaryWriter
-
-
-def test_everything_is_in_the_file_after_each_call_and_after_flush(tmp_path):
-    """h05: no record waits in memory; flush adds durability, not data."""
-    writer = SummaryWriter(str(tmp_path))
-    for step in range(100):
-        writer.add_scalar("a", 0.5, step)
-    assert runs(tmp_path) == {".": steps(0, 100)}
-    writer.add_text("text", "hello", 7)
-    writer.flush()
-    assert runs(tmp_path) == {".": [*steps(0, 100), ("text/text_summary", 7)]}
-    writer.close()
-
-
-def test_a_deadly_signal_right_after_the_last_call_loses_nothing(run_dir):
-    """h06: every record whose call returned is there, in whole records, in the sub-runs too."""
-    source = """
-writer = SummaryWriter(sys.argv[1])
-log(writer, 0, 1000)
-writer.add_image("image", np.zeros((3, 64, 64), dtype=np.uint8), 1)
-writer.add_scalars("sub", {"run": 1.0}, 7)
-os.kill(os.getpid(), signal.SIGTERM)
-"""
-    assert run_python(PRELUDE + source, run_dir).returncode == -signal.SIGTERM
-    assert runs(run_dir) == {".": [*steps(0, 1000), ("image", 1)], "sub/run": [("sub", 7)]}
 
 
 @pytest.mark.parametrize(
@@ -172,47 +143,6 @@ def test_workers_of_a_data_loader_lose_nothing_however_they_end(tmp_path, method
             assert {step: min(logged.count(step), 2) for step in range(10)} == dict.fromkeys(range(10), 2)
         else:
             assert logged == sorted([*range(40)] * 2)
-
-
-def test_threads_and_a_signal_handler_log_through_one_writer_and_lose_nothing(run_dir):
-    """Four threads and a timer, scalars, sub-runs, histograms and flush: each record once, each thread in order."""
-    source = """
-sys.setswitchinterval(1e-5)
-writer, second = SummaryWriter(sys.argv[1]), SummaryWriter(sys.argv[1])
-logged = 0
-def handler(*_):
-    global logged
-    writer.add_scalar("signal", 1.0, logged)
-    second.add_scalars("by", {"signal": 1.0}, logged)
-    logged += 1
-    if logged < 200: signal.setitimer(signal.ITIMER_REAL, 0.0003)
-signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.0003)
-def work(number):
-    for step in range(300):
-        writer.add_scalar(f"t{number}", 1.0, step)
-        second.add_scalars("by", {f"t{number}": 1.0}, step)
-        if step % 10 == 0: writer.add_histogram(f"h{number}", np.arange(3.0), step)
-        if step % 100 == 0: second.flush()
-threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-for thread in threads: thread.start()
-work(3)
-for thread in threads: thread.join()
-step = 300
-while logged < 200:
-    writer.add_scalar("t3", 1.0, step)
-    step += 1
-print(step)
-"""
-    last = int(succeed(PRELUDE + source, run_dir))
-    found = runs(run_dir)
-    assert [key for key in found["."] if key[0] == "signal"] == steps(0, 200, "signal")
-    assert found["by/signal"] == steps(0, 200, "by")
-    for number in range(4):
-        mine = steps(0, last if number == 3 else 300, f"t{number}")
-        assert [key for key in found["."] if key[0] == f"t{number}"] == mine
-        assert found[f"by/t{number}"] == steps(0, 300, "by")
-        assert [key for key in found["."] if key[0] == f"h{number}"] == [(f"h{number}", n) for n in range(0, 300, 10)]
 
 
 def test_a_signal_handler_that_logs_while_the_first_event_opens_the_file_loses_nothing(tmp_path):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jobs import job
 from programs import wait_for
 from runs import LOG_AND_EXIT, WORKER, all_acknowledged, check_oracle, no_uploader, status_of
-from support import dump, event_file
+from support import event_file
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
@@ -43,25 +43,6 @@ NAME = "events.out.tfevents.1795233002.h.1.00000000"
 # links
 
 
-def test_no_link_on_the_way_is_followed(tmp_path):
-    """The file, a directory on the way, a pipe; links above the run directory are the user's own."""
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / NAME).write_text("secret")
-    run = tmp_path / "run"
-    (run / "sub").mkdir(parents=True)
-    (run / "sub" / NAME).write_text("ours")
-    (run / "link").symlink_to(tmp_path / "outside")
-    (run / NAME).symlink_to(tmp_path / "outside" / NAME)
-    (tmp_path / "way").symlink_to(run)
-    os.mkfifo(run / "pipe")
-    for relative in (NAME, f"link/{NAME}", "pipe", "sub", "nothing"):
-        with pytest.raises(OSError, match=r"symbolic|regular|directory"):
-            disk.open_beneath(Directory(run) / relative)
-    fd = disk.open_beneath(Directory(tmp_path / "way") / f"sub/{NAME}")
-    assert os.read(fd, 10) == b"ours"
-    os.close(fd)
-
-
 @pytest.mark.parametrize("what", [f"rank_00001/{NAME}", "rank_00001"])
 def test_what_became_a_link_after_the_snapshot_is_not_sent(tmp_path, what):
     """Neither the next survey nor a push with the old batch follows it; nor a link that appears during the push."""
@@ -78,6 +59,35 @@ def test_what_became_a_link_after_the_snapshot_is_not_sent(tmp_path, what):
     assert file.path not in [found.path for found in survey.files(lambda _: True, set)]
     with pytest.raises(OSError, match=r"symbolic|Not a directory"), commit.sources(job(run), Spool(str(run)), [file]):
         pass
+
+
+def put(path: Path, kind: str, secret: Path) -> None:
+    """Put something into a run directory that is neither a file nor a directory of it."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        links = {"link to a secret": secret / NAME, "endless device": "/dev/zero", "link to itself": path}
+        path.symlink_to(secret if kind == "link to a secret" and path.name.startswith("rank") else links[kind])
+
+
+def test_what_stands_beside_the_event_files_stops_nothing_and_is_not_sent(hub, run_dir, tmp_path, start):
+    """Under the names of an event file, of a rank's directory and of an attachment."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / NAME).write_bytes(b"a secret")
+    run_dir.mkdir(parents=True)
+    for number, kind in enumerate(["pipe", "link to a secret", "directory", "endless device", "link to itself"]):
+        for name in (f"events.out.tfevents.179523300{number}.h.1.0", f"rank_0000{number + 5}", f"notes{number}.txt"):
+            put(run_dir / name, kind, secret)
+    program = start(LOG_AND_EXIT.replace("logdir=", "repo_allow_patterns=None, logdir="), run_dir, 5)
+    program.succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    sent = [path for path in Path(hub.root).rglob("*") if path.is_file() and b"a secret" in path.read_bytes()]
+    assert sent == []
+    (own,) = (path for path in run_dir.iterdir() if f".{program.pid}." in path.name)
+    assert f"tensorboard/exp1/{own.name}" in hub.store.tree("model", "me/run", "main")
 
 
 # parsers
@@ -100,43 +110,6 @@ ITEM = {"path": NAME, "length": 1, "growing": False, "sha256": "", "blob_id": ""
 def batch_of(item: object) -> Batch:
     """The batch of a file with this item."""
     return state.load(Batch, json.dumps({"number": 1, "files": [item]}).encode())
-
-
-BAD_PATHS = ["/etc/passwd", "../x.tfevents", f"{SPOOL_NAME}/x.tfevents", "a\0.tfevents", "", "a//b.tfevents", 7, None]
-
-
-@pytest.mark.parametrize("path", BAD_PATHS)
-def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
-    """Neither batches, nor the ledger, nor member files."""
-    with pytest.raises(state.DamagedError):
-        batch_of(ITEM | {"path": path})
-    spool = Spool(str(tmp_path / "run"))
-    spool.create()
-    os.makedirs(spool.host("h").root)
-    for key in ("files", "quarantined", "uncertain"):
-        content = json.loads(state.dump(ledger.Ledger(HERE)))
-        content[key] = {
-            str(path) if path is not None else "": {
-                "files": {},
-                "quarantined": {"refusals": 1, "tried": 0.0, "reason": ""},
-                "uncertain": [],
-            }[key]
-        }
-        dump(spool.host("h").ledger, content)
-        if isinstance(path, str):
-            assert ledger.set_aside(spool, "h")
-    member_file = MemberFile(spool, "main", Process.current(), Settings())
-    member_file.write({"open": path})
-    (member,) = Members(spool).all()
-    member_file.withdraw()
-    assert not member.files | member.growing
-
-
-@pytest.mark.parametrize("length", [-1, 1 << 63, True, 1.5, "1", None])
-def test_a_length_is_one_that_a_file_can_have(length):
-    """Anything else would be an endless read or an overflow in a push."""
-    with pytest.raises(state.DamagedError):
-        batch_of(ITEM | {"length": length})
 
 
 def test_a_batch_of_event_files_names_event_files_only():

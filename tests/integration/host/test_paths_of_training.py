@@ -1,4 +1,7 @@
-"""While it logs, training touches its run directory and nothing else; so nothing else can stop it."""
+"""While it logs, training touches its run directory and nothing else, and no process of a run opens that by its path.
+
+So nothing else can stop training, and what takes the place of a directory is not followed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -60,6 +64,19 @@ ALLOWED = {
 
 
 PROCESS = re.compile(r"/proc/\d+/stat")  # whether a process still lives, and since when
+HARMLESS = ("stat", "newfstatat", "lstat", "statx", "readlink", "access", "faccessat", "faccessat2", "execve")
+CALL = re.compile(r"^\S*\s*(?P<call>\w+)\((?P<arguments>.*)")
+
+
+def opened_by_path(log: Path, run_dir: Path) -> list[str]:
+    """The calls of any process that open, make or change by its absolute path what is below the run directory."""
+    wrong = []
+    for match in filter(None, map(CALL.match, log.read_text(errors="replace").splitlines())):
+        named = re.findall(r'"((?:[^"\\]|\\.)*)"', match["arguments"])
+        below = [path for path in named if path.startswith(f"{run_dir}/") and "/cache/" not in path]
+        if below and match["call"] not in HARMLESS:
+            wrong.append(match[0])
+    return wrong
 
 
 def is_below(path: str, tops: list[str]) -> bool:
@@ -79,7 +96,10 @@ def outside(found: list[Touched], run_dir: Path, pid: int, imports: list[str]) -
 @pytest.mark.root
 @pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "-")
 def test_training_touches_nothing_outside_its_run_directory(hub, run_dir, tmp_path, monkeypatch):
-    """From the first call to the end: no look at what lies beside it, none into HOME, none at the Hub's caches."""
+    """From the first call to the end: no look at what lies beside it, none into HOME, none at the Hub's caches.
+
+    By no process is anything below it opened by its path: only beneath descriptors.
+    """
     home, cwd = tmp_path / "home", tmp_path / "cwd"
     home.mkdir()
     cwd.mkdir()
@@ -106,6 +126,8 @@ def test_training_touches_nothing_outside_its_run_directory(hub, run_dir, tmp_pa
     assert not strange, "\n".join(strange)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     check_oracle(run_dir, hub)
+    assert "hf_mpwriter.push.process" in log.read_text(errors="replace"), "the trace is of all processes"
+    assert opened_by_path(log, run_dir) == []
 
 
 @pytest.mark.root
@@ -123,3 +145,28 @@ def test_a_mount_that_hangs_outside_the_run_directory_does_not_stop_training(
         code, out, errors = program.finish()
     assert (code, out) == (0, "trained\n"), errors
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+
+
+CONSTRUCT = """
+import os, sys
+from hf_mpwriter import SummaryWriter
+SummaryWriter(sys.argv[1] + "/first").close()
+os.path.exists("/begins")
+writer = SummaryWriter(sys.argv[1] + "/run")
+os.path.exists("/ends")
+"""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "-")
+def test_a_constructor_makes_few_calls(tmp_path):
+    """Each use of a held directory could compare it: a constructor compares once a step."""
+    trace = tmp_path / "trace"
+    command = ["strace", "-q", "-e", "trace=%file,%desc,%creds", "-o", str(trace), sys.executable, "-c"]
+    subprocess.run([*command, CONSTRUCT, str(tmp_path)], check=True, timeout=800)
+    _, _, constructor = trace.read_text(errors="replace").partition('"/begins"')
+    calls = Counter(re.findall(r"^\w+", constructor.partition('"/ends"')[0], re.MULTILINE))
+    stats = sum(count for call, count in calls.items() if "stat" in call)
+    assert 0 < calls["openat"] <= 16, calls
+    assert 0 < stats <= 66, calls  # three of them for what a mount that is gone has left in staging directories
+    assert calls["fsync"] == 3, calls

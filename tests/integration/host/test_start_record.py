@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from lives import log_without_uploader
 from programs import wait_for
-from runs import check_oracle, finished, no_uploader, run
+from runs import no_uploader, run
 from support import event_file
 
 from hf_mpwriter.base.files import LocalFile
@@ -71,22 +71,6 @@ def test_a_changed_record_of_the_destination_sends_nothing_anywhere(hub, run_dir
     assert content["destination"]["endpoint"] in status.reason
     assert "run.json" in status.hint
     assert "the recorded destination has changed" in run("status", run_dir).output
-
-
-def test_a_ledger_does_not_redirect(hub, run_dir, start):
-    """Others have put another repository into the ledger: what is sent goes where the run goes."""
-    spool, destination = logged(run_dir, start, hub)
-    one = UploaderElection(spool, destination)
-    assert one.ensure()
-    wait_for(lambda: not one.reap() and finished(run_dir), "all is sent")
-    path = Path(spool.host(host_id()).ledger)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"repo_id": "me/other"}))
-    log_without_uploader(start, run_dir, 5)
-    assert one.ensure()
-    wait_for(lambda: not one.reap() and finished(run_dir), "all is sent")
-    check_oracle(run_dir, hub)
-    assert [repo.id for repo in hub.store.repos()] == ["me/run"]
-    assert HubSink(spool).ledger().resolved == destination
 
 
 def test_a_push_sends_what_lies_beneath_its_descriptors(hub, tmp_path):
