@@ -51,7 +51,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.series import SEGMENT_MIN, Purge, SegmentSeries
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.listing import Listing
+from hf_mpwriter.spool.staging import Listing
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import DERIVER, MemberFile, MemberFiles, Members
 from hf_mpwriter.spool.workers.peers import is_apart, seen_from_here

@@ -56,8 +56,7 @@ from hf_mpwriter.snapshot.event_files import walk
 from hf_mpwriter.spool.daemons import Daemon
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import FORMAT_NAME
-from hf_mpwriter.spool.staging.listing import Listing
-from hf_mpwriter.spool.staging.record import MirrorRecord, least_age
+from hf_mpwriter.spool.staging import Listing, MirrorRecord, least_age
 from hf_mpwriter.spool.starts import inherited
 from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, claim
 from hf_mpwriter.spool.workers.samplers import SamplerStart, SamplerStatus, Workers

@@ -34,7 +34,7 @@ from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan, walk
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.spool.staging.listing import look_lock
+from hf_mpwriter.spool.staging import look_lock
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import at

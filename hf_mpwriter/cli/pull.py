@@ -37,7 +37,7 @@ from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.worker.staging.looking import is_staged, publish_record
+from hf_mpwriter.worker.looking import is_staged, publish_record
 
 if TYPE_CHECKING:
     from hf_mpwriter.pull.run import Pulled

@@ -32,13 +32,23 @@ from hf_mpwriter.cli.destination import existing_spool, newest_settings, recorde
 from hf_mpwriter.cli.options import endpoint_option, examples, is_debugging, logdir_argument
 from hf_mpwriter.cli.output import comparison_lines, failure, show_damage
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
-from hf_mpwriter.mirror.decision import bounded
-from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.spool.copies import (
+    Absent,
+    Arrived,
+    Conflict,
+    CopyHandle,
+    CopyJob,
+    CopyLivesError,
+    Failure,
+    Item,
+    Message,
+    Task,
+    bounded,
+)
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.staging.job import Absent, Arrived, Conflict, CopyJob, Failure, Item, Message
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import host_id, start_directory
@@ -128,8 +138,7 @@ def compare_logdir(spool: Spool, others: Mapping[str, int] = MappingProxyType({}
     while items and not found.failure:
         part = bounded(items)
         items = items[len(part) :]
-        job = CopyJob(spool.run_dir, found.to, "", part, only_compare=True, only_lengths=False)
-        for message in _told(spool, job):
+        for message in _told(spool, CopyJob(Task.COMPARE, spool.run_dir, found.to, part)):
             if isinstance(message, Arrived):
                 found.whole += 1
             elif isinstance(message, Absent):
@@ -147,7 +156,7 @@ def _told(spool: Spool, job: CopyJob) -> Iterator[Message]:
     try:
         copy = _started(spool, job)
     except OSError as error:
-        yield Failure(str(error) or "another comparison is under way, and does not end", is_refused=False)
+        yield Failure(str(error) or "another comparison is under way, and does not end")
         return
     while not copy.is_stuck:
         copy.wait(1.0)
@@ -156,7 +165,7 @@ def _told(spool: Spool, job: CopyJob) -> Iterator[Message]:
         if end is not None:
             yield end
             return
-    yield Failure("it hangs", is_refused=False)
+    yield Failure("it hangs")
 
 
 def _started(spool: Spool, job: CopyJob) -> CopyHandle:

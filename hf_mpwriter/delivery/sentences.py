@@ -47,7 +47,7 @@ from hf_mpwriter.base.words import command_line, counted, sentence, size_text
 from hf_mpwriter.delivery.sinks import Carrier, Delivery
 from hf_mpwriter.delivery.status import Logged
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.staging.record import MirrorStatus
+from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.redaction import printable
 

@@ -35,7 +35,7 @@ from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger, Quarantined, load
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, MirrorStatus
+from hf_mpwriter.spool.staging import Mirrored, MirrorRecord, MirrorStatus, mirrored_place
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
@@ -314,7 +314,7 @@ class LogdirSink:
         """What is known to be there, by the records of all hosts."""
         with contextlib.suppress(OSError):  # the disk fails: nothing new is known
             hosts = [self._spool.host(host) for host in self._spool.host_ids()]
-            seen = [(host.root.basename, *_stamp(MirrorPlaces.of(host).mirrored)) for host in hosts]
+            seen = [(host.root.basename, *_stamp(mirrored_place(host))) for host in hosts]
             if seen != self._seen:
                 self._mirrored, self._seen = _merged([Mirrored.read(host) for host in hosts]), seen
         return self._mirrored

@@ -23,33 +23,16 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.snapshot.event_files import writer_of
-from hf_mpwriter.spool.staging.job import (
-    Absent,
-    Arrived,
-    Conflict,
-    CopyJob,
-    CopyWay,
-    Failure,
-    Fetched,
-    Finished,
-    Item,
-    Message,
-    Withheld,
-)
-from hf_mpwriter.spool.staging.record import Mirrored
+from hf_mpwriter.spool.copies import Absent, Arrived, Conflict, Item, Message, Withheld
 from hf_mpwriter.spool.status import LINGER
 
 LONGEST_PAUSE = 300.0  # seconds
 LONGEST_REFUSED_PAUSE = 3600.0  # seconds
 SHORTEST_PAUSE = 0.5  # seconds; full jitter may draw 0
-LIMIT_RATE = 500_000.0  # bytes per second that a slow mount takes
-LIMIT_LONGEST = 3600.0  # seconds up to which the limit is doubled for what took too long
-JOB_FILES = 200  # files in one job
-JOB_BYTES = 256 << 20  # bytes in one job; a single file may have more
 
 
 class MirrorAction(enum.Enum):
@@ -121,13 +104,8 @@ class Tries:
     def may_start(self, writers: Iterable[tuple[str, str]]) -> bool:
         """Whether a copy may start now."""
         now = self._clock()
-        if now >= self._next:
-            return True
-        return (
-            bool(self.behind)
-            and now >= self._last + self._timing.copy_retry_first
-            and not self.behind.issuperset(writers)
-        )
+        may_follow = bool(self.behind) and now >= self._last + self._timing.copy_retry_first
+        return now >= self._next or (may_follow and not self.behind.issuperset(writers))
 
     def start(self) -> None:
         """A copy starts."""
@@ -172,48 +150,9 @@ class Tries:
         return frozenset(self._held if self._clock() >= self._held_until else ())
 
 
-def limit(job: CopyJob, late: int = 0, least: float = USUAL.copy_limit) -> float:
-    """Seconds after which a copy is given up."""
-    first = least + sum(item.length for item in job.items) / LIMIT_RATE
-    return max(first, min(LIMIT_LONGEST, first * 2.0 ** min(late, 20)))
-
-
-def bounded(items: list[Item], most: int = JOB_BYTES) -> tuple[Item, ...]:
-    """The first items, as many as one job may hold."""
-    size = 0
-    for count, item in enumerate(items):
-        size += item.length
-        if count and (count == JOB_FILES or size > most):
-            return tuple(items[:count])
-    return tuple(items)
-
-
 def turned(items: list[Item], failures: int, behind: Collection[tuple[str, str]] = ()) -> list[Item]:
-    """The items with those of other writers first after failures: a file that cannot be brought holds up only its
-    own.
-    """
+    """The items, after failures those of other writers first: what cannot be brought holds up only its own writer."""
     writers = list(dict.fromkeys(writer_of(item.path) for item in items))
     start = failures % max(1, len(writers))
     rank = {writer: place for place, writer in enumerate(writers[start:] + writers[:start])}
     return sorted(items, key=lambda item: (writer_of(item.path) in behind, rank[writer_of(item.path)]))
-
-
-def chosen(waiting: list[Item], failures: int, behind: Collection[tuple[str, str]]) -> tuple[Item, ...]:
-    """The files of the next job; see `turned` for the arguments."""
-    return bounded(turned(waiting, failures, behind))
-
-
-def recorded(known: Mirrored, message: Message) -> Mirrored:
-    """What is known to be in the logdir after a message."""
-    match message:
-        case Arrived(path, length) | Fetched(path, length):
-            return known.having(path, length)
-        case Conflict(path, reason) | Withheld(path, reason):
-            return known.lacking(path, reason)
-        case CopyWay(way):
-            return replace(known, way=way)
-        case Failure():  # it may be another mount by now
-            return replace(known, way="", late=known.late + message.is_late)
-        case Finished():
-            return replace(known, late=0)
-    return known

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +26,8 @@ from hf_mpwriter.base import names
 from hf_mpwriter.base.files import begins_with
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.mirror.targets import Target, describe, is_of_one_file
-from hf_mpwriter.spool.staging.job import Conflict, Fetched, Item, Unread
-from hf_mpwriter.spool.staging.listing import ARRIVING
+from hf_mpwriter.spool.copies import Arrived, Conflict, Item, Unread
+from hf_mpwriter.spool.staging import ARRIVING
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
@@ -41,7 +40,7 @@ class UnreadSourceError(OSError):
     """A file of the logdir cannot be read, or not as a whole."""
 
 
-def fetched(run: Directory, target: Target, items: Sequence[Item]) -> Iterator[Conflict | Fetched | Unread]:
+def fetched(run: Directory, target: Target, items: Sequence[Item]) -> Iterator[Arrived | Conflict | Unread]:
     """Fetch files; what has become of each, in their order."""
     disk.make_dirs(Place(run, SPOOL_NAME) / ARRIVING, durable=False)
     for directory in sorted({os.path.dirname(item.path) for item in items}):
@@ -62,10 +61,10 @@ class _Fetch:
     """What the threads of one fetch share."""
 
     def __init__(self, run: Directory, target: Target) -> None:
-        self._run, self._target, self._own = run, target, threading.local()
+        self._run, self._target = run, target
         self.is_over = False
 
-    def outcome(self, item: Item) -> Conflict | Fetched | Unread:
+    def outcome(self, item: Item) -> Arrived | Conflict | Unread:
         """Fetch one file."""
         temporary = Place(self._run, SPOOL_NAME) / ARRIVING / os.urandom(16).hex()
         fd = temporary.open(os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -74,7 +73,7 @@ class _Fetch:
             if not _continues(fd, self._run / item.path):
                 return Conflict(item.path, f"the file there ({item.length} bytes) does not begin with the one here")
             _put_in_place(fd, temporary, self._run / item.path)
-            return Fetched(item.path, item.length)
+            return Arrived(item.path, item.length)
         except UnreadSourceError as error:
             return Unread(item.path, str(error))
         finally:
@@ -93,10 +92,7 @@ class _Fetch:
 
     def _pieces(self, path: str) -> Iterator[bytes]:
         try:
-            target = getattr(self._own, "target", None)
-            if target is None:
-                target = self._own.target = self._target.of_this_thread()
-            for piece in target.pieces(path):
+            for piece in self._target.pieces(path):
                 if self.is_over:
                     break
                 yield piece

@@ -20,13 +20,15 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, CopySource, Each
+from hf_mpwriter.mirror.targets import CHUNK, CopySource
 from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.system.filesystem import Mount, UnmountedError, mount_of_descriptor
 
 MARK = "hf_mpwriter"  # what begins the temporary names of all mirrors
+LISTED_AT_ONCE = 32  # files that are asked for their length at a time
 STALE = 86_400.0  # seconds after which a temporary file of another mirror was left by a killed copy
 NO_RENAME = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.EXDEV, errno.EINVAL)
 NO_FSYNC = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
@@ -85,22 +87,23 @@ class PosixTarget:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def files(self, each: Each = map) -> dict[str, int]:
+    def files(self) -> dict[str, int]:
         """Bytes of all files; each takes a call of its own, which a mount may take long for."""
         try:
-            self._root()  # here, since it is opened once, and `each` may call from many threads
+            self._root()  # here, since it is opened once
         except FileNotFoundError:
             return {}
         found, pending = dict[str, int](), [""]
-        while pending:
-            entries = [entry for listing in each(self._entries, pending) for entry in listing]
-            statuses = list(each(self._mode_and_size, entries))
-            pending = []
-            for path, (mode, size) in zip(entries, statuses, strict=True):
-                if stat.S_ISDIR(mode):
-                    pending += [path] * (os.path.basename(path) != SPOOL_NAME)
-                elif stat.S_ISREG(mode):
-                    found[path] = size
+        with ThreadPoolExecutor(LISTED_AT_ONCE) as pool:
+            while pending:
+                entries = [entry for listing in pool.map(self._entries, pending) for entry in listing]
+                statuses = pool.map(self._mode_and_size, entries)
+                pending = []
+                for path, (mode, size) in zip(entries, statuses, strict=True):
+                    if stat.S_ISDIR(mode):
+                        pending += [path] * (os.path.basename(path) != SPOOL_NAME)
+                    elif stat.S_ISREG(mode):
+                        found[path] = size
         return found
 
     def _entries(self, directory: str) -> list[str]:
@@ -120,10 +123,6 @@ class PosixTarget:
         except FileNotFoundError:
             return 0, 0
         return status.st_mode, status.st_size
-
-    def of_this_thread(self) -> PosixTarget:
-        """Itself: calls of the system are of any thread."""
-        return self
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """The content of a file."""

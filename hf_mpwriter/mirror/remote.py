@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, CopySource, Each
+from hf_mpwriter.mirror.targets import CHUNK, CopySource
 from hf_mpwriter.system import failpoints
 
 PIPED = 16 << 20  # bytes up to which a file goes in one piece
@@ -50,7 +50,7 @@ class RemoteTarget:
         files = (entry for entry in entries if entry["type"] == "file")
         return {entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0) for entry in files}
 
-    def files(self, each: Each = map) -> dict[str, int]:  # noqa: ARG002 - one request tells of many
+    def files(self) -> dict[str, int]:
         """Bytes of all files."""
         start = self._place("") + "/"
         try:
@@ -62,13 +62,12 @@ class RemoteTarget:
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """The content of a file."""
-        with self._filesystem.open(self._place(path), "rb") as file:
+        import fsspec.core
+
+        filesystem, _ = fsspec.core.url_to_fs(self._to)  # of this thread, unless it is asynchronous
+        with filesystem.open(self._place(path), "rb") as file:
             while piece := file.read(CHUNK):
                 yield piece
-
-    def of_this_thread(self) -> RemoteTarget:
-        """Itself where the filesystem is asynchronous; of any other one, fsspec has an instance for each thread."""
-        return self if getattr(self._filesystem, "async_impl", False) else RemoteTarget(self._to)
 
     def clean(self, directory: str) -> None:
         """Do nothing: there are no temporary files."""

@@ -1,6 +1,6 @@
 """Returning: what is in the logdir and not here, on its way back while training goes on.
 
-    unlisted --Listed--> missing --Fetched--> here
+    unlisted --Listed--> missing --Arrived--> here
                                  --Unread---> named; tried again with the next list
                                  --Conflict-> named; left alone on both sides
 
@@ -17,9 +17,8 @@ import os
 from collections.abc import Callable, Collection, Mapping
 
 from hf_mpwriter.base.names import is_config
-from hf_mpwriter.mirror.decision import bounded
-from hf_mpwriter.spool.staging.job import Conflict, Fetched, Item, Listed, Message, Unread
-from hf_mpwriter.spool.staging.listing import lacking
+from hf_mpwriter.spool.copies import Arrived, Conflict, Item, Listed, Message, Unread, bounded
+from hf_mpwriter.spool.staging import lacking
 from hf_mpwriter.system.directory import Directory
 
 FETCHED_BYTES = 32 << 20  # bytes in one job, so that what is to go to the logdir waits for no longer
@@ -44,17 +43,12 @@ class Returning:
         """Whether what is there is to be listed."""
         return self._clock() >= self._list_at
 
-    @property
-    def is_over(self) -> bool:
-        """Whether all is here that could be read."""
-        return not self.missing and not self.is_unlisted
-
     def note(self, message: Message) -> None:
         """Take in what a copy has told."""
         if isinstance(message, Listed):
             self.unread, self._list_at = {}, math.inf
             self.missing = dict(_ordered(lacking(self._run, message.files)))
-        elif isinstance(message, Conflict | Fetched | Unread):
+        elif isinstance(message, Arrived | Conflict | Unread):
             self.missing.pop(message.path, None)
             if isinstance(message, Conflict | Unread):
                 self.unread[message.path] = message.reason

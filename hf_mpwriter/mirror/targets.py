@@ -4,7 +4,7 @@
     nothing                     written
     as long as ours             taken for ours: the names of event files are unique
     shorter, and begins ours    written again as a whole: a copy was killed
-    another embedding           written again as a whole, see `scan`; but their list only if it begins ours
+    another embedding           written again as a whole, see `outgoing`; but their list only if it begins ours
     anything else               left alone, and reported
 
 Invariants:
@@ -18,16 +18,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 from hf_mpwriter.base.names import is_config, is_embedding
-from hf_mpwriter.spool.staging.job import Item
+from hf_mpwriter.spool.copies import Item
 from hf_mpwriter.system import disk, redaction
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.filesystem import is_gone, reason_of
 
-Each = Callable[..., Iterator[Any]]  # `map`, or that of an executor
 CHUNK = 1 << 20  # bytes that are read at once
 REFUSED = (  # a person has to help
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
@@ -108,17 +107,14 @@ class Target(Protocol):
     def length(self, path: str) -> int | None:
         """Bytes of a file, None if there is none; directories are listed once."""
 
-    def files(self, each: Each = map) -> dict[str, int]:
+    def files(self) -> dict[str, int]:
         """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link."""
-
-    def of_this_thread(self) -> Target:
-        """A target of the same logdir that this thread may use while others use theirs."""
 
     def put(self, source: CopySource) -> None:
         """Write a file as a whole."""
 
     def pieces(self, path: str) -> Iterator[bytes]:
-        """The content of a file."""
+        """The content of a file; many threads may read one each."""
 
     def clean(self, directory: str) -> None:
         """Remove temporary files of copies that were killed."""

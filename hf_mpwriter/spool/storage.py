@@ -47,7 +47,7 @@ from hf_mpwriter.base.storage import (
 )
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_descriptor
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, at
 from hf_mpwriter.system.filesystem import Mount, find_mount, mount_at, mount_unasked, nearest, table

@@ -16,8 +16,8 @@
     worker.registry._workers            each leaves to the parent what it holds
     worker.registry._limits             nothing is open, nothing waits
     worker.messages._told               stays: a child says nothing again
-    worker.staging.looking._mounts      stays
-    worker.staging.looking._left        stays: the system says that they are no children of the child
+    worker.looking._mounts              stays
+    worker.looking._left                stays: the system says that they are no children of the child
     integrations.patching._undo         stays, as the patched classes do
     integrations.transformers._runs     stays
 

@@ -32,7 +32,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import is_staged_path
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.starts import Starter, StartRecord, has_ended
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system import launch, redaction

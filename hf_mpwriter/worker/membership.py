@@ -41,8 +41,8 @@ from hf_mpwriter.system import locks, process_state
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker import holders, role
+from hf_mpwriter.worker.looking import publish_record
 from hf_mpwriter.worker.role import Role
-from hf_mpwriter.worker.staging.looking import publish_record
 
 SHARED = "~shared"  # among the names that were told: no process can be called so
 REQUEST_EVERY = 1.0  # seconds between two requests, of many: a script that asks at every step must not fill the disk

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import MirrorStatus
+from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import DaemonStatus, UploaderStatus
 from hf_mpwriter.spool.workers.samplers import SamplerStatus
 from hf_mpwriter.system import launch, process

@@ -28,9 +28,8 @@ from hf_mpwriter.spool.layout import Spool, without_locks
 from hf_mpwriter.spool.storage import aside, spool_of
 from hf_mpwriter.system import locks, process_state
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.worker import messages
+from hf_mpwriter.worker import looking, messages
 from hf_mpwriter.worker.patience import is_failure
-from hf_mpwriter.worker.staging import looking
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}

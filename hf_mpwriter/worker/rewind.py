@@ -41,7 +41,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.registration import FileHome
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.listing import Listing
+from hf_mpwriter.spool.staging import Listing
 from hf_mpwriter.spool.workers.members import Taken
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place

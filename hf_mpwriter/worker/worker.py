@@ -39,10 +39,10 @@ from hf_mpwriter.worker.ending import Ending
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.messages import Messages
+from hf_mpwriter.worker.mirroring import Mirroring, Sealing
 from hf_mpwriter.worker.patience import Terms
 from hf_mpwriter.worker.reporter import Reporter
 from hf_mpwriter.worker.role import Role
-from hf_mpwriter.worker.staging.mirroring import Mirroring, Sealing
 from hf_mpwriter.worker.step_count import StepCount
 
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long

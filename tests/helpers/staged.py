@@ -11,7 +11,7 @@ from support import keys
 
 from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.testing import processes
 
 LOG_SEGMENTS = """

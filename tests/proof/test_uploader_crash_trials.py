@@ -37,7 +37,7 @@ ELSEWHERE = {
     "mirror.mirrored": "a mirror's: tests/integration/mirror/test_mirror_crashes.py",
     "mirror.record": "a worker's: tests/unit/spool/test_staging.py",
     "staged.remove": "of `clean`: tests/integration/storage/test_clean.py",
-    "mirror.listed": "a worker's: tests/unit/worker/staging/test_looking.py",
+    "mirror.listed": "a worker's: tests/unit/worker/test_looking.py",
     "fetch.file": "a copy's: tests/unit/mirror/test_fetch.py",
 }
 

@@ -40,7 +40,7 @@ from hf_mpwriter.sampler import (
 from hf_mpwriter.spool import daemons
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import FORMAT_NAME
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.spool.workers.samplers import SamplerStatus
 from hf_mpwriter.system import locks

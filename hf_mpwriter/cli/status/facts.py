@@ -27,7 +27,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.ownership import RUN_JSON
-from hf_mpwriter.spool.staging.record import MirrorStatus
+from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members, last_of, remembered

@@ -18,7 +18,7 @@ from hf_mpwriter.base.words import as_argument, typed
 from hf_mpwriter.snapshot.event_files import walk
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import FORMAT_NAME
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.system.directory import Directory
 
 DEEPEST = 8  # folders below the first one

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from hf_mpwriter.base.words import ago, command_line, counted, size_text, span
 from hf_mpwriter.cli.status.facts import FileFacts, LogdirFacts, RunFacts, WorkerFacts
 from hf_mpwriter.cli.status.judgement import Judgement
-from hf_mpwriter.spool.staging.record import MirrorStatus
+from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.redaction import printable
 

@@ -42,7 +42,7 @@ from collections.abc import Callable, Sequence
 from hf_mpwriter.base.names import MAIN_WORKER, SPOOL_NAME, event_host, is_ours, worker_of
 from hf_mpwriter.base.storage import is_of_others
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.status import SILENCE, UploaderStatus
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place

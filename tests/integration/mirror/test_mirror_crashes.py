@@ -24,7 +24,7 @@ from support import event_file
 from hf_mpwriter import testing
 from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.mirror.posix import IN_PLACE, RENAME
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces
+from hf_mpwriter.spool.staging import COPY_LOCK, Mirrored
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.election import MirrorElection
@@ -80,7 +80,6 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_mirror(way, steps_of_it, tm
     spool = stage(run_dir, logdir)
     host = spool.host(host_id())
     os.makedirs(host.root)
-    places = MirrorPlaces.of(host)
     watch = Watch(run_dir, logdir)
 
     def live() -> None:
@@ -102,7 +101,7 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_mirror(way, steps_of_it, tm
             assert bool(event_files(logdir)) == (way == IN_PLACE and step == "copy.write"), step
             kill(mirror_pid(spool))
         assert LogdirSink(spool).status().phase != "left", step
-        for lock in (spool.lock_of("mirror"), places.copy_lock):
+        for lock in (spool.lock_of("mirror"), host.root / COPY_LOCK):
             wait_for(lambda lock=lock: not locks.is_held(lock), "its end")
         watch.check()
     monkeypatch.delenv("HF_MPWRITER_FAILPOINT")

@@ -17,7 +17,7 @@ from staged import copy_pid, digests, event_files, is_there, lengths, mirror_pid
 from hf_mpwriter import testing
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.delivery.sinks import LogdirSink
-from hf_mpwriter.spool.staging.record import MirrorPlaces
+from hf_mpwriter.spool.staging import COPY_LOCK
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 
@@ -148,7 +148,7 @@ def test_beside_a_copy_that_cannot_be_killed_no_other_one_starts(tmp_path, start
     run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"
     spool = stage(run_dir, logdir)
     os.makedirs(spool.host(host_id()).root)
-    lock = locks.try_exclusive(MirrorPlaces.of(spool.host(host_id())).copy_lock)
+    lock = locks.try_exclusive(spool.host(host_id()).root / COPY_LOCK)
     code, out, err = start(LOG, run_dir, 20, "push").finish()
     assert (code, out) == (0, "False\n"), "push() is honest"
     assert "hangs in it, and cannot be killed" in err

@@ -21,7 +21,7 @@ from hf_mpwriter.base.storage import Layout
 from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.mirror.copy import do
 from hf_mpwriter.spool import storage
-from hf_mpwriter.spool.staging.job import Arrived, CopyJob, Finished, Item
+from hf_mpwriter.spool.copies import Arrived, CopyJob, Finished, Item, Task
 from hf_mpwriter.system.filesystem import find_mount
 
 pytestmark = [
@@ -103,15 +103,15 @@ def test_a_copy_to_a_dead_mount_or_to_another_one_writes_nothing(tmp_path):
     spool = stage(tmp_path / "run", place / "exp1")
     (tmp_path / "run" / name).write_bytes(b"12345")
     with mounted(GCSFUSE, place) as mount:
-        job = CopyJob(spool.run_dir, str(place / "exp1"), "mark", (Item(name, 5),), mount=find_mount(str(place)))
-        do(job, spool.run, told.append)
+        job = CopyJob(Task.BRING, spool.run_dir, str(place / "exp1"), (Item(name, 5),), mount=find_mount(str(place)))
+        told = list(do(job, spool.run))
         assert told[1:] == [Arrived(name, 5), Finished()]
         mount.die()
-        do(job, spool.run, told.append)
+        told = list(do(job, spool.run))
         assert told[-1].is_gone
         assert "the program behind the mount has ended" in told[-1].reason
     with mounted(MOUNTPOINT_S3, place, tmp_path / "other") as other:
-        do(job, spool.run, told.append)
+        told = list(do(job, spool.run))
         assert told[-1].is_gone
         assert f"is on mountpoint-s3 (mountpoint-s3) at {place} now" in told[-1].reason
         assert other.everything() == {}

@@ -20,7 +20,7 @@ from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.names import event_second
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.ledger import load
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorRecord
+from hf_mpwriter.spool.staging import Mirrored, MirrorRecord
 from hf_mpwriter.system.process import host_id
 
 START = 1  # SessionLog.START

@@ -11,7 +11,7 @@ from staged import stage
 from hf_mpwriter.base import state
 from hf_mpwriter.delivery.sinks import LogdirSink, Question
 from hf_mpwriter.delivery.wait import Wanted, wait_for
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorStatus
+from hf_mpwriter.spool.staging import Mirrored, MirrorStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 

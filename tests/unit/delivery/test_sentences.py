@@ -11,7 +11,7 @@ from hf_mpwriter.base.settings import OFFLINE
 from hf_mpwriter.delivery.sentences import SEVERAL, ProcessEnd, announcement, message, mirror_trouble, shown, unsent
 from hf_mpwriter.delivery.sinks import Carrier, Delivery
 from hf_mpwriter.delivery.status import Logged
-from hf_mpwriter.spool.staging.record import MirrorStatus
+from hf_mpwriter.spool.staging import MirrorStatus
 
 NOW = time.mktime((2026, 11, 22, 7, 44, 30, 0, 0, -1))
 LINGER = 600

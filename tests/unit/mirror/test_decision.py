@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.mirror import decision
 from hf_mpwriter.mirror.decision import MirrorAction, MirrorSituation, Tries, decide, pause
-from hf_mpwriter.spool.staging.job import Absent, Arrived, Conflict, Withheld
+from hf_mpwriter.spool.copies import Absent, Arrived, Conflict, Withheld
 from hf_mpwriter.spool.status import LINGER
 
 IDLE = MirrorSituation(living=1, abandoned_for=0.0, may_try=True, is_due=False, waiting=0, is_ending=False)

@@ -14,9 +14,9 @@ from hf_mpwriter.base.names import CONFIG_NAME
 from hf_mpwriter.mirror import copy, fetch, posix
 from hf_mpwriter.mirror.returning import RELIST_AFTER, Returning
 from hf_mpwriter.mirror.targets import ConflictError, CopySource, bring
+from hf_mpwriter.spool.copies import Arrived, Conflict, CopyJob, Failure, Finished, Item, Listed, Message, Task, Unread
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.job import Conflict, CopyJob, Failure, Fetched, Finished, Item, Listed, Message, Unread
-from hf_mpwriter.spool.staging.listing import ARRIVING, Listing
+from hf_mpwriter.spool.staging import ARRIVING, Listing
 from hf_mpwriter.system import disk
 
 OLD, NEW = "events.out.tfevents.1795233002.h.1.00000001", "events.out.tfevents.1795236610.h.1.00000002"
@@ -49,10 +49,8 @@ def staged(logdir, tmp_path) -> Spool:
 
 def told(spool: Spool, *items: Item) -> list[Message]:
     """What a copy in this process says: that fetches these files, or lists where there are none."""
-    found: list[Message] = []
-    job = CopyJob(spool.run_dir, spool.logdir, "mark", items, lists=not items, fetches=bool(items))
-    copy.do(job, spool.run, found.append)
-    return found
+    job = CopyJob(Task.FETCH if items else Task.LIST, spool.run_dir, spool.logdir, items)
+    return list(copy.do(job, spool.run))
 
 
 def brought(spool: Spool) -> list[Message]:
@@ -74,7 +72,7 @@ def here(spool: Spool) -> dict[str, bytes]:
 def test_what_is_there_comes_back_whole_and_as_old_as_its_name(staged, logdir):
     """Event files with names of ours: first the newest of each directory."""
     wanted = {path: (logdir / path).read_bytes() for path in (OLD, NEW, RANK)}
-    assert brought(staged) == [*(Fetched(path, len(wanted[path])) for path in (NEW, RANK, OLD)), Finished()]
+    assert brought(staged) == [*(Arrived(path, len(wanted[path])) for path in (NEW, RANK, OLD)), Finished()]
     assert here(staged) == wanted
     for path in wanted:
         second = int(os.path.basename(path).split(".")[3])
@@ -202,10 +200,10 @@ def test_what_could_not_be_read_is_asked_for_again_later(staged):
     returning = Returning(staged.run, lambda: now[0])
     assert returning.is_unlisted
     returning.note(Listed({NEW: 5, OLD: 6}))
-    assert (returning.is_unlisted, returning.is_over) == (False, False)
+    assert not returning.is_unlisted
     returning.note(Unread(NEW, "why"))
-    returning.note(Fetched(OLD, 6))
-    assert returning.is_over
+    returning.note(Arrived(OLD, 6))
+    assert not returning.missing
     assert returning.unread == {NEW: "why"}
     now[0] += RELIST_AFTER
     assert returning.is_unlisted

@@ -5,25 +5,26 @@ from __future__ import annotations
 import pytest
 
 from hf_mpwriter.base import state
-from hf_mpwriter.mirror import decision
-from hf_mpwriter.mirror.decision import recorded, turned
+from hf_mpwriter.mirror.decision import turned
+from hf_mpwriter.mirror.loop import recorded
 from hf_mpwriter.snapshot.event_files import writer_of
-from hf_mpwriter.spool.staging.job import (
+from hf_mpwriter.spool import copies
+from hf_mpwriter.spool.copies import (
+    _KINDS,
     Absent,
     Arrived,
     Conflict,
     CopyJob,
     CopyWay,
     Failure,
-    Fetched,
     Finished,
     Item,
     Listed,
+    Task,
     Unread,
     Withheld,
-    from_line,
 )
-from hf_mpwriter.spool.staging.record import Mirrored
+from hf_mpwriter.spool.staging import Mirrored
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,6 @@ from hf_mpwriter.spool.staging.record import Mirrored
         Failure("why", is_refused=False, is_gone=True, is_late=True, is_of_files=True),
         Withheld("a/b", "why"),
         Listed({"a/b": 5}),
-        Fetched("a/b", 5),
         Unread("a", "why"),
         Finished(),
     ],
@@ -46,8 +46,8 @@ def test_messages_travel_as_lines(message):
     """There and back they are equal, and a line has no end in it."""
     line = state.to_line(message)
     assert b"\n" not in line
-    assert from_line(line) == message
-    assert from_line(b"x" + line) is None
+    assert state.from_line(_KINDS, line) == message
+    assert state.from_line(_KINDS, b"x" + line) is None
 
 
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../b", ".hf_mpwriter/run.json"])
@@ -64,13 +64,13 @@ def test_the_bounds_of_a_job():
 
     It never gets less than its bytes need: a segment that needs longer gets there in the end.
     """
-    many, large = [Item(f"f{n}", 1) for n in range(1000)], [Item(f"f{n}", decision.JOB_BYTES) for n in range(3)]
-    assert decision.bounded(many) == tuple(many[: decision.JOB_FILES])
-    assert decision.bounded(large) == tuple(large[:1])
-    short, long = (CopyJob("/run", "/there", "m", (Item("f", size),)) for size in (0, 10 << 30))
-    assert [decision.limit(short, late) for late in range(4)] == [60.0, 120.0, 240.0, 480.0]
-    assert decision.limit(short, 10_000) == decision.LIMIT_LONGEST
-    assert decision.limit(long, 3) == decision.limit(long) > decision.LIMIT_LONGEST
+    many, large = [Item(f"f{n}", 1) for n in range(1000)], [Item(f"f{n}", copies.JOB_BYTES) for n in range(3)]
+    assert copies.bounded(many) == tuple(many[: copies.JOB_FILES])
+    assert copies.bounded(large) == tuple(large[:1])
+    short, long = (CopyJob(Task.BRING, "/run", "/there", (Item("f", size),)) for size in (0, 10 << 30))
+    assert [copies.limit(short, late) for late in range(4)] == [60.0, 120.0, 240.0, 480.0]
+    assert copies.limit(short, 10_000) == copies.LIMIT_LONGEST
+    assert copies.limit(long, 3) == copies.limit(long) > copies.LIMIT_LONGEST
 
 
 def test_what_arrives_is_not_refused_any_more():

@@ -18,23 +18,24 @@ from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.mirror import copy, loop
 from hf_mpwriter.mirror.decision import MirrorAction, decide
-from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.mirror.loop import Mirror
 from hf_mpwriter.snapshot.event_files import EventFileScan
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.job import (
+from hf_mpwriter.spool.copies import (
     Absent,
     Arrived,
+    CopyHandle,
     CopyJob,
+    CopyLivesError,
     Failure,
-    Fetched,
     Finished,
     Item,
     Listed,
+    Task,
     Unread,
     Withheld,
 )
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging import COMPARE_LOCK, COPY_LOCK, Mirrored, MirrorRecord
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
@@ -88,8 +89,7 @@ def test_a_mirror_leaves_a_copy_that_cannot_be_killed_when_no_worker_lives(spool
 
 def test_a_file_that_goes_away_is_told_and_looked_for_again(spool, mirror, tmp_path):
     """Or one copy after the other would be started for it until the next scan."""
-    told = []
-    copy.do(CopyJob(spool.run_dir, str(tmp_path / "there"), "mark", (Item(NAME, 5),)), spool.run, told.append)
+    told = list(copy.do(CopyJob(Task.BRING, spool.run_dir, str(tmp_path / "there"), (Item(NAME, 5),)), spool.run))
     assert told == [Absent(NAME), Finished()]
     mirror._next_scan = 2000.0
     mirror._take(told[0])
@@ -98,13 +98,13 @@ def test_a_file_that_goes_away_is_told_and_looked_for_again(spool, mirror, tmp_p
 
 def test_a_comparison_keeps_no_file_from_the_logdir(spool):
     """`verify` may read for long; the mirror would report a copy that hangs."""
-    places = MirrorPlaces.of(spool.host(host_id()))
-    job = CopyJob(spool.run_dir, spool.logdir, "mark", ())
-    lock = locks.try_exclusive(places.compare_lock)
+    root = spool.host(host_id()).root
+    job = CopyJob(Task.BRING, spool.run_dir, spool.logdir)
+    lock = locks.try_exclusive(root / COMPARE_LOCK)
     handle = CopyHandle(spool, job)
     ended(handle)
     locks.release(lock)
-    lock = locks.try_exclusive(places.copy_lock)
+    lock = locks.try_exclusive(root / COPY_LOCK)
     with pytest.raises(CopyLivesError):
         CopyHandle(spool, job)
     locks.release(lock)
@@ -133,11 +133,11 @@ def ended(handle: CopyHandle):
 def test_a_mount_that_is_gone_is_compared_anew(spool, mirror):
     """What it had not published was lost with its program: nothing that was there is believed."""
     mirror._take(Arrived(NAME, 4711))
-    assert mirror._there == {NAME: 4711}
+    assert mirror._outgoing.there == {NAME: 4711}
     mirror._listen(Ended(Failure("no permission", is_refused=True)))
-    assert mirror._there == {NAME: 4711}
+    assert mirror._outgoing.there == {NAME: 4711}
     mirror._listen(Ended(Failure("not mounted; mount it again", is_refused=False, is_gone=True)))
-    assert mirror._there == {}
+    assert mirror._outgoing.there == {}
     assert mirror._status.reason == "not mounted; mount it again"
 
 
@@ -154,7 +154,7 @@ def test_the_limit_of_a_copy_doubles_until_one_ends_well(spool, mirror, monkeypa
         mirror._listen(Ended(Failure("it hung", is_refused=False, is_late=True)))
     assert Mirrored.read(spool.host(host_id())).late == 2
     for _ in range(2):
-        mirror._start_copy(mirror._job(MirrorAction.COPY))
+        mirror._start_copy(mirror._next_job(MirrorAction.COPY))
         mirror._listen(mirror._copy)
     assert started == [4 * USUAL.copy_limit, USUAL.copy_limit]
 
@@ -162,7 +162,7 @@ def test_the_limit_of_a_copy_doubles_until_one_ends_well(spool, mirror, monkeypa
 def test_a_file_that_is_held_back_waits_alone(spool, mirror, clock):
     """Later files of its writer wait with it, other files do not; after a pause it is tried again."""
     other = NAME.replace("0123abcd", "89abcdef")
-    mirror._final = [LocalFile(path, 5, growing=False) for path in (NAME, other)]
+    mirror._outgoing._final = [LocalFile(path, 5, growing=False) for path in (NAME, other)]
     mirror._listen(Ended(Withheld(NAME, "Permission denied"), Arrived(other, 5), Finished()))
     assert mirror._waiting() == []
     assert LogdirSink(spool).refused({NAME: 5}) == {NAME: f"{NAME}: Permission denied"}
@@ -177,14 +177,14 @@ def test_a_file_that_is_held_back_waits_alone(spool, mirror, clock):
 def test_a_copy_whose_record_cannot_be_read_writes_nothing(spool, tmp_path, mirror):
     """It would not know that another mount, or none, is in the place of the logdir. The mirror tries again."""
     (tmp_path / "here" / NAME).write_bytes(b"12345")
-    job = CopyJob(spool.run_dir, str(tmp_path / "there"), "mark", (Item(NAME, 5),))
+    job = CopyJob(Task.BRING, spool.run_dir, str(tmp_path / "there"), (Item(NAME, 5),))
     record = Path(MirrorRecord.place(spool))
     content = record.read_bytes()
     record.write_bytes(content[:-9])
     with pytest.raises(OSError, match="on which mount"):
         CopyHandle(spool, job)
     assert not (tmp_path / "there").exists()
-    CopyHandle(spool, dataclasses.replace(job, only_compare=True)).wait(60.0)
+    CopyHandle(spool, dataclasses.replace(job, task=Task.COMPARE)).wait(60.0)
     record.write_bytes(content)
     handle = CopyHandle(spool, job)
     end = ended(handle)
@@ -193,7 +193,7 @@ def test_a_copy_whose_record_cannot_be_read_writes_nothing(spool, tmp_path, mirr
 
 def test_a_logdir_that_fails_as_a_whole_is_tried_less_and_less(mirror, clock):
     """Also after a file has failed before: no writer is worth a try every two seconds then."""
-    mirror._items = (Item(NAME, 5),)
+    mirror._job = dataclasses.replace(mirror._job, task=Task.BRING, items=(Item(NAME, 5),))
     mirror._conclude(Failure("why", is_refused=True, is_of_files=True))
     other = [("", "of another")]
     mirror._tries.start()
@@ -230,18 +230,17 @@ def test_what_is_listed_as_long_as_here_is_not_copied_and_the_rest_comes_back(sp
     size, other, third = os.path.getsize(os.path.join(spool.run_dir, NAME)), f"rank_00001/{NAME}", f"rank_00002/{NAME}"
     mirror._scan([])
     mirror._take(Listed({NAME: size, other: 5, third: 6}))
-    mirror._queue = None
     assert mirror._waiting() == []
     assert mirror._mirrored.files == {NAME: size}
     assert decide(mirror._situation([])) is MirrorAction.FETCH
-    assert mirror._job(MirrorAction.FETCH).items == (Item(other, 5), Item(third, 6))
+    assert mirror._next_job(MirrorAction.FETCH).items == (Item(other, 5), Item(third, 6))
     mirror._publish()
     assert (mirror._status.returning, mirror._status.checked, LogdirSink(spool).is_returning) == (2, 0.0, True)
-    mirror._listen(Ended(Fetched(other, 5), Unread(third, "why"), Finished()))
+    mirror._listen(Ended(Arrived(other, 5), Unread(third, "why"), Finished()))
     mirror._publish()
     assert (mirror._status.returning, mirror._status.unread) == (0, {third: "why"})
     assert mirror._status.checked > 0
-    assert mirror._there == {NAME: size, other: 5}
+    assert mirror._outgoing.there == {NAME: size, other: 5}
     assert LogdirSink(spool).has_come_back(1.0) == f"{third}: why"
 
 
@@ -253,19 +252,18 @@ def test_a_file_of_which_a_beginning_is_here_comes_back_before_later_ones_go(spo
     mirror._scan([])
     size = os.path.getsize(os.path.join(spool.run_dir, NAME))
     mirror._take(Listed({NAME: size + 50}))
-    mirror._queue = None
     assert mirror._waiting() == []
     assert decide(mirror._situation([])) is MirrorAction.FETCH
     event_file(Path(spool.run_dir, NAME), 6)  # it has come
     mirror._scan([])
-    mirror._listen(Ended(Fetched(NAME, os.path.getsize(os.path.join(spool.run_dir, NAME))), Finished()))
+    mirror._listen(Ended(Arrived(NAME, os.path.getsize(os.path.join(spool.run_dir, NAME))), Finished()))
     assert [file.path for file in mirror._waiting()] == [later]
 
 
 def test_a_logdir_that_cannot_be_listed_gets_files_all_the_same(mirror):
     """A bucket may be for writing only."""
     mirror._returning.begin()
-    mirror._final = [LocalFile(NAME, 5, growing=False)]
+    mirror._outgoing._final = [LocalFile(NAME, 5, growing=False)]
     mirror._seen, mirror._next_scan = [], 2000.0
     assert decide(mirror._situation([])) is MirrorAction.LIST
     mirror._conclude(Failure("no permission to list", is_refused=True))

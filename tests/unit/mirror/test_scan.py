@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 
 from support import event_file
 
-from hf_mpwriter.mirror.loop import MirrorScan
+from hf_mpwriter.mirror.outgoing import OutgoingFiles
 from hf_mpwriter.mirror.posix import PosixTarget
 from hf_mpwriter.mirror.targets import CopySource, bring
-from hf_mpwriter.spool.staging.job import Item
+from hf_mpwriter.spool.copies import Item
 from hf_mpwriter.system.directory import Directory
 
 EVENTS = "events.out.tfevents.1795233002.h.1.00000001"
@@ -23,16 +22,19 @@ def test_embeddings_are_found_again_when_they_change(tmp_path):
     (tmp_path / "rank_00001").mkdir()
     (tmp_path / CONFIG).write_text("embeddings {}\n")
     (tmp_path / "notes.txt").write_text("of the user")
-    changed: list[str] = []
-    scan = MirrorScan(Directory(tmp_path), lambda _: 0, changed.append)
-    find = lambda: [file.path for file in scan.files(lambda _: True, tuple)]  # noqa: E731
-    assert find() == find() == [EVENTS, CONFIG]
-    assert scan.settled(time.time()) == {CONFIG}
-    assert changed == []
+    outgoing = OutgoingFiles(Directory(tmp_path), lambda _: 0)
+
+    def waiting() -> list[str]:
+        outgoing.scan([], tuple)
+        return [item.path for item in outgoing.waiting(frozenset())]
+
+    assert waiting() == waiting() == [EVENTS, CONFIG]
+    for path in (EVENTS, CONFIG):
+        outgoing.arrived(path, (tmp_path / path).stat().st_size)
+    assert waiting() == []
     (tmp_path / CONFIG).write_text("EMBEDDINGS {}\n")
     os.utime(tmp_path / CONFIG, (1, 1))
-    assert find() == [EVENTS, CONFIG]
-    assert changed == [CONFIG]
+    assert waiting() == [CONFIG]
 
 
 def test_an_embedding_is_replaced_and_an_event_file_never(tmp_path):

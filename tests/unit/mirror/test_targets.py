@@ -16,13 +16,24 @@ from hf_mpwriter.mirror import posix
 from hf_mpwriter.mirror.copy import do
 from hf_mpwriter.mirror.posix import IN_PLACE, RENAME, mark_of
 from hf_mpwriter.mirror.targets import CopySource
-from hf_mpwriter.spool.staging.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Finished, Item, Withheld
+from hf_mpwriter.spool.copies import (
+    Absent,
+    Arrived,
+    Conflict,
+    CopyJob,
+    CopyWay,
+    Failure,
+    Finished,
+    Item,
+    Task,
+    Withheld,
+)
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.filesystem import Mount, find_mount
+from hf_mpwriter.system.process import host_id
 
 ONE, TWO = (f"events.out.tfevents.100000000{n}.h.1.0123abcd" for n in (1, 2))
 LATER = ONE.replace("1000000001", "1000000009")
-MARK = mark_of("host", "/run")
 
 
 @pytest.fixture
@@ -41,11 +52,9 @@ def items(run) -> tuple[Item, ...]:
     return Item(ONE, 10), Item(f"rank_00001/{TWO}", 3 * (posix.CHUNK // 2))
 
 
-def copied(run, to, **more) -> list:
+def copied(run, to, *, task=Task.BRING, wanted=None, **more) -> list:
     """What a copy tells."""
-    told = []
-    do(CopyJob(run.path, str(to), MARK, more.pop("items", items(run)), **more), run, told.append)
-    return told
+    return list(do(CopyJob(task, run.path, str(to), wanted or items(run), **more), run))
 
 
 @pytest.fixture(params=["posix", "url"])
@@ -97,7 +106,7 @@ def test_files_arrive_up_to_their_lengths_and_are_not_written_again(run, to, mon
 def test_what_a_killed_copy_has_left_is_written_again_and_nothing_else(run, to, there, outcome):
     """A file that is longer, or begins differently, is another's; then no later file of its writer is brought."""
     put(to, ONE, there)
-    told = copied(run, to, items=(*items(run)[:1], Item(LATER, 3), *items(run)[1:]))
+    told = copied(run, to, wanted=(*items(run)[:1], Item(LATER, 3), *items(run)[1:]))
     if outcome == "conflict":
         assert isinstance(told[0], Conflict)
         assert [message.path for message in told if isinstance(message, Arrived)] == [items(run)[1].path]
@@ -110,8 +119,9 @@ def test_what_a_killed_copy_has_left_is_written_again_and_nothing_else(run, to, 
 def test_a_comparison_writes_nothing(run, to):
     """It tells what is there by its content, what is not there, and what differs."""
     put(to, ONE, b"0123456780")
-    assert copied(run, to, only_compare=True)[:2] == [Arrived(ONE, 10), Absent(f"rank_00001/{TWO}")]
-    assert isinstance(copied(run, to, only_compare=True, only_lengths=False)[0], Conflict)
+    put(to, LATER, b"end")
+    told = copied(run, to, task=Task.COMPARE, wanted=(*items(run), Item(LATER, 3)))
+    assert [type(message) for message in told] == [Conflict, Absent, Arrived, Finished]
 
 
 def test_where_names_cannot_change_a_file_is_written_in_place(run, tmp_path, monkeypatch):
@@ -163,8 +173,8 @@ def test_parts_of_killed_copies_are_removed(run, tmp_path):
     """Those of this mirror at once, those of another one after a day; what is no part of a mirror stays."""
     to = tmp_path / "there"
     to.mkdir()
-    other = mark_of("other", "/run")
-    old, new, own, foreign = f".{other}.0.part", f".{other}.1.part", f".{MARK}.2.part", ".rsync.part"
+    other, mark = mark_of("other", "/run"), mark_of(host_id(), run.path)
+    old, new, own, foreign = f".{other}.0.part", f".{other}.1.part", f".{mark}.2.part", ".rsync.part"
     for name in (old, new, own, foreign):
         (to / name).write_text("")
     os.utime(to / old, (0, time.time() - 2 * posix.STALE))
@@ -193,7 +203,7 @@ def test_a_protocol_without_a_package_is_refused(run):
 def test_a_file_that_was_removed_here_keeps_its_writer_back(run, tmp_path):
     """No later file of its writer is brought, and those of others are; the next scan knows what there is."""
     gone = ONE.replace("1000000001", "1000000000")
-    told = copied(run, tmp_path / "there", way=RENAME, items=(Item(gone, 5), *items(run)))
+    told = copied(run, tmp_path / "there", way=RENAME, wanted=(Item(gone, 5), *items(run)))
     assert told == [Absent(gone), Arrived(*arguments(items(run)[1])), Finished()]
 
 
@@ -206,7 +216,7 @@ def test_a_file_that_cannot_be_read_here_keeps_no_other_back(run, to):
     """It is told with its path, and neither the logdir nor the other writer is at fault."""
     os.unlink(os.path.join(run.path, ONE))
     os.mkdir(os.path.join(run.path, ONE))
-    told = copied(run, to, items=(*items(run)[:1], Item(LATER, 3), *items(run)[1:]))
+    told = copied(run, to, wanted=(*items(run)[:1], Item(LATER, 3), *items(run)[1:]))
     told = [message for message in told if not isinstance(message, CopyWay)]
     assert told[0] == Arrived(*arguments(items(run)[1]))
     assert told[1].path == ONE
@@ -250,9 +260,9 @@ def test_a_dead_mount_ends_the_copy_with_what_helps(run, tmp_path, monkeypatch, 
 
 def test_nothing_is_made_where_the_mount_of_the_run_is_not(run, tmp_path):
     """An empty directory on the local disk is no logdir."""
-    wanted = Mount(str(tmp_path), "fuse.gcsfuse", "bucket")
-    for only_compare in (False, True):
-        (told,) = copied(run, tmp_path / "mount" / "exp1", mount=wanted, only_compare=only_compare)
+    mount = Mount(str(tmp_path), "fuse.gcsfuse", "bucket")
+    for task in (Task.BRING, Task.COMPARE):
+        (told,) = copied(run, tmp_path / "mount" / "exp1", mount=mount, task=task)
         assert (told.is_gone, told.is_refused) == (True, False)
         assert told.reason == f"gcsfuse (bucket) at {tmp_path} is not mounted; mount it again"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -272,7 +282,7 @@ def test_a_logdir_that_is_replaced_in_the_middle_is_not_written_to(run, tmp_path
     """It is opened once: what stands at its path later is another directory."""
     to = tmp_path / "there"
     to.mkdir()
-    target = posix.PosixTarget(str(to), MARK, RENAME)
+    target = posix.PosixTarget(str(to), "mark", RENAME)
     first, second = (CopySource(run, item) for item in items(run))
     target.put(first)
     to.rename(tmp_path / "moved")

@@ -27,7 +27,7 @@ from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.notices import NoticesFile, read_notices
 from hf_mpwriter.spool.outbox import Outbox, interrupted
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorStatus
+from hf_mpwriter.spool.staging import Mirrored, MirrorStatus, mirrored_place
 from hf_mpwriter.spool.starts import Starts
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.member_lines import MemberName
@@ -118,7 +118,7 @@ FILES: dict[str, tuple[Callable[[Spool, HostSpool], Place], Callable[[Spool, Hos
     "notices": (lambda _, host: host.notices, see_notices),
     "member": (lambda spool, _: spool.member_file(MEMBER), see_members),
     "status": (lambda _, host: host.daemon("uploader").status, see_nothing(UploaderStatus.read)),
-    "mirrored": (lambda _, host: MirrorPlaces.of(host).mirrored, see_nothing(Mirrored.read)),
+    "mirrored": (lambda _, host: mirrored_place(host), see_nothing(Mirrored.read)),
     "mirror": (lambda _, host: host.daemon("mirror").status, see_nothing(MirrorStatus.read)),
     "starts": (
         lambda _, host: host.daemon("uploader").starts,

@@ -9,7 +9,7 @@ import pytest
 
 from hf_mpwriter.base.names import event_name
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.workers import peers as share_module
 from hf_mpwriter.spool.workers.peers import LEFT_ALONE, Share, is_apart
 from hf_mpwriter.system import locks

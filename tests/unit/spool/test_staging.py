@@ -5,7 +5,7 @@ from __future__ import annotations
 from staged import stage
 
 from hf_mpwriter.delivery.sinks import LogdirSink
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import MirrorRecord
 
 
 def test_the_first_logdir_that_is_recorded_stays(tmp_path):

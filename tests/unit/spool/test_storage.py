@@ -15,7 +15,7 @@ from hf_mpwriter.base.storage import Layout, staged_name, staging_root
 from hf_mpwriter.cli.destination import path_of_run
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system.filesystem import Mount, find_mount
 

@@ -15,7 +15,7 @@ from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.mirror.decision import MirrorAction
 from hf_mpwriter.mirror.decision import decide as decide_of_a_mirror
 from hf_mpwriter.mirror.loop import Mirror
-from hf_mpwriter.spool.staging.job import Listed
+from hf_mpwriter.spool.copies import Listed
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
 from hf_mpwriter.spool.workers.samplers import SEAL_WAIT
 from hf_mpwriter.system import locks

@@ -6,7 +6,7 @@ from support import events
 
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.listing import Listing
+from hf_mpwriter.spool.staging import Listing
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.worker import Worker
 

@@ -12,7 +12,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import process_state
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.worker.election import Election, SamplerElection
-from hf_mpwriter.worker.staging.mirroring import Mirroring
+from hf_mpwriter.worker.mirroring import Mirroring
 
 
 def test_a_token_that_is_no_string_is_refused(tmp_path):

@@ -12,7 +12,7 @@ from hf_mpwriter.base.storage import staging_root
 from hf_mpwriter.cli.status import finding
 from hf_mpwriter.cli.status.finding import named, nearest_first, no_run, others_below, runs_below
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import MirrorRecord
 
 
 def test_runs_are_found_at_any_depth_and_nothing_else(tmp_path):

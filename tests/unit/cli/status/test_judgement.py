@@ -12,7 +12,7 @@ from hf_mpwriter.cli.status.facts import WorkerFacts
 from hf_mpwriter.cli.status.judgement import RunHealth, judge
 from hf_mpwriter.snapshot.attachments import NEVER_SENT
 from hf_mpwriter.snapshot.event_files import Damage
-from hf_mpwriter.spool.staging.record import MirrorStatus
+from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import FULL_DISK
 
 SYNC = "hf-mpwriter sync exp1"

@@ -41,8 +41,7 @@ from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.delivery.wait import ticks
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.listing import Listing
-from hf_mpwriter.spool.staging.record import least_age
+from hf_mpwriter.spool.staging import Listing, least_age
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import MirrorElection
 from hf_mpwriter.worker.files import WorkerFiles

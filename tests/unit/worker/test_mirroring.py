@@ -13,12 +13,11 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.timing import Timing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.listing import Listing
-from hf_mpwriter.spool.staging.record import MirrorStatus
+from hf_mpwriter.spool.staging import Listing, MirrorStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.election import MirrorElection
-from hf_mpwriter.worker.staging.mirroring import Mirroring
+from hf_mpwriter.worker.mirroring import Mirroring
 
 
 def test_a_trouble_is_told_once_and_again_when_it_comes_back(tmp_path, caplog):

@@ -14,11 +14,11 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorStatus
+from hf_mpwriter.spool.staging import Mirrored, MirrorStatus
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import host_id
+from hf_mpwriter.worker.looking import publish_record
 from hf_mpwriter.worker.patience import Terms
-from hf_mpwriter.worker.staging.looking import publish_record
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.commit_scheduler import PushFuture, UploadError
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from hf_mpwriter.worker.staging.mirroring import Sealing, opened_before
+from hf_mpwriter.worker.mirroring import Sealing, opened_before
 
 NEVER = -math.inf
 HOUR, DAY = 3600.0, 86_400.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -12,16 +13,14 @@ import pytest
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.spool.copies import CopyHandle, Failure, Finished, Listed
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.job import Failure, Finished, Listed
-from hf_mpwriter.spool.staging.listing import Listing, look_lock
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import Listing, MirrorRecord, look_lock
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.filesystem import Mount, find_mount
-from hf_mpwriter.system.launch import Child
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.worker.staging import looking
+from hf_mpwriter.worker import looking
 
 
 @pytest.fixture
@@ -154,8 +153,8 @@ def line(message: Listed | Failure | Finished) -> bytes:
     return state.to_line(message) + b"\n"
 
 
-class Told(Child):
-    """A child that has printed this, and has ended or not."""
+class Told(CopyHandle):
+    """A look that has printed this, and has ended or not."""
 
     def __init__(self, data: bytes, *, ends: bool) -> None:
         self._pipe, away = os.pipe()
@@ -163,6 +162,8 @@ class Told(Child):
         os.write(away, data)
         os.close(away)
         self.code, self._received, self._is_silent = 0 if ends else None, b"", False
+        self._last = None
+        self.allow(math.inf)
 
     def has_ended(self) -> bool:
         """As it was said."""
@@ -171,20 +172,20 @@ class Told(Child):
 
 def heard(data: bytes, *, ends: bool) -> Listed | Failure:
     """What a look has said that has printed this."""
-    child = Told(data, ends=ends)
+    look = Told(data, ends=ends)
     try:
-        return looking.heard(child, 60.0 if ends else 0.3)
+        return looking.heard(look, 60.0 if ends else 0.3)
     finally:
-        child.close()
+        look.close()
 
 
 def test_a_wait_ends_with_the_look():
     """What libraries print does not count, and the last line may lack its end."""
     noise = b"a library prints\n" + line(listed(1)) + b"Listed {}\n\nListed"
     assert heard(noise + b"\n" + line(Finished()) + b"more", ends=True) == listed(1)
-    assert heard(b"Listed {}\n", ends=True).reason == "the process that asks for it has ended"
+    assert heard(b"Listed {}\n", ends=True).reason == "the copy ended by exit code 0"
     failed = Failure("no such bucket", is_refused=True)
-    assert heard(line(failed), ends=False) == failed
+    assert heard(line(failed), ends=True) == failed
 
 
 def test_a_wait_for_a_look_that_hangs_ends():

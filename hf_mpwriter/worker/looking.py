@@ -20,26 +20,22 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shlex
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError, LogdirError, SettingsError
 from hf_mpwriter.base.storage import is_url
 from hf_mpwriter.base.timing import USUAL
+from hf_mpwriter.base.words import command_line
 from hf_mpwriter.events.deferred_log import logger
+from hf_mpwriter.spool.copies import CopyHandle, CopyJob, Failure, Listed, Task
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.job import CopyJob, Failure, Finished, Listed, from_line
-from hf_mpwriter.spool.staging.listing import Listing, look_lock
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging import Listing, MirrorRecord, look_lock
 from hf_mpwriter.spool.starts import opened
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.filesystem import Mount, find_mount
-from hf_mpwriter.system.launch import Child
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 
@@ -48,7 +44,7 @@ LOCK_POLL = 0.05  # seconds
 END_PATIENCE = 0.5  # seconds of a wait that a killed look may take to end; one that hangs in the kernel takes longer
 
 _mounts: dict[str, Mount | None] = {}  # of logdirs, which are not touched again: they may hang
-_left: list[Child] = []  # looks that were killed and have not ended yet
+_left: list[CopyHandle] = []  # looks that were killed and have not ended yet
 
 
 def is_staged(spool: Spool) -> bool:
@@ -164,7 +160,7 @@ def _told(spool: Spool, found: Listing) -> Listing:
     text = f"{spool.logdir}: what earlier attempts logged there is not known yet: {why}"
     then = "Training goes on, nothing there is overwritten, and it comes back when the logdir answers"
     lack = "Until then `last_step` and counted steps lack it. If they matter, see to the mount or the network, and"
-    helps = f"bring it back before training: hf-mpwriter pull {shlex.quote(spool.logdir)}"
+    helps = f"bring it back before training: {command_line('pull', spool.logdir)}"
     logger.warning("%s", printable(f"{text}. {then}. {lack} {helps}"))
     logger.flush()
     return found
@@ -172,31 +168,25 @@ def _told(spool: Spool, found: Listing) -> Listing:
 
 def _asked(spool: Spool, lock: int, end: float) -> Listed | Failure:
     """Start a look, and wait for it."""
-    host, record, left = spool.host(host_id()), MirrorRecord.read(spool), end - time.monotonic()
+    host, left = spool.host(host_id()), end - time.monotonic()
     disk.make_dirs(host.root)
-    job = CopyJob(spool.run_dir, spool.logdir, "", (), lists=True, mount=record.mount if record else None)
+    job = CopyJob(Task.LIST, spool.run_dir, spool.logdir)
     with opened(spool, host.daemon("mirror").log) as given:
-        child = Child("copy", state.dump(job), spool.run_dir, given, lock=lock, limit=left + END_PATIENCE)
+        copy = CopyHandle(spool, job, left + END_PATIENCE, lock=lock, descriptors=given)
     try:
-        return heard(child, left - END_PATIENCE)
+        return heard(copy, left - END_PATIENCE)
     finally:
-        if not child.end(END_PATIENCE):  # it hangs in the kernel
-            _left.append(child)
+        if not copy.end(END_PATIENCE):  # it hangs in the kernel
+            _left.append(copy)
 
 
-def heard(child: Child, longest: float, clock: Callable[[], float] = time.monotonic) -> Listed | Failure:
+def heard(copy: CopyHandle, longest: float) -> Listed | Failure:
     """What a look says until it ends, for so many seconds at most."""
-    listed, end = None, clock() + longest
-    while (left := end - clock()) > 0:
-        child.wait(left)
-        has_ended = child.has_ended()
-        for message in map(from_line, child.lines()):
-            if isinstance(message, Listed):
-                listed = message
-            elif isinstance(message, Failure):
-                return listed or message
-            elif isinstance(message, Finished) and listed:
-                return listed
-        if has_ended:
-            return listed or Failure("the process that asks for it has ended", is_refused=False)
-    return listed or Failure(f"it did not answer within {math.ceil(longest)} s", is_refused=False)
+    listed, until = None, time.monotonic() + longest
+    while (left := until - time.monotonic()) > 0:
+        copy.wait(left)
+        told, end = copy.listen()
+        listed = next((message for message in told if isinstance(message, Listed)), listed)
+        if end is not None:
+            return listed or (end if isinstance(end, Failure) else Failure("it tells nothing"))
+    return listed or Failure(f"it did not answer within {math.ceil(longest)} s")

@@ -1,8 +1,13 @@
-"""Records of a staged run: its logdir, what its mirror has brought there, and what the mirror does.
+"""Staging: what the processes of a staged run share about its logdir: where it is, and what of the run is there.
 
     mirror.json                       {"to": "/mnt/bucket/exp1", "made_at": 1795236610.0,
                                        "mount": {"point": "/mnt/bucket", "fstype": "fuse.gcsfuse", ...}}
                                       its presence makes a run staged; published once, by the first worker
+    listed.json                       {"missing": {"rank_00001/events.out...": 4711}, "first": 1795233002,
+                                       "last": 1795236610, "at": 1795236615.2, "failure": ""}
+                                      what was there and not here when an attempt began; a mirror lists for itself
+    look.lock                         held by the process that looks, and by the copy that lists for it
+    arriving/<32 hex>                 files on their way from the logdir
     hosts/<host>/mirrored.json        {"files": {"events.out...": 4711}, "refused": {"events.out...": "reason"},
                                        "way": "rename", "late": 0}
                                       way: "in place" where names cannot change; late: copies in a row over their limit
@@ -10,50 +15,39 @@
                                        "copy": 0, "waiting": 0, "is_refused": false, "reason": "", "failures": 0,
                                        "failed_at": 0.0, "next_try": 0.0, "checked": ..., "listed": ...,
                                        "returning": 3, "unread": {"events.out...": "reason"}}
-    hosts/<host>/copy.lock            held by the copy that runs; never unlinked
+    hosts/<host>/copy.lock            held by the copy that runs
     hosts/<host>/compare.lock         the same, of `verify`, whose copy only reads
 
 Invariants:
 - `files` claims only what a copy has reported: whole in the logdir, by its length.
-- None is made durable. Damaged, it counts as empty. Each mirror compares `files` with the logdir when it starts.
-- No secret stands in them.
+- Names of event files that are made after a look sort behind `last`, whether the files themselves are here or not.
+- Only `mirror.json` is made durable. Damaged, a file counts as empty. Each mirror compares with the logdir when it
+  starts.
+- No secret stands in them, and no lock file is ever unlinked.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Self
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
 
-from hf_mpwriter.base import state
-from hf_mpwriter.base.names import is_run_path
+from hf_mpwriter.base import names, state
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.status import DaemonStatus
 from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.directory import Directory, Place
 from hf_mpwriter.system.filesystem import Mount
 
-logger = logging.getLogger("hf_mpwriter")
-
+ARRIVING = "arriving"  # directory of the temporary files, in the spool
+COPY_LOCK, COMPARE_LOCK = "copy.lock", "compare.lock"  # of a host
 RUN_SHARE = 64  # the parts of a run's age of which one is the least age of a sealed segment
 
 
 def least_age(run_age: float, commit_every: float) -> float:
     """Seconds after which an open segment of a staged run is sealed, so that it comes to the logdir."""
     return max(60 * commit_every, run_age / RUN_SHARE)
-
-
-class MirrorPlaces(NamedTuple):
-    """The files of one host's mirror."""
-
-    mirrored: Place  # what is in the logdir
-    copy_lock: Place  # held by the copy that runs
-    compare_lock: Place  # held by the one that only compares
-
-    @classmethod
-    def of(cls, host: HostSpool) -> Self:
-        """Those of a host."""
-        return cls(*(host.root / name for name in ("mirrored.json", "copy.lock", "compare.lock")))
 
 
 @dataclass(frozen=True)
@@ -98,29 +92,22 @@ class Mirrored:
     late: int = 0  # copies that took longer than their limit, in a row
 
     def __post_init__(self) -> None:
-        if not all(map(is_run_path, (*self.files, *self.refused))):
+        if not all(map(names.is_run_path, (*self.files, *self.refused))):
             raise ValueError("not paths of a run directory")
 
     @classmethod
     def read(cls, host: HostSpool) -> Self:
         """The record of a host; an empty one if there is none, or if it cannot be read."""
-        return state.read(cls, MirrorPlaces.of(host).mirrored)
-
-    def having(self, path: str, length: int) -> Self:
-        """The same with a file that is there, whole."""
-        if self.files.get(path) == length and path not in self.refused:
-            return self
-        refused = {other: reason for other, reason in self.refused.items() if other != path}
-        return replace(self, files=self.files | {path: length}, refused=refused)
-
-    def lacking(self, path: str, reason: str) -> Self:
-        """The same with a file that cannot be brought there, and why."""
-        files = {other: length for other, length in self.files.items() if other != path}
-        return replace(self, files=files, refused=self.refused | {path: reason})
+        return state.read(cls, mirrored_place(host))
 
     def save(self, host: HostSpool) -> None:
         """Write the record; OSError if the disk refuses."""
-        disk.replace(MirrorPlaces.of(host).mirrored, state.dump(self), "mirror.mirrored", durable=False)
+        disk.replace(mirrored_place(host), state.dump(self), "mirror.mirrored", durable=False)
+
+
+def mirrored_place(host: HostSpool) -> Place:
+    """Where it is recorded what of the run is in the logdir."""
+    return host.root / "mirrored.json"
 
 
 @dataclass(frozen=True)
@@ -140,3 +127,64 @@ class MirrorStatus(DaemonStatus):
     def _hindrance(self, now: float) -> str:
         stuck = "a process hangs in the logdir, and cannot be killed"
         return stuck if self.phase == "stuck" else super()._hindrance(now)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a look has found."""
+
+    missing: dict[str, int] = field(default_factory=dict)  # bytes there, per path of an event file of ours
+    first: int = 0  # the least second in the name of an event file there, 0 if there is none
+    last: int = 0  # the greatest one
+    at: float = 0.0  # unix time when it ended
+    failure: str = ""  # why nothing is known, "" if it is
+
+    def __post_init__(self) -> None:
+        if not all(map(names.is_run_path, self.missing)):
+            raise ValueError("not paths of a run directory")
+
+    @classmethod
+    def of(cls, spool: Spool, files: Mapping[str, int], at: float) -> Self:
+        """What follows from the names and lengths in the logdir."""
+        seconds = [second for path in files if (second := names.event_second(os.path.basename(path)))]
+        missing = {path: size for path, size in lacking(spool.run, files).items() if not names.is_config(path)}
+        return cls(missing, min(seconds, default=0), max(seconds, default=0), at)
+
+    @classmethod
+    def read(cls, spool: Spool) -> Self:
+        """The record of the last look; an empty one if there is none, or if it cannot be read."""
+        return state.read(cls, _place(spool))
+
+    def save(self, spool: Spool) -> None:
+        """Write the record; OSError if the disk refuses."""
+        disk.replace(_place(spool), state.dump(self), "mirror.listed", durable=False)
+
+    def still_missing(self, spool: Spool) -> dict[str, int]:
+        """Bytes there, per path of a file that is not here, or not so long."""
+        return lacking(spool.run, self.missing)
+
+
+def lacking(run: Directory, files: Mapping[str, int]) -> dict[str, int]:
+    """Of the files of a logdir, those that are to come here: event files of ours, and lists of embeddings."""
+    return {
+        path: size
+        for path, size in files.items()
+        if (names.is_config(path) or names.is_ours(os.path.basename(path))) and size > max(0, length(run / path))
+    }
+
+
+def length(place: Place) -> int:
+    """Bytes of a file here; -1 if there is none."""
+    try:
+        return place.stat().st_size
+    except OSError:
+        return -1
+
+
+def look_lock(spool: Spool) -> Place:
+    """The lock of a look."""
+    return spool.directory / "look.lock"
+
+
+def _place(spool: Spool) -> Place:
+    return spool.directory / "listed.json"
