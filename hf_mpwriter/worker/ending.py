@@ -6,7 +6,7 @@ A process waits at the end of a `with` block, of `close(wait=True)`, and of the 
                supervisor waits. A handler of the program that leaves by `sys.exit` leads to the end of the interpreter
     answers    what is to be on the Hub if the run has a destination, and in the logdir if it is staged
     End        one wait for both, and what is told of it, in the words of `delivery/sentences`; how long: see `patience`
-    Ending     whether to wait at all, and once more for what others have left meanwhile
+    Ends       whether to wait at all, and once more for what others have left meanwhile
 
 Who tells it is in `reporter`: rank 3 tells its end only if it fails, or if no lower rank is left.
 
@@ -43,10 +43,10 @@ from hf_mpwriter.worker.reporter import Reporter
 
 SPEAKER_EVERY = 1.0  # seconds between two questions of a wait whether it is this process that speaks
 
-_in_vain: list[Ending] = []  # of this process: the last wait that was
+_in_vain: list[Ends] = []  # of this process: the last wait that was
 
 
-class Ending:
+class Ends:
     """The waits of one process in one run directory."""
 
     def __init__(

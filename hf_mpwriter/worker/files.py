@@ -24,7 +24,6 @@ from hf_mpwriter.events.series import SEGMENT_MIN, sync_together
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.rewind import Rewind
-from hf_mpwriter.worker.role import Role
 
 SEGMENT_OF_ONE = 4 << 20  # bytes of the smallest segments, for each rank; at most SEGMENT_MIN
 CHECKED_AT_ONCE = 100  # files of which one housekeeping sees whether they are there: each of 5,000 in 150 seconds
@@ -41,38 +40,6 @@ class _Past:
     told: int = 0  # of all that were, also of open files, those that were told
 
 
-class _Purges:
-    """Which steps are hidden: per directory of this process, and in the directories of others."""
-
-    def __init__(self, membership: Membership, rewind: Rewind) -> None:
-        self._membership, self._rewind = membership, rewind
-        self.steps: dict[str, int] = {}  # per directory
-        self._step: int | None = None  # of the last writer that has one
-        self._role: Role | None = None  # when the others were rewound
-
-    def start(self, step: int, *, is_alone: bool) -> bool:
-        """Rewind the others; False if another open writer has done the same."""
-        if not is_alone and self._step == step:
-            return False
-        self._step = step
-        self._rewind_others(step)
-        return True
-
-    def catch_up(self) -> None:
-        """Rewind the others again if this process has got a rank meanwhile."""
-        if self._step is not None and self._role != self._membership.role:
-            self._rewind_others(self._step)
-
-    def _rewind_others(self, step: int) -> None:
-        role = self._role = self._membership.role
-        if role.child is None:
-            try:
-                self._rewind.start(step, role, role.world)
-            except OSError as error:
-                text = "%s: not all other directories are rewound: %s"
-                logger.warning(text, self._membership.spool.logdir, error)
-
-
 class WorkerFiles:
     """The event files of this process; their home."""
 
@@ -84,11 +51,9 @@ class WorkerFiles:
         # unix time when another process started this attempt, None if this process did
         self.attempt_started_at = attempt_started_at
         self.after = 0  # second; the names of segments lie behind it
-        # called with a directory before what was logged there is read
-        self.before_reading: Callable[[str], object] = lambda _: None
         self.rewind = Rewind(membership, self)  # of other directories
         self._files: dict[tuple[str, str], EventFile] = {}
-        self._past, self._purges = _Past(), _Purges(membership, self.rewind)
+        self._past = _Past()
         self._last_failure, self._next_check = "", 0
 
     def after_fork(self, attempt_started_at: float) -> None:
@@ -98,7 +63,7 @@ class WorkerFiles:
         self.rewind.forget()
         for (sub, _), file in self._files.items():
             file.abandon()
-            if (step := self._purges.steps.get(sub)) is not None:
+            if (step := self.rewind.steps.get(sub)) is not None:
                 file.purge(step, self._purge_unless_since())
 
     # the home of event files
@@ -106,8 +71,7 @@ class WorkerFiles:
     def directory(self) -> Place:
         """The worker directory; joins if necessary, OSError if that fails."""
         directory = self._membership.directory()
-        self._purges.catch_up()
-        self.rewind.own()
+        self.rewind.catch_up()
         return directory
 
     def shown(self, sub: str) -> str:
@@ -144,18 +108,11 @@ class WorkerFiles:
             made = EventFile(self, sub, suffix, self.limits, timing=self._timing)
             file = self._files.setdefault((sub, suffix), made)
         if purge_step is not None:
-            self._purges.steps[sub] = purge_step
+            self.rewind.steps[sub] = purge_step
             file.purge(purge_step, self._purge_unless_since())
             if any(other.is_open for (where, _), other in list(self._files.items()) if where == sub):
                 file.ensure_open()  # now: what goes into the other file from here on is not to be hidden
         return file
-
-    def start_purge(self, step: int, *, is_alone: bool) -> bool:
-        """Hide what was logged until now at `step` and later, also in the directories of ranks that are missing.
-
-        Whether a new writer is to purge its own directories; not if another open writer does the same.
-        """
-        return self._purges.start(step, is_alone=is_alone)
 
     def _purge_unless_since(self) -> float:
         return math.inf if self.attempt_started_at is None else self.attempt_started_at - MTIME_LAG
@@ -176,36 +133,25 @@ class WorkerFiles:
         paths = sorted(path for path in self.written() if os.path.dirname(path) == directory.name)
         return [Place(directory.directory, path) for path in paths]
 
-    def last_step(self, tag: str | None) -> int | None:
+    def last_step(self, tag: str | None, *, only_scalars: bool) -> int | None:
         """The step of the last record in the worker directory that no purge hides, see `events/last_step`."""
-        directory = self._own_directory()
-        return self._last_step(directory, tag, self._pending_purge(directory))
-
-    def next_step(self) -> int:
-        """The step that follows on what is in the worker directory, and from which on a purge hides it; else 0."""
-        directory = self._own_directory()
-        if (purge := self._pending_purge(directory)) is not None:
-            return purge
-        last = self._last_step(directory, None, None, only_scalars=True)
-        return 0 if last is None else last + 1
-
-    def _own_directory(self) -> Place:
-        name = self._membership.name  # a process that has left does not join for this
-        return Place(self._membership.spool.run, worker_dir(name)) if name else self.directory()
-
-    def _pending_purge(self, directory: Place) -> int | None:
-        purges = (file.pending_purge(directory) for (sub, _), file in list(self._files.items()) if not sub)
-        return min((step for step in purges if step is not None), default=None)
-
-    def _last_step(
-        self, directory: Place, tag: str | None, hidden_from: int | None, *, only_scalars: bool = False
-    ) -> int | None:
         from hf_mpwriter.events.last_step import last_step  # most trainings never ask
 
-        self.before_reading(directory.name)
+        directory = self.own_directory()
         lengths = {Place(directory.directory, path): length for path, length in self.written().items()}
         own = {place.basename: length for place, length in lengths.items() if place.parent == directory}
-        return last_step(directory, tag, own, hidden_from, only_scalars=only_scalars)
+        return last_step(directory, tag, own, self.pending_purge(), only_scalars=only_scalars)
+
+    def own_directory(self) -> Place:
+        """The worker directory; a process that has left does not join for this."""
+        name = self._membership.name
+        return Place(self._membership.spool.run, worker_dir(name)) if name else self.directory()
+
+    def pending_purge(self) -> int | None:
+        """The step from which on the next segment of the worker directory hides what is there."""
+        directory = self.own_directory()
+        purges = (file.pending_purge(directory) for (sub, _), file in list(self._files.items()) if not sub)
+        return min((step for step in purges if step is not None), default=None)
 
     # for the worker
 

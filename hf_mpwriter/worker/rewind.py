@@ -26,7 +26,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator
-from typing import Protocol
 
 from hf_mpwriter.base.names import (
     MAIN_WORKER,
@@ -46,31 +45,20 @@ from hf_mpwriter.spool.workers.members import Taken
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker import holders
+from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role, launcher_of
 
 NOTE_LENGTH = 21  # bytes
 
 
-class HoldsName(Protocol):
-    """What is asked of the membership of this process."""
-
-    spool: Spool
-    joined_at: float
-
-    @property
-    def taken(self) -> Taken | None:
-        """The name that this process holds."""
-
-    def tell_holder(self) -> None:
-        """Tell which process holds the name that this one wants."""
-
-
 class Rewind:
-    """The directories that this process has to rewind."""
+    """Which steps are hidden: per directory of this process, and in the directories of other names."""
 
-    def __init__(self, membership: HoldsName, home: FileHome) -> None:
-        self._membership = membership
-        self._home = home
+    def __init__(self, membership: Membership, home: FileHome) -> None:
+        self._membership, self._home = membership, home
+        self.steps: dict[str, int] = {}  # from which on, per directory of this process
+        self._step: int | None = None  # of the last writer that has one
+        self._role: Role | None = None  # when the others were rewound
         self._waiting: set[str] = set()  # names with a note of this process
         self._own: Taken | None = None  # the name of which the note was taken
 
@@ -78,21 +66,47 @@ class Rewind:
         """In a forked child: what waits is the parent's."""
         self._waiting.clear()
 
-    def start(self, step: int, role: Role, world: int | None) -> None:
-        """Hide the steps from `step` on in the directories of the other names of this rank and of missing ranks.
+    def start(self, step: int, *, is_alone: bool) -> bool:
+        """Hide the steps from `step` on in directories of other names; False if another open writer has done so."""
+        if not is_alone and self._step == step:
+            return False
+        self._step = step
+        self._rewind_others(step)
+        return True
+
+    def catch_up(self) -> None:
+        """Before a segment of this process: rewind others if it has got a rank meanwhile, and what it has taken over.
+
+        The disk may refuse the latter by OSError.
+        """
+        if self._step is not None and self._role != self._membership.role:
+            self._rewind_others(self._step)
+        taken = self._membership.taken
+        if taken is not None and taken is not self._own:
+            self._take_note(taken.name, taken.claim)
+            self._own = taken
+
+    def _rewind_others(self, step: int) -> None:
+        """Rewind the other names of this rank, and missing ranks.
 
         A process without a rank is not the only one that may be called `main`, so nothing is hidden for it.
         """
-        taken = self._membership.taken
-        if role.rank is None:
-            self._membership.tell_holder()
-        elif taken is not None:
-            back = _to_come_back(self._membership.spool)
-            tops = _top_names(self._membership.spool, back)
-            missing = _missing_ranks(tops, world) if role.rank == 0 and world is not None else ()
-            for name in dict.fromkeys([*self._other_names(taken, tops), *missing]):
-                if name != taken.name and not self._rewind_free(name, step, back):
-                    self._note(name, step, role)
+        role, taken, spool = self._membership.role, self._membership.taken, self._membership.spool
+        self._role = role
+        if role.child is not None:
+            return
+        try:
+            if role.rank is None:
+                self._membership.tell_holder()
+            elif taken is not None:
+                back = _to_come_back(spool)
+                tops = _top_names(spool, back)
+                missing = _missing_ranks(tops, role.world) if role.rank == 0 and role.world is not None else ()
+                for name in dict.fromkeys([*self._other_names(taken, tops), *missing]):
+                    if name != taken.name and not self._rewind_free(name, step, back):
+                        self._note(name, step, role)
+        except OSError as error:
+            logger.warning("%s: not all other directories are rewound: %s", spool.logdir, error)
 
     def _other_names(self, taken: Taken, tops: list[str]) -> Iterator[str]:
         yield taken.wanted
@@ -145,13 +159,6 @@ class Rewind:
                 finally:
                     locks.release(claim)
                 self._waiting.discard(name)
-
-    def own(self) -> None:
-        """Rewind what this process has taken over, before its own first segment there."""
-        taken = self._membership.taken
-        if taken is not None and taken is not self._own:
-            self._take_note(taken.name, taken.claim)
-            self._own = taken
 
     def _take_note(self, name: str, claim: int) -> None:
         """Act on the note of a name that is held here, if it is still there."""

@@ -35,7 +35,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import contact, process, process_state
 from hf_mpwriter.worker import answers
 from hf_mpwriter.worker.election import SamplerElection, UploaderElection
-from hf_mpwriter.worker.ending import Ending
+from hf_mpwriter.worker.ending import Ends
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.messages import Messages
@@ -61,22 +61,21 @@ class Worker:
         timing: Timing = USUAL,
     ) -> None:
         self._clock, self._timing = clock, timing
-        self.started_at = time.time()  # unix time when this worker was made
+        self._started_at = time.time()  # unix time when this worker was made
         self.users: set[object] = set()  # the writers
         self.membership = Membership(spool, clock)  # claim and member file
         self._reporter = Reporter(self.membership, clock)
         if attempt_started_at is None and self.role.is_child:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at, timing)  # event files
-        self.steps = StepCount(self.files.next_step)  # to come in the worker directory
+        self.steps = StepCount(self._next_step)  # to come in the worker directory
         # of the event files of a staged run
         self.sealing = Sealing(self.files, lambda: self.membership.settings.commit_every, clock)
-        self.election, self.sampling = UploaderElection(spool, seeks_siblings=True), SamplerElection(spool)
-        self.mirroring = Mirroring(spool, lambda: self._reporter.reports, timing=timing)
-        self.files.before_reading = self.mirroring.wait_until_back
+        self._election, self._sampling = UploaderElection(spool, seeks_siblings=True), SamplerElection(spool)
+        self._mirroring = Mirroring(spool, lambda: self._reporter.reports, timing=timing)
         self._messages = Messages(self.membership, self._reporter, self.attempt_started_at)
         keep_house = functools.partial(self.keep_house, at_end=True)
-        self._ending = Ending(self.membership, self._reporter, self._messages, self.logged, keep_house, clock, timing)
+        self._ending = Ends(self.membership, self._reporter, self._messages, self.logged, keep_house, clock, timing)
         self._start_fresh()
 
     def _start_fresh(self) -> None:
@@ -84,7 +83,7 @@ class Worker:
         self._turn = process_state.Turn(self._clock)  # to keep house
         self._last_error, self.has_failed, self._has_told = "", False, False  # the last: the supervisor, if any
         self.steps.forget()
-        self._left_at = self.started_at  # unix time
+        self._left_at = self._started_at  # unix time
         self._reporter.forget()
 
     @property
@@ -101,7 +100,7 @@ class Worker:
     def attempt_started_at(self) -> float:
         """Unix time when this attempt started, for other processes."""
         inherited = self.files.attempt_started_at
-        return self.started_at if inherited is None else inherited
+        return self._started_at if inherited is None else inherited
 
     # configure
 
@@ -109,9 +108,9 @@ class Worker:
         """Take destination, settings and token of the newest writer."""
         self.has_failed = False
         self.membership.configure(destination, settings)
-        self.election.destination = self.membership.destination
+        self._election.destination = self.membership.destination
         if token is not None:
-            self.election.token = token
+            self._election.token = token
 
     def stop(self) -> None:
         """Ask for no more pushes, start no uploader, do not wait at the end."""
@@ -134,7 +133,7 @@ class Worker:
         except OSError as error:
             logger.warning("%s: cannot join yet: %s", self.spool.logdir, error)
         if is_behind:
-            self.mirroring.begin()
+            self._mirroring.begin()
         logger.flush()
 
     def enter_again(self, user: object, rank: int | None) -> None:
@@ -168,7 +167,7 @@ class Worker:
         self.steps.forget()
         self._left_at = time.time()
         self.membership.leave(self.dropped)
-        if self.membership.is_unfinished or (self.membership.has_logged and self.mirroring.is_needed()):
+        if self.membership.is_unfinished or (self.membership.has_logged and self._mirroring.is_needed()):
             self.keep_house()
 
     def _let_go(self) -> None:
@@ -209,10 +208,10 @@ class Worker:
                 self._reporter.take()
                 self._ensure_processes(at_end=at_end)
                 self._reporter.give_back()
-            if self.membership.is_joined and not self.is_stopped:
-                self.sampling.settings = self.membership.settings
-                self.sampling.ensure()
-            if self.sampling.reap():
+            if self.membership.is_joined and not self.membership.is_stopped:
+                self._sampling.settings = self.membership.settings
+                self._sampling.ensure()
+            if self._sampling.reap():
                 self.next_housekeeping = self._clock() + REAP_EVERY
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
@@ -235,10 +234,10 @@ class Worker:
         if self.membership.uploads:
             if self.spool.exists() and not self.spool.has_destination():  # refused when the spool was recreated
                 self.membership.ensure_spool()
-            self.election.token_issued_at = self.membership.joined_at
-            self.election.ensure()
+            self._election.token_issued_at = self.membership.joined_at
+            self._election.ensure()
             self._messages.tell(at_end=at_end)
-        if self.mirroring.keep_house() | self.election.reap():
+        if self._mirroring.keep_house() | self._election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     # log, push, wait
@@ -258,13 +257,35 @@ class Worker:
         self.files.flush()
         self.keep_house_if_due()
 
+    def purge(self, step: int) -> bool:
+        """Hide what was logged until now from `step` on, also in the directories of ranks that are missing.
+
+        Whether a new writer is to purge its own directories; not if another open writer does the same.
+        """
+        purges = self.files.rewind.start(step, is_alone=len(self.users) == 1)
+        if purges and self.role.child is None:
+            self.steps.start(step)
+        return purges
+
+    def last_step(self, tag: str | None, *, only_scalars: bool = False) -> int | None:
+        """The step of the last record in the worker directory that no purge hides, see `events/last_step`."""
+        self._mirroring.wait_until_back(self.files.own_directory().name)
+        return self.files.last_step(tag, only_scalars=only_scalars)
+
+    def _next_step(self) -> int:
+        """The step that follows on what is in the worker directory, and from which on a purge hides it; else 0."""
+        if (purge := self.files.pending_purge()) is not None:
+            return purge
+        last = self.last_step(None, only_scalars=True)
+        return 0 if last is None else last + 1
+
     def logged(self) -> Logged:
         """What this process has logged until now."""
         return answers.logged(self.membership, self.files)
 
     def request_push(self, *, at_once: bool = False) -> Logged:
         """Ask for a push of what was logged so far, and say what that is; for `at_once` see `Sealing.request`."""
-        before = self.logged() if at_once and self.mirroring.is_needed() else None
+        before = self.logged() if at_once and self._mirroring.is_needed() else None
         self.sealing.request(at_once=at_once)
         self.membership.request_push()
         self.keep_house()
@@ -273,7 +294,7 @@ class Worker:
     @property
     def delivers(self) -> bool:
         """Whether what is logged is to be on the Hub, or in a logdir beside the run directory."""
-        return self.membership.uploads or self.mirroring.is_needed()
+        return self.membership.uploads or self._mirroring.is_needed()
 
     def push(self, wait: float) -> bool:
         """Ask for a push and wait for it, at most `wait` seconds; see `answers`."""
@@ -306,9 +327,9 @@ class Worker:
     def after_fork(self) -> None:
         """In the child: forget everything that is the parent's."""
         attempt_started_at = self.attempt_started_at
-        self.election.forget()
-        self.sampling.forget()
-        self.mirroring.forget()
+        self._election.forget()
+        self._sampling.forget()
+        self._mirroring.forget()
         self.membership.start_fresh()
         self._start_fresh()
         self.files.after_fork(attempt_started_at)

@@ -194,7 +194,7 @@ class ScalarMethods(_SummaryWriter):
         """
         if self._worker is None:
             return None
-        return self._worker.files.last_step(None if tag is None else _clean_tag(tag))
+        return self._worker.last_step(None if tag is None else _clean_tag(tag))
 
     def export_scalars_to_json(self, path: str | os.PathLike[str]) -> None:
         """Write what `add_scalars` logged since the last export: `{directory: [[time, step, value], ...], ...}`.

@@ -189,10 +189,7 @@ class SummaryWriter(StepMethods, AddMethods):
         self._closed = self._exits = False
         if write_to_disk:
             self._worker = self._enter(logdir)
-            files, is_alone = self._worker.files, len(self._worker.users) == 1
-            self._has_purge_step = purge_step is not None and files.start_purge(purge_step, is_alone=is_alone)
-            if purge_step is not None and self._has_purge_step and self._worker.role.child is None:
-                self._worker.steps.start(purge_step)
+            self._has_purge_step = purge_step is not None and self._worker.purge(purge_step)
         super().__init__(
             logdir=logdir,
             comment=comment,

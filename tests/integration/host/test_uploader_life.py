@@ -146,7 +146,7 @@ import os, sys, time
 from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
 writer.add_scalar("loss", 1.0, 1)
-(pid,) = writer._worker.election._starter.children
+(pid,) = writer._worker._election._starter.children
 loaded = "no"
 while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
     with open(f"/proc/{pid}/maps") as file:

@@ -20,8 +20,9 @@ def test_what_is_still_to_come_back_is_hidden_too(tmp_path):
     spool.create()
     worker = Worker(spool, Limits())
     worker.membership.directory()
+    worker.membership.role = Role(0, None, 2)
     for expected in ([], [5, 5]):
-        worker.files.rewind.start(5, Role(0, None), 2)
+        worker.files.rewind.start(5, is_alone=True)
         found = list((tmp_path / "exp1" / "rank_00007").rglob("many_a/*"))
         starts = [event.step for path in found for event in events(path) if event.session_log.status == START]
         assert starts == expected
