@@ -7,8 +7,7 @@
 | `lightning` | `Trainer(logger=HubTensorBoardLogger("runs", repo_id="me/run"))`, and Fabric |
 | `patching` | `hf_mpwriter.patch()`: other libraries' names resolve to the writers of hf_mpwriter |
 | `site/sitecustomize` | `hf-mpwriter run --patch`: calls `patch()` in every Python process of a program |
-| `one_record` | the scalars that a framework logs at a step, as one record |
-| `from_environment` | the writers of `patch()`, and the destination of writers that name no repository |
+| `shared` | the destination from the environment, scalars as one record, the writers of `patch()` |
 
 A framework is imported only with its module. A new integration is a module here, a version in MINIMUM, an extra in
 `setup.cfg`, and a program in `scripts/examples/`.

@@ -31,8 +31,7 @@ require("accelerate")
 from accelerate.tracking import TensorBoardTracker, on_main_process, register_tracker_class
 from accelerate.utils import listify
 
-from hf_mpwriter.integrations import one_record
-from hf_mpwriter.integrations.from_environment import with_destination
+from hf_mpwriter.integrations.shared import add_scalars, split_scalars, with_destination
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 
@@ -43,7 +42,7 @@ class HubTensorBoardTracker(TensorBoardTracker):
         run_name: name of the run directory.
         logging_dir: folder of the run directory.
         **kwargs: arguments of `SummaryWriter`. Without `repo_id`, the environment names the destination, see
-            `from_environment`.
+            `shared`.
 
     Raises:
         SettingsError: no repository is named.
@@ -73,8 +72,8 @@ class HubTensorBoardTracker(TensorBoardTracker):
             step: global step.
             **kwargs: arguments of the methods of the writer; with any, each scalar is a record of its own.
         """
-        scalars, others = ({}, values) if kwargs else one_record.split(listify(values))
-        one_record.add(self.writer, scalars, step)
+        scalars, others = ({}, values) if kwargs else split_scalars(listify(values))
+        add_scalars(self.writer, scalars, step)
         super().log(others, step, **kwargs)
 
 

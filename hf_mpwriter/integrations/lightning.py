@@ -31,8 +31,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from hf_mpwriter.integrations import one_record
-from hf_mpwriter.integrations.from_environment import with_destination
+from hf_mpwriter.integrations.shared import add_scalars, split_scalars, with_destination
 from hf_mpwriter.writer.summary_writer import SummaryWriter, is_spawning
 
 
@@ -47,7 +46,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         default_hp_metric: whether hyperparameters without a metric get one.
         prefix: of the names of all metrics.
         sub_dir: folder below the directory of the version.
-        repo_id: repository; without it, the environment names the destination, see `from_environment`.
+        repo_id: repository; without it, the environment names the destination, see `shared`.
         **kwargs: other arguments of `SummaryWriter`.
 
     Raises:
@@ -102,9 +101,9 @@ class HubTensorBoardLogger(TensorBoardLogger):
             ValueError: a value is none of these.
         """
         numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
-        scalars, others = one_record.split(numbers)
+        scalars, others = split_scalars(numbers)
         prefix = f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
-        one_record.add(self.experiment, {f"{prefix}{name}": value for name, value in scalars.items()}, step)
+        add_scalars(self.experiment, {f"{prefix}{name}": value for name, value in scalars.items()}, step)
         super().log_metrics(others, step)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -67,10 +67,10 @@ def _ours(name: str) -> Any:
 
         return HFSummaryWriter
     if name == "GlobalSummaryWriter":
-        from hf_mpwriter.integrations.from_environment import GlobalEnvironmentWriter
+        from hf_mpwriter.integrations.shared import GlobalEnvironmentWriter
 
         return GlobalEnvironmentWriter
-    from hf_mpwriter.integrations.from_environment import EnvironmentWriter
+    from hf_mpwriter.integrations.shared import EnvironmentWriter
 
     return EnvironmentWriter
 

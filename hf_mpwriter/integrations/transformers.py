@@ -39,8 +39,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import rewrite_logs
 from transformers.trainer_callback import CallbackHandler
 
-from hf_mpwriter.integrations import one_record
-from hf_mpwriter.integrations.from_environment import with_destination
+from hf_mpwriter.integrations.shared import add_scalars, split_scalars, with_destination
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 FOLDER = "_tensorboard"
@@ -115,12 +114,12 @@ class HubTensorBoardCallback(TensorBoardCallback):
         if self.logging_dir is None:
             self.logging_dir = self._logging_dir(args, state, None)
         seen = self._state_for_theirs(state)
-        scalars, others = one_record.split(logs or {})
+        scalars, others = split_scalars(logs or {})
         if seen.is_world_process_zero:
             if self.tb_writer is None:
                 self._init_summary_writer(args)
             if self.tb_writer is not None:
-                one_record.add(self.tb_writer, rewrite_logs(scalars), state.global_step)
+                add_scalars(self.tb_writer, rewrite_logs(scalars), state.global_step)
         super().on_log(args, seen, control, logs=others, **kwargs)
 
     def on_predict(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:

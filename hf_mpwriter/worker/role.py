@@ -105,35 +105,36 @@ def _kind(child: str) -> str:
     return child if own else counted["kind"]
 
 
-@dataclass(frozen=True)
-class Origin:
-    """All that the role of a process depends on."""
+def role_of(
+    environ: Mapping[str, str],
+    *,
+    said: int | None = None,
+    at_start: int | None = None,
+    group: GivenRank | None = None,
+    child: str | None = None,
+    is_task: bool = False,
+    parent: int | None = None,
+) -> Role:
+    """Decide the role; for the order see the head of this module.
 
-    environ: Mapping[str, str]  # the environment now
-    said: int | None = None  # what the program has said to a writer by `rank=`, None if nothing
-    at_start: int | None = None  # the rank in the environment that this process came with
-    group: GivenRank | None = None  # its rank in torch.distributed, initialised in this process
-    child: str | None = None  # the multiprocessing name of a child process, None if this is not a child
-    is_task: bool = False  # whether it is a worker process of a pool
-    parent: int | None = None  # the rank from which a child descends, where its environment does not tell
-
-
-def role_of(origin: Origin) -> Role:
-    """Decide the role; for the order see the head of this module."""
-    launcher, group = launched(origin.environ), origin.group
-    known = [found for found in (launcher, group) if found is not None]
-    if origin.said is not None:
-        more = next((found for found in known if found.rank == origin.said), GivenRank())
-        return Role(origin.said, None, more.size)
-    is_given = launcher.rank is not None and launcher.rank != origin.at_start
+    `said`: the rank that the program has given to a writer. `at_start`: the one in the environment that this process
+    came with. `group`: the one in torch.distributed, initialised in this process. `child`: the multiprocessing name of
+    a child process. `is_task`: whether it is a worker process of a pool. `parent`: the rank from which a child
+    descends, where its environment does not tell. None of each if there is none.
+    """
+    launcher = launched(environ)
+    if said is not None:
+        known = [found for found in (launcher, group) if found is not None and found.rank == said]
+        return Role(said, None, known[0].size if known else None)
+    is_given = launcher.rank is not None and launcher.rank != at_start
     if group is not None and not is_given:
         return Role(group.rank, None, group.size)
-    if is_given or (origin.child is None and not origin.is_task):
+    if is_given or (child is None and not is_task):
         return Role(launcher.rank, None, launcher.size)
-    rank = origin.parent if launcher.rank is None else launcher.rank
-    if origin.is_task:
+    rank = parent if launcher.rank is None else launcher.rank
+    if is_task:
         return Role(None, None, is_task=True) if rank is None else Role(rank, "")
-    return Role(rank, origin.child)
+    return Role(rank, child)
 
 
 class _Fork(NamedTuple):
@@ -219,7 +220,7 @@ def current_role(said: int | None = None, parent: int | None = None) -> Role:
     if fork is None and (process is not None or group is not None):  # else it decides nothing
         at_start = rank_of(initial_environment())
     parent = fork.parent if parent is None and fork is not None else parent
-    return role_of(Origin(os.environ, said, at_start, group, child, is_task, parent))
+    return role_of(os.environ, said=said, at_start=at_start, group=group, child=child, is_task=is_task, parent=parent)
 
 
 def launch_time(rank: int | None, environ: Mapping[str, str] = os.environ) -> float:

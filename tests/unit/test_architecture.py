@@ -232,7 +232,7 @@ LIGHT = {  # statement -> what it must not load
     "import hf_mpwriter.cli.main; [*hf_mpwriter.cli.main.main.commands.values()]": HEAVY
     | FRAMEWORKS
     | {"starlette", "uvicorn", "sklearn", "tensorboard"},  # the doors it opens later
-    "import hf_mpwriter.integrations.from_environment; hf_mpwriter.patch()": FRAMEWORKS,
+    "import hf_mpwriter.integrations.shared; hf_mpwriter.patch()": FRAMEWORKS,
 }
 
 

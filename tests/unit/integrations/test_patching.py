@@ -18,7 +18,7 @@ KINDS = """
 def kinds():
     return tensorboardX.SummaryWriter.__module__, huggingface_hub.HFSummaryWriter.__module__
 """
-OURS = "hf_mpwriter.integrations.from_environment hf_mpwriter.writer.hf_summary_writer"
+OURS = "hf_mpwriter.integrations.shared hf_mpwriter.writer.hf_summary_writer"
 ORIGINAL = "tensorboardX.writer huggingface_hub._tensorboard_logger"
 
 
@@ -150,7 +150,7 @@ def test_torch_hands_out_ours_and_its_own_writers_go_on(monkeypatch, tmp_path):
     """By both names that programs import; a writer of theirs that was made before stays one in all it does."""
     monkeypatch.delenv("PYTHONPATH")
     monkeypatch.chdir(tmp_path)
-    assert succeed(WITH_TORCH).splitlines() == ["hf_mpwriter.integrations.from_environment True False", "True True"]
+    assert succeed(WITH_TORCH).splitlines() == ["hf_mpwriter.integrations.shared True False", "True True"]
     assert not list(tmp_path.rglob(".hf_mpwriter")), "theirs has called its own writer"
     assert len(list(tmp_path.rglob("trial/*tfevents*"))) == 1
 

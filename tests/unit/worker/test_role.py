@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from functools import partial
 
 import pytest
 from forks import in_child
@@ -16,7 +17,7 @@ from hf_mpwriter.base.job import LAUNCHERS, GivenRank, rank_of, world_size_of
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.worker import role as role_module
-from hf_mpwriter.worker.role import Origin, Role, role_of
+from hf_mpwriter.worker.role import Role, role_of
 
 RAY = {"RAY_JOB_ID": "01000000", "RAY_RAYLET_PID": "5"}  # of a worker of Ray, and of what it starts
 
@@ -106,7 +107,7 @@ def test_the_number_of_ranks_comes_from_the_launcher_that_gave_the_rank(environ,
 )
 def test_a_child_is_a_rank_only_if_it_was_given_one_after_its_start(environ, inherited, child, role, worker):
     """What it inherited makes it a child of that rank; what it was given (mp.spawn scripts) makes it that rank."""
-    assert role_of(Origin(environ, at_start=inherited, child=child)) == role
+    assert role_of(environ, at_start=inherited, child=child) == role
     assert role.worker == worker
     assert role.is_child == (role.child is not None)
 
@@ -116,48 +117,56 @@ GROUP = GivenRank(5, 8)
 
 
 @pytest.mark.parametrize(
-    ("origin", "role", "worker"),
+    ("found", "role", "worker"),
     [
-        (Origin({"RANK": "1"}, said=3, at_start=1, group=GROUP, child="Process-1"), Role(3, None), "rank_00003"),
-        (Origin({"RANK": "1"}, group=GROUP, child="SpawnProcess-1"), Role(1, None), "rank_00001"),
-        (Origin({"RANK": "1"}, at_start=1, group=GROUP, child="SpawnProcess-1"), Role(5, None), "rank_00005"),
-        (Origin({}, group=GROUP, child="SpawnProcess-1"), Role(5, None), "rank_00005"),
-        (Origin({}, group=GROUP), Role(5, None), "rank_00005"),
-        (Origin({}, group=GivenRank(0, 2)), Role(0, None), "main"),
-        (Origin(LIGHTNING), Role(1, None), "rank_00001"),
-        (Origin(LIGHTNING | {"NODE_RANK": "1"}), Role(None, None), "main"),
-        (Origin({}, child="Process-1", parent=4), Role(4, "Process-1"), "rank_00004_Process-1"),
-        (Origin({"RANK": "2"}, at_start=2, child="Process-1", parent=4), Role(2, "Process-1"), "rank_00002_Process-1"),
-        (Origin({}, child="ForkPoolWorker-3", is_task=True), Role(None, None, is_task=True), "main"),
         (
-            Origin({"RANK": "2"}, at_start=2, child="ForkPoolWorker-3", is_task=True),
+            partial(role_of, {"RANK": "1"}, said=3, at_start=1, group=GROUP, child="Process-1"),
+            Role(3, None),
+            "rank_00003",
+        ),
+        (partial(role_of, {"RANK": "1"}, group=GROUP, child="SpawnProcess-1"), Role(1, None), "rank_00001"),
+        (partial(role_of, {"RANK": "1"}, at_start=1, group=GROUP, child="SpawnProcess-1"), Role(5, None), "rank_00005"),
+        (partial(role_of, {}, group=GROUP, child="SpawnProcess-1"), Role(5, None), "rank_00005"),
+        (partial(role_of, {}, group=GROUP), Role(5, None), "rank_00005"),
+        (partial(role_of, {}, group=GivenRank(0, 2)), Role(0, None), "main"),
+        (partial(role_of, LIGHTNING), Role(1, None), "rank_00001"),
+        (partial(role_of, LIGHTNING | {"NODE_RANK": "1"}), Role(None, None), "main"),
+        (partial(role_of, {}, child="Process-1", parent=4), Role(4, "Process-1"), "rank_00004_Process-1"),
+        (
+            partial(role_of, {"RANK": "2"}, at_start=2, child="Process-1", parent=4),
+            Role(2, "Process-1"),
+            "rank_00002_Process-1",
+        ),
+        (partial(role_of, {}, child="ForkPoolWorker-3", is_task=True), Role(None, None, is_task=True), "main"),
+        (
+            partial(role_of, {"RANK": "2"}, at_start=2, child="ForkPoolWorker-3", is_task=True),
             Role(2, ""),
             "rank_00002_proc_00001",
         ),
-        (Origin({}, group=GROUP, child="ForkPoolWorker-3", is_task=True), Role(5, None), "rank_00005"),
-        (Origin({}, said=7, child="ForkPoolWorker-3", is_task=True), Role(7, None), "rank_00007"),
+        (partial(role_of, {}, group=GROUP, child="ForkPoolWorker-3", is_task=True), Role(5, None), "rank_00005"),
+        (partial(role_of, {}, said=7, child="ForkPoolWorker-3", is_task=True), Role(7, None), "rank_00007"),
     ],
 )
-def test_a_rank_is_what_is_known_first(origin, role, worker):
+def test_a_rank_is_what_is_known_first(found, role, worker):
     """What the program says, what was given after the start, torch.distributed, the environment; a task has no name."""
-    assert role_of(origin) == role
+    assert found() == role
     assert role.worker == worker
 
 
 @pytest.mark.parametrize(
-    ("origin", "world"),
+    ("found", "world"),
     [
-        (Origin({}, group=GROUP), 8),
-        (Origin({"RANK": "5", "WORLD_SIZE": "6"}, at_start=5, group=GROUP), 8),
-        (Origin({"RANK": "5", "WORLD_SIZE": "6"}, at_start=5), 6),
-        (Origin({"RANK": "2", "WORLD_SIZE": "6"}, said=2), 6),
-        (Origin({"RANK": "2", "WORLD_SIZE": "6"}, said=3), None),
-        (Origin(LIGHTNING), 4),
+        (partial(role_of, {}, group=GROUP), 8),
+        (partial(role_of, {"RANK": "5", "WORLD_SIZE": "6"}, at_start=5, group=GROUP), 8),
+        (partial(role_of, {"RANK": "5", "WORLD_SIZE": "6"}, at_start=5), 6),
+        (partial(role_of, {"RANK": "2", "WORLD_SIZE": "6"}, said=2), 6),
+        (partial(role_of, {"RANK": "2", "WORLD_SIZE": "6"}, said=3), None),
+        (partial(role_of, LIGHTNING), 4),
     ],
 )
-def test_how_many_ranks_there_are_comes_from_what_gave_the_rank(origin, world):
+def test_how_many_ranks_there_are_comes_from_what_gave_the_rank(found, world):
     """Directories of ranks that are at work would be rewound otherwise."""
-    assert role_of(origin).world == world
+    assert found().world == world
 
 
 @pytest.mark.parametrize("kind", ["Process", "SpawnProcess", "ForkPoolWorker", "LokyProcess"])

@@ -1,4 +1,4 @@
-"""What the integrations share: which versions, which destination, and that nothing is imported unless it is used."""
+"""What the integrations share: which versions, which destination, and the scalars of a step as one record."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import programs
 import pytest
+from support import events
 
 import hf_mpwriter
-from hf_mpwriter import integrations
+from hf_mpwriter import SummaryWriter, integrations
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.integrations.from_environment import EnvironmentWriter, with_destination
+from hf_mpwriter.integrations.shared import EnvironmentWriter, add_scalars, split_scalars, with_destination
 
 # in interpreters of their own: what they have imported is what is tested
 run_python, succeed = partial(programs.run_python, fresh=True), partial(programs.succeed, fresh=True)
@@ -92,3 +93,42 @@ def test_the_writer_of_the_environment_takes_what_torch_s_and_tensorboardx_s_tak
     tree = hub.store.tree("model", "me/run", "main")
     assert [path.rpartition("/")[0] for path in tree if "tfevents" in path] == ["tensorboard/exp"]
     assert len(list((tmp_path / "local").glob("*.tfevents.*.x"))) == 1
+
+
+def logged(directory) -> list[tuple[int, list[tuple[str, float]]]]:
+    """Step and values of each record."""
+    found = [event for path in directory.glob("*tfevents*") for event in events(path)[1:]]
+    return [(event.step, [(value.tag, value.simple_value) for value in event.summary.value]) for event in found]
+
+
+def test_the_scalars_of_a_step_are_one_record(tmp_path):
+    """And no scalars are none."""
+    with SummaryWriter(tmp_path) as writer:
+        add_scalars(writer, {"a": 1.0, "b": 2}, 5)
+        add_scalars(writer, {}, 6)
+    assert logged(tmp_path) == [(5, [("a", 1.0), ("b", 2.0)])]
+
+
+def test_scalars_without_a_step_count_none(tmp_path):
+    """They are at step 0, as in frameworks' own loggers, or at that of the default metadata."""
+    with SummaryWriter(tmp_path) as writer:
+        for _ in range(2):
+            add_scalars(writer, {"a": 1.0, "b": 2.0}, None)
+        with writer.use_metadata(global_step=9, walltime=1.0):
+            add_scalars(writer, {"a": 1.0}, None)
+    assert logged(tmp_path) == [(0, [("a", 1.0)]), (0, [("b", 2.0)])] * 2 + [(9, [("a", 1.0)])]
+
+
+def test_names_that_a_step_cannot_have_are_logged_as_before(tmp_path):
+    """Two names that are equal in the file were never an error of a framework."""
+    with SummaryWriter(tmp_path) as writer:
+        add_scalars(writer, {"a b": 1.0, "a_b": 2.0}, 5)
+        with pytest.raises(TypeError):
+            add_scalars(writer, {5: 1.0}, 5)
+    assert logged(tmp_path) == [(5, [("a_b", 1.0)]), (5, [("a_b", 2.0)])]
+
+
+def test_values_are_split_by_their_type():
+    """In their order."""
+    given = {"a": 1, "t": "text", "b": 0.5, "c": {"x": 1.0}, "d": True}
+    assert split_scalars(given) == ({"a": 1, "b": 0.5, "d": True}, {"t": "text", "c": {"x": 1.0}})

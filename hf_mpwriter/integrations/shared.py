@@ -1,4 +1,4 @@
-"""The destination of writers that name no repository, from the environment.
+"""What the adapters share: the destination from the environment, and the scalars of a step as one record.
 
     HF_MPWRITER_REPO_ID         repository: me/run, datasets/me/run or spaces/me/run
     HF_MPWRITER_REPO_PRIVATE    1 or 0: visibility of a repository that is created
@@ -7,9 +7,6 @@ A writer that names a repository takes neither.
 
 tensorboardX's `GlobalSummaryWriter` counts steps per tag; on a writer of ours, over all processes. Only `patch()` hands
 it out. New code does not need it: writers of one process on one run directory share a file.
-
-    add_scalar, add_image, add_text   tensorboardX: the next step of the tag -> smw.add_*
-    smw                               EnvironmentWriter
 """
 
 from __future__ import annotations
@@ -59,6 +56,28 @@ def _destination(environ: Mapping[str, str]) -> dict[str, Any]:
     if private := environ.get("HF_MPWRITER_REPO_PRIVATE"):
         found["repo_private"] = is_on(private)
     return found
+
+
+def split_scalars(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the scalars among values, and all others."""
+    scalars = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+    return scalars, {name: value for name, value in values.items() if name not in scalars}
+
+
+def add_scalars(writer: SummaryWriter, scalars: Mapping[str, Any], step: int | None) -> None:
+    """Log scalars as one record, where a framework's own logger adds them one by one.
+
+    Without a step nothing says that they belong together; and a name that `log` refuses is no error of the framework.
+    """
+    if step is not None:
+        try:
+            writer.log(scalars, step)
+        except (TypeError, ValueError):  # nothing is written then
+            pass
+        else:
+            return
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, step)
 
 
 class EnvironmentWriter(SummaryWriter):
