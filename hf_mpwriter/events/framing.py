@@ -1,4 +1,4 @@
-"""Framing: records of a tfevents file, the hand-encoded scalar, and the end of the last whole record.
+"""Framing: records of a tfevents file, hand-encoded scalars, and the end of the last whole record.
 
 A tfevents file is a sequence of records, each one protobuf `Event`:
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 os.environ.setdefault("CRC32C_SW_MODE", "auto")  # as tensorboardX does: no warning on a CPU without the instruction
@@ -34,6 +34,7 @@ SHORT_LAST, LONGEST_LAST = 4 << 10, 4 << 20  # bytes at the end of a file in whi
 MOST_TRIES = 10_000  # places at which it may begin; a disk may leave nothing but zeros
 _ZEROS = bytes(5)
 _DAMAGED = -1  # in place of the size of a record
+SHORT_STEPS = 1 << 21  # below it, the varint of a step has three bytes at most
 _CACHED_LENGTHS = 4096  # framing headers kept, one for each payload length below this
 
 _WALL_TIME, _STEP = 0x09, 0x10  # what stands before these in an event
@@ -101,13 +102,11 @@ class ScalarEncoder:
     (a varint of up to three bytes) is packed together with everything else in one call.
     """
 
-    __slots__ = ("_header", "_middle", "_one", "_three", "_two")
+    __slots__ = ("_head", "_header", "_middle", "_one", "_three", "_two")
 
     def __init__(self, tag: str) -> None:
-        data = tag.encode()
-        field = b"\x0a" + varint(len(data)) + data if data else b""  # proto3 leaves out an empty one
-        value = b"\x0a" + varint(len(field) + 5) + field + b"\x15"
-        middle = self._middle = b"\x2a" + varint(len(value) + 4) + value
+        self._head = value_head(tag)
+        middle = self._middle = b"\x2a" + varint(len(self._head) + 4) + self._head
         self._one = struct.Struct(f"<BdBB{len(middle)}sf").pack
         self._two = struct.Struct(f"<BdBBB{len(middle)}sf").pack
         self._three = struct.Struct(f"<BdBBBB{len(middle)}sf").pack
@@ -117,8 +116,8 @@ class ScalarEncoder:
     def record(self, wall_time: float, step: int | None, value: float) -> bytes:
         """One record, framed."""
         try:
-            if step is None or step <= 0 or step >= 0x200000:
-                return frame(self._payload(wall_time, step, value))
+            if wall_time == 0 or step is None or step <= 0 or step >= SHORT_STEPS:
+                return frame(summary_event(wall_time, step, self._head + _FLOAT.pack(value)))
             if step < 0x80:
                 payload, length = self._one(9, wall_time, 16, step, self._middle, value), 1
             elif step < 0x4000:
@@ -132,25 +131,71 @@ class ScalarEncoder:
         crc = crc32c(payload)
         return self._header[length] + payload + _PACK_U32((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
-    def _payload(self, wall_time: float, step: int | None, value: float) -> bytes:
-        return b"\x09" + _DOUBLE.pack(wall_time) + _step_field(step) + self._middle + _FLOAT.pack(value)
+
+class StepEncoder:
+    """Encodes the values of several tags as one framed record, in the same way."""
+
+    __slots__ = ("_header", "_heads", "_pack", "_parts")
+
+    def __init__(self, tags: Iterable[str]) -> None:
+        self._heads = [value_head(tag) for tag in tags]
+        start = b"\x2a" + varint(sum(map(len, self._heads)) + 4 * len(self._heads))
+        constants = [start + self._heads[0], *self._heads[1:]]
+        self._parts = [part for constant in constants for part in (constant, 0.0)]  # each with a place for its number
+        values = "".join(f"{len(constant)}sf" for constant in constants)
+        layouts = [struct.Struct(f"<BdB{step}{values}") for step in ("B", "H", "HB")]  # by the length of the step
+        self._pack = [layout.pack for layout in layouts]
+        self._header = [header(layout.size) for layout in layouts]
+
+    def record(self, wall_time: float | None, step: int, values: Sequence[float]) -> bytes:
+        """One record, framed; ValueError if there is not one value for each tag."""
+        parts = self._parts.copy()
+        parts[1::2] = values
+        try:
+            if not wall_time or step <= 0 or step >= SHORT_STEPS:
+                return frame(summary_event(wall_time, step, self.summary(values)))
+            if step < 0x80:
+                payload, length = self._pack[0](9, wall_time, 16, step, *parts), 0
+            elif step < 0x4000:
+                payload, length = self._pack[1](9, wall_time, 16, step & 0x7F | 0x80 | step >> 7 << 8, *parts), 1
+            else:
+                low = step & 0x7F | 0x8080 | (step & 0x3F80) << 1
+                payload, length = self._pack[2](9, wall_time, 16, low, step >> 14, *parts), 2
+        except OverflowError:
+            return self.record(wall_time, step, [*map(_as_float32, values)])
+        crc = crc32c(payload)
+        return self._header[length] + payload + _PACK_U32((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+    def summary(self, values: Sequence[float]) -> bytes:
+        """The summary alone, as a tool that intercepts events is to see it."""
+        return b"".join(head + _FLOAT.pack(_as_float32(value)) for head, value in zip(self._heads, values, strict=True))
+
+
+def _as_float32(value: float) -> float:
+    """A value that a float32 can hold: one that is too large becomes infinite."""
+    try:
+        _FLOAT.pack(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+    return value
 
 
 def summary_event(wall_time: float | None, step: int | None, summary: bytes) -> bytes:
     """Payload of `Event(wall_time, step, summary)`."""
-    when = b"" if not wall_time else b"\x09" + _DOUBLE.pack(wall_time)  # proto3 leaves out a zero
+    when = b"" if wall_time is None or wall_time == 0 else b"\x09" + _DOUBLE.pack(wall_time)  # proto3 leaves out a zero
     return b"".join((when, _step_field(step), b"\x2a", varint(len(summary)), summary))
 
 
-def value_head(tag: bytes) -> bytes:
+def value_head(tag: str) -> bytes:
     """What stands before the four bytes of a float in `Summary(value=[Value(tag, simple_value), ...])`."""
-    field = b"\x0a" + varint(len(tag)) + tag if tag else b""  # proto3 leaves out an empty one
+    data = tag.encode()
+    field = b"\x0a" + varint(len(data)) + data if data else b""  # proto3 leaves out an empty one
     return b"\x0a" + varint(len(field) + 5) + field + b"\x15"
 
 
 def scalars(values: Iterable[tuple[str, float]]) -> bytes:
     """`Summary(value=[Value(tag, simple_value), ...])`, serialized."""
-    return b"".join(value_head(tag.encode()) + _FLOAT.pack(value) for tag, value in values)
+    return b"".join(value_head(tag) + _FLOAT.pack(value) for tag, value in values)
 
 
 def version_event(wall_time: float) -> bytes:

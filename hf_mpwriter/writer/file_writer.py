@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tensorboardX.event_file_writer import EventFileWriter as _EventFileWriter
@@ -25,6 +25,7 @@ from tensorboardX.writer import FileWriter as _FileWriter
 
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.event_file import EventFile
+from hf_mpwriter.events.framing import StepEncoder
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.values import as_step
 
@@ -123,17 +124,29 @@ class FileWriter(_FileWriter):
 
         The event is made from the bytes of the summary: tensorboardX would copy the message, images included.
         """
+        data = summary.SerializeToString()
+        step, walltime = self.resolved(global_step, walltime)
         if is_intercepted():
-            global_step = as_step(global_step)
-            super().add_summary(summary_pb2.Summary.FromString(summary.SerializeToString()), global_step, walltime)
-            return
+            super().add_summary(summary_pb2.Summary.FromString(data), step, walltime)
+        else:
+            self.event_writer.append_record(framing.frame(framing.summary_event(walltime, step, data)))
+
+    def add_values(
+        self, encoder: StepEncoder, values: Sequence[float], step: int | None, walltime: float | None
+    ) -> None:
+        """Add scalars as one event, whose step and time are `resolved`."""
+        if is_intercepted():
+            super().add_summary(summary_pb2.Summary.FromString(encoder.summary(values)), step, walltime)
+        else:
+            self.event_writer.append_record(encoder.record(walltime, step or 0, values))
+
+    def resolved(self, step: Any, walltime: float | None) -> tuple[int | None, float | None]:
+        """Return the step and the time of an event: what was given, or the defaults of `use_metadata`, or now."""
         defaults = self._default_metadata
-        step = defaults.get("global_step") if global_step is None else global_step
+        step = as_step(defaults.get("global_step") if step is None else step)
         if walltime is None:
             walltime = defaults["walltime"] if defaults else time.time()
-        data = summary.SerializeToString()
-        payload = framing.summary_event(walltime, as_step(step), data)
-        self.event_writer.append_record(framing.frame(payload))
+        return step, walltime
 
     @contextlib.contextmanager
     def use_metadata(self, *, global_step: Any = None, walltime: float | None = None) -> Iterator[FileWriter]:

@@ -1,17 +1,26 @@
 """Scalars: the shortest way from a call to an event file.
 
     add_scalar     ScalarEncoder.record -> EventFile.append_record
-    add_scalars    the same for each line of a plot, into the directory <worker directory>/<main_tag>/<tag>/
-    both, with a display name, as a tensor, without an encoder, or while a tool intercepts events:
-                   a protobuf -> FileWriter.add_summary
+    log            names and numbers -> StepEncoder.record -> EventFile.append_record
+                     |
+                     +-- not all of them floats: metrics.read
+    add_scalars    a StepEncoder for each line of a plot, into the directory <worker directory>/<main_tag>/<tag>/
+    all other      with a display name, as a tensor, with a default step, or while a tool intercepts events:
+                   FileWriter.add_summary, add_values
+
+In training nothing of this is in a cache, and each function, module and object that is touched costs a microsecond or
+more. So the usual calls take a straight way through `add_scalar` and `log`.
 
 Invariants:
 - A plain scalar is encoded by hand, byte-identical to the protobuf.
-- Nothing that was logged stays in memory: only the encoders of TAGS_KEPT tags, and a few facts per directory.
+- A step of `log` is one record, written by one call: all of it is in the file, or nothing.
+- What cannot be logged raises before anything is written, and counts no step.
+- Nothing that was logged stays in memory: only encoders, and a few facts per directory.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import reprlib
@@ -25,19 +34,20 @@ from tensorboardX.writer import DummyFileWriter
 from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
 from hf_mpwriter.base.names import sub_directory
-from hf_mpwriter.events.framing import ScalarEncoder
+from hf_mpwriter.events.framing import StepEncoder
 from hf_mpwriter.system.process import open_above
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import summaries
-from hf_mpwriter.writer.file_writer import ADD_EVENT, TENSORBOARDX, FileWriter, is_intercepted
+from hf_mpwriter.writer.file_writer import ADD_EVENT, TENSORBOARDX, FileWriter
+from hf_mpwriter.writer.metrics import Encoders, Names, read
 from hf_mpwriter.writer.refusals import REPLACED, refuse, wrong_tag
 from hf_mpwriter.writer.values import Number, Step, as_number, as_step
 
-TAGS_KEPT = 4096  # tags whose encoder a writer keeps
+NOTHING_YET: tuple[Names, StepEncoder] = (), StepEncoder([""])
 
 
 class ScalarMethods(_SummaryWriter):
-    """`add_scalar`, `add_scalars`, `last_step` and `export_scalars_to_json`, and the FileWriters of all directories."""
+    """`add_scalar`, `log`, `add_scalars`, and what reads them back; and the FileWriters of all directories."""
 
     _worker: Worker | None = None
     _has_purge_step = False
@@ -47,7 +57,8 @@ class ScalarMethods(_SummaryWriter):
     def _reset_process_state(self) -> None:
         """Forget what belongs to one process; called by the constructor, and where a pickled writer arrives."""
         self._user = object()  # represents this writer among the users of its worker
-        self._encoders: dict[str | bytes, ScalarEncoder] = {}  # per tag
+        self._encoders = Encoders()
+        self._last_logged = NOTHING_YET
         self._scalars_directories: set[str] = set()  # directories of add_scalars
         self._exported: dict[str, int] = {}  # events of the last export, per path
         self._purged: set[str] = set()  # directories
@@ -110,8 +121,7 @@ class ScalarMethods(_SummaryWriter):
             file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
             value = scalar_value if type(scalar_value) is float else as_number(scalar_value)
             now = time.time() if walltime is None else walltime
-            has_options = display_name or summary_description or new_style or now == 0
-            special = has_options or TENSORBOARDX["add_event"] is not ADD_EVENT
+            special = display_name or summary_description or new_style or TENSORBOARDX["add_event"] is not ADD_EVENT
             if special or value is None or worker is None or file_writer._default_metadata:
                 summary = _special_summary(
                     tag,
@@ -123,20 +133,48 @@ class ScalarMethods(_SummaryWriter):
                 )
                 file_writer.add_summary(summary, global_step, walltime)
                 return
-            encoder = self._encoders.get(tag) or self._new_encoder(tag)
             step = global_step if global_step is None or type(global_step) is int else as_step(global_step)
-            file_writer.file.append_record(encoder.record(now, step, value))
+            file_writer.file.append_record(self._encoders[tag].record(now, step, value))
             if monotonic() >= worker.next_housekeeping:
                 worker.keep_house()
         except REPLACED as error:
             refuse(wrong_tag(tag) or error)
 
-    def _new_encoder(self, tag: str | bytes) -> ScalarEncoder:
-        if len(self._encoders) >= TAGS_KEPT:
-            self._encoders.clear()
-        text = tag.decode() if isinstance(tag, bytes) else tag
-        encoder = self._encoders[tag] = ScalarEncoder(_clean_tag(text) or "")
-        return encoder
+    def log(self, metrics: Mapping[str, Any], step: Step = None, *, wall_time: float | None = None) -> None:
+        """Log the scalars of a step, as one record: after a crash, all of it is there or nothing.
+
+        TensorBoard shows the same as after one `add_scalar` for each. An empty mapping logs nothing.
+        """
+        names, values = ((*metrics,), [*metrics.values()]) if type(metrics) is dict else read(metrics)
+        for value in values:
+            if type(value) is not float:
+                names, values = read(metrics)
+                break
+        if not names:
+            return
+        last, encoder = self._last_logged  # most steps have the names of the one before
+        if names != last:
+            encoder = self._encoders[names]
+            self._last_logged = names, encoder
+        file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
+        is_special = wall_time is not None or TENSORBOARDX["add_event"] is not ADD_EVENT
+        if type(step) is not int or worker is None or is_special or file_writer._default_metadata:
+            self._log_otherwise(encoder, values, step, None if wall_time is None else float(wall_time))
+            return
+        file_writer.file.append_record(encoder.record(time.time(), step, values))
+        worker.steps.given = (step,)
+        if monotonic() >= worker.next_housekeeping:
+            worker.keep_house()
+
+    def _log_otherwise(self, encoder: StepEncoder, values: list[float], step: Step, wall_time: float | None) -> None:
+        """Log a step that has no number or a time of its own, or is for a tool that intercepts events; see `log`."""
+        file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
+        if worker is not None:
+            given, wall_time = file_writer.resolved(step, wall_time)
+            number = worker.steps.take() if given is None else given
+            file_writer.add_values(encoder, values, number, wall_time)
+            if given is not None:
+                worker.steps.given = (given,)
 
     def add_scalars(
         self,
@@ -157,24 +195,20 @@ class ScalarMethods(_SummaryWriter):
             NotLoggableError: a value is not one number, or the step is not a whole number of 64 bits. Nothing is
                 logged then.
         """
-        defaults = self._get_file_writer()._default_metadata if self._worker else {}
-        step = as_step(defaults.get("global_step") if global_step is None else global_step)
-        now = defaults.get("walltime") if walltime is None else walltime
-        now = time.time() if now is None else now
+        main = self._get_file_writer()
+        step, now = main.resolved(global_step, walltime) if self._worker else (as_step(global_step), walltime)
         if not isinstance(main_tag, str):
             raise TypeError(f"main_tag is {reprlib.repr(main_tag)}, but must be a string.")
         numbers = as_numbers("tag_scalar_dict", tag_scalar_dict)
         for tag, number in numbers.items():
             self._scalars_directories.add(sub := sub_directory(main_tag, tag))
-            self._add_to_directory(self._directory_writer(sub), main_tag, number, step, now)
+            self._add_to_directory(sub, main_tag, number, step, time.time() if now is None else now)
 
-    def _add_to_directory(self, file_writer: Any, tag: str, number: float, step: int | None, walltime: float) -> None:
+    def _add_to_directory(self, sub: str, tag: str, number: float, step: int | None, walltime: float) -> None:
         """Add a scalar to the event file of a directory below the worker directory."""
-        if not walltime or self._worker is None or is_intercepted():
-            file_writer.add_summary(summaries.scalar(tag, number), step, walltime)
-            return
-        encoder = self._encoders.get(tag) or self._new_encoder(tag)
-        file_writer.event_writer.append_record(encoder.record(walltime, step, number))
+        file_writer = self._directory_writer(sub)
+        if self._worker is not None:
+            file_writer.add_values(self._encoders[tag,], (number,), step, walltime)
 
     def last_step(self, tag: str | None = None) -> int | None:
         """Return the step of the last record of this worker that is on disk, over all its restarts.
@@ -214,7 +248,12 @@ class ScalarMethods(_SummaryWriter):
         found: dict[str, list[list[float]]] = {}
         if (worker := self._worker) is not None:
             for sub in sorted(self._scalars_directories):
-                found[worker.files.shown(sub)] = summaries.read_scalars(worker.files.segments(sub), self._exported)
+                points = summaries.read_scalars(worker.files.segments(sub), self._exported).values()
+                found[worker.files.shown(sub)] = list(itertools.chain(*points))
+            if self._last_logged is not NOTHING_YET:
+                top = worker.files.shown("")
+                scalars = summaries.read_scalars(worker.files.segments(""), self._exported)
+                found |= {f"{top}/{tag}": points for tag, points in sorted(scalars.items())}
         return found
 
 

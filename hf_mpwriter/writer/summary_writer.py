@@ -4,7 +4,7 @@
     closed      no event file is open; the next record opens a new one
     pickled     its settings only: on arrival, the writer joins the run from the other process
 
-This module holds construction, closing and pickling; `methods/`, `scalars` and `log` hold what can be logged:
+This module holds construction, closing and pickling; `scalars` and `methods/` hold what can be logged:
 
     add_hparams      tensorboardX -> FileWriter.add_summary, into the directory of the trial
     add_embedding    tensorboardX -> files in the worker directory
@@ -46,7 +46,6 @@ from hf_mpwriter.worker.messages import tell_environment, url_of
 from hf_mpwriter.worker.patience import is_failure
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.file_writer import FileWriter
-from hf_mpwriter.writer.log import StepMethods
 from hf_mpwriter.writer.methods.distributions import DistributionMethods
 from hf_mpwriter.writer.methods.graphs import ChartMethods, GraphMethods
 from hf_mpwriter.writer.methods.images import ImageMethods
@@ -57,8 +56,7 @@ from hf_mpwriter.writer.refusals import refusing
 
 # attributes that belong to one process, and do not travel in a pickle
 _PROCESS_STATE = (
-    *("_worker", "_user", "_encoders", "_step_encoders", "_last_logged"),
-    *("_scalars_directories", "_exported", "_purged", "scheduler"),
+    *("_worker", "_user", "_encoders", "_last_logged", "_scalars_directories", "_exported", "_purged", "scheduler"),
 )
 _Class = TypeVar("_Class", bound=type)
 
@@ -91,7 +89,7 @@ for _name in dir(AddMethods):
 
 
 @named_for_users
-class SummaryWriter(StepMethods, AddMethods):
+class SummaryWriter(AddMethods):
     """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
 
     Args:

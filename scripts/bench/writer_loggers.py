@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from lib.writers import OURS, TBX, TORCH, has_torch, make_writer
 
-from hf_mpwriter.events.framing import FOOTER_SIZE, HEADER_SIZE, payloads
+from hf_mpwriter.events.framing import frame, payloads
 
 BARE = "os.write"
 TAGS = [f"{split}/{name}" for split in ("train", "val") for name in ("loss", "accuracy", "lr", "grad_norm")]
@@ -141,14 +141,12 @@ def records_of(directory: Path, case: Case, first_step: int, count: int) -> list
     with make_writer(OURS, directory) as writer:
         for arguments in case.arguments(first_step, count):
             getattr(writer, case.method)(*arguments)
-    (path,) = directory.glob("*tfevents*")
-    data, found, position = path.read_bytes(), [], 0
-    for payload in payloads(str(path)):
-        end = position + HEADER_SIZE + len(payload) + FOOTER_SIZE
-        found.append(data[position:end])
-        position = end
+    found = list[bytes]()
+    for path in sorted(directory.glob("*tfevents*")):
+        _version, *records = payloads(str(path))
+        found += map(frame, records)
     shutil.rmtree(directory)
-    return found[1:]  # the first one is the version
+    return found
 
 
 def make_loggers(directory: Path) -> dict[str, Logger]:

@@ -69,7 +69,7 @@ _STEP = "        file_writer.file.append_record(encoder.record(time.time(), step
 _SPLIT = f"""\
         {STRIKE}
         for part in (slice(None, 1), slice(1, None)) if len(names) > 1 else ():
-            half = self._step_encoders[names[part]].record(time.time(), step, values[part])
+            half = self._encoders[names[part]].record(time.time(), step, values[part])
             file_writer.file.append_record(half)
             time.sleep(0.001)
         if len(names) > 1:
@@ -82,7 +82,7 @@ SABOTAGES = {
     "early-ack": Sabotage(
         "uploader/in_flight.py", _START, _START + _EARLY
     ),  # the ledger claims files before the commit
-    "split": Sabotage("writer/log.py", _STEP, _SPLIT + _STEP),  # a step is written in two records
+    "split": Sabotage("writer/scalars.py", _STEP, _SPLIT + _STEP),  # a step is written in two records
     "unsynced": Sabotage(
         "spool/outbox.py",
         "            self._make_durable([file for file in group if not is_synced or self._is_elsewhere(file)])\n",

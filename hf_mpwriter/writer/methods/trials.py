@@ -93,7 +93,7 @@ class TrialMethods(ScalarMethods):
         for summary in setup:
             file_writer.add_summary(summary)
         for tag, value in metrics.items():
-            self._add_to_directory(file_writer, tag, value, step, time.time())
+            self._add_to_directory(sub, tag, value, step, time.time())
         if not name:  # no later call uses this directory again
             (self.all_writers or {}).pop(os.path.join(self.logdir, sub), None)
         if self._worker is not None and sub:

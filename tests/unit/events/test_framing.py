@@ -48,34 +48,62 @@ def boundaries(payloads: list[bytes]) -> list[int]:
     return ends
 
 
+TAG = st.text(st.characters(exclude_categories=["Cs"])) | st.text("ü", min_size=50, max_size=140)
+VALUE = st.floats(width=32) | st.floats(-1e38, 1e38) | st.sampled_from([0.0, -0.0, 5e-324, 3.4028235e38])
+
+
 @given(
-    wall_time=st.floats(allow_nan=False).filter(bool),
+    wall_time=st.floats(allow_nan=False).filter(bool) | st.just(0.0),
     step=st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 300) | st.integers(2**14 - 2, 2**21 + 2),
-    tag=st.text(st.characters(exclude_categories=["Cs"])) | st.text("ü", min_size=50, max_size=140),
-    value=st.floats(width=32) | st.floats(-1e38, 1e38) | st.sampled_from([0.0, -0.0, 5e-324, 3.4028235e38]),
+    values=st.lists(st.tuples(TAG, VALUE), min_size=1, max_size=30),
 )
-@example(wall_time=1.0, step=127, tag="t" * 118, value=1.0)
-@example(wall_time=1.0, step=128, tag="t" * 119, value=1.0)
-@example(wall_time=1.0, step=1, tag="t" * 119, value=0.5)
-@example(wall_time=1.0, step=1, tag="t" * 120, value=math.nan)
-@example(wall_time=1.0, step=1, tag="", value=math.inf)
-@example(wall_time=1.0, step=2**14 - 1, tag="t", value=1.0)
-@example(wall_time=1.0, step=2**14, tag="t", value=1.0)
-@example(wall_time=1.0, step=2**21 - 1, tag="t", value=1.0)
-@example(wall_time=1.0, step=2**21, tag="t", value=1.0)
+@example(wall_time=1.0, step=127, values=[("t" * 118, 1.0)])
+@example(wall_time=1.0, step=128, values=[("t" * 119, 1.0)])
+@example(wall_time=1.0, step=1, values=[("t" * 119, 0.5)])
+@example(wall_time=1.0, step=1, values=[("t" * 120, math.nan)])
+@example(wall_time=1.0, step=1, values=[("", math.inf)])
+@example(wall_time=1.0, step=2**14 - 1, values=[("t", 1.0)])
+@example(wall_time=1.0, step=2**14, values=[(f"train/metric_{number}", number / 8) for number in range(1000)])
+@example(wall_time=1.0, step=2**21 - 1, values=[("t", 1.0)])
+@example(wall_time=1.0, step=2**21, values=[("t", 1.0)])
 @hypothesis_settings(max_examples=150)
-def test_a_hand_encoded_scalar_is_what_protobuf_writes(wall_time, step, tag, value):
-    """Byte for byte, over tags, steps, signs and special values."""
-    event = event_pb2.Event(wall_time=wall_time, step=step)
-    event.summary.value.add(tag=tag, simple_value=value)
-    assert framing.ScalarEncoder(tag).record(wall_time, step, value) == framing.frame(event.SerializeToString())
+def test_hand_encoded_scalars_are_what_protobuf_writes(wall_time, step, values):
+    """Byte for byte, over tags, times, steps, signs and special values; one scalar, and all of a step."""
+    tags, numbers = zip(*values, strict=True)
+    one = framing.ScalarEncoder(tags[0]).record(wall_time, step, numbers[0])
+    several = framing.StepEncoder(tags).record(wall_time, step or 0, numbers)
+    for encoded, logged in ((one, values[:1]), (several, values)):
+        event = event_pb2.Event(wall_time=wall_time, step=step)
+        for tag, value in logged:
+            event.summary.value.add(tag=tag, simple_value=value)
+        assert encoded == framing.frame(event.SerializeToString())
+    assert framing.scalars(values) == event.summary.SerializeToString()
 
 
-@pytest.mark.parametrize(("value", "becomes"), [(1e39, math.inf), (-1e300, -math.inf), (3.4028236e38, math.inf)])
-def test_a_value_too_large_for_float32_becomes_infinite(value, becomes):
-    """Nothing is raised into training."""
-    event = event_pb2.Event.FromString(framing.ScalarEncoder("t").record(1.0, 1, value)[12:-4])
-    assert event.summary.value[0].simple_value in (becomes, 3.4028234663852886e38)
+@given(value=st.floats(), step=st.sampled_from([0, 5]))
+@example(value=3.5e38, step=0)
+@example(value=-1e308, step=5)
+@example(value=3.4028236e38, step=5)
+def test_a_value_too_large_for_float32_becomes_infinite(value, step):
+    """With its sign, beside others that stay; nothing is raised into training."""
+    try:
+        rounded = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        rounded = math.copysign(math.inf, value)
+    encoder = framing.StepEncoder(["a", "b" * 500])
+    for record in (framing.ScalarEncoder("a").record(1.0, step, value), encoder.record(1.0, step, [value, 0.5])):
+        event = event_pb2.Event.FromString(record[framing.HEADER_SIZE : -framing.FOOTER_SIZE])
+        found, *others = [entry.simple_value for entry in event.summary.value]
+        assert found == rounded or (math.isnan(found) and math.isnan(rounded))
+        assert others in ([], [0.5])
+    assert encoder.summary([value, 0.5]) == event.summary.SerializeToString(), "what tools that intercept events get"
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_as_many_values_as_tags_are_needed(step):
+    """A mapping that another thread changes meanwhile never gives a wrong record."""
+    with pytest.raises(ValueError, match="size"):
+        framing.StepEncoder(["a", "b"]).record(1.0, step, [0.5])
 
 
 @pytest.mark.parametrize("step", [2**63, -(2**63) - 1])
@@ -83,6 +111,8 @@ def test_a_step_beyond_64_bits_is_a_value_error(step):
     """As with the protobuf classes."""
     with pytest.raises(ValueError, match="64 bits"):
         framing.ScalarEncoder("").record(1.0, step, 1.0)
+    with pytest.raises(ValueError, match="64 bits"):
+        framing.StepEncoder(["a"]).record(1.0, step, [1.0])
 
 
 @given(st.floats(allow_nan=False).filter(bool), st.integers(-(2**63), 2**63 - 1))

@@ -17,7 +17,6 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing import Journal, check, oracle, read_journals
 from hf_mpwriter.testing.journal import Returned, journals, read_journal
-from hf_mpwriter.writer.encoder import StepEncoder
 
 PATH = "events.out.tfevents.0000000001.h.1.aa"
 RANK = "rank_00001/events.out.tfevents.0000000001.h.2.bb"
@@ -255,7 +254,7 @@ STEP = ("acc", "loss")
 
 def step_file(path, *records: tuple[int, tuple[str, ...]]) -> bytes:
     """Write an event file of such steps and tags; return its content."""
-    encoded = [StepEncoder(tags).record(1.0, step, [0.5] * len(tags)) for step, tags in records]
+    encoded = [framing.StepEncoder(tags).record(1.0, step, [0.5] * len(tags)) for step, tags in records]
     data = framing.frame(framing.version_event(1.0)) + b"".join(encoded)
     path.write_bytes(data)
     return data

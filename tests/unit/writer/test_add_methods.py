@@ -17,7 +17,6 @@ from support import events
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.events import framing
-from hf_mpwriter.writer import scalars
 from hf_mpwriter.writer.refusals import NotLoggableError
 
 
@@ -234,17 +233,6 @@ def test_default_metadata_is_over_after_an_exception(tmp_path):
         writer.add_scalar("a", 2.0)
     found = [e.step for path in sorted(tmp_path.rglob("*tfevents*")) for e in events(path) if e.summary.value]
     assert sorted(found) == [0, 10, 10]
-
-
-def test_the_encoders_of_many_tags_are_bounded(tmp_path, monkeypatch):
-    """A new tag at every call is no growth."""
-    monkeypatch.setattr(scalars, "TAGS_KEPT", 10)
-    with SummaryWriter(tmp_path) as writer:
-        for n in range(100):
-            writer.add_scalar(f"tag{n}", n, n)
-            assert len(writer._encoders) <= 10
-    (path,) = tmp_path.glob("*tfevents*")
-    assert len(events(path)) == 101
 
 
 def test_the_file_that_tensorboardx_names_can_be_read_at_once(tmp_path):

@@ -1,4 +1,4 @@
-"""Metrics: names and numbers of what is given, or a reason with the name."""
+"""Metrics: names and numbers of what is given, or a reason with the name; and encoders, which are bounded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import types
 import numpy as np
 import pytest
 
-from hf_mpwriter.writer.encoder import read, tags_of
+from hf_mpwriter.writer import metrics
+from hf_mpwriter.writer.metrics import Encoders, read, tags_of
 
 
 class Split(str, enum.Enum):  # noqa: UP042 - unlike StrEnum, `str` of it is not its value
@@ -120,3 +121,27 @@ def test_names_that_are_equal_in_the_file_are_refused(given):
     """Flattened or cleaned: one of the values would hide the other."""
     with pytest.raises(ValueError, match="the same name in the event file"):
         tags_of(read(given)[0])
+
+
+def test_encoders_are_made_once_while_there_is_room(monkeypatch):
+    """Training and evaluation with thousands of names each; names that never come back end with the growth."""
+    encoders = Encoders()
+    sets = ["tag", *(tuple(f"{start}/{number}" for number in range(2500)) for start in ("train", "eval", "test"))]
+    first = [encoders[one] for one in sets]
+    assert [encoders[one] for one in sets] == first
+    monkeypatch.setattr(metrics, "NAMES_KEPT", 100)
+    for number in range(100):
+        encoders[str(number)]
+        encoders[str(number), "b"]
+        assert len(encoders) <= 100 / (metrics.ENCODER_COST + 1)
+    huge = tuple(map(str, range(200)))
+    assert encoders[huge] is encoders[huge], "one set above the limit is still made once"
+
+
+def test_names_that_cannot_be_logged_leave_nothing():
+    """Refused each time."""
+    encoders = Encoders()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the same name"):
+            encoders["a b", "a_b"]
+    assert len(encoders) == 0
