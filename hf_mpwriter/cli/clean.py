@@ -18,18 +18,16 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.names import is_attachment, is_embedding
-from hf_mpwriter.base.storage import is_staged_path, staging_directories, staging_root
-from hf_mpwriter.base.words import counted, size_text
-from hf_mpwriter.cli.destination import newest_settings
-from hf_mpwriter.cli.options import examples
+from hf_mpwriter.base.storage import staging_directories
+from hf_mpwriter.base.words import command_line, counted, size_text
+from hf_mpwriter.cli.runs import examples, newest_settings, staged_runs
 from hf_mpwriter.cli.verify import compare_logdir
-from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan, walk
 from hf_mpwriter.spool.layout import Spool
@@ -43,16 +41,6 @@ from hf_mpwriter.system.redaction import printable
 DAY = 86_400.0  # seconds
 
 
-@dataclass(frozen=True)
-class Leftover:
-    """A directory in which a run was staged."""
-
-    path: str  # of it
-    size: int  # bytes
-    to: str  # its logdir
-    why: str  # it is kept, "" if it may go
-
-
 @click.command("clean", epilog=examples("clean --dry-run", "clean --older-than 7"))
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option("--older-than", type=float, default=1.0, show_default=True, metavar="DAYS", help="Keep what is newer.")
@@ -64,41 +52,28 @@ def clean_staging(*, dry_run: bool, older_than: float) -> None:
     rest is kept, with the reason.
     """
     removed = kept = size = 0
-    found = found_staged()
+    found = list(staged_runs())
     if not found:
         places = ", ".join(staging_directories(os.environ))
         click.echo(printable(f"Nothing to remove: no run of yours is staged in {places}."))
         return
-    for path in found:
-        with held(Spool.of(path)) as is_free:
-            one = examined(path, older_than * DAY, is_free=is_free)
-            # who has waited too long for the lock of a look goes on without it, while all is compared
-            if why := one.why or _in_use(Spool.of(path), is_free=is_free):
+    for path, to in found:
+        spool = Spool.of(path)
+        with held(spool) as is_free:
+            bytes_here, why = examined(spool, older_than * DAY, is_free=is_free)
+            # a process that waits too long for the lock of a look goes on without it, while all is compared
+            if why := why or _in_use(spool, is_free=is_free):
                 kept += 1
-                click.echo(printable(f"Keeping {one.path}: {why}"))
+                click.echo(printable(f"Keeping {path}: {why}"))
                 continue
-            removed, size = removed + 1, size + one.size
+            removed, size = removed + 1, size + bytes_here
             verb = "Would remove" if dry_run else "Removing"
-            click.echo(printable(f"{verb} {one.path} ({size_text(one.size)} of {one.to})"))
+            click.echo(printable(f"{verb} {path} ({size_text(bytes_here)} of {to})"))
             if not dry_run:
                 _remove(path)
     done = "Would remove" if dry_run else "Removed"
     total = f"{counted(removed, 'run')}, {size_text(size)}" if removed else "nothing"
     click.echo(f"{done} {total}; kept {kept}.")
-
-
-def found_staged() -> list[str]:
-    """The directories of this user in which runs were staged, wherever the environment lets them be."""
-    found, user = [], os.geteuid()
-    for top in staging_directories(os.environ):
-        root = os.path.join(top, staging_root(user))
-        with contextlib.suppress(OSError):
-            if os.lstat(root).st_uid != user:
-                continue
-            for digits in sorted(at(root).scan()[0]):
-                paths = [os.path.join(root, digits, name) for name in sorted((at(root) / digits).scan()[0])]
-                found += [path for path in paths if is_staged_path(path, user) and LogdirSink(Spool.of(path)).is_staged]
-    return found
 
 
 @contextlib.contextmanager
@@ -118,17 +93,14 @@ def held(spool: Spool) -> Iterator[bool]:
                 locks.release(lock)
 
 
-def examined(path: str, age: float, *, is_free: bool) -> Leftover:
-    """What is known of a directory, and why it is kept."""
-    spool = Spool.of(path)
-    to = LogdirSink(spool).to
+def examined(spool: Spool, age: float, *, is_free: bool) -> tuple[int, str]:
+    """The bytes of a directory in which a run was staged, and why it is kept, "" if it may go."""
     try:
         spool.check_format()
-        size, used = _size_and_use(path)
-        why = _in_use(spool, is_free=is_free) or _is_young(used, age) or _is_unfinished(spool)
+        size, used = _size_and_use(spool.run_dir)
+        return size, _in_use(spool, is_free=is_free) or _is_young(used, age) or _is_unfinished(spool)
     except (HfMpWriterError, OSError) as error:
-        return Leftover(path, 0, to, f"it cannot be examined: {error}")
-    return Leftover(path, size, to, why)
+        return 0, f"it cannot be examined: {error}"
 
 
 def _size_and_use(path: str) -> tuple[int, float]:
@@ -164,20 +136,19 @@ def _is_unfinished(spool: Spool) -> str:
     others = (path for path in walk(spool.run) if is_attachment(path) and not is_embedding(path))
     if reasons := [*reasons, *(f"{path} is nowhere else" for path in others)]:
         return reasons[0]
-    embeddings = attachments.sizes(spool.run, is_embedding)
-    there = compare_logdir(spool, embeddings)
-    sync = f"run: hf-mpwriter sync {there.to}"
+    there, count = compare_logdir(spool), len(lengths) + len(attachments.sizes(spool.run, is_embedding))
+    sync = f"run: {command_line('sync', there.to)}"
     if there.failure:
         return f"{there.to} could not be compared: {there.failure}"
-    missing = [*there.conflicts, *there.absent]
-    if missing or there.whole < len(lengths) + len(embeddings):  # one may not have been readable for a moment
-        return f"{missing[0] if missing else 'a file'} is not whole in {there.to}; {sync}"
+    if there.whole < count:  # one may not have been readable for a moment
+        missing = [*there.conflicts, *there.absent, "a file"]
+        return f"{missing[0]} is not whole in {there.to}; {sync}"
     if spool.destination() is None:
         return ""
-    progress = HubSink(spool)
-    settings = newest_settings((), progress.ledger())
+    hub = HubSink(spool)
+    settings = newest_settings((), hub.ledger())
     wanted = {path: length for path, length in lengths.items() if settings.allows(path)}
-    late = progress.missing(wanted | attachments.sizes(spool.run, settings.allows))
+    late = hub.missing(wanted | attachments.sizes(spool.run, settings.allows))
     return f"{counted(len(late), 'file')} may not be on the Hub yet; {sync}" if late else ""
 
 

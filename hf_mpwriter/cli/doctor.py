@@ -1,10 +1,13 @@
-"""`hf-mpwriter doctor`: a line for each check, then its filesystem, and how a run in LOGDIR is kept.
+"""`hf-mpwriter doctor`: a line for each check.
 
     versions      of the package, Python and the libraries that matter
     endpoint      whether a Hub answers, in one request with a short timeout
     token         where it comes from, whose it is, what it may do
     repository    of the run in LOGDIR, in one more request
     disk          what is free
+    filesystem    of LOGDIR
+    storage       how a run there is kept, or would be, and why
+    files         where its event files and its spool are
 
 Exit codes: 0 if nothing fails, 4 if something does: a person is needed. 1 where a writer would refuse to begin a run.
 
@@ -15,14 +18,16 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import functools
 import importlib.metadata
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,16 +38,17 @@ from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offl
 from hf_mpwriter.base.storage import Layout, Storage, is_url, normalised_logdir
 from hf_mpwriter.base.verdicts import Cause
 from hf_mpwriter.base.words import sentence, size_text
-from hf_mpwriter.cli.destination import is_own_folder, spool_at
-from hf_mpwriter.cli.options import examples, is_debugging
+from hf_mpwriter.cli.runs import examples, prepare_client, storage_at
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool, no_directory, unwritable
-from hf_mpwriter.spool.storage import beside, find, spool_of
+from hf_mpwriter.spool.storage import spool_of
 from hf_mpwriter.system import hf_home, redaction
 from hf_mpwriter.system.filesystem import find_mount, nearest
-from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
+
+if TYPE_CHECKING:
+    from hf_mpwriter.push.account import HubReply
 
 LOGIN = "hf auth login"
 FAILS = 4  # exit code
@@ -74,14 +80,9 @@ class Check:
     text: str  # what was found
     cure: str = ""  # what helps, "" if nothing has to
 
-
-def lines(checks: Iterable[Check]) -> Iterator[str]:
-    """A line for each check."""
-    found = list(checks)
-    width = max((len(check.name) for check in found), default=0)
-    for check in found:
-        cure = f". {check.cure}" if check.cure else ""
-        yield printable(f"{check.health.value:<4}  {check.name:<{width}}  {check.text}{cure}")
+    def __str__(self) -> str:
+        cure = f". {self.cure}" if self.cure else ""
+        return printable(f"{self.health.value:<4}  {self.name:<10}  {self.text}{cure}")
 
 
 @click.command("doctor", epilog=examples("doctor", "doctor runs/exp1    also its run and its filesystem"))
@@ -96,25 +97,40 @@ def examine(directory: str | None) -> None:
     """
     logdir = None if directory is None else normalised_logdir(directory)
     if logdir is not None and not is_url(logdir) and os.path.lexists(logdir) and not os.path.isdir(logdir):
-        raise click.ClickException(f"{printable(logdir)} is no directory. Give the logdir of a run.")
-    about = filesystem_lines(logdir) if logdir is not None else []
+        raise click.ClickException(f"{printable(logdir)} is not a directory. Give the logdir of a run.")
     checks = list(_checks(logdir))
-    for line in lines(checks):
-        click.echo(line)
-    if about:
-        click.echo()
-        _print_aligned(about)
+    for check in checks:
+        click.echo(str(check))
     click.get_current_context().exit(FAILS if any(check.health is Health.FAIL for check in checks) else 0)
 
 
 def _checks(logdir: str | None) -> Iterator[Check]:
+    """All checks; where no run can be begun, what a writer raises comes before them."""
+    storage = None if logdir is None else _storage(logdir)
     yield versions_check()
-    spool, destination, trouble = (None, None, None) if logdir is None else _run_at(logdir)
-    yield from hub_checks(Environment.read().endpoint, destination, has_pushed=spool is not None and _has_pushed(spool))
-    if trouble is not None:
-        yield trouble
-    for path in [os.getcwd()] if spool is None else on_different_disks(spool.run_dir, spool.directory.path):
-        yield disk_check(path)
+    destination, has_pushed, trouble = None, False, ""
+    if storage is not None:
+        try:
+            spool = spool_of(storage)
+            destination, has_pushed = _destination(spool), _has_pushed(spool)
+        except (HfMpWriterError, OSError) as error:
+            trouble = str(error)
+    yield from hub_checks(Environment.read().endpoint, destination, has_pushed=has_pushed)
+    if trouble:
+        yield Check("run", Health.FAIL, trouble)
+    if storage is None:
+        yield disk_check(os.getcwd())
+    else:
+        yield from map(disk_check, on_different_disks(storage.run_dir, storage.spool))
+        yield from storage_checks(storage)
+
+
+def _destination(spool: Spool) -> Destination | None:
+    """Where a run goes, with the full name of the repository; None if there is no run, or a local one."""
+    if not spool.exists() or (recorded := spool.destination()) is None:
+        return None
+    ledger = HubSink(spool).ledger()
+    return recorded.resolved(ledger.repo_id if ledger else "")
 
 
 def _has_pushed(spool: Spool) -> bool:
@@ -122,19 +138,6 @@ def _has_pushed(spool: Spool) -> bool:
     status = HubSink(spool).status()
     is_here = status.process is None or not status.process.place
     return status.succeeded_at > 0 and not status.kind and is_here
-
-
-def _run_at(logdir: str) -> tuple[Spool, Destination | None, Check | None]:
-    """The spool of a logdir, its destination if it is a run that has one, and what is wrong with it."""
-    spool = spool_at(logdir)
-    try:
-        recorded = spool.destination() if spool.exists() else None
-    except (HfMpWriterError, OSError) as error:
-        return spool, None, Check("run", Health.FAIL, str(error))
-    if recorded is None:
-        return spool, None, None
-    ledger = HubSink(spool).ledger()
-    return spool, recorded.resolved(ledger.repo_id if ledger else ""), None
 
 
 def versions_check() -> Check:
@@ -145,13 +148,12 @@ def versions_check() -> Check:
 
 
 def on_different_disks(*paths: str) -> list[str]:
-    """The first one of each disk."""
+    """The first one of each disk; what cannot be asked is one of its own."""
     found: dict[object, str] = {}
     for path in paths:
-        try:
-            disk: object = os.stat(nearest(path)[0]).st_dev
-        except OSError:
-            disk = path
+        disk: object = path
+        with contextlib.suppress(OSError):
+            disk = os.stat(nearest(path)[0]).st_dev
         found.setdefault(disk, path)
     return list(found.values())
 
@@ -179,21 +181,17 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
     except SettingsError as error:
         yield Check("endpoint", Health.FAIL, str(error).rstrip("."))
         return
-    os.environ["HF_ENDPOINT"] = endpoint  # read when the client is imported
-    if not is_debugging():
-        os.environ["HF_HUB_VERBOSITY"] = "error"
-    os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
+    prepare_client(endpoint)
     from hf_mpwriter.push.account import Account
-    from hf_mpwriter.push.words import explained
 
     account, source = Account(endpoint), token_source(os.environ)
-    try:
-        reply = account.whoami()
-    except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
-        why, helps = explained(error, destination or Destination(endpoint, "user/repository"), os.environ)
-        helps = sentence(helps) or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
+    about = destination or Destination(endpoint, "user/repository")
+    reply = _asked(account.whoami, about)
+    if isinstance(reply, tuple):
+        why, helps = reply
+        helps = helps or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
         yield Check("endpoint", Health.FAIL, f"{endpoint}: {why}", helps)
-        yield Check("token", Health.WARN, f"{source}; not asked" if source else "there is none; not asked")
+        yield Check("token", Health.WARN, f"{source or 'there is none'}; not asked")
         return
     yield endpoint_check(endpoint, reply.status, reply.fields)
     yield token_check(reply.status, reply.fields, source)
@@ -203,13 +201,23 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
         text = f"the run is recorded for {destination.endpoint}, so it was not asked"
         yield Check("repository", Health.WARN, text, f"If your token may go there: HF_ENDPOINT={destination.endpoint}")
         return
-    try:
-        seen = account.repository(destination)
-    except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
-        why, helps = explained(error, destination, os.environ)
-        yield Check("repository", Health.FAIL, f"{destination.url}: {why}", sentence(helps) or "Try again later")
+    seen = _asked(functools.partial(account.repository, destination), destination)
+    if isinstance(seen, tuple):
+        why, helps = seen
+        yield Check("repository", Health.FAIL, f"{destination.url}: {why}", helps or "Try again later")
         return
     yield repository_check(destination, seen.status, seen.fields, reply.fields, has_pushed=has_pushed)
+
+
+def _asked(request: Callable[[], HubReply], destination: Destination) -> HubReply | tuple[str, str]:
+    """What the Hub answers, or why it does not, and what helps."""
+    from hf_mpwriter.push.words import explained
+
+    try:
+        return request()
+    except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
+        why, helps = explained(error, destination, os.environ)
+        return why, sentence(helps)
 
 
 def token_source(environ: Mapping[str, str]) -> str:
@@ -284,7 +292,9 @@ def repository_check(
     if has_pushed:
         return Check("repository", Health.OK, f"{text}, the last push from here has succeeded")
     if own and namespace not in own:
-        return Check("repository", Health.WARN, f"{text}, of {namespace}", "Whether this token may write is not known")
+        return Check(
+            "repository", Health.WARN, f"{text}, of another account", "Whether this token may write is not known"
+        )
     return Check("repository", Health.OK, f"{text}, this token may write" if role_of(who) in WRITES else text)
 
 
@@ -294,23 +304,20 @@ def _namespaces(who: Mapping[str, Any]) -> set[str]:
     return {name for name in (who.get("name"), *names) if isinstance(name, str)}
 
 
-def filesystem_lines(logdir: str) -> list[tuple[str, str]]:
-    """The filesystem of a logdir, and how a run there is kept, or would be: names and texts."""
-    lines = [("logdir", logdir)]
-    if not is_url(logdir):
-        mount = find_mount(logdir)
-        about = (mount.fstype, mount.source, mount.point, mount.kind.value) if mount else ("not known on this system",)
-        lines += zip(("filesystem", "source", "mounted at", "known as"), about, strict=False)
-    storage = _storage(logdir)
+def storage_checks(storage: Storage) -> Iterator[Check]:
+    """The filesystem of a logdir, and how a run there is kept, or would be."""
+    if not is_url(storage.logdir):
+        mount = find_mount(storage.logdir)
+        about = f"{mount.fstype} of {mount.source} at {mount.point}: {mount.kind.value}" if mount else "not known"
+        yield Check("filesystem", Health.OK, about)
     why = storage.why or "files can grow in place there, and locks and modes work"
-    lines += [("a run there is kept", KEPT[storage.layout]), ("because", why)]
-    return [*lines, ("event files", storage.run_dir), ("spool", storage.spool)]
+    yield Check("storage", Health.OK, f"{KEPT[storage.layout]}, because {why}")
+    yield Check("files", Health.OK, f"event files in {storage.run_dir}, the spool is {storage.spool}")
 
 
 def _storage(logdir: str) -> Storage:
-    if not is_url(logdir) and not is_own_folder(logdir) and spool_of(aside := beside(logdir)).exists():
-        return aside  # `sync` has made it
-    storage = find(logdir)
+    """How a run is kept, or would be; where none can be begun, what a writer raises."""
+    storage = storage_at(logdir)
     if storage.layout is not Layout.STAGED and not spool_of(storage).exists():
         _try_directory(storage.run_dir)
     return storage
@@ -324,10 +331,3 @@ def _try_directory(path: str) -> None:
         raise no_directory(path, error) from error
     except OSError as error:
         raise unwritable(path, error) from error
-
-
-def _print_aligned(lines: list[tuple[str, str]]) -> None:
-    """Print names and texts in two columns."""
-    width = max(len(name) for name, _ in lines)
-    for name, text in lines:
-        click.echo(f"{name.ljust(width)}  {printable(text)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from hf_mpwriter.cli.options import examples
+from hf_mpwriter.cli.runs import examples
 
 
 class HubCommand(click.Command):

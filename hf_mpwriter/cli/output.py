@@ -6,8 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 import click
 from tqdm import tqdm
@@ -17,10 +16,6 @@ from hf_mpwriter.base.words import size_text, span
 from hf_mpwriter.delivery.sinks import Carrier
 from hf_mpwriter.snapshot.event_files import Damage
 from hf_mpwriter.system.redaction import printable
-
-if TYPE_CHECKING:
-    from hf_mpwriter.testing import Report
-
 
 LINE_EVERY = 60.0  # seconds between two lines of progress where no bar is drawn
 SELDOM = 3600.0  # the same, at most, while nothing comes: the time between two lines doubles
@@ -33,7 +28,7 @@ class DamageError(click.ClickException):
     exit_code = DAMAGED
 
 
-def failure(text: str, *, damaged: bool) -> click.ClickException:
+def failure(text: str, *, damaged: bool = False) -> click.ClickException:
     """Return the error that ends a command whose run is not complete, or damaged."""
     return (DamageError if damaged else click.ClickException)(printable(text))
 
@@ -47,21 +42,6 @@ def show_damage(damage: Iterable[Damage]) -> bool:
     for one in found:
         click.echo(f"{printable(one.path)} {one}", err=True)
     return any(not one.is_incomplete for one in found)
-
-
-def comparison_lines(report: Report) -> Iterator[str]:
-    """Return a line for each file that the oracle compared with the Hub's copy."""
-    for file in report.files.values():
-        events = f"{file.hub_events:>8} of {file.local_events:>8} events"
-        if file.is_elsewhere:
-            events = f"{'written by another machine':>27}"
-        yield f"  {_sizes(file.hub_bytes, file.local_bytes)} {events}  {printable(file.path)}"
-    for file in report.attachments.values():
-        yield f"  {_sizes(file.hub_bytes, file.local_bytes)} {'':27}  {printable(file.path)}"
-
-
-def _sizes(part: int, total: int) -> str:
-    return f"{size_text(part):>9} of {size_text(total):>9}"
 
 
 class UploadBar:
@@ -97,9 +77,8 @@ class UploadBar:
             disable=not self._is_drawn,
         )
         self._total, self._held, self._what = total, total - missing, what
-        self._clock, self._began_at, self._told = clock, clock(), -1
-        self._next_line = self._next_repeat = -math.inf if lines and not is_off else math.inf
-        self._pause = LINE_EVERY
+        self._has_lines, self._pause = lines and not is_off, LINE_EVERY
+        self._clock, self._began_at, self._told, self._told_at = clock, clock(), -1, -math.inf
         self._last_failure = ""
 
     def show(self, total: int, missing: int) -> None:
@@ -113,12 +92,15 @@ class UploadBar:
         if self._is_drawn:
             self._bar.n = self._held
             self._bar.refresh()
-        elif (now := self._clock()) >= (self._next_line if self._held > self._told else self._next_repeat):
-            self._print_line(now)
+        elif self._has_lines:
+            self._print_line(self._clock())
 
     def _print_line(self, now: float) -> None:
-        self._pause = LINE_EVERY if self._held > self._told else min(2 * self._pause, SELDOM)
-        self._told, self._next_line, self._next_repeat = self._held, now + LINE_EVERY, now + self._pause
+        has_come = self._held > self._told
+        if now - self._told_at < (LINE_EVERY if has_come else self._pause):
+            return
+        self._pause = LINE_EVERY if has_come else min(2 * self._pause, SELDOM)
+        self._told, self._told_at = self._held, now
         spent = now - self._began_at
         so_far = f", after {span(spent)}" if spent >= LINE_EVERY else ""
         text = f"{self._name}{self._what}: {size_text(self._held)} of {size_text(self._total)}{so_far}"

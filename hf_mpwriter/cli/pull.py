@@ -25,11 +25,19 @@ import click
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline, typed_repo_id
 from hf_mpwriter.base.words import command_line, counted, sentence, size_text
-from hf_mpwriter.cli.destination import path_of_run, recorded_destination, spool_at
-from hf_mpwriter.cli.options import endpoint_option, examples, logdir_argument, place_options
 from hf_mpwriter.cli.output import UploadBar
-from hf_mpwriter.cli.status.finding import named, nearest_first
-from hf_mpwriter.cli.syncing.one_run import bring_back
+from hf_mpwriter.cli.runs import (
+    endpoint_option,
+    examples,
+    logdir_argument,
+    named,
+    nearest_first,
+    path_of_run,
+    place_options,
+    recorded_destination,
+    spool_at,
+)
+from hf_mpwriter.cli.sync import bring_back
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership

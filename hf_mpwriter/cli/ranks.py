@@ -10,8 +10,7 @@ import click
 
 from hf_mpwriter.base.timing import Timing
 from hf_mpwriter.base.words import command_line
-from hf_mpwriter.cli.destination import existing_spool, newest_settings
-from hf_mpwriter.cli.options import examples, logdir_argument
+from hf_mpwriter.cli.runs import examples, existing_spool, logdir_argument, newest_settings
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.system.redaction import printable
 

@@ -5,7 +5,7 @@
     --patch           `integrations/site/` comes first in PYTHONPATH: each Python that the program starts runs the
                       `sitecustomize.py` in there, which calls `hf_mpwriter.patch()`
     --kill-orphans    before the program starts, see `supervisor/program`
-    --follow          while the program runs, see `syncing/following`
+    --follow          while the program runs, see `folders`
     --ranks           by `hf-mpwriter ranks --follow`, a child for each run directory of which a worker tells
     --pull            in the process of the program, before it becomes the program: a signal ends it as it would end the
                       program, and the supervisor loads no client. See `pull/selection` for what is pulled
@@ -27,8 +27,8 @@ import click
 from hf_mpwriter.base.job import is_first_of_host
 from hf_mpwriter.base.settings import typed_repo_id
 from hf_mpwriter.base.storage import normalised_logdir
-from hf_mpwriter.cli.options import examples
 from hf_mpwriter.cli.pull import pull_before
+from hf_mpwriter.cli.runs import examples
 
 SITE = Path(__file__).parent.parent / "integrations" / "site"
 DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
@@ -101,7 +101,7 @@ def run_program(
         os.environ["HF_MPWRITER_REPO_ID"] = repo_id
     if logdir is not None:
         os.environ["HF_MPWRITER_LOGDIR"] = normalised_logdir(logdir)
-    from hf_mpwriter.cli.syncing.following import followed
+    from hf_mpwriter.cli.folders import followed
 
     folders = followed(follows, None if pull else logdir, repo_id, os.environ)  # what is pulled is of writers of ours
     before = _pull_first(command) if pull else None

@@ -21,18 +21,26 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
 
+from hf_mpwriter.base.names import is_attachment, is_embedding
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
-from hf_mpwriter.base.words import command_line, counted, sentence
-from hf_mpwriter.cli.destination import existing_spool, newest_settings, recorded_destination
-from hf_mpwriter.cli.options import endpoint_option, examples, is_debugging, logdir_argument
-from hf_mpwriter.cli.output import comparison_lines, failure, show_damage
+from hf_mpwriter.base.words import command_line, counted, sentence, size_text
+from hf_mpwriter.cli.output import failure, show_damage
+from hf_mpwriter.cli.runs import (
+    endpoint_option,
+    examples,
+    existing_spool,
+    logdir_argument,
+    newest_settings,
+    prepare_client,
+    recorded_destination,
+)
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.pull.record import pulled_files
+from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.copies import (
     Absent,
@@ -51,11 +59,11 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import hf_home
-from hf_mpwriter.system.process import host_id, start_directory
+from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 
 if TYPE_CHECKING:
-    from hf_mpwriter.testing import Report
+    from hf_mpwriter.testing import FileReport, Report
 
 BUSY = 60.0  # seconds that a copy of the mirror is waited for
 POLL = 0.2  # seconds
@@ -80,9 +88,7 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     if (recorded := spool.destination()) is None:
         if there is None:
             named = command_line("sync", logdir, "--repo-id", "NAME")
-            raise click.ClickException(
-                f"{printable(logdir)} is local only: there is no copy to compare. Upload it: {named}"
-            )
+            raise failure(f"{logdir} is local only: there is no copy to compare. Upload it: {named}")
         _show_logdir(there, logdir, drained=not running)
         return
     typed = command_line("verify", logdir, *(["--running"] if running else []))
@@ -90,8 +96,8 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     if is_offline():
         raise click.ClickException(f"{OFFLINE}: nothing was compared. Unset it to verify.")
     report = _compare(spool, destination, logdir, drained=not running)
-    for line in comparison_lines(report):
-        click.echo(line)
+    for file in [*report.files.values(), *report.attachments.values()]:
+        click.echo(printable(_compared(file)))
     for problem in report.problems:
         click.echo(printable(problem), err=True)
     damaged = show_damage(report.damage)
@@ -103,11 +109,10 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     others = sum(file.is_elsewhere for file in report.files.values())
     count = len(report.files) + len(report.attachments) - others
     files, commits = counted(count, "file"), counted(report.commits, "commit")
-    ours = f"{report.changes or 'none'} of which changed this run"
     if damaged:
         raise failure(f"What is whole of {files} is on the Hub; what is damaged here is not", damaged=True)
-    branch = printable(destination.revision)
-    click.echo(f"Whole on the Hub: {files}; no event file shrank in {commits} of {branch}, {ours}.")
+    ours = f"{commits} of {printable(destination.revision)}, {report.changes or 'none'} of which changed this run"
+    click.echo(f"Whole on the Hub: {files}; no event file shrank in {ours}.")
     if others:
         pull = command_line("pull", logdir)
         click.echo(f"Other machines write {counted(others, 'file')} there. To have what they wrote so far: {pull}")
@@ -127,14 +132,14 @@ class LogdirComparison:
     failure: str = ""  # why it could not be compared to the end, "" if it could
 
 
-def compare_logdir(spool: Spool, others: Mapping[str, int] = MappingProxyType({})) -> LogdirComparison:
+def compare_logdir(spool: Spool) -> LogdirComparison:
     """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang."""
     logdir, members = LogdirSink(spool), Members(spool)
     found, known = LogdirComparison(logdir.to), logdir.mirrored().files
     files = EventFileScan(spool.run).files(lambda _: True, members.growing)
     items = [Item(file.path, file.length) for file in files if not file.growing]
     found.growing = len(files) - len(items)
-    items += [Item(path, length) for path, length in others.items()]
+    items += [Item(path, length) for path, length in attachments.sizes(spool.run, is_embedding).items()]
     while items and not found.failure:
         part = bounded(items)
         items = items[len(part) :]
@@ -152,34 +157,28 @@ def compare_logdir(spool: Spool, others: Mapping[str, int] = MappingProxyType({}
 
 
 def _told(spool: Spool, job: CopyJob) -> Iterator[Message]:
-    """What a copy tells until it ends."""
-    try:
-        copy = _started(spool, job)
-    except OSError as error:
-        yield Failure(str(error) or "another comparison is under way, and does not end")
-        return
-    while not copy.is_stuck:
-        copy.wait(1.0)
-        messages, end = copy.listen()
-        yield from messages
-        if end is not None:
-            yield end
-            return
-    yield Failure("it hangs")
-
-
-def _started(spool: Spool, job: CopyJob) -> CopyHandle:
-    """Start a copy; one that is under way is waited for, as what it brings may be there in part."""
+    """What a copy tells until it ends; one that is under way is waited for: what it brings may be there in part."""
     end, there = time.monotonic() + BUSY, LogdirSink(spool)
     while True:
         is_late = time.monotonic() > end
         try:
-            if not (there.is_alive() and there.status().copy) or is_late:
-                return CopyHandle(spool, job)
-        except CopyLivesError:
-            if is_late:
-                raise
+            if is_late or not (there.is_alive() and there.status().copy):
+                copy = CopyHandle(spool, job)
+                break
+        except OSError as error:
+            if is_late or not isinstance(error, CopyLivesError):
+                why = str(error) or "another comparison is under way, and does not end"
+                yield Failure(why)
+                return
         time.sleep(POLL)
+    while not copy.is_stuck:
+        copy.wait(1.0)
+        messages, ended = copy.listen()
+        yield from messages
+        if ended is not None:
+            yield ended
+            return
+    yield Failure("it hangs")
 
 
 def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None:
@@ -191,13 +190,13 @@ def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None
         gone = "not in the logdir any more" if path in found.lost else "not whole in the logdir"
         click.echo(printable(f"{path}: {gone}"), err=True)
     if found.failure:
-        raise failure(f"{found.to} could not be compared: {found.failure}", damaged=False)
+        raise failure(f"{found.to} could not be compared: {found.failure}")
     if found.conflicts:
         what = counted(len(found.conflicts), "file")
-        raise failure(f"Something else is in the place of {what} in {found.to}, and is left alone", damaged=False)
+        raise failure(f"Something else is in the place of {what} in {found.to}, and is left alone")
     if absent:
         sync = command_line("sync", logdir)
-        raise failure(f"Missing in {found.to}: {counted(len(absent), 'file')}. Run: {sync}", damaged=False)
+        raise failure(f"Missing in {found.to}: {counted(len(absent), 'file')}. Run: {sync}")
     growing = f"; {counted(found.growing, 'file')} still written here" if found.growing else ""
     late = f"; {counted(len(found.absent), 'file')} will follow" if found.absent else ""
     click.echo(printable(f"Whole in {found.to}: {counted(found.whole, 'file')}, byte by byte{growing}{late}."))
@@ -205,12 +204,7 @@ def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None
 
 def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bool) -> Report:
     """Compare, or say in one line why that cannot be done."""
-    # both are read when the client is imported: it may ask the Hub of HF_ENDPOINT whatever destination it was given,
-    # and tells of each of its tries
-    os.environ["HF_ENDPOINT"] = destination.endpoint
-    if not is_debugging():
-        os.environ["HF_HUB_VERBOSITY"] = "error"
-    os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
+    prepare_client(destination.endpoint)
     os.environ |= hf_home.writable_caches(os.environ, spool.host(host_id()).cache.way)
     from hf_mpwriter.push.client import Hub
     from hf_mpwriter.push.words import explained
@@ -221,16 +215,20 @@ def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bo
     allows = newest_settings(Members(spool).all(), ledger).allows
     elsewhere = written_elsewhere(ledger, pulled_files(spool))
     try:
-        report = None
         if hub.head() is not None:
-            report = check(
+            return check(
                 spool.run_dir, hub, drained=drained, attachments=allows, fetch=hub.content, elsewhere=elsewhere
             )
     except Exception as error:  # every error of the client has a verdict
         raise click.ClickException(unreached(*explained(error, destination, os.environ))) from error
-    if report is None:
-        raise click.ClickException(unseen(destination, ledger, command_line("sync", logdir)))
-    return report
+    raise click.ClickException(unseen(destination, ledger, command_line("sync", logdir)))
+
+
+def _compared(file: FileReport) -> str:
+    """A line about a file that was compared with the Hub's copy."""
+    events = "" if is_attachment(file.path) else f"{file.hub_events:>8} of {file.local_events:>8} events"
+    events = f"{'written by another machine' if file.is_elsewhere else events:>27}"
+    return f"  {size_text(file.hub_bytes):>9} of {size_text(file.local_bytes):>9} {events}  {file.path}"
 
 
 def written_elsewhere(ledger: Ledger | None, pulled: Mapping[str, int]) -> Callable[[str, int], bool]:

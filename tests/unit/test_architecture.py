@@ -167,10 +167,9 @@ def test_only_held_directories_are_listed():
         "system.directory",
         "system.daemon",  # /proc
         "uploader.siblings",  # the directory above the run directory
-        "cli.status.finding",  # the folders of a user who looks for runs
+        "cli.runs",  # the folders of a user who looks for runs
         "mirror.posix",  # the logdir of a staged run
         "worker.orphans",  # /proc
-        "cli.syncing.following",  # /proc
         "system.kernel",  # /proc
     }
 
@@ -229,7 +228,7 @@ LIGHT = {  # statement -> what it must not load
     "import hf_mpwriter.sampler": HEAVY,  # so does it
     "import hf_mpwriter.supervisor.loop, hf_mpwriter.supervisor.program": HEAVY | {"psutil", "tqdm"},  # so does it
     "from hf_mpwriter import HFSummaryWriter": {"huggingface_hub", "httpx2", "psutil", "hf_xet"},  # training
-    "import hf_mpwriter.cli.main; [*hf_mpwriter.cli.main.main.commands.values()]": HEAVY
+    "from hf_mpwriter.cli.main import COMMANDS, main; [main.get_command(None, name) for name in COMMANDS]": HEAVY
     | FRAMEWORKS
     | {"starlette", "uvicorn", "sklearn", "tensorboard"},  # the doors it opens later
     "import hf_mpwriter.integrations.shared; hf_mpwriter.patch()": FRAMEWORKS,

@@ -41,14 +41,6 @@ class SamplerStatus(DaemonStatus):
     daemon = "sampler"
 
 
-def is_alive(spool: Spool) -> bool:
-    """Whether the sampler of this host lives."""
-    try:
-        return locks.is_held(spool.lock_of("sampler"))
-    except OSError:
-        return False
-
-
 class Workers:
     """Whether a worker of one host lives; as a rule one lock is looked at, however many workers there are."""
 

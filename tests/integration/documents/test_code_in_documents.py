@@ -187,7 +187,7 @@ def check_ours(words: tuple[str, ...]) -> None:
         assert words[0] in {"--help", "--version"}
         return
     with contextlib.suppress(click.exceptions.Exit):  # --help
-        main.commands[words[0]].make_context(words[0], list(words[1:]))
+        main.get_command(None, words[0]).make_context(words[0], list(words[1:]))
 
 
 def test_a_file_for_a_launcher_is_valid_and_runs_a_supervisor(subtests):

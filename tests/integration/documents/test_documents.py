@@ -20,7 +20,7 @@ from repository import ROOT
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
 from hf_mpwriter.base import verdicts
 from hf_mpwriter.base.job import ROWS
-from hf_mpwriter.cli.main import main
+from hf_mpwriter.cli.main import COMMANDS, main
 from hf_mpwriter.testing import processes
 
 SOURCES = "\n".join(path.read_text() for path in sorted(PACKAGE.rglob("*.py")))
@@ -45,16 +45,16 @@ def options() -> list[tuple[str, str]]:
     """Every option of every command, by its longest name."""
     return [
         (name, max(parameter.opts, key=len))
-        for name, command in sorted(main.commands.items())
-        for parameter in command.params
+        for name in sorted(COMMANDS)
+        for parameter in main.get_command(None, name).params
         if isinstance(parameter, click.Option)
     ]
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_is_documented(name):
     """It has a help text, and docs/ show it."""
-    assert main.commands[name].help
+    assert main.get_command(None, name).help
     assert re.search(rf"(hf-mpwriter|scripts/){' ' * (name != 'demo')}{name}\b|hf-mpwriter {name}\b", DOCS)
 
 
@@ -70,7 +70,7 @@ def test_every_option_is_documented(name, option):
 def test_every_command_that_is_named_exists():
     """In all documents, also inside a sentence."""
     for name in re.findall(r"hf-mpwriter ([a-z]+)", "\n".join(TEXTS.values())):
-        assert name in main.commands
+        assert name in COMMANDS
 
 
 def test_the_keys_of_a_status_are_documented(tmp_path):

@@ -12,7 +12,7 @@ from runs import check_oracle, hub_view, no_uploader
 from support import event_file
 from tensorboardX import SummaryWriter
 
-from hf_mpwriter.cli.destination import spool_at
+from hf_mpwriter.cli.runs import spool_at
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import SUPERVISOR, Members
@@ -76,9 +76,9 @@ def test_a_folder_of_another_user_is_uploaded_and_nothing_is_written_into_it(hub
 FOLLOW = """
 import sys
 from hf_mpwriter.cli.main import main
-from hf_mpwriter.cli.syncing import following
+from hf_mpwriter.cli import folders
 from hf_mpwriter.supervisor import drain
-drain.ROUND, following.LOOK_EVERY, following.QUIET = 2.0, 0.2, 0.5
+drain.ROUND, folders.LOOK_EVERY, folders.QUIET = 2.0, 0.2, 0.5
 main(["sync", sys.argv[1], "--repo-id", "me/run", "--follow"])
 """
 

@@ -148,6 +148,6 @@ def test_a_logdir_without_modes_is_not_taken_for_that_of_others(start, hub, tmp_
         assert shown.exit_code == 0, shown.output
         assert "in 6 files" in shown.output
         told = CliRunner().invoke(main, ["doctor", str(run_dir)]).output
-        assert re.search(r"(?m)^known as +files grow in place, without modes$", told)
-        assert re.search(r"(?m)^a run there is kept +local spool: each host", told)
+        assert re.search(r"(?m)^ok +filesystem .*: files grow in place, without modes$", told)
+        assert re.search(r"(?m)^ok +storage +local spool: each host", told)
         assert re.search(rf"(?m)^spool +{re.escape(kept.spool)}$", told)

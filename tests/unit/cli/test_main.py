@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shlex
+from pathlib import Path
 
 import click
 import pytest
 from programs import succeed
-from repository import README
 from runs import run
 
-from hf_mpwriter.cli.main import main
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.cli.main import COMMANDS, main
 from hf_mpwriter.spool.layout import Spool
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_a_help_text_fits_a_terminal_and_has_examples(monkeypatch, name):
     """80 columns; the examples are commands that exist, with options that exist; a logdir has one name."""
     monkeypatch.setenv("COLUMNS", "80")
@@ -29,21 +29,15 @@ def test_a_help_text_fits_a_terminal_and_has_examples(monkeypatch, name):
     assert examples
     for command, arguments in examples:
         assert command == name
-        main.commands[name].make_context(name, shlex.split(arguments.split("    ")[0]))
+        main.get_command(None, name).make_context(name, shlex.split(arguments.split("    ")[0]))
 
 
 def test_the_list_of_commands_is_told_in_whole_lines(monkeypatch):
     """In 80 columns; click cuts a longer line."""
     monkeypatch.setenv("COLUMNS", "80")
     commands = run("--help").output.partition("Commands:")[2]
-    assert commands.count("\n") == len(main.commands) + 1
+    assert commands.count("\n") == len(COMMANDS) + 1
     assert "..." not in commands
-
-
-def test_every_command_of_the_readme_exists():
-    """No claim about a command that is not there."""
-    for name in re.findall(r"hf-mpwriter ([a-z]+)", README.read_text()):
-        assert name in main.commands
 
 
 @pytest.mark.parametrize("name", ["status", "sync", "verify"])
@@ -70,21 +64,10 @@ def test_a_run_without_destination_asks_for_one(tmp_path):
     assert "local only" in run("status", tmp_path).output
 
 
-def test_the_json_of_status_has_the_keys_that_are_documented(tmp_path):
-    """Other programs read it."""
-    Spool(str(tmp_path)).create()
-    status = json.loads(run("status", tmp_path, "--json").output)
-    assert list(status) == [
-        *("version", "logdir", "run_dir", "state", "next", "destination", "visibility", "workers", "bytes", "lag"),
-        *("last_commit", "uploader", "mirror", "error", "notices", "files", "quarantined", "damaged"),
-    ]
-    assert list(status["uploader"]) == ["alive", "phase", "pid", "host", "last_seen", "next_in"]
-
-
 LOADED = """
 import sys
-from hf_mpwriter.cli.main import main
-[*main.commands.values()]
+from hf_mpwriter.cli.main import COMMANDS, main
+[main.get_command(None, name) for name in COMMANDS]
 print(*{name.split(".")[1] for name in sys.modules if name.startswith("hf_mpwriter.")})
 """
 
@@ -98,7 +81,7 @@ ALONE = """
 import sys
 from hf_mpwriter.cli.main import main
 main(["sync", "--help"], standalone_mode=False)
-names = ("cli.doctor", "cli.verify", "cli.pull", "cli.run", "cli.status.command", "cli.clean")
+names = ("cli.doctor", "cli.verify", "cli.pull", "cli.run", "cli.status", "cli.clean")
 print("loaded:", *(name for name in names if f"hf_mpwriter.{name}" in sys.modules))
 """
 
@@ -108,27 +91,14 @@ def test_a_command_is_imported_without_the_others():
     assert succeed(ALONE, fresh=True).splitlines()[-1].split() == ["loaded:"]
 
 
-def test_an_error_of_the_package_is_one_line(tmp_path):
-    """No traceback, exit code 1."""
-    Spool(str(tmp_path)).create()
-    result = run("sync", tmp_path, "--repo-id", "not valid")
-    assert result.exit_code == 1
-    assert result.output.startswith("Error: repo_id 'not valid' is not valid.")
-
-
-def test_a_directory_that_is_not_there_is_said_to_be_so(tmp_path):
-    """It was misspelt; the line names the command that lists the runs."""
-    result = run("status", tmp_path / "none")
-    assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert "does not exist. The runs" in result.output or "hf-mpwriter status" in result.output
-
-
 @click.command("fails")
 @click.argument("name")
 def fails(name: str) -> None:
-    """Raise an error of the system, or a bug."""
+    """Raise an error of the system, one of ours, or a bug."""
     if name == "bug":
         raise KeyError(name)
+    if name == "ours":
+        raise HfMpWriterError("It is so.", hint="Do that.")
     raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)), "/runs/exp1")
 
 
@@ -137,6 +107,7 @@ def fails(name: str) -> None:
     [
         ("ENOSPC", "No space left on device: /runs/exp1. Free space, then run the command again."),
         ("EACCES", "Permission denied: /runs/exp1."),
+        ("ours", "Error: It is so. Do that."),
         ("bug", "This should not happen: KeyError: 'bug'. All of it: hf-mpwriter --debug"),
     ],
 )
@@ -146,4 +117,44 @@ def test_every_error_is_one_line_and_debug_shows_the_traceback(monkeypatch, name
     result = run("fails", name)
     assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
     assert words in result.output
-    assert isinstance(run("--debug", "fails", name).exception, (OSError, KeyError))
+    assert isinstance(run("--debug", "fails", name).exception, (OSError, KeyError, HfMpWriterError))
+
+
+# exit codes
+
+OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
+
+
+def documented() -> dict[str, set[int]]:
+    """The codes that the table has of each command, but for 2, which is wrong usage of any."""
+    text = OPERATIONS.read_text()
+    table = text.partition("The exit codes of all commands:")[2].strip().partition("\n\n")[0]
+    head, _, *rows = (line.strip("|") for line in table.splitlines())
+    codes = [int(cell) for cell in head.split("|")[1:]]
+    found: dict[str, set[int]] = {}
+    for row in rows:
+        names, *cells = (cell.strip() for cell in row.split("|"))
+        for name in re.findall(r"`([\w -]+)`", names):
+            found[name] = {code for code, cell in zip(codes, cells, strict=True) if cell}
+    return found
+
+
+def test_the_table_has_every_command():
+    """And no other."""
+    assert documented().keys() == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["doctor", "pull", "status", "sync", "verify"])
+def test_the_help_names_the_codes_of_the_table(name):
+    """Those of commands that scripts ask."""
+    shown = " ".join(run(name, "--help").output.split())
+    told = re.search(r"Exit code (0: .*?) Options:", shown)
+    assert told is not None
+    assert {int(code) for code in re.findall(r"(?:^|; )(\d): ", told[1])} == documented()[name]
+
+
+@pytest.mark.parametrize("name", ["clean", "demo", "hub", "logs", "stop"])
+def test_a_command_without_codes_of_its_own_succeeds_or_fails(name):
+    """Then its help has none."""
+    assert documented()[name] == {0, 1}
+    assert "Exit code" not in run(name, "--help").output

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from click.testing import CliRunner
+from runs import run
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
-from hf_mpwriter.cli.main import main
 from hf_mpwriter.cli.verify import advice, unreached, unseen
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
@@ -59,7 +58,7 @@ def test_a_local_run_is_told_with_what_uploads_it(tmp_path, monkeypatch):
     """There is nothing to compare it with."""
     monkeypatch.chdir(tmp_path)
     Spool("exp1").create()
-    done = CliRunner().invoke(main, ["verify", "exp1"])
+    done = run("verify", "exp1")
     text = "exp1 is local only: there is no copy to compare. Upload it: hf-mpwriter sync exp1 --repo-id NAME"
     assert (done.exit_code, done.output) == (1, f"Error: {text}\n")
 

@@ -12,7 +12,7 @@ import pytest
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.storage import Layout, staged_name, staging_root
-from hf_mpwriter.cli.destination import path_of_run
+from hf_mpwriter.cli.runs import path_of_run
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord

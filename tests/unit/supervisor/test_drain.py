@@ -10,7 +10,7 @@ from programs import wait_for
 from support import event_file
 
 from hf_mpwriter.base.settings import OFFLINE, Destination, Settings
-from hf_mpwriter.cli.syncing.following import followed
+from hf_mpwriter.cli.folders import followed
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import SUPERVISOR, MemberFile

@@ -1,14 +1,20 @@
-"""Folders that a supervisor follows: when what is new is asked for, and what is told."""
+"""Folders of other writers: of which `sync` makes a run, which are followed, and when their writers have gone."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 
+import click
 import pytest
 from support import event_file
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.cli.syncing.following import followed
+from hf_mpwriter.cli import runs
+from hf_mpwriter.cli.folders import AFTER_CLOSE, LOOK_EVERY, QUIET, Writers, followed, spool_for, tend
+from hf_mpwriter.cli.runs import spool_at
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import SUPERVISOR, Members
 from hf_mpwriter.supervisor.drain import ABSENT, NOTHING_THERE, ROUND, Drain, Followed, NotARunError, Upload
@@ -17,6 +23,77 @@ from hf_mpwriter.worker.election import UploaderElection
 HUB = "http://127.0.0.1:9"
 NAME = "events.out.tfevents.1700000000.host"
 ENVIRON: dict[str, str] = {}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with an event file of another writer."""
+    path = tmp_path / "theirs"
+    path.mkdir()
+    event_file(path / NAME, 2)
+    return path
+
+
+def test_a_folder_with_event_files_becomes_a_run(folder):
+    """Its spool is in it, and is found by the next command."""
+    spool = spool_for(str(folder), is_wanted=True)
+    assert spool.exists()
+    assert os.listdir(folder / ".hf_mpwriter")
+    assert spool_for(str(folder), is_wanted=False).root == spool.root
+
+
+def test_without_a_repository_nothing_is_created(folder):
+    """The message has the command."""
+    with pytest.raises(click.ClickException, match=r"sync .*theirs --repo-id NAME"):
+        spool_for(str(folder), is_wanted=False)
+    assert os.listdir(folder) == [NAME]
+
+
+def test_a_folder_without_event_files_is_no_run(tmp_path):
+    """Nor is one that does not exist; nothing is created."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(click.ClickException, match="has no event files"):
+        spool_for(str(tmp_path / "empty"), is_wanted=True)
+    with pytest.raises(click.ClickException, match="does not exist"):
+        spool_for(str(tmp_path / "gone"), is_wanted=True)
+    assert os.listdir(tmp_path / "empty") == []
+
+
+def test_a_folder_of_runs_is_no_run(tmp_path):
+    """It would upload them a second time, to another place."""
+    Spool(str(tmp_path / "runs" / "a")).create()
+    event_file(tmp_path / "runs" / "a" / NAME, 2)
+    with pytest.raises(click.ClickException, match=r"has 1 below it: .*--all"):
+        spool_for(str(tmp_path / "runs"), is_wanted=True)
+
+
+def test_a_folder_of_a_run_is_no_run(tmp_path):
+    """It would be missing in the run that it is a part of."""
+    Spool(str(tmp_path / "exp1")).create()
+    event_file(tmp_path / "exp1" / "group" / "a" / NAME, 2)
+    with pytest.raises(click.ClickException, match=r"part of a run, .*hf-mpwriter sync .*/exp1"):
+        spool_for(str(tmp_path / "exp1" / "group" / "a"), is_wanted=True)
+
+
+def test_nothing_is_written_into_a_folder_of_another_user(folder, tmp_path, monkeypatch):
+    """The spool is in the staging directory, where each command finds it."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(runs, "is_own_folder", lambda path: path != str(folder))
+    spool = spool_for(str(folder), is_wanted=True)
+    assert os.listdir(folder) == [NAME]
+    assert (spool.run_dir, spool.exists()) == (str(folder), True)
+    assert not spool.root.startswith(str(folder))
+    assert spool_at(str(folder)).root == spool.root
+
+
+def test_a_folder_where_runs_are_staged_is_refused_with_the_reason(folder, tmp_path, monkeypatch):
+    """Its event files would not be in the run directory."""
+    monkeypatch.setenv("HF_MPWRITER_STAGING", str(tmp_path))
+    with pytest.raises(click.ClickException, match="Copy it to a local disk"):
+        spool_for(str(folder), is_wanted=True)
+
+
+# followed folders
 
 
 @pytest.fixture(autouse=True)
@@ -163,3 +240,110 @@ def test_the_line_about_a_followed_folder_has_a_page_that_opens(tmp_path):
     upload.leave()
     assert member.name.worker == SUPERVISOR, "the uploader stays, though nothing may be new"
     assert said == [f"uploading {tmp_path / 'exp1'} to {HUB}/me/run/tree/main/tensorboard/exp1"]
+
+
+# when their writers have gone
+
+
+class Clock:
+    """Monotonic seconds that only pass when they are slept."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """The seconds."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let seconds pass."""
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock."""
+    return Clock()
+
+
+def test_writers_that_are_not_seen_have_gone_after_a_long_quiet(tmp_path, clock):
+    """They may be on another host. A new file, or a longer one, begins the quiet anew."""
+    event_file(tmp_path / NAME, 1)
+    writers = Writers(str(tmp_path), clock)
+    clock.sleep(QUIET - 1)
+    assert not writers.have_gone()
+    event_file(tmp_path / NAME, 2)
+    clock.sleep(1)
+    assert not writers.have_gone()
+    clock.sleep(QUIET - 1)
+    (tmp_path / "b").mkdir()
+    event_file(tmp_path / "b" / NAME, 1)
+    assert not writers.have_gone()
+    clock.sleep(QUIET)
+    assert writers.have_gone()
+
+
+def test_a_writer_that_has_a_file_open_has_not_gone_however_quiet_it_is(tmp_path, clock):
+    """When it has ended, and it stays quiet, it has. A reader is no writer."""
+    event_file(tmp_path / NAME, 1)
+    writers = Writers(str(tmp_path), clock)
+    command = [sys.executable, "-c", f"f = open({str(tmp_path / NAME)!r}, 'ab'); print(flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        clock.sleep(10 * QUIET)
+        assert not writers.have_gone()
+        writer.communicate(b"\n")
+    event_file(tmp_path / NAME, 2)
+    assert not writers.have_gone()
+    with (tmp_path / NAME).open("rb"):
+        clock.sleep(AFTER_CLOSE - 1)
+        assert not writers.have_gone()
+        clock.sleep(1)
+        assert writers.have_gone()
+
+
+def test_a_writer_that_opens_its_file_for_each_record_is_given_time_while_it_lives(tmp_path, clock):
+    """As torch's does without TensorFlow: that it has no file open at a look does not tell that it has closed it."""
+    event_file(tmp_path / NAME, 1)
+    writers = Writers(str(tmp_path), clock)
+    with (tmp_path / NAME).open("ab"):
+        assert not writers.have_gone()
+    clock.sleep(QUIET - 1)
+    assert not writers.have_gone()
+    clock.sleep(1)
+    assert writers.have_gone()
+
+
+def test_a_file_that_others_have_open_elsewhere_does_not_count(tmp_path, clock):
+    """Of the same name, in another folder."""
+    (tmp_path / "a").mkdir()
+    event_file(tmp_path / "a" / NAME, 1)
+    writers = Writers(str(tmp_path / "a"), clock)
+    with (tmp_path / NAME).open("ab"):
+        clock.sleep(QUIET)
+        assert writers.have_gone()
+
+
+def test_folders_are_tended_until_the_writers_of_each_have_gone(tmp_path, clock):
+    """Also while those of one of them have gone."""
+    for name in ("short", "long"):
+        event_file(tmp_path / name / NAME, 1)
+    end, turns = clock.now + 900.0, list[float]()
+
+    class Tended:
+        """Counts the turns of a drain."""
+
+        def turn(self) -> None:
+            """Take one."""
+            turns.append(clock.now)
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now <= end:
+            with (tmp_path / "long" / NAME).open("ab") as file:
+                file.write(b"x")
+
+    tend(Tended(), [Writers(str(tmp_path / name), clock) for name in ("short", "long")], sleep)
+    assert clock.now >= end + QUIET
+    assert turns == pytest.approx([1000.0 + LOOK_EVERY * turn for turn in range(len(turns))])
+    assert turns[-1] + LOOK_EVERY == clock.now

@@ -1,21 +1,29 @@
-"""Which runs `hf-mpwriter sync` takes, and which it refuses, before anything is sent."""
+"""What `hf-mpwriter sync` takes and refuses before anything is sent; what it asks for, and waits for."""
 
 from __future__ import annotations
 
 import os
+import time
 
+import click
 import pytest
-from click.testing import CliRunner
-from support import event_file
+import runs
+from support import event_file, scalar
 
-from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.cli.main import main
-from hf_mpwriter.cli.syncing import command
+from hf_mpwriter.base.settings import OFFLINE, Destination, Settings
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.cli import sync
+from hf_mpwriter.cli.folders import Wishes
+from hf_mpwriter.delivery.wait import Wanted
+from hf_mpwriter.events import framing
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.supervisor.drain import Drain
 from hf_mpwriter.worker.election import UploaderElection
 
 HUB = "http://127.0.0.1:9"
+THERE = Destination(HUB, "me/run")
 
 
 @pytest.fixture
@@ -24,13 +32,13 @@ def synced(tmp_path, monkeypatch) -> list[str]:
     monkeypatch.setenv("HF_ENDPOINT", HUB)
     monkeypatch.chdir(tmp_path)
     found: list[str] = []
-    monkeypatch.setattr(command, "sync_one", lambda name, _: found.append(name))
+    monkeypatch.setattr(sync, "sync_one", lambda name, _: found.append(name))
     return found
 
 
 def run(*words: str):
     """The result of `hf-mpwriter sync`."""
-    return CliRunner().invoke(main, ["sync", *words])
+    return runs.run("sync", *words)
 
 
 def recorded(path: str, place: str) -> None:
@@ -142,7 +150,7 @@ def test_the_error_of_one_run_holds_up_no_other(synced, tmp_path):
             raise OSError("no such disk")
         synced.append(name)
 
-    command.sync_one = sync_one  # the fixture puts it back
+    sync.sync_one = sync_one  # the fixture puts it back
     result = run("a", "b")
     assert (result.exit_code, synced) == (1, ["b"])
     assert "a: no such disk" in result.output
@@ -158,7 +166,7 @@ def test_an_interrupt_says_that_the_upload_goes_on_and_how_to_end_it(synced, tmp
 
     for name in names:
         recorded(str(tmp_path / name), f"tensorboard/{name}")
-    monkeypatch.setattr(command, "sync_one", interrupted)
+    monkeypatch.setattr(sync, "sync_one", interrupted)
     result = run(*names)
     assert result.exit_code == 1
     goes_on = f"An upload that has begun goes on: hf-mpwriter status {shown}. To end it: hf-mpwriter stop {shown}"
@@ -179,8 +187,8 @@ def test_several_folders_are_followed_at_once(synced, tmp_path, monkeypatch):
         if len(synced) > 2 and name == "b":
             raise OSError("no such disk")
 
-    monkeypatch.setattr(command, "sync_one", sync_one)
-    monkeypatch.setattr(command, "tend", lambda drain, _: tended.extend(one.run_dir for one in drain.outcomes))
+    monkeypatch.setattr(sync, "sync_one", sync_one)
+    monkeypatch.setattr(sync, "tend", lambda drain, _: tended.extend(one.run_dir for one in drain.outcomes))
     monkeypatch.setattr(Drain, "leave", lambda _: left.append(True))
     result = run("a", "b", "--follow")
     assert (synced, tended, left) == (["a", "b", "a", "b"], [str(tmp_path / "a"), str(tmp_path / "b")], [True])
@@ -195,7 +203,101 @@ def test_a_folder_that_is_removed_while_it_is_uploaded_is_told_and_not_waited_fo
     event_file(tmp_path / "exp1" / "events.out.tfevents.1700000000.host", 1)
     monkeypatch.setattr(UploaderElection, "ensure", lambda _: os.rename(tmp_path / "exp1", tmp_path / "gone"))
     rounds = list[object]()
-    monkeypatch.setattr(command, "tend", lambda drain, _: rounds.append(drain))
+    monkeypatch.setattr(sync, "tend", lambda drain, _: rounds.append(drain))
     result = run(str(tmp_path / "exp1"), "--repo-id", "me/run", *["--follow"] * follows)
     assert "exp1 was removed, or replaced by another folder, while it was uploaded." in result.output
     assert (result.exit_code, len(rounds)) == (1, follows), "it is not back at the end"
+
+
+# one run
+
+
+@pytest.mark.parametrize(("grows", "requests"), [(False, 1), (True, 2)])
+def test_what_is_written_during_the_scan_is_asked_for_again(tmp_path, monkeypatch, grows, requests):
+    """The uploader starts with the first request, and may have scanned a file before it became longer."""
+    spool, path = Spool(str(tmp_path)), tmp_path / "events.out.tfevents.1700000000.theirs"
+    spool.create()
+    length, more = event_file(path, 3), framing.frame(scalar(3))
+    asked, awaited = [], []
+
+    def start(_: object) -> bool:
+        asked.append([member.requests for member in Members(spool).all()])
+        if grows:
+            with path.open("ab") as file:
+                file.write(more)
+        return True
+
+    def wait(wanted: Wanted, *_: object, **__: object) -> None:
+        asked.append([member.requests for member in Members(spool).all()])
+        awaited.append(wanted.lengths)
+
+    monkeypatch.setattr(UploaderElection, "ensure", start)
+    monkeypatch.setattr(sync, "_wait", wait)
+    answer = sync._upload(spool, THERE, time.monotonic() + 60, Wishes(), "")
+    assert asked == [[1], [requests]]
+    assert awaited == [{path.name: length + len(more) * grows}]
+    assert answer.delivery.total == length + len(more) * grows
+
+
+def test_an_attachment_that_comes_during_the_scan_is_not_waited_for(tmp_path, monkeypatch):
+    """The uploader may have looked at attachments before; its next look is a commit interval away."""
+    spool, old, new = Spool(str(tmp_path)), tmp_path / "old.pt", tmp_path / "new.pt"
+    spool.create()
+    event_file(tmp_path / "events.out.tfevents.1700000000.theirs", 3)
+    old.write_bytes(b"1")
+    seen, awaited = old.stat().st_ctime_ns, []
+
+    def start(_: object) -> bool:
+        time.sleep(0.02)  # beyond a tick of the clock of the filesystem
+        old.write_bytes(b"2")
+        new.write_bytes(b"3")
+        return True
+
+    def wait(wanted: Wanted, *_: object, **__: object) -> None:
+        awaited.append((set(wanted.lengths) & {old.name, new.name}, wanted.question.changes))
+
+    monkeypatch.setattr(UploaderElection, "ensure", start)
+    monkeypatch.setattr(sync, "_wait", wait)
+    monkeypatch.setattr(sync, "newest_settings", lambda *_: Settings(allow_patterns=None))
+    sync._upload(spool, THERE, time.monotonic() + 60, Wishes(), "")
+    assert awaited == [({old.name}, {old.name: seen})]
+
+
+def test_no_uploader_is_started_for_a_folder_without_event_files(tmp_path, monkeypatch):
+    """It would ask the Hub what it holds, and make the repository for that."""
+    spool = Spool(str(tmp_path))
+    spool.create()
+    started: list[object] = []
+    monkeypatch.setattr(UploaderElection, "ensure", started.append)
+    answer = sync._upload(spool, THERE, time.monotonic() + 60, Wishes(), "")
+    assert (started, answer.delivery.total, answer.delivery.missing) == ([], 0, {})
+
+
+def test_it_is_told_why_the_hub_was_not_asked_although_all_was_there(tmp_path, monkeypatch):
+    """By its last answer nothing is missing; that it is not asked has a reason, and something helps."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(UploaderElection, "ensure", lambda _: False)
+    spool, name = Spool(str(tmp_path)), "events.out.tfevents.1700000000.theirs"
+    spool.create()
+    spool.record_destination(THERE)
+    length = event_file(tmp_path / name, 1)
+    ledger = Ledger(THERE)
+    ledger.acknowledge({name: Sent(length, "0" * 64)}, "commit", 1.0)
+    (tmp_path / ".hf_mpwriter" / "hosts" / "here").mkdir(parents=True)
+    ledger.save(spool.host("here").ledger)
+    answer = sync._upload(spool, THERE, time.monotonic() + 60, Wishes(), "")
+    assert (answer.asked, answer.delivery.missing, answer.delivery.carrier.reason) == (False, {}, OFFLINE)
+
+
+def test_all_with_a_repository_leaves_the_other_runs_where_they_are_recorded_for(tmp_path, monkeypatch):
+    """`sync --all` proposes `--repo-id NAME` for what has no destination; the others are no error then."""
+    monkeypatch.setenv("HF_ENDPOINT", HUB)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(UploaderElection, "ensure", lambda _: False)
+    spool, elsewhere = Spool(str(tmp_path)), Destination(HUB, "me/other", path_in_repo="x")
+    event_file(tmp_path / "events.out.tfevents.1700000000.theirs", 1)
+    spool.create()
+    spool.record_destination(elsewhere)
+    with pytest.raises(click.ClickException, match=r"not on the Hub|could not be asked"):
+        sync.sync_one(str(tmp_path), Wishes("me/run", timeout=0.0, only_new=True))
+    assert spool.destination() == elsewhere

@@ -1,24 +1,41 @@
-"""Facts: what the disk knows of one run, gathered once. Nothing is asked of the Hub: the ledger says what it holds.
+"""The facts of one run, gathered from the disk once, and the judgement on them. Nothing is asked of the Hub.
 
 run.json, ledger   -->  destination, visibility, bytes on the Hub, last commit
 member files       -->  workers that live, ended or died
 event files        -->  bytes logged, the age of the oldest record that is not on the Hub
 status files       -->  uploader and mirror, last failure, next commit
+
+The judgement is a pure function of the facts: whether the run is complete, waits, or needs a person, and what that
+person types.
+
+| what is found, the first counts                          | state    | next                              |
+|----------------------------------------------------------|----------|-----------------------------------|
+| records wait in memory: the disk refuses them            | person   | free space                        |
+| the uploader's disk is full, or the Hub refuses all      | person   | what helps, then sync             |
+| uploader or mirror is stopped, or silent                 | person   | kill -CONT, or stop and sync      |
+| a file is refused by the Hub or by the logdir            | person   | sync, once the reason is fixed    |
+| an event file is damaged                                 | person   | restore it, then sync             |
+| something is missing, and no process lives that sends it | person   | sync                              |
+| something is missing                                     | waiting  |                                   |
+| all is there, or there is nowhere to send it             | complete |                                   |
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import event_host, event_second, is_attachment, is_of_no_worker, is_worker, worker_of
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.cli.destination import newest_settings
+from hf_mpwriter.base.verdicts import Cause, Refused
+from hf_mpwriter.base.words import command_line
+from hf_mpwriter.cli.runs import newest_settings
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.snapshot.attachments import NEVER_SENT, Attachments
@@ -73,36 +90,22 @@ class LastCommit:
 
 
 @dataclass(frozen=True)
-class HubFacts:
-    """What is known of the Hub, and of the uploader."""
-
-    destination: Destination | None = None  # with the full name of the repository; None for a local run
-    visibility: str = "unknown"  # public, private or unknown, as it was seen last
-    last_commit: LastCommit | None = None  # None before the first
-    uploader: UploaderStatus = field(default_factory=UploaderStatus)  # as it last described itself
-    is_alive: bool = False  # whether one holds the uploader lock
-    quarantined: Mapping[str, str] = field(default_factory=dict)  # the reason, per path
-
-
-@dataclass(frozen=True)
-class LogdirFacts:
-    """What is known of the logdir of a staged run, and of the mirror."""
-
-    to: str = ""  # where a staged run is brought to, "" for any other
-    mirror: MirrorStatus = field(default_factory=MirrorStatus)  # as it last described itself
-    is_alive: bool = False  # whether one holds the mirror lock
-    refused: Mapping[str, str] = field(default_factory=dict)  # what the logdir does not take: the reason, per path
-
-
-@dataclass(frozen=True)
 class RunFacts:
     """What the disk knows of a run."""
 
     logdir: str  # path or URL by which its user names the run
     run_dir: str  # absolute path
     now: float  # unix time at which it was gathered
-    hub: HubFacts
-    there: LogdirFacts
+    destination: Destination | None = None  # with the full name of the repository; None for a local run
+    visibility: str = "unknown"  # of the repository: public, private or unknown, as it was seen last
+    last_commit: LastCommit | None = None  # None before the first
+    quarantined: Mapping[str, str] = field(default_factory=dict)  # what the Hub does not get: the reason, per path
+    uploader: UploaderStatus = field(default_factory=UploaderStatus)  # as it last described itself
+    uploader_is_alive: bool = False  # whether one holds the uploader lock
+    to: str = ""  # the logdir to which a staged run is brought, "" for any other
+    mirror: MirrorStatus = field(default_factory=MirrorStatus)  # as it last described itself
+    mirror_is_alive: bool = False  # whether one holds the mirror lock
+    refused_there: Mapping[str, str] = field(default_factory=dict)  # what the logdir refuses: the reason, per path
     workers: tuple[WorkerFacts, ...] = ()  # by name
     files: tuple[FileFacts, ...] = ()  # event files and attachments, by path
     lag: float | None = None  # seconds since the oldest record that is not on the Hub was logged, None if all are
@@ -122,15 +125,15 @@ class RunFacts:
     @property
     def waiting(self) -> int:
         """Of these, bytes that it does not hold; 0 for a local run. What is never sent does not wait."""
-        if self.hub.destination is None:
+        if self.destination is None:
             return 0
-        never = {path for path, reason in self.hub.quarantined.items() if reason == NEVER_SENT}
+        never = self.quarantined.keys() - self.refused.keys()
         return sum(file.bytes - file.on_hub for file in self.files if file.path not in never)
 
     @property
-    def damaged(self) -> tuple[str, ...]:
-        """The event files that are damaged; an incomplete last record is ordinary after a kill."""
-        return tuple(one.path for one in self.damage if not one.is_incomplete)
+    def refused(self) -> dict[str, str]:
+        """What is quarantined and may come to the Hub all the same: the reason, per path."""
+        return {path: reason for path, reason in self.quarantined.items() if reason != NEVER_SENT}
 
     @property
     def missing_there(self) -> int:
@@ -139,14 +142,14 @@ class RunFacts:
         return sum(file.bytes - (file.in_logdir or 0) for file in files)
 
     @property
+    def damaged(self) -> tuple[str, ...]:
+        """The event files that are damaged; an incomplete last record is ordinary after a kill."""
+        return tuple(one.path for one in self.damage if not one.is_incomplete)
+
+    @property
     def alive(self) -> tuple[WorkerFacts, ...]:
         """The workers that live."""
         return tuple(worker for worker in self.workers if worker.state == "alive")
-
-    @property
-    def refused(self) -> dict[str, str]:
-        """What is quarantined and may come to the Hub all the same: the reason, per path."""
-        return {path: reason for path, reason in self.hub.quarantined.items() if reason != NEVER_SENT}
 
     @property
     def in_memory(self) -> int:
@@ -156,10 +159,9 @@ class RunFacts:
     @property
     def next_in(self) -> float | None:
         """Seconds until the next commit or try is due; None if no uploader lives, or nothing is known."""
-        uploader = self.hub.uploader
-        if not self.hub.is_alive or uploader.is_over or not uploader.next_in:
+        if not self.uploader_is_alive or self.uploader.is_over or not self.uploader.next_in:
             return None
-        return max(0.0, uploader.beat + uploader.next_in - self.now)
+        return max(0.0, self.uploader.beat + self.uploader.next_in - self.now)
 
 
 def gather(spool: Spool) -> RunFacts:
@@ -175,14 +177,17 @@ def gather(spool: Spool) -> RunFacts:
     scan = EventFileScan(spool.run, ledger.length if ledger else lambda _: 0)  # what the Hub has is not read again
     found = scan.files(allows, all_members.growing) + attached.files
     pulled, destination = pulled_files(spool), recorded and recorded.resolved(ledger.repo_id if ledger else "")
+    private = ledger.private if ledger else None
     files = tuple(
         FileFacts(
-            file.path,
-            file.length,
-            bytes_on_hub(file, ledger),
-            None if not there.to or is_attachment(file.path) else min(file.length, mirrored.files.get(file.path, 0)),
-            file.growing,
-            file.path in pulled,
+            path=file.path,
+            bytes=file.length,
+            on_hub=_bytes_on_hub(file, ledger),
+            in_logdir=min(file.length, mirrored.files.get(file.path, 0))
+            if there.is_staged and not is_attachment(file.path)
+            else None,
+            growing=file.growing,
+            pulled=file.path in pulled,
         )
         for file in found
     )
@@ -190,30 +195,25 @@ def gather(spool: Spool) -> RunFacts:
         spool.logdir,
         spool.run_dir,
         now,
-        HubFacts(
-            destination,
-            visibility(ledger),
-            _last_commit(ledger, destination),
-            hub.status(),
-            hub.is_alive(),
-            attached.refused | (ledger.reasons if ledger else {}),
-        ),
-        LogdirFacts(there.to, there.status(), there.is_alive(), mirrored.refused),
-        tuple(_workers(spool, members, files)),
-        files,
-        _lag(spool, files, now) if recorded else None,
-        _notices(spool),
-        tuple(scan.damage(now)),
+        destination=destination,
+        visibility="unknown" if private is None else "private" if private else "public",
+        last_commit=_last_commit(ledger, destination),
+        quarantined=attached.refused | (ledger.reasons if ledger else {}),
+        uploader=hub.status(),
+        uploader_is_alive=hub.is_alive(),
+        to=there.to,
+        mirror=there.status(),
+        mirror_is_alive=there.is_alive(),
+        refused_there=mirrored.refused,
+        workers=tuple(_workers(spool, members, files)),
+        files=files,
+        lag=_lag(spool, files, now) if recorded else None,
+        notices=_notices(spool),
+        damage=tuple(scan.damage(now)),
     )
 
 
-def visibility(ledger: Ledger | None) -> str:
-    """Who can read the repository, as it was seen last."""
-    private = ledger.private if ledger else None
-    return "unknown" if private is None else "private" if private else "public"
-
-
-def bytes_on_hub(file: LocalFile, ledger: Ledger | None) -> int:
+def _bytes_on_hub(file: LocalFile, ledger: Ledger | None) -> int:
     """The bytes of a file that the Hub holds; of an attachment, all or none."""
     if ledger is None or (file.sha256 and (file.path in ledger.quarantined or not ledger.covers(file))):
         return 0
@@ -291,3 +291,72 @@ def _time_at(spool: Spool, file: FileFacts) -> float:
         if key == 0x09 and at > 0:
             return float(at)
     return float(event_second(file.path.rpartition("/")[2]) or time.time())
+
+
+# judgement
+
+
+class RunHealth(enum.Enum):
+    """What becomes of a run; the value is the exit code."""
+
+    COMPLETE = 0
+    WAITING = 3
+    PERSON = 4
+
+    @property
+    def word(self) -> str:
+        """For people, and for programs."""
+        return {"COMPLETE": "complete", "WAITING": "waiting", "PERSON": "needs you"}[self.name]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What becomes of a run."""
+
+    state: RunHealth
+    next: str = ""  # what is to be done, "" if nothing is
+
+
+def judge(facts: RunFacts, logdir: str) -> Judgement:
+    """Judge a run."""
+    if trouble := next(_troubles(facts, logdir), ""):
+        return Judgement(RunHealth.PERSON, trouble)
+    is_waiting = facts.waiting or facts.missing_there
+    return Judgement(RunHealth.WAITING if is_waiting else RunHealth.COMPLETE)
+
+
+def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
+    """What a person has to do, the first thing first."""
+    sync, uploader = command_line("sync", logdir), facts.uploader
+    if facts.in_memory:
+        yield f"free space on the disk of {facts.run_dir}: what waits in memory is lost when its process ends"
+    if facts.waiting and (uploader.cause is Cause.DISK_FULL or uploader.kind == Refused.__name__):
+        yield f"{uploader.hint.rstrip('. ')}; then: {sync}"
+    if still := _stillness(facts):
+        yield f"{still}; if that does not help: {command_line('stop', logdir)}; then: {sync}"
+    if facts.refused:
+        yield f"see why {_named(list(facts.refused))} is refused; then: {sync}"
+    if facts.refused_there or (facts.missing_there and facts.mirror.is_refused):
+        what = _named(list(facts.refused_there)) if facts.refused_there else "the logdir"
+        yield f"see why {what} is refused in {facts.to}; then: {sync}"
+    if facts.damaged:
+        then = f"; then: {sync}" if facts.destination or facts.to else ""
+        copy = f"restore {_named(facts.damaged)} from a copy, if you have one"
+        yield f"{copy}: no upload brings what is behind the damage{then}"
+    if facts.waiting and not (facts.uploader_is_alive or facts.alive):
+        yield sync
+    if facts.missing_there and not (facts.mirror_is_alive or facts.alive):
+        yield sync
+
+
+def _stillness(facts: RunFacts) -> str:
+    """What keeps a living process of ours from its work."""
+    if facts.uploader_is_alive and facts.waiting and (still := facts.uploader.stillness(facts.now)):
+        return still
+    if facts.mirror_is_alive and facts.missing_there:
+        return facts.mirror.stillness(facts.now)
+    return ""
+
+
+def _named(paths: Sequence[str]) -> str:
+    return f"{paths[0]} (and {len(paths) - 1} more)" if paths[1:] else paths[0]

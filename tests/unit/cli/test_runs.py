@@ -1,4 +1,4 @@
-"""The runs below a folder."""
+"""LOGDIR: the runs below a folder, whose folder it is, and what to say where there is no run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import pytest
 from support import event_file
 
-from hf_mpwriter.base.storage import staging_root
-from hf_mpwriter.cli.status import finding
-from hf_mpwriter.cli.status.finding import named, nearest_first, no_run, others_below, runs_below
+from hf_mpwriter.base.storage import staged_name, staging_root
+from hf_mpwriter.cli import runs
+from hf_mpwriter.cli.runs import is_own_folder, named, nearest_first, no_run, others_below, runs_below
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
 
@@ -44,33 +44,24 @@ def test_many_names_are_counted_and_the_nearest_comes_first():
 
 def test_a_search_ends(tmp_path, monkeypatch):
     """A folder may hold millions of others."""
-    monkeypatch.setattr(finding, "MOST", 10)
+    monkeypatch.setattr(runs, "MOST", 10)
     for number in range(20):
         (tmp_path / "data" / str(number)).mkdir(parents=True)
     Spool(str(tmp_path / "data" / "0" / "run")).create()
     assert runs_below(str(tmp_path)) == []
 
 
-@pytest.mark.parametrize(("to", "found"), [("logs/exp1", ["logs/exp1"]), ("../other", [])])
+@pytest.mark.parametrize(("to", "found"), [("logs/exp1", ["a", "logs/exp1"]), ("../other", ["a"]), ("s3://b/x", ["a"])])
 def test_a_run_that_is_kept_elsewhere_is_found_by_its_logdir(tmp_path, monkeypatch, to, found):
-    """If that is below the folder."""
+    """If that is below the folder; one whose logdir is a URL hides no other."""
     monkeypatch.setenv("HF_MPWRITER_STAGING", str(tmp_path / "staging"))
     folder = tmp_path / "here"
-    folder.mkdir()
-    spool = Spool(str(tmp_path / "staging" / staging_root(os.geteuid()) / "0123" / "exp1"))
+    Spool(str(folder / "a")).create()
+    to = to if "://" in to else os.path.abspath(folder / to)
+    spool = Spool(str(tmp_path / "staging" / staging_root(os.geteuid()) / staged_name(to)))
     spool.create()
-    MirrorRecord(os.path.abspath(folder / to), 1.0).publish(spool)
+    MirrorRecord(to, 1.0).publish(spool)
     assert runs_below(str(folder)) == found
-
-
-def test_a_run_whose_logdir_is_a_url_is_below_no_folder(tmp_path, monkeypatch):
-    """And it hides no other."""
-    monkeypatch.setenv("HF_MPWRITER_STAGING", str(tmp_path / "staging"))
-    Spool(str(tmp_path / "here" / "a")).create()
-    spool = Spool(str(tmp_path / "staging" / staging_root(os.geteuid()) / "0123" / "exp1"))
-    spool.create()
-    MirrorRecord("s3://bucket/exp1", 1.0).publish(spool)
-    assert runs_below(str(tmp_path / "here")) == ["a"]
 
 
 def test_where_no_run_is_the_answer_fits_what_is_there(tmp_path, monkeypatch):
@@ -82,9 +73,18 @@ def test_where_no_run_is_the_answer_fits_what_is_there(tmp_path, monkeypatch):
     event_file(tmp_path / "torch" / "events.out.tfevents.1700000000.host", 1)
     (tmp_path / "empty").mkdir()
     say = functools.partial(no_run, is_elsewhere=False)
-    assert say("runs") == "runs is no run. Below it there are: runs/a, runs/b"
+    assert say("runs") == "runs is not a run. Below it there are: runs/a, runs/b"
     assert say("torch").endswith("To upload them: hf-mpwriter sync torch --repo-id NAME")
     assert say("empty") == "empty has no event files, and no run below it."
     assert say("none").startswith("none does not exist.")
     assert "HF_MPWRITER_STAGING" in say("s3://bucket/runs/a")
     assert "HF_MPWRITER_STAGING" in no_run("runs/a", is_elsewhere=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_folder_is_this_users_if_he_owns_it(tmp_path):
+    """Root may write everywhere, but not everything is his; what is not there yet would be."""
+    assert is_own_folder(str(tmp_path))
+    assert is_own_folder(str(tmp_path / "gone"))
+    os.chown(tmp_path, 12345, -1)
+    assert not is_own_folder(str(tmp_path))

@@ -1,0 +1,54 @@
+"""`logs`: the last lines of the logs of a run, and those that come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from runs import run
+
+from hf_mpwriter.cli.daemons import LINES
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system.process import host_id
+
+
+def test_who_follows_a_log_sees_what_is_written_after_a_rotation(own_spool):
+    """What a terminal would obey is escaped; Ctrl-C ends it without a traceback."""
+    log = os.fspath(own_spool.host(host_id()).daemon("uploader").log)
+    os.makedirs(os.path.dirname(log))
+    Path(log).write_text("2\n")
+    command = [sys.executable, "-m", "hf_mpwriter", "logs", "-f", own_spool.run_dir]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as following:
+        try:
+            assert following.stdout.readline() == "2\n"
+            os.rename(log, f"{log}.1")
+            Path(log).write_text("\x1b]0;mine\x07\n")
+            shown = next(line for line in following.stdout if "mine" in line)
+            assert shown == "\\x1b]0;mine\\x07\n"
+        finally:
+            following.send_signal(signal.SIGINT)
+        assert "Traceback" not in following.stdout.read()
+    assert following.returncode == 0
+
+
+def test_each_of_several_logs_is_named_by_its_path(own_spool):
+    """One alone needs no name. Of each the last lines are shown; escape sequences in them are not obeyed."""
+    text = "".join(f"line {number}\x1b]0;mine\x07\n" for number in range(2 * LINES))
+    for host in (host_id(), "there-01234567"):
+        log = Path(own_spool.host(host).daemon("uploader").log)
+        log.parent.mkdir(parents=True)
+        log.write_text(text)
+        shown = run("logs", own_spool.run_dir).output
+        assert (f"==> {log} <==" in shown) == (host != host_id())
+        assert ("line 99\\x1b" in shown, "line 100\\x1b" in shown, "\x1b" in shown) == (False, True, False)
+
+
+def test_a_run_without_an_uploader_has_no_log(tmp_path):
+    """It says so, with what makes one, and follows nothing that no process will write."""
+    Spool(str(tmp_path)).create()
+    text = f"No uploader has run here yet. To start one: hf-mpwriter sync {tmp_path}\n"
+    assert run("logs", tmp_path).output == run("logs", "-f", tmp_path).output == text
+    assert run("stop", tmp_path).output.splitlines()[0] == "no uploader runs"
