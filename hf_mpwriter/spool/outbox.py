@@ -59,8 +59,7 @@ class Outbox:
     """The outbox of one uploader."""
 
     def __init__(self, host: HostSpool, run: Directory) -> None:
-        self._host = host
-        self._run = run
+        self._host, self.run = host, run
         self._highest = 0
         self._garbage: list[Place] = []  # what cannot be read, and cannot be removed yet
         self.trouble = ""  # why the disk does not hold what `batches` does, "" while it does
@@ -119,7 +118,7 @@ class Outbox:
         # opened anew: the held descriptor is that of the worker that started this process, and an error of the disk is
         # told once per opening. The worker, who can write again what was lost, is to hear of it.
         many = sum(map(len, groups)) >= disk.MANY
-        is_synced = many and disk.sync_filesystem(Place(self._run, "."), "outbox.data")
+        is_synced = many and disk.sync_filesystem(Place(self.run, "."), "outbox.data")
         for group in groups:
             self._make_durable([file for file in group if not is_synced or self._is_elsewhere(file)])
         self.trouble = ""
@@ -149,7 +148,7 @@ class Outbox:
 
     def _is_elsewhere(self, file: LocalFile) -> bool:
         """Whether a file is on another filesystem than the run directory."""
-        return (self._run / file.path).stat().st_dev != os.fstat(self._run.fd).st_dev
+        return (self.run / file.path).stat().st_dev != os.fstat(self.run.fd).st_dev
 
     def _make_durable(self, group: Sequence[LocalFile]) -> None:
         """Sync the bytes that a batch will refer to, and the names of their files.
@@ -158,9 +157,9 @@ class Outbox:
         are taken for durable all the same: the Hub then gets what this disk loses, and never becomes shorter.
         """
         for file in group:
-            disk.fsync_path(self._run / file.path, "outbox.data")
+            disk.fsync_path(self.run / file.path, "outbox.data")
         for directory in {os.path.dirname(file.path) for file in group}:
-            disk.fsync_dir(Place(self._run, directory), "outbox.data")
+            disk.fsync_dir(Place(self.run, directory), "outbox.data")
 
     def _write(self, batch: Batch) -> None:
         self._on_disk.append(batch)  # even if it fails: the name may be there, only not durable

@@ -11,7 +11,7 @@ Invariants:
 - It is for display. It is not made durable, so it may be older after a power cut, or damaged; then it counts as empty.
   One decision rests on it: who may start the next uploader, and how soon, see `worker/election`.
 - Of several hosts, the one counts that was heard of last, by the clock of the filesystem.
-- The log gets a line when an outage begins, and one when it is over; for the tries between them see `uploader/outcome`.
+- The log gets a line when an outage begins, and one when it is over; for the tries between them see `uploader/sending`.
 - A full disk takes no newer status, and no ledger. So the reader sees for itself whether the disk is full: `or_full`.
 - No secret stands in it.
 """

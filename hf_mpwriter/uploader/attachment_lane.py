@@ -8,7 +8,7 @@ Invariants:
 - A push of attachments that is in the way of event files is ended after YIELD_AFTER, at SIGTERM at once, and repeated
   with less.
 - While a worker lives there is one commit of attachments per `commit_every`. A request or an end brings the rest
-  sooner; after the first commits not faster than DISTANCE.
+  sooner.
 - One scan reads SCAN_BYTES, then the uploader does something else. One batch at a time has copies, and it is bounded;
   from the second failure of its push on, it has none.
 - Commits of attachments always name their parent, so none overwrites what was not read back.
@@ -19,29 +19,23 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 
 from hf_mpwriter.base.files import BATCH_FILES, BATCH_IN_MEMORY, LocalFile
+from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Quarantine, Split, Unknown, Verdict
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.attachments import Attachments, Copies
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
-from hf_mpwriter.system.directory import Place
 from hf_mpwriter.uploader.decision import Attached
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.pacing import Backoff, Step
-from hf_mpwriter.uploader.retries import Retries
-
-logger = logging.getLogger("hf_mpwriter")
+from hf_mpwriter.uploader.pacing import Backoff, Clocks, Retries, Step
 
 ATTACHED_BYTES = 128 << 20  # bytes of attachments in one batch
 SCAN_BYTES = 256 << 20  # bytes that one scan reads, about a second
-DISTANCE = 10.0  # seconds between two commits of attachments that a request waits for ...
-FREE_COMMITS = 2  # ... after so many
 YIELD_AFTER = 20.0  # seconds that one kind is due before the other gives way
 
 
@@ -49,22 +43,14 @@ class AttachmentLane(Lane):
     """The attachments of a run."""
 
     def __init__(
-        self,
-        spool: Spool,
-        copies: Place,
-        ledger: Ledger,
-        backoff: Backoff,
-        retries: Retries,
-        clock: Callable[[], float],
-        first: float,
+        self, spool: Spool, host: HostSpool, ledger: Ledger, backoff: Backoff, retries: Retries, clocks: Clocks
     ) -> None:
         super().__init__(ledger, backoff, retries)
-        for host in spool.host_ids():  # copies of an earlier uploader that was killed
-            Copies(spool.host(host).copies, spool.run)
-        self._scanner, self._copies = Attachments(spool.run), Copies(copies, spool.run)
-        self._clock = clock
+        for name in spool.host_ids():  # copies of an earlier uploader that was killed
+            Copies(spool.host(name).copies, spool.run)
+        self._scanner, self._copies = Attachments(spool.run), Copies(host.copies, spool.run)
+        self._now = clocks.now
         self._batches: list[Batch] = []  # more than one only while a refused one is split
-        self._left_out = {path: entry.reason for path, entry in ledger.quarantined.items() if not entry.refusals}
         self._bound = ATTACHED_BYTES
         self._in_the_way_since = math.inf  # since when event files are due while a batch is pushed
         # the round
@@ -73,8 +59,7 @@ class AttachmentLane(Lane):
         self._requested = self._answering = False  # whether a request came after it started, or before
         self._alone = self._over = False  # whether it started, or the last one ended, without a live worker
         # when
-        self._next_round = self._last_turn = first
-        self._last_commit = -math.inf
+        self._next_round = self._last_turn = clocks.now() + clocks.timing.first_scan_after
 
     @property
     def batches(self) -> list[Batch]:
@@ -84,15 +69,15 @@ class AttachmentLane(Lane):
     def request(self) -> None:
         """A member waits: what is there now is scanned soon, and a wait ends unless the Hub asked for it."""
         self._requested = True
-        self.backoff.hurry(self._clock() + self.backoff.first_wait)
+        self.backoff.hurry(self._now())
 
     def state(self, living: int) -> Attached:
         """What is to be done about attachments while so many members live."""
-        if self._is_over(living) and not self._retries.is_due(attachments=True):
+        if self._is_over(living) and not self._retries.due(attachments=True):
             return Attached.OVER
         if not self._is_due(living):
             return Attached.LATER
-        starved = self._clock() - self._last_turn > self._interval + YIELD_AFTER
+        starved = self._now() - self._last_turn > self._interval + YIELD_AFTER
         return Attached.STARVED if starved else Attached.DUE
 
     def _is_over(self, living: int) -> bool:
@@ -101,21 +86,21 @@ class AttachmentLane(Lane):
         return self._over and not self._batches and not self._requested
 
     def _is_due(self, living: int) -> bool:
-        now = self._clock()
+        now = self._now()
         if now < self.backoff.next_try:
             return False
         if not living:
             return True
-        if self._requested or self._answering:
-            return self.commits < FREE_COMMITS or now >= self._last_commit + DISTANCE
-        return now >= self._next_round or self._retries.is_due(attachments=True)
+        if self._requested or self._answering or now >= self._next_round:
+            return True
+        return bool(self._retries.due(attachments=True))
 
     def scan(self, takes: Callable[[str], bool], *, alone: bool) -> bool:
         """Scan some attachments that this host takes; if the Hub lacks some of them, they are a batch afterwards.
 
         Whether the ledger has changed.
         """
-        self._last_turn = self._clock()
+        self._last_turn = self._now()
         if self._left is None:
             self._start_round(takes, alone=alone)
         left: list[str] = self._left or []
@@ -133,7 +118,7 @@ class AttachmentLane(Lane):
             except FileNotFoundError:  # nothing is left to send
                 continue
             except OSError as error:
-                self._leave_out(path, attachments.reason_of(error))
+                self._retries.left_out(path, attachments.reason_of(error))
                 continue
             if not covered and not self._fits(files, file):
                 left.append(path)
@@ -169,14 +154,15 @@ class AttachmentLane(Lane):
         self._left = self._scanner.paths(lambda path: allows(path) and takes(path))[::-1]
         self._answering, self._requested, self._alone = self._requested, False, alone
         self._due = self._retries.due(attachments=True)
-        for path in self._left_out.keys() - set(self._left):
-            self._let_in(path, covered=False)
+        for path in self._ledger.quarantined.keys() - set(self._left):
+            if is_attachment(path):
+                self._let_in(path, covered=False)
 
     def _end_round(self) -> None:
         self._left, self._answering = None, False
         self._retries.postpone(self._due & self._retries.due(attachments=True))
         self._over = self._alone and not self._requested
-        self._next_round = self._clock() + self._interval
+        self._next_round = self._now() + self._interval
 
     @property
     def _interval(self) -> float:
@@ -191,27 +177,18 @@ class AttachmentLane(Lane):
             and sum(one.length for one in together if one.in_memory) <= BATCH_IN_MEMORY
         )
 
-    def _leave_out(self, path: str, why: str) -> None:
-        """Quarantine what cannot be read or copied, for as long as that is so."""
-        if self._left_out.get(path) != why:
-            logger.info("%s is left out: %s", path, why)
-        self._left_out[path] = why
-        self._retries.left_out(path, why)
-
     def _let_in(self, path: str, *, covered: bool) -> None:
         """Leave a path out no more that can be read; one that the Hub refuses only if the Hub has it as it is now."""
-        self._left_out.pop(path, None)
         if covered or not self._is_refused(path):
             self._ledger.release(path)
 
-    def start(self) -> Batch:
-        """The batch whose push starts now."""
-        self.yielded, self._in_the_way_since, self._last_turn = False, math.inf, self._clock()
-        return super().start()
+    def started(self, batch: Batch) -> None:  # noqa: ARG002 - there is one
+        """A push of a batch starts."""
+        self.yielded, self._in_the_way_since, self._last_turn = False, math.inf, self._now()
 
     def must_yield(self, *, due: bool, terminating: bool) -> bool:
         """Whether the push of a batch is to be ended for event files; then less is sent."""
-        now = self._clock()
+        now = self._now()
         self._in_the_way_since = min(self._in_the_way_since, now) if due else math.inf
         if not self.yielded and (terminating or now - self._in_the_way_since > YIELD_AFTER):
             self.yielded, self._bound = True, max(1, self._bound // 2)
@@ -225,8 +202,7 @@ class AttachmentLane(Lane):
         self.backoff.succeeded()
         self._bound = min(ATTACHED_BYTES, 2 * self._bound)
         if committed:
-            self._last_commit = self._clock()
-            self._next_round = self._last_commit + self._interval
+            self._next_round = self._now() + self._interval
         if not self._batches and not self._left:
             self._end_round()
 
@@ -254,7 +230,7 @@ class AttachmentLane(Lane):
 
     def restart(self) -> None:
         """Scan everything again: the Hub has lost something."""
-        self._left, self._requested, self._next_round = None, True, self._clock()
+        self._left, self._requested, self._next_round = None, True, self._now()
 
     def close(self) -> None:
         """Remove the copies: the uploader leaves."""

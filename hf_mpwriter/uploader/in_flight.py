@@ -21,7 +21,6 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
 
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Done, Refused, Retry, Sent, Unknown, Verdict
@@ -29,12 +28,11 @@ from hf_mpwriter.push.handle import PushHandle
 from hf_mpwriter.push.job import SCRATCH, Job, deadline
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted, stamp
-from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.spool.workers.peers import OTHERS_SILENCE, is_apart
+from hf_mpwriter.spool.outbox import Batch, Outbox, interrupted, stamp
+from hf_mpwriter.spool.workers.peers import living_others
 from hf_mpwriter.system import disk
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.pacing import Pacing
+from hf_mpwriter.uploader.pacing import Clocks, Pacing
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -47,16 +45,10 @@ class InFlight:
     """What is being sent, what may still arrive, and the ledger that takes the outcome."""
 
     def __init__(
-        self,
-        spool: Spool,
-        host: HostSpool,
-        outbox: Outbox,
-        ledger: Ledger,
-        pacing: Pacing,
-        clock: Callable[[], float],
+        self, spool: Spool, host: HostSpool, outbox: Outbox, ledger: Ledger, pacing: Pacing, clocks: Clocks
     ) -> None:
         self._spool, self._host, self._outbox = spool, host, outbox
-        self._ledger, self._pacing, self._clock = ledger, pacing, clock
+        self._ledger, self._pacing, self._clocks = ledger, pacing, clocks
         self.push: PushHandle | None = None  # the push that runs, None while there is none
         self._lingering: PushHandle | None = None  # has gone well, or was prepared, and may take the next batch
         self._began_at = self._ended_at = -math.inf  # when the last push began, and when it ended
@@ -88,7 +80,7 @@ class InFlight:
             logger.info("a push (%s, batch %s) was interrupted, its outcome is unknown", host.root, lost.batch)
             news |= self._ledger.mark_uncertain(lost.attachments)
             if not lost.fenced:
-                self._settled_at = self._clock() + SETTLE_TIME
+                self._settled_at = self._clocks.now() + SETTLE_TIME
             if other and name:
                 known.add(name)
                 self._settling |= frozenset() if lost.fenced else {name}
@@ -109,9 +101,9 @@ class InFlight:
     def start(self, lane: Lane, batch: Batch, *, squash: bool) -> None:
         """Start a push."""
         self._fenced = batch.has_attachments or self._pacing.is_fenced or self.is_settling or not self._is_alone()
-        self._sent, self._began_at = (lane, batch), self._clock()
+        self._sent, self._began_at = (lane, batch), self._clocks.now()
         if batch.files:
-            lane.start()
+            lane.started(batch)
         if self._unsaved:
             self.save_ledger()
         if self._unsaved:
@@ -163,7 +155,7 @@ class InFlight:
             if lingering.take(job, deadline(job)):
                 return lingering
             lingering.let_go()
-        closely = self._clock() - self._ended_at < CLOSELY * LINGER
+        closely = self._clocks.now() - self._ended_at < CLOSELY * LINGER
         return PushHandle(job, deadline(job), self._spool, CLOSELY * LINGER if closely else LINGER)
 
     def let_go(self) -> None:
@@ -174,18 +166,7 @@ class InFlight:
 
     def _is_alone(self) -> bool:
         """Whether no uploader of another host can send: there is none, it has left, or it says nothing any more."""
-        if is_apart(self._spool):  # those of other hosts have spools of their own
-            return False
-        others = [host for host in map(self._spool.host, self._spool.host_ids()) if host.root != self._host.root]
-        now = filesystem_time(self._host) if others else 0.0
-        for host in others:
-            try:
-                silence = now - host.daemon("uploader").status.stat().st_mtime
-            except FileNotFoundError:
-                continue
-            if silence < OTHERS_SILENCE and not UploaderStatus.read(host).is_over:
-                return False
-        return True
+        return not living_others(self._spool, self._host.root.basename, 0.0, self._clocks.there)
 
     def acknowledge(self, verdict: Done, batch: Batch) -> None:
         """Enter what the Hub has into the ledger, and remove the record."""
@@ -214,9 +195,9 @@ class InFlight:
             self.own_head = None
         elif self.push is not None and self.push.lingers:
             self._lingering = self.push
-        sent, self._sent, self.push, self._ended_at = self._sent, None, None, self._clock()
+        sent, self._sent, self.push, self._ended_at = self._sent, None, None, self._clocks.now()
         if isinstance(verdict, Unknown) and not self._fenced:
-            self._settled_at = self._clock() + SETTLE_TIME
+            self._settled_at = self._clocks.now() + SETTLE_TIME
         if isinstance(verdict, Refused) and self.may_create and not self._creates:
             verdict = Retry(verdict.reason, cause=verdict.cause, hint=verdict.hint)
         return verdict, *sent
@@ -247,7 +228,7 @@ class InFlight:
         if self._unsaved:
             self.save_ledger()
             self.clear()
-        if self._settled_at is not None and self._clock() >= self._settled_at:
+        if self._settled_at is not None and self._clocks.now() >= self._settled_at:
             self._settled_at, self.own_head = None, None
             if self._settling:
                 self._ledger.taken_over |= self._settling

@@ -1,6 +1,6 @@
 """Lanes: what waits to be sent, in batches. Event files take one lane, attachments the other.
 
-    start                   the batch that is to be pushed
+    started(batch)          a push of it starts
     done(batch)             the Hub has it
     failed(verdict, batch)  it has not: wait; a refused batch is split, a file that is refused alone is quarantined
 
@@ -25,7 +25,6 @@ import abc
 import dataclasses
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from hf_mpwriter.base.files import LocalFile
@@ -39,10 +38,8 @@ from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.uploader.decision import Outgoing
-from hf_mpwriter.uploader.pacing import LARGEST, Backoff, BatchSize, Step
-from hf_mpwriter.uploader.retries import Retries
+from hf_mpwriter.uploader.pacing import LARGEST, Backoff, BatchSize, Clocks, Retries, Step
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -66,9 +63,9 @@ class Lane(abc.ABC):
         """How the run is uploaded: what the newest member wants."""
         return self._ledger.settings or Settings()
 
-    def start(self) -> Batch:
-        """The batch whose push starts now; there must be one."""
-        return self.batches[0]
+    @abc.abstractmethod
+    def started(self, batch: Batch) -> None:
+        """A push of a batch starts."""
 
     @abc.abstractmethod
     def done(self, batch: Batch, *, committed: bool) -> None:
@@ -76,17 +73,15 @@ class Lane(abc.ABC):
         self.commits += committed
 
     def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
-        """Take in that a push has failed.
+        """A push has failed: the verdict, a Quarantine instead of a Split of one file; when to try again.
 
-        The verdict, Quarantine instead of Split when a file was refused alone: once the ledger is saved, the
-        batch is to be dropped. And when to try again.
+        Once the ledger is saved, what is quarantined is to be dropped.
         """
         certain = isinstance(verdict, Quarantine)
         if isinstance(verdict, Split):
             verdict = self._refused(verdict, batch)
         if isinstance(verdict, Quarantine):
             for path, reason in verdict.paths.items():
-                logger.info("%s is refused: %s", path, reason)
                 self._retries.refused(path, reason, certain=certain)
         return verdict, self.backoff.failed(verdict)
 
@@ -112,36 +107,15 @@ class Lane(abc.ABC):
         """Put two halves in the place of a batch."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TooLarge:
-    """Lengths of an event file that the Hub has refused for their size."""
-
-    least: int  # of them
-    greatest: int  # of them, as a rule the whole file
-    times: int  # that so much was refused
-
-
 class EventFileLane(Lane):
     """The event files of a run."""
 
-    def __init__(
-        self,
-        run: Directory,
-        outbox: Outbox,
-        ledger: Ledger,
-        backoff: Backoff,
-        retries: Retries,
-        clock: Callable[[], float] = time.monotonic,
-        time_there: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, outbox: Outbox, ledger: Ledger, backoff: Backoff, retries: Retries, clocks: Clocks) -> None:
         super().__init__(ledger, backoff, retries)
-        self._run, self._outbox, self._scan = run, outbox, EventFileScan(run, ledger.length)
-        self._size, self._quiet, self._large = (
-            BatchSize(clock),
-            QuietFiles(time_there),
-            LargeFiles(run, outbox.directory, clock),
-        )
-        self._too_large: dict[str, TooLarge] = {}
+        self._outbox, self._scan = outbox, EventFileScan(outbox.run, ledger.length)
+        self._size, self._quiet = BatchSize(clocks.now), QuietFiles(clocks.there)
+        self._large = LargeFiles(outbox.run, outbox.directory, clocks.now)
+        self._too_large: dict[str, int] = {}  # the least length that the Hub has refused for its size
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS  # scans in a row that may fail for what cannot be read
 
@@ -164,12 +138,10 @@ class EventFileLane(Lane):
             return Outgoing.SPLIT
         return Outgoing.READY if self._up_to_date else Outgoing.STALE
 
-    def start(self) -> Batch:
-        """The batch whose push starts now."""
-        batch = super().start()
+    def started(self, batch: Batch) -> None:
+        """A push of a batch starts."""
         self._size.started()
         self._large.started(batch.files)
-        return batch
 
     def scan(self, members: Members, takes: Callable[[str], bool], *, everything: bool = False) -> list[LocalFile]:
         """Put what the Hub lacks of the files that this host takes into the outbox; all event files of these."""
@@ -207,11 +179,9 @@ class EventFileLane(Lane):
         for path, entry in list(self._ledger.quarantined.items()):  # perhaps of an earlier uploader
             if entry.reason.startswith(NO_COPY) and not later.get(path):
                 self._ledger.release(path)
-        for path, reason in ((path, why) for path, why in later.items() if why):
-            known = self._ledger.quarantined.get(path)
-            if known is None or (not known.refusals and known.reason != reason):
-                logger.info("%s is left out: %s", path, reason)
-            self._retries.left_out(path, reason)
+        for path, reason in later.items():
+            if reason:
+                self._retries.left_out(path, reason)
         return set(later)
 
     def require_scan(self) -> None:
@@ -224,14 +194,9 @@ class EventFileLane(Lane):
         in_time = not committed or self._size.done(len(batch.files))
         if all(map(self._ledger.covers, batch.files)):
             self._outbox.remove(batch)
-        for path in [path for path, known in self._too_large.items() if self._ledger.length(path) >= known.least]:
+        for path in [path for path, least in self._too_large.items() if self._ledger.length(path) >= least]:
             del self._too_large[path]
         self._splitting = self._splitting and bool(self.batches)
-        if self._splitting:
-            file, *others = self.batches[0].files
-            known = self._too_large.get(file.path)
-            if known and not others and known.times > 1 and file.length >= known.greatest:  # it stays too large
-                self._send_less(self.batches[0])
         self._up_to_date = bool(self.batches) and in_time  # what waits was made in the hope of faster commits
 
     def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
@@ -256,20 +221,11 @@ class EventFileLane(Lane):
 
     def _shorten(self, batch: Batch) -> bool:
         (file,) = batch.files
-        known = self._too_large.get(file.path, TooLarge(file.length, 0, 0))
-        whole = file.length >= known.greatest
-        self._too_large[file.path] = TooLarge(
-            min(known.least, file.length), max(known.greatest, file.length), known.times + whole
-        )
-        return self._send_less(batch)
-
-    def _send_less(self, batch: Batch) -> bool:
-        """Put a shorter beginning of a file in front of its batch; False if there is none that may be taken."""
-        (file,) = batch.files
+        least = self._too_large[file.path] = min(file.length, self._too_large.get(file.path, file.length))
         try:
-            fd = disk.open_beneath(self._run / file.path)
+            fd = disk.open_beneath(self._outbox.run / file.path)
             try:
-                end = framing.middle(fd, self._ledger.length(file.path), self._too_large[file.path].least)
+                end = framing.middle(fd, self._ledger.length(file.path), least)
             finally:
                 os.close(fd)
             if end:

@@ -6,8 +6,7 @@
                                                                            -> WAIT
                                                                            -> LEAVE
 
-Who is here is in `peers`, what goes to the Hub in `sending`, what is asked for in `requests`; what follows a verdict is
-in `outcome`.
+Who is here is in `peers`, what goes to the Hub in `sending`, what is asked for in `requests`.
 
 Order of writes: fsync(event files) -> put batch -> drop superseded batches -> in_flight -> push -> ledger -> drop
 in_flight and batch. Of attachments: copies -> in_flight -> push -> ledger -> drop in_flight and copies. After an
@@ -29,28 +28,23 @@ from collections.abc import Callable
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.timing import USUAL, Timing
-from hf_mpwriter.base.verdicts import Refused, Retry, Verdict
+from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool.daemons import Daemon
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.spool.outbox import filesystem_time
 from hf_mpwriter.spool.starts import StartRecord, inherited
 from hf_mpwriter.spool.status import LINGER, StatusFile
-from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.samplers import Seals
-from hf_mpwriter.system import filesystem, hf_home, launch, locks
+from hf_mpwriter.system import hf_home, launch, locks
 from hf_mpwriter.system.daemon import prepare_process
-from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.uploader import outcome
 from hf_mpwriter.uploader.decision import Action, Situation, abandoned_for, decide, pause
-from hf_mpwriter.uploader.lanes import Lane
+from hf_mpwriter.uploader.pacing import Clocks
 from hf_mpwriter.uploader.peers import Peers
 from hf_mpwriter.uploader.requests import Requests
 from hf_mpwriter.uploader.sending import Sending
 from hf_mpwriter.uploader.siblings import Search
 
 logger = logging.getLogger("hf_mpwriter")
-
-OTHER_RUNS = "has other runs below it: folders with a .hf_mpwriter of their own are not uploaded as part of it"
 
 
 class Uploader(Daemon):
@@ -66,13 +60,13 @@ class Uploader(Daemon):
         timing: Timing = USUAL,
     ) -> None:
         super().__init__("uploader", spool, lock, clock)
-        self._timing = timing
-        self._start, self._rng, self._token_stamp = start, rng, hf_home.token_stamp(os.environ)
+        self._clocks = Clocks(clock, lambda: filesystem_time(self.host), rng, timing)
+        self._start, self._token_stamp = start, hf_home.token_stamp(os.environ)
         self.status = StatusFile(  # what it publishes
             self.host, self._process, clock, start.token_issued_at, beat_every=timing.heartbeat_every
         )
         self.requests, self._seals = Requests(), Seals(clock)
-        self._abandoned_since, self._waited_until, self._knows_other_runs = clock(), 0.0, False
+        self._abandoned_since, self._waited_until = clock(), 0.0
         self.recover()
         self._search = Search(start, timing.sibling_search)
 
@@ -80,11 +74,13 @@ class Uploader(Daemon):
         """Read what is on disk; nothing in memory counts but what was asked for, and what was told."""
         self._check_recorded()
         # first what the disk may refuse: nothing is sent before it is known what was in flight
-        self.peers = Peers(self._spool, self.host, self.status, self._clock, self._timing.heartbeat_every)
-        self.sending = Sending(self._spool, self.host, self._start, self.requests, self._clock, self._rng, self._timing)
+        self.peers = Peers(self._spool, self.host, self.status, self._clocks)
+        self.sending = Sending(
+            self._spool, self.host, self._start, self.status, self.peers, self.requests, self._clocks
+        )
         self.status.saw(None)
         # those of other hosts name their parents from here on, or we see their records
-        self.sending.publish(self.status, "idle")
+        self.sending.publish("idle")
         self.sending.recover()
 
     def _check_recorded(self) -> None:
@@ -105,115 +101,72 @@ class Uploader(Daemon):
         self._search.reap()
         if not self.is_in_place():
             return False
-        members = self.peers.look()
-        if any(member.works for member in members):
-            self._abandoned_since = self._clock()
-        self.sending.note(members, self.peers)
-        if self.sending.is_pushing:
-            self._listen(members)
+        self.peers.look()
+        self.sending.note()
+        has_progressed = self.sending.listen()
+        if has_progressed or self.peers.works:
+            self._abandoned_since = self._clock()  # progress is as good a reason to stay as a worker
         if not self.sending.is_pushing:
-            if self._is_better_token_there(members):
+            if self._is_better_token_there():
                 logger.info("a newer worker may have a better token; leaving the uploader lock to it")
                 self.close()
                 return False
-            self.sending.catch_up()
-            action = decide(self._situation(members))
+            self.sending.in_flight.catch_up()
+            action = decide(self._situation())
             if action is Action.LEAVE:
                 return not self.leave()
-            if self._act(action, members):
+            if self._act(action):
                 return True
         self._publish()
         self._sleep()
         return True
 
-    def _act(self, action: Action, members: list[Member]) -> bool:
+    def _act(self, action: Action) -> bool:
         """Act; True if the next tick follows at once."""
         if action is Action.SCAN:
-            self._scan(members)
+            self.sending.scan()
         elif action is Action.PUSH:
-            self._start_push(self.sending.events, self.sending.oldest, members)
+            self.sending.push_events()
         elif action is Action.ATTACH:
-            self._attach(members)
+            self.sending.attach()
             if not self.sending.is_pushing:  # there may be more, or it is time to leave
                 self._publish()
                 return True
         return False
 
-    def _is_better_token_there(self, members: list[Member]) -> bool:
+    def _is_better_token_there(self) -> bool:
         """Whether a younger worker may have a better token; it may have closed already and wait for its data."""
         if self.status.failure != Refused.__name__:
             return False
         if (stamp := hf_home.token_stamp(os.environ)) != self._token_stamp:  # `hf auth login`: the next push reads it
             self._token_stamp = stamp
-            self.sending.hold(0.0)
-        younger = (member for member in members if member.started_at > self.status.token_issued_at)
+            self.sending.try_now()
+        younger = (member for member in self.peers.here if member.started_at > self.status.token_issued_at)
         return any(one.works or not self.requests.is_satisfied(one) for one in younger if not one.is_sampler)
 
-    def _situation(self, members: list[Member]) -> Situation:
-        return self.sending.situation(
-            members,
-            abandoned_for=self._abandoned_for(),
-            awaits_more=self.peers.awaits_more,
-            sealing=self._seals.are_pending(members),
-        )
+    def _situation(self) -> Situation:
+        sealing = self._seals.are_pending(self.peers.here)
+        return self.sending.situation(abandoned_for=self._abandoned_for(), sealing=sealing)
 
     def _abandoned_for(self) -> float:
         """Seconds since a member was last seen alive, the Hub last took something, or a wait was over.
 
         What counts as a wait is what the Hub has asked for, or the share of this node in the rate limit.
         """
-        self._waited_until = max(self._waited_until, self.sending.blocked_until)
+        self._waited_until = max(self._waited_until, self.sending.pacing.blocked_until)
         return abandoned_for(self._clock(), self._abandoned_since, self._waited_until)
-
-    # scan and push
-
-    def _scan(self, members: list[Member]) -> None:
-        if not self.sending.scan(members, self.peers):
-            return
-        if self.sending.other_runs and not self._knows_other_runs:
-            self._knows_other_runs = True
-            name = printable(min(self.sending.other_runs))
-            self.status.notify([f"{self._spool.logdir} {OTHER_RUNS}, such as {name}"])
-        # nothing to send, but a request asks what the Hub really has
-        if self.requests.audit and not self.sending.oldest.files:
-            self._start_push(self.sending.events, self.sending.oldest, members)
-
-    def _attach(self, members: list[Member]) -> None:
-        """Scan attachments, as no event file is due; push what the Hub lacks."""
-        if batch := self.sending.attach(members, self.peers):
-            self._start_push(self.sending.attachments, batch, members)
-
-    def _start_push(self, lane: Lane, batch: Batch, members: list[Member]) -> None:
-        if not self.sending.may_push(batch, members, self.status):
-            return
-        try:
-            self.sending.start(lane, batch, members)
-        except OSError as error:
-            self._conclude(Retry(filesystem.explained(error, "cannot start a push")))
-
-    def _listen(self, members: list[Member]) -> None:
-        """Take in what the push says; conclude when it has ended."""
-        notices, verdict = self.sending.listen(members)
-        self.status.notify(notices)
-        if verdict is not None:
-            self._conclude(verdict)
-
-    def _conclude(self, verdict: Verdict) -> None:
-        ended = outcome.conclude(self.sending, verdict)
-        ended.tell(self.status)
-        if ended.is_done:
-            self.sending.satisfy(self.peers.members)
-            self._abandoned_since = self._clock()  # progress is as good a reason to stay as a worker
 
     # status, sleep, leave
 
     def _publish(self, phase: str = "") -> None:
         self.forget_starts(is_over=phase == "left")
-        self.sending.publish(self.status, phase)
+        self.sending.publish(phase)
 
     def _sleep(self) -> None:
-        tick = self._timing.uploader_tick
-        if not self.sending.wait(tick):
+        tick, push = self._clocks.timing.uploader_tick, self.sending.in_flight.push
+        if push is not None:
+            push.wait(tick)
+        else:
             time.sleep(pause(tick, self.peers.look_took, self.sending.until_push))
 
     def close(self) -> None:
@@ -229,8 +182,8 @@ class Uploader(Daemon):
     def is_over(self) -> bool:
         """Whether nobody works, and nobody asks for more."""
         over = self.requests.is_ending or self._abandoned_for() > LINGER
-        members, is_satisfied = self.peers.look(), self.requests.is_satisfied
-        return over or all(not member.works and is_satisfied(member) for member in members)
+        self.peers.look()
+        return over or not (self.peers.works or self.requests.any_urgent(self.peers.here))
 
     def terminate(self) -> None:
         """SIGTERM: one last scan and push, and what dead members left behind, then leave."""

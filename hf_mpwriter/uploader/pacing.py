@@ -1,4 +1,4 @@
-"""Pacing: when the next push may start, how it goes, and how many event files it carries.
+"""Pacing: when the next push may start, how it goes, how many event files it carries, and when refused paths go again.
 
     commit_every  -> next_commit   when the events of live workers are due
     verdicts      -> next_try      no push starts earlier; a request ends the wait, unless the Hub asked for it
@@ -6,6 +6,7 @@
     412           -> fenced        after MOVED_LIMIT of these since the last success, one push names no parent
     Xet trouble   -> xet           after XET_LIMIT failures in a row, content goes by LFS for an hour
     413, 504      -> batch size    halves; a full commit in less than SLOW_COMMIT doubles it
+    refused path  -> retries       REFUSALS times, minutes apart; then the Hub is believed: after minutes, later hours
 
 When a push is tried again is a pure decision of `next_step`, with attempts and randomness as arguments:
 
@@ -23,27 +24,43 @@ All times are monotonic seconds.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from hf_mpwriter.base.files import BATCH_FILES
+from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Split, Unknown, Verdict
-from hf_mpwriter.uploader.rate_limit import BUSY_WAIT, RateLimit
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.uploader.rate_limit import BUSY_WAIT, HOUR, RateLimit
+
+logger = logging.getLogger("hf_mpwriter")
 
 LONGEST_WAIT = 300.0  # seconds
 SHORTEST_WAIT = 0.5  # seconds; full jitter may draw 0, which would hammer
-LONGEST_WISH = 3600.0  # seconds; a longer Retry-After is not believed
+LONGEST_WISH = HOUR  # a longer Retry-After is not believed
 REFUSED_WAIT = 300.0  # seconds
-LONGEST_REFUSED_WAIT = 3600.0  # seconds
+LONGEST_REFUSED_WAIT = HOUR  # of a destination, or of a path
+REFUSALS = 3  # of a path alone, minutes apart, before the Hub is believed
 MOVED_LIMIT = 5  # 412 since the last success, before one push names no parent
 XET_LIMIT = 3  # failures of the Xet storage in a row, before content goes by LFS
-XET_PAUSE = 3600.0  # seconds until Xet is tried again; LFS sends whole files
+XET_PAUSE = HOUR  # until Xet is tried again; LFS sends whole files
 SLOW_COMMIT = 45.0  # seconds; the Hub, or a proxy before it, ends a request in 60
 SMALLEST = 10  # files; what is refused with fewer is split, and does not make other batches smaller
 LARGEST = 600  # files; a push of more takes more memory than `hf upload` of a folder, which makes as many commits
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """The time as an uploader knows it, and its waits."""
+
+    now: Callable[[], float]  # monotonic seconds
+    there: Callable[[], float]  # unix time of the filesystem, on which hosts agree
+    rng: random.Random  # for jitter
+    timing: Timing = USUAL
 
 
 @dataclass(frozen=True)
@@ -76,9 +93,8 @@ def next_step(verdict: Verdict, attempts: int, rng: random.Random, timing: Timin
 class Backoff:
     """The waits of one lane after failures."""
 
-    def __init__(self, clock: Callable[[], float], rng: random.Random, timing: Timing = USUAL) -> None:
-        self._clock, self._rng, self._timing = clock, rng, timing
-        self.first_wait = timing.push_retry_first  # seconds that a request does not shorten
+    def __init__(self, clocks: Clocks) -> None:
+        self._clocks = clocks
         self.next_try, self.may_hurry = 0.0, True
         self.attempts = self._moved = self._failures = 0
 
@@ -90,16 +106,19 @@ class Backoff:
         else:
             self._failures += 1
         attempts = self._moved if isinstance(verdict, Moved) else self._failures
-        step = next_step(verdict, attempts, self._rng, self._timing)
+        step = next_step(verdict, attempts, self._clocks.rng, self._clocks.timing)
         self.hold(step)
         return step
 
     def hold(self, step: Step) -> None:
         """Start no push for a while."""
-        self.next_try, self.may_hurry = self._clock() + step.wait, step.may_hurry
+        self.next_try, self.may_hurry = self._clocks.now() + step.wait, step.may_hurry
 
-    def hurry(self, earliest: float) -> None:
-        """End a wait at `earliest`, unless the Hub asked for it."""
+    def hurry(self, since: float) -> None:
+        """A request ends a wait, the shortest one after `since` at the earliest, unless the Hub asked for it."""
+        self._end_wait(since + self._clocks.timing.push_retry_first)
+
+    def _end_wait(self, earliest: float) -> None:
         if self.may_hurry:
             self.next_try = min(self.next_try, earliest)
 
@@ -112,17 +131,10 @@ class Backoff:
 class Pacing(Backoff):
     """The waits that hold for all pushes, and how the next one goes."""
 
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        rng: random.Random,
-        rate_limit: RateLimit,
-        first: float,
-        timing: Timing = USUAL,
-    ) -> None:
-        super().__init__(clock, rng, timing)
+    def __init__(self, clocks: Clocks, rate_limit: RateLimit) -> None:
+        super().__init__(clocks)
         self._rate_limit = rate_limit
-        self.next_commit = first  # when the commit interval is over
+        self.next_commit = clocks.now() + clocks.timing.first_scan_after  # when the commit interval is over
         self._xet_failures = 0
         self._last_try = self._lfs_until = 0.0
         self._last_squash = -math.inf
@@ -137,7 +149,7 @@ class Pacing(Backoff):
     @property
     def uses_xet(self) -> bool:
         """Whether the next push may use Xet."""
-        return self._clock() >= self._lfs_until
+        return self._clocks.now() >= self._lfs_until
 
     @property
     def blocked_until(self) -> float:
@@ -157,11 +169,11 @@ class Pacing(Backoff):
     def saw(self, hosts: Collection[str], apart: Collection[str] = ()) -> None:
         """Note which hosts share the run directory, `apart` from those with an uploader of their own."""
         if self._rate_limit.saw(hosts, apart) and self.used_up:
-            self.hurry(self._clock())
+            self._end_wait(self._clocks.now())
 
     def take(self, *, urgent: bool, at_once: bool = False) -> bool:
         """Whether the rate limit allows a push now; else the next try waits for it."""
-        now = self._last_try = self._clock()
+        now = self._last_try = self._clocks.now()
         wait = self._rate_limit.take(urgent=urgent)
         self._holds_token, self.used_up, self.due_at = not wait, wait > BUSY_WAIT, 0.0
         if not wait or (at_once and not self.is_alone):  # what is lost otherwise goes now: the Hub takes more
@@ -178,23 +190,23 @@ class Pacing(Backoff):
         self._holds_token = False
 
     def requested(self) -> None:
-        """End a wait because of a request, `first_wait` after the last try at the earliest."""
-        self.hurry(self._last_try + self.first_wait)
+        """End a wait because of a request."""
+        self.hurry(self._last_try)
 
     def may_squash(self, minutes: float) -> bool:
         """Whether the history may be squashed after the next commit: once in `minutes`."""
-        due = self._clock() >= self._last_squash + 60 * minutes
+        due = self._clocks.now() >= self._last_squash + 60 * minutes
         if due:
-            self._last_squash = self._clock()
+            self._last_squash = self._clocks.now()
         return due
 
     def scanned(self, minutes: float) -> None:
         """Note a scan: the next commit is due in `minutes`."""
-        self.next_commit = self._clock() + 60 * minutes
+        self.next_commit = self._clocks.now() + 60 * minutes
 
     def soon(self) -> None:
         """Make the next commit due now."""
-        self.next_commit = self._clock()
+        self.next_commit = self._clocks.now()
 
     def done(self, *, committed: bool, beside_others: bool | None = None) -> None:
         """The Hub has a batch."""
@@ -213,39 +225,101 @@ class Pacing(Backoff):
         if isinstance(verdict, (Retry, Unknown)) and verdict.xet and self.uses_xet:
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:
-                self._xet_failures, self._lfs_until = XET_LIMIT - 1, self._clock() + XET_PAUSE
+                self._xet_failures, self._lfs_until = XET_LIMIT - 1, self._clocks.now() + XET_PAUSE
                 self.attempts = self._failures = 0  # the other way is tried soon
-
-
-def after_commit(most: int, files: int, seconds: float) -> int:
-    """How many files the next batch may have, after the Hub has taken one."""
-    return min(2 * most, LARGEST) if files >= most and seconds < SLOW_COMMIT else most
-
-
-def after_refusal(most: int, files: int) -> int:
-    """How many files the next batch may have, after one was too large or took too long."""
-    return min(most, max(SMALLEST, files // 2)) if files > 1 else most
 
 
 class BatchSize:
     """The number of files in the next batch, found by trying."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self.files, self._started_at = BATCH_FILES, clock()
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.files, self._started_at = BATCH_FILES, now()
 
     def started(self) -> None:
         """Note that a push starts."""
-        self._started_at = self._clock()
+        self._started_at = self._now()
 
     def done(self, files: int) -> bool:
         """The Hub has taken a commit of so many files; False if batches must not become larger for now."""
-        seconds = self._clock() - self._started_at
-        self.files = after_commit(self.files, files, seconds)
-        return seconds < SLOW_COMMIT
+        in_time = self._now() - self._started_at < SLOW_COMMIT
+        if in_time and files >= self.files:
+            self.files = min(2 * self.files, LARGEST)
+        return in_time
 
     def failed(self, verdict: Verdict, files: int) -> None:
-        """Take in a verdict on a push of so many files."""
+        """Take in a verdict on a push of so many files; one that is refused alone is itself too large."""
         too_slow = isinstance(verdict, Unknown) and verdict.too_slow
-        if too_slow or (isinstance(verdict, Split) and verdict.too_large):
-            self.files = after_refusal(self.files, files)
+        if files > 1 and (too_slow or (isinstance(verdict, Split) and verdict.too_large)):
+            self.files = min(self.files, max(SMALLEST, files // 2))
+
+
+def retry_wait(refusals: int, timing: Timing = USUAL) -> float:
+    """Seconds until a path is tried again that the Hub has refused so often."""
+    if refusals < REFUSALS:
+        return timing.refused_retry_first * 2.0 ** (refusals - 1)
+    return min(LONGEST_REFUSED_WAIT, timing.refused_retry * 2.0 ** min(refusals - REFUSALS, 10))
+
+
+class Retries:
+    """When paths are tried again that the Hub has refused: slowly, for ever. The ledger keeps the refusals."""
+
+    def __init__(self, ledger: Ledger, clocks: Clocks) -> None:
+        self._ledger, self._clocks = ledger, clocks
+        self._tried: dict[str, float] = {}  # when the last try was
+        self._absent: dict[str, float] = {}  # when there was nothing to try of a path that was due
+        self._asked = set[str]()  # paths that a request came for after their last try
+        there = clocks.there() if ledger.quarantined else 0.0
+        for path, entry in ledger.quarantined.items():
+            if there >= entry.tried:  # else a clock is wrong
+                self._tried[path] = clocks.now() - (there - entry.tried)
+        self.request()  # as a new start is one
+
+    def refused(self, path: str, reason: str, *, certain: bool) -> None:
+        """The Hub has refused a path."""
+        logger.info("%s is refused: %s", path, reason)
+        known = self._ledger.quarantined.get(path)
+        refusals = max((known.refusals if known else 0) + 1, REFUSALS if certain else 1)
+        self._ledger.quarantine(path, reason, refusals, self._clocks.there())
+        self._tried[path] = self._clocks.now()
+        self._absent.pop(path, None)
+        self._asked.discard(path)
+
+    def left_out(self, path: str, reason: str) -> None:
+        """This host cannot read or send a path now; noted each time, so that a wait knows what was found since."""
+        known = self._ledger.quarantined.get(path)
+        if known is None or not known.refusals:
+            if known is None or known.reason != reason:
+                logger.info("%s is left out: %s", path, reason)
+            self._ledger.quarantine(path, reason, tried=self._clocks.there())
+
+    def due(self, *, attachments: bool) -> set[str]:
+        """The paths that may be tried now."""
+        now = self._clocks.now()
+        paths = (path for path in self._refused() if is_attachment(path) is attachments)
+        return {path for path in paths if self._next_try(path) <= now}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the Hub is not believed yet about one of them."""
+        return any(self._ledger.quarantined[path].refusals < REFUSALS for path in self._refused() - self._absent.keys())
+
+    def request(self) -> None:
+        """A request: try them at once, or a while after the last try."""
+        self._asked = self._refused()
+
+    def postpone(self, paths: Collection[str]) -> None:
+        """Try these late: there is nothing of them that could be sent now."""
+        self._absent |= dict.fromkeys(paths, self._clocks.now())
+        self._asked -= set(paths)
+
+    def _refused(self) -> set[str]:
+        return {path for path, entry in self._ledger.quarantined.items() if entry.refusals}
+
+    def _next_try(self, path: str) -> float:
+        tried, timing = self._tried.get(path, -math.inf), self._clocks.timing
+        if path in self._asked:
+            return tried + timing.refused_retry_first
+        if path in self._absent:
+            return self._absent[path] + LONGEST_REFUSED_WAIT
+        return tried + retry_wait(self._ledger.quarantined[path].refusals, timing)

@@ -12,16 +12,14 @@ Invariant: no member of an uploader that may live counts as dead before that one
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
-from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.spool.layout import HostSpool, Spool
-from hf_mpwriter.spool.outbox import filesystem_time
 from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import OBSERVER, Members
 from hf_mpwriter.spool.workers.peers import Share, is_apart, living_others
+from hf_mpwriter.uploader.pacing import Clocks
 
 LOOK_EVERY = 5.0  # seconds between two looks for uploaders of other hosts
 SWEEP_EVERY = 60.0  # seconds between two looks for member files that cannot be read
@@ -31,32 +29,26 @@ LOCKS_DO_NOT_REACH = "locks do not reach from host to host here, so each host ha
 class Peers:
     """The members of a run directory, and the other hosts that have an uploader; nothing is known before a look."""
 
-    def __init__(
-        self,
-        spool: Spool,
-        host: HostSpool,
-        status: StatusFile,
-        clock: Callable[[], float],
-        beat_every: float = USUAL.heartbeat_every,
-    ) -> None:
-        self._spool, self._host, self._status, self._clock = spool, host, status, clock
-        self._share, self._logdir = Share(spool, clock), LogdirSink(spool) if is_apart(spool) else None
+    def __init__(self, spool: Spool, host: HostSpool, status: StatusFile, clocks: Clocks) -> None:
+        self._spool, self._host, self._status, self._clocks = spool, host, status, clocks
+        self._share, self._logdir = Share(spool, clocks.now), LogdirSink(spool) if is_apart(spool) else None
+        self.here: list[Member] = []  # for which this uploader answers, as of the last look
         self.hosts = self._beside = self._left_to_others = frozenset[str]()  # hosts: that have an uploader of their own
         self._theirs: dict[str, frozenset[str]] = {}
         self.members = Members(spool, self.hosts)
         self.look_took = 0.0  # seconds of processor
         self._has_news = False  # whether looks have found what others were to send, or to bring
         self._is_returning = self._waits_for_others = self._for_all = False
-        self._next_sweep = self._next_look = clock()
-        self._took_lock_at = filesystem_time(host)
+        self._next_sweep = self._next_look = clocks.now()
+        self._took_lock_at = clocks.there()
         # within so many seconds an uploader of another host that lives says so
-        self._heard_within = 2 * beat_every
-        self._heard_by = clock() + self._heard_within
+        self._heard_within = 2 * clocks.timing.heartbeat_every
+        self._heard_by = clocks.now() + self._heard_within
 
-    def look(self) -> list[Member]:
-        """The members that this uploader answers for. OSError if the disk refuses; what was found until then counts."""
-        if self._clock() >= self._next_look:
-            self._next_look = self._clock() + LOOK_EVERY
+    def look(self) -> None:
+        """Look who is here. OSError if the disk refuses; what was found until then counts."""
+        if self._clocks.now() >= self._next_look:
+            self._next_look = self._clocks.now() + LOOK_EVERY
             self._look_for_others()
         began = time.thread_time()
         here, everybody = [], self.members.all()
@@ -69,14 +61,19 @@ class Peers:
         self._left_to_others = frozenset().union(*self._theirs.values())
         self._waits_for_others = len(here) < len(everybody)
         self._for_all = any(member.works and member.name.worker == OBSERVER for member in here)
-        self._look_at_logdir(here)
-        if self._clock() >= self._next_sweep:
+        self.here = here
+        self._look_at_logdir()
+        if self._clocks.now() >= self._next_sweep:
             self.sweep()
-        return here
+
+    @property
+    def works(self) -> bool:
+        """Whether a member that this uploader answers for is at work."""
+        return any(member.works for member in self.here)
 
     def _look_for_others(self) -> None:
         beside = hosts = self._living_others(self._took_lock_at)
-        if self._clock() < self._heard_by:
+        if self._clocks.now() < self._heard_by:
             hosts = self._living_others(self._took_lock_at - self._heard_within)
         if beside - self._beside:
             self._status.notify([f"{LOCKS_DO_NOT_REACH}: {', '.join(sorted(beside))}"])
@@ -87,12 +84,11 @@ class Peers:
         self._theirs = {host: files for host, files in self._theirs.items() if host in hosts}
 
     def _living_others(self, since: float) -> frozenset[str]:
-        host = self._host.root.basename
-        return living_others(self._spool, host, since, lambda: filesystem_time(self._host))
+        return living_others(self._spool, self._host.root.basename, since, self._clocks.there)
 
-    def _look_at_logdir(self, members: list[Member]) -> None:
+    def _look_at_logdir(self) -> None:
         """See whether all has come from the logdir: the last scan may have come before that."""
-        logdir = None if any(member.works for member in members) else self._logdir
+        logdir = None if self.works else self._logdir
         had_to_come, self._is_returning = self._is_returning, logdir is not None and logdir.is_returning
         self._has_news |= had_to_come and not self._is_returning
 
@@ -103,7 +99,7 @@ class Peers:
 
     def sweep(self) -> None:
         """Remove member files that cannot be read."""
-        self._next_sweep = self._clock() + SWEEP_EVERY
+        self._next_sweep = self._clocks.now() + SWEEP_EVERY
         self.members.sweep()
 
     def takes(self, path: str) -> bool:

@@ -41,7 +41,7 @@ from hf_mpwriter.push.commit import MOVED_TRIES
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.system.directory import at
 from hf_mpwriter.uploader.decision import Action, Attached, Ending, Outgoing, Situation, abandoned_for, decide
-from hf_mpwriter.uploader.pacing import Pacing
+from hf_mpwriter.uploader.pacing import Clocks, Pacing
 from hf_mpwriter.uploader.rate_limit import RateLimit
 
 HUB_LIMIT = 128  # commits per hour that the Hub takes
@@ -191,7 +191,7 @@ class Node:
         self._conclude(verdict or Moved("412"))
 
     def _conclude(self, verdict: Verdict) -> None:
-        """Take in the verdict, as `outcome` does."""
+        """Take in the verdict, as `sending` does."""
         self._is_pushing = False
         if isinstance(verdict, Done):
             self.lags.append(self._time.now - self._unsent_since)
@@ -223,7 +223,8 @@ def nodes_of(options: argparse.Namespace, time: Time, hub: Hub, folder: Path, en
         nodes, own = Nodes(count, None if options.undivided else rank), random.Random(options.seed + rank)
         place = [at(folder / str(rank))]
         limit = RateLimit(HERE, DEFAULT_COMMITS_PER_HOUR, place, lambda: time.now, nodes=nodes, host=host, rng=own)
-        pacing = Pacing(lambda: time.now, own, limit, joined + USUAL.first_scan_after)
+        pacing = Pacing(Clocks(lambda: time.now, lambda: time.now, own), limit)
+        pacing.next_commit = joined + USUAL.first_scan_after
         yield Node(time, hub, pacing, joins if options.shared else {host: joined}, end, rng)
 
 

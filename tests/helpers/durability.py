@@ -147,8 +147,7 @@ class Durability(RuleBasedStateMachine):
             mock.patch.object(daemons, "Process", me),
             mock.patch.object(sending, "folders", return_value=[]),
             mock.patch.object(in_flight, "PushHandle", lambda job, *_: Push(self, job)),
-            mock.patch.object(in_flight, "OTHERS_SILENCE", 0.0),  # these two: one uploader at a time, on whatever host
-            mock.patch.object(peers, "OTHERS_SILENCE", 0.0),
+            mock.patch.object(peers, "OTHERS_SILENCE", 0.0),  # one uploader at a time, on whatever host
             mock.patch.object(pacing, "MOVED_LIMIT", 1),
             mock.patch.object(members, "_numbers", itertools.count(1)),  # these two: the same names in every run
             mock.patch.object(disk, "_temporary", self._temporary),

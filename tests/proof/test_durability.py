@@ -21,7 +21,8 @@ from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.system import disk, failpoints
-from hf_mpwriter.uploader import in_flight, loop, outcome
+from hf_mpwriter.uploader import in_flight
+from hf_mpwriter.uploader.sending import Sending
 
 FIND = hypothesis.settings(QUICK, max_examples=1000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
 
@@ -31,22 +32,22 @@ def test_whatever_happens_all_arrives_and_nothing_shrinks():
     run_state_machine_as_test(Durability, settings=QUICK)
 
 
-def _early_ledger(start):
-    def start_push(self, lane, batch, members):
+def _early_ledger(push):
+    def early(self, lane, batch):
         """Acknowledge, then commit."""
         sent = {file.path: Sent(file.length, "0" * 64) for file in batch.files}
-        self.sending.ledger.acknowledge(sent, "early", 0.0)
-        self.sending.in_flight.save_ledger()
-        start(self, lane, batch, members)
+        self.ledger.acknowledge(sent, "early", 0.0)
+        self.in_flight.save_ledger()
+        push(self, lane, batch)
 
-    return start_push
+    return early
 
 
-def _early_clear(acknowledge):
-    def early(sending, verdict, lane, batch):
+def _early_clear(done):
+    def early(self, verdict, lane, batch):
         """Drop the record, then save the ledger."""
-        sending.in_flight.clear()
-        acknowledge(sending, verdict, lane, batch)
+        self.in_flight.clear()
+        done(self, verdict, lane, batch)
 
     return early
 
@@ -71,7 +72,7 @@ SABOTAGES = {  # what to break, and how it is found
         outbox.Outbox,
         "_make_durable",
         lambda *_: None,
-        "a batch refers to what is not|is on the Hub and not on this disk",  # the second one after the drain
+        "a batch refers to what is not|is on the Hub and not|nor a durable batch covers",  # the others after the drain
     ),
     "no fsync of files of ours": (disk, "fsync", lambda *_: None, "its record is not durable"),
     "no fsync of directories": (disk, "fsync_dir", lambda *_: None, "its record is not durable"),
@@ -83,15 +84,15 @@ SABOTAGES = {  # what to break, and how it is found
     ),
     "no record before a push": (outbox.Outbox, "mark_in_flight", _no_record, "its record is not durable"),
     "ledger before commit": (
-        loop.Uploader,
-        "_start_push",
-        _early_ledger(loop.Uploader._start_push),
+        Sending,
+        "push",
+        _early_ledger(Sending.push),
         "bytes have arrived|claims more than the Hub",
     ),
     "record dropped before ledger": (
-        outcome,
-        "_acknowledge",
-        _early_clear(outcome._acknowledge),
+        Sending,
+        "_done",
+        _early_clear(Sending._done),
         "the record goes before the ledger",
     ),
     "no settle time": (in_flight, "SETTLE_TIME", 0.0, "shrank|while a request without a parent is under way"),

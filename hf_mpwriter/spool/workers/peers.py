@@ -123,7 +123,8 @@ def living_others(spool: Spool, host: str, since: float, now: Callable[[], float
         with contextlib.suppress(FileNotFoundError):
             beat = other.daemon("uploader").status.stat().st_mtime
             time_there = time_there or now()
-            if since < beat and abs(time_there - beat) < OTHERS_SILENCE and not UploaderStatus.read(other).is_over:
+            is_silent = bool(time_there) and abs(time_there - beat) >= OTHERS_SILENCE  # 0 if the disk refuses
+            if since < beat and not is_silent and not UploaderStatus.read(other).is_over:
                 found.add(other.root.basename)
     return frozenset(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 
@@ -17,8 +18,7 @@ from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.uploader import attachment_lane
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import Attached
-from hf_mpwriter.uploader.pacing import Backoff
-from hf_mpwriter.uploader.retries import Retries
+from hf_mpwriter.uploader.pacing import Backoff, Clocks, Retries
 
 SETTINGS = Settings(allow_patterns=None, commit_every=5)
 
@@ -37,9 +37,10 @@ class Run:
     def made(self) -> AttachmentLane:
         """A new one, as a new uploader makes it."""
         host = self.spool.host("h")
-        backoff = Backoff(lambda: self.now, random.Random(1))
-        self.retries = Retries(self.ledger, lambda: self.now, lambda: self.now + 5e8)
-        return AttachmentLane(self.spool, host.copies, self.ledger, backoff, self.retries, lambda: self.now, self.now)
+        timing = dataclasses.replace(USUAL, first_scan_after=0.0)
+        clocks = Clocks(lambda: self.now, lambda: self.now + 5e8, random.Random(1), timing)
+        self.retries = Retries(self.ledger, clocks)
+        return AttachmentLane(self.spool, host, self.ledger, Backoff(clocks), self.retries, clocks)
 
     def is_over(self, living: int = 0) -> bool:
         """Whether nothing is left to scan or to send."""
@@ -59,16 +60,22 @@ class Run:
         self.one.scan(lambda _: True, alone=alone)
         return [file.path for batch in self.one.batches for file in batch.files]
 
+    def start(self) -> Batch:
+        """A push of the next batch starts."""
+        batch = self.one.batches[0]
+        self.one.started(batch)
+        return batch
+
     def land(self) -> None:
         """The Hub takes the entry that comes next."""
-        batch = self.one.start()
+        batch = self.start()
         self.ledger.acknowledge({file.path: file.content for file in batch.files}, "c", self.now)
         self.ledger.note_stamps(batch.files)
         self.one.done(batch, committed=True)
 
     def fail(self, verdict) -> None:
         """The push of the entry that comes next ends like this."""
-        batch = self.one.start()
+        batch = self.start()
         if isinstance(self.one.failed(verdict, batch)[0], Quarantine):
             self.one.drop(batch)
 
@@ -132,7 +139,7 @@ def test_one_look_reads_no_more_than_its_share(run, monkeypatch):
 
 
 def test_while_somebody_lives_there_is_one_commit_per_interval(run, monkeypatch):
-    """A request brings the rest sooner: two commits at once, then one in ten seconds; without workers: at once."""
+    """A request brings the rest sooner: at once; without workers, too."""
     monkeypatch.setattr(attachment_lane, "BATCH_FILES", 1)
     assert run.scan(alone=False) == ["0.txt"]
     run.land()
@@ -142,11 +149,8 @@ def test_while_somebody_lives_there_is_one_commit_per_interval(run, monkeypatch)
     run.scan(alone=False)
     run.land()
     assert not run.is_due(living=1)
-    run.one.request()
-    run.now += attachment_lane.DISTANCE - 1
-    assert not run.is_due(living=1)
     assert run.is_due(living=0)
-    run.now += 1
+    run.one.request()
     assert run.is_due(living=1)
 
 
@@ -159,11 +163,9 @@ def test_whoever_asks_is_answered_by_a_round_that_begins_afterwards(run, monkeyp
     run.land()
     assert run.scan(alone=False) == ["3.txt", "4.txt"]
     run.land()
-    run.now += attachment_lane.DISTANCE
     assert run.is_due(living=1)
     assert run.scan(alone=False) == ["0.txt"]
     run.land()
-    run.now += attachment_lane.DISTANCE
     assert not run.is_due(living=1)
     assert not run.is_over(living=0), "it started while a worker lived"
 
@@ -294,7 +296,7 @@ def test_files_that_cannot_be_copied_hold_back_no_others(run, monkeypatch):
 def test_a_push_makes_way_for_event_files_that_are_due(run):
     """After a while, or at once on SIGTERM; only once; the next entry carries less and there is no copy meanwhile."""
     run.scan()
-    run.one.start()
+    run.start()
     assert not run.one.must_yield(due=True, terminating=False)
     run.now += 1 + attachment_lane.YIELD_AFTER
     assert not run.one.must_yield(due=False, terminating=False)
@@ -305,7 +307,7 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
     assert run.copies() == 0
     run.now += 1000
     run.scan()
-    run.one.start()
+    run.start()
     assert not run.one.must_yield(due=True, terminating=False)
     run.now += 1 + attachment_lane.YIELD_AFTER
     assert run.one.must_yield(due=True, terminating=False)
@@ -314,7 +316,7 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
 def test_attachments_starve_only_after_their_interval_and_some_patience(run):
     """From the last look or push on; then they get one turn, and the time runs anew."""
     allowed = 60 * SETTINGS.commit_every + attachment_lane.YIELD_AFTER
-    for turn in (run.scan, run.one.start):
+    for turn in (run.scan, run.start):
         turn()
         assert run.one.state(1) is not Attached.STARVED
         run.now += allowed

@@ -46,7 +46,7 @@ def test_an_uploader_that_leaves_sweeps_once_more(one):
     name = MemberName("rank_00001", host_id(), 2**22 + 1, 1, 1)
     path = Path(one._spool.members, f".{name}.tmp")
     path.touch()
-    assert decide(one._situation([])) is not Action.LEAVE, "what was left behind is scanned first"
+    assert decide(one._situation()) is not Action.LEAVE, "what was left behind is scanned first"
     assert one.leave()
     assert not path.exists()
 
@@ -56,17 +56,17 @@ def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     path = write(run_dir, "gone.txt", b"one")
     (file,) = attachments.Attachments(Directory(run_dir)).scan(lambda _: True).files
     one.sending.ledger.acknowledge({path.name: file.content}, "c", 1.0)
-    one._scan([])
-    assert decide(one._situation([])) is Action.ATTACH
-    one._attach([])
-    assert decide(one._situation([])) is Action.LEAVE
+    one.sending.scan()
+    assert decide(one._situation()) is Action.ATTACH
+    one.sending.attach()
+    assert decide(one._situation()) is Action.LEAVE
     assert HubSink(Spool(str(run_dir))).missing({path.name: 3}) == {}
     one.sending.in_flight._sent = (one.sending.events, Batch(0, ()))
-    one._conclude(Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
-    assert decide(one._situation([])) is Action.SCAN
+    one.sending._conclude(Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
+    assert decide(one._situation()) is Action.SCAN
     assert HubSink(Spool(str(run_dir))).missing({path.name: 3}) == {path.name: 3}
-    one._scan([])
-    one._attach([])
+    one.sending.scan()
+    one.sending.attach()
     assert one.sending.attachments.batches[0].files == (file,)
     one.sending.in_flight.push.kill()
 
@@ -80,7 +80,7 @@ def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypa
     assert "hf upload" in quarantined(run_dir)["big.bin"]
     assert len(copies(run_dir)) == 1
     write(run_dir, "big.bin", b"less")
-    one.sending.attachments.done(one.sending.attachments.start(), committed=True)
+    one.sending.attachments.done(one.sending.attachments.batches[0], committed=True)
     assert scanned(one) == ["big.bin", "small.txt"]
     assert quarantined(run_dir) == {}
 
@@ -124,7 +124,7 @@ def pushes(monkeypatch) -> list[Slow]:
 def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, run_dir, pushes):
     """Its outcome is unknown, so it is uncertain; then the events are looked at and pushed, and nothing else."""
     write(run_dir, "slow.bin", b"slow")
-    one._attach([])
+    one.sending.attach()
     event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
     assert one.tick()
     assert not pushes[0].killed
@@ -139,11 +139,11 @@ def test_attachments_name_their_parent_however_busy_the_branch_is(one, run_dir, 
     """Without it they might replace what others have just put there; event files only grow."""
     one.sending.pacing._moved = 100
     write(run_dir, "a.txt", b"one")
-    one._attach([])
+    one.sending.attach()
     assert one.sending.in_flight._fenced
     assert '"fenced": true' in Path(one.host.in_flight).read_text()
     one.sending.in_flight._sent = None
-    one._start_push(one.sending.events, Batch(1, ()), [])
+    one.sending.push(one.sending.events, Batch(1, ()))
     assert not one.sending.in_flight._fenced
 
 
@@ -151,13 +151,13 @@ def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
     """The Hub has trouble with them alone: events are looked at as before, and may be pushed."""
     write(run_dir, "a.txt", b"one")
     for _ in range(9):
-        one._attach([])
-        one._conclude(Unknown("502"))
-    assert one.sending.pacing.next_try <= one.sending.clock()
+        one.sending.attach()
+        one.sending._conclude(Unknown("502"))
+    assert one.sending.pacing.next_try <= one._clock()
     event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
-    assert decide(one._situation([])) is Action.SCAN
-    one._scan([])
-    assert decide(one._situation([])) is Action.PUSH
-    one._attach([])
-    one._conclude(Refused("403", "a token"))
-    assert one.sending.pacing.next_try > one.sending.clock(), "then nothing is sent"
+    assert decide(one._situation()) is Action.SCAN
+    one.sending.scan()
+    assert decide(one._situation()) is Action.PUSH
+    one.sending.attach()
+    one.sending._conclude(Refused("403", "a token"))
+    assert one.sending.pacing.next_try > one._clock(), "then nothing is sent"

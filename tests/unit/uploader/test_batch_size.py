@@ -8,34 +8,41 @@ from hypothesis import strategies as st
 
 from hf_mpwriter.base.files import BATCH_FILES
 from hf_mpwriter.base.verdicts import Moved, Quarantine, Refused, Retry, Split, Unknown
-from hf_mpwriter.uploader.pacing import LARGEST, SLOW_COMMIT, SMALLEST, BatchSize, after_commit, after_refusal
+from hf_mpwriter.uploader.pacing import LARGEST, SLOW_COMMIT, SMALLEST, BatchSize
+
+TOO_LARGE = Split("413", too_large=True)
+CASES = [  # the size before, the files and seconds of a commit or the verdict on a push, the size after
+    (100, 100, SLOW_COMMIT - 1, 200),
+    (100, 100, SLOW_COMMIT, 100),
+    (100, 99, 2.0, 100),
+    (LARGEST, LARGEST, 2.0, LARGEST),
+    (10, 40, 2.0, 20),
+    (100, 100, TOO_LARGE, 50),
+    (100, 100, Unknown("504", too_slow=True), 50),
+    (100, 30, TOO_LARGE, 15),
+    (100, 12, TOO_LARGE, SMALLEST),
+    (50, 100, TOO_LARGE, 50),
+    (100, 1, TOO_LARGE, 100),
+    (100, 100, Split("400"), 100),
+    (100, 100, Unknown("502"), 100),
+    (100, 100, Retry("429", limited=True), 100),
+    (100, 100, Moved("412"), 100),
+    (100, 100, Refused("401", ""), 100),
+    (100, 100, Quarantine({"a": "b"}), 100),
+]
 
 
-@pytest.mark.parametrize(
-    ("most", "files", "seconds", "expected"),
-    [
-        (100, 100, 2.0, 200),
-        (100, 100, SLOW_COMMIT - 1, 200),
-        (100, 100, SLOW_COMMIT, 100),
-        (100, 99, 2.0, 100),
-        (100, 1, 2.0, 100),
-        (600, 600, 2.0, LARGEST),
-        (LARGEST, LARGEST, 2.0, LARGEST),
-        (10, 40, 2.0, 20),
-    ],
-)
-def test_a_full_commit_that_is_fast_doubles_the_size(most, files, seconds, expected):
-    """A slow one, or one that was not full, leaves it."""
-    assert after_commit(most, files, seconds) == expected
-
-
-@pytest.mark.parametrize(
-    ("most", "files", "expected"),
-    [(100, 100, 50), (800, 400, 200), (100, 30, 15), (100, 12, SMALLEST), (50, 100, 50), (5, 2, 5), (100, 1, 100)],
-)
-def test_a_refusal_halves_the_size_but_not_below_the_smallest(most, files, expected):
-    """A file that is refused alone is itself too large; their number is not to blame."""
-    assert after_refusal(most, files) == expected
+@pytest.mark.parametrize(("before", "files", "outcome", "after"), CASES)
+def test_a_full_commit_that_is_fast_doubles_the_size_and_what_speaks_of_size_halves_it(before, files, outcome, after):
+    """Not below the smallest; an outage, a busy branch or a bad token leaves it, and so does a file refused alone."""
+    size = BatchSize(iter((0.0, 0.0, outcome)).__next__)
+    size.files = before
+    if isinstance(outcome, float):
+        size.started()
+        assert size.done(files) == (outcome < SLOW_COMMIT)
+    else:
+        size.failed(outcome, files)
+    assert size.files == after
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 2 * LARGEST), st.floats(0, 100))))
@@ -51,26 +58,6 @@ def test_the_size_stays_within_its_limits(events):
         if is_done:
             assert size.done(files) == (seconds < SLOW_COMMIT)
         else:
-            size.failed(Split("413", too_large=True), files)
+            size.failed(TOO_LARGE, files)
         assert SMALLEST <= size.files <= LARGEST
         assert size.files >= before if is_done else size.files <= before
-
-
-VERDICTS = [
-    (Split("413", too_large=True), 50),
-    (Unknown("504", too_slow=True), 50),
-    (Split("400"), 100),
-    (Unknown("502"), 100),
-    (Retry("429", limited=True), 100),
-    (Moved("412"), 100),
-    (Refused("401", ""), 100),
-    (Quarantine({"a": "b"}), 100),
-]
-
-
-@pytest.mark.parametrize(("verdict", "expected"), VERDICTS)
-def test_only_what_speaks_of_size_makes_batches_smaller(verdict, expected):
-    """An outage, a busy branch or a bad token does not."""
-    size = BatchSize(lambda: 0.0)
-    size.failed(verdict, 100)
-    assert size.files == expected

@@ -22,6 +22,7 @@ from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.status import StatusFile, UploaderStatus
+from hf_mpwriter.spool.workers import peers
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
@@ -49,20 +50,20 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
         return uploader(spool, lambda: now[0], lock=lock)
 
     one = successor()
-    one._scan([])
+    one.sending.scan()
     batch = one.sending.events.batches[0]
     one.sending.in_flight._fenced = False
     one.sending.in_flight._outbox.mark_in_flight(batch, fenced=False)
     one.sending.in_flight._sent = (one.sending.events, batch)
-    one._conclude(Unknown("504"))
+    one.sending._conclude(Unknown("504"))
     one.sending.in_flight._sent = (one.sending.events, batch)
-    one._conclude(Done("c" * 40, own=True, repo_id="me/run", files={name: Sent(batch.files[0].length, "00")}))
-    assert decide(one._situation([])) is Action.WAIT, "it does not leave before the time is over"
+    one.sending._conclude(Done("c" * 40, own=True, repo_id="me/run", files={name: Sent(batch.files[0].length, "00")}))
+    assert decide(one._situation()) is Action.WAIT, "it does not leave before the time is over"
     two = successor()
-    assert decide(two._situation([])) is Action.WAIT, "its successor makes no scan either"
+    assert decide(two._situation()) is Action.WAIT, "its successor makes no scan either"
     now[0] += in_flight.SETTLE_TIME
     two.sending.in_flight.catch_up()
-    assert decide(two._situation([])) is Action.SCAN
+    assert decide(two._situation()) is Action.SCAN
     assert outbox.interrupted(two.host) is None
 
 
@@ -74,7 +75,7 @@ def test_a_successor_waits_as_long_as_a_request_may_be_under_way(tmp_path):
     (tmp_path / "run" / NAME).write_bytes(framing.frame(framing.version_event(1.0)))
     lock, now = locks.try_exclusive(spool.uploader_lock), [1000.0]
     one = uploader(spool, lambda: now[0], lock=lock)
-    one._scan([])
+    one.sending.scan()
     one.sending.in_flight._outbox.mark_in_flight(one.sending.events.batches[0], fenced=False)
     two = uploader(spool, lambda: now[0], lock=lock)
     for later, settles in ((0.0, True), (in_flight.SETTLE_TIME - 1, True), (in_flight.SETTLE_TIME, False)):
@@ -99,7 +100,7 @@ def test_only_an_unknown_outcome_without_a_parent_settles(tmp_path, verdict, fen
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
     (tmp_path / "run" / NAME).write_bytes(framing.frame(framing.version_event(1.0)))
     one = uploader(spool)
-    one._scan([])
+    one.sending.scan()
     one.sending.in_flight._fenced = fenced
     one.sending.in_flight._sent = (one.sending.events, one.sending.events.batches[0])
     one.sending.in_flight.end(verdict)
@@ -159,21 +160,21 @@ def refuse(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
 def test_no_push_starts_while_the_ledger_is_not_on_disk(place, jobs, monkeypatch):
     """Its record would take the place of the one that says which attachments the Hub may have."""
     one = place.uploader()
-    one._attach([])
+    one.sending.attach()
     assert len(jobs) == 1
     record = Path(one.host.in_flight).read_bytes()
     with monkeypatch.context() as full:
         full.setattr(disk, "replace", refuse)
-        one._conclude(Unknown("504"))
-        one._scan([])
-        one._start_push(one.sending.events, one.sending.events.start(), [])
+        one.sending._conclude(Unknown("504"))
+        one.sending.scan()
+        one.sending.push(one.sending.events, one.sending.events.batches[0])
     assert (len(jobs), Path(one.host.in_flight).read_bytes()) == (1, record)
     assert one.status.failure == "Retry"
     place.now += 1000.0
     one.sending.in_flight.catch_up()
     assert not os.path.exists(one.host.in_flight)
-    one._scan([])
-    one._start_push(one.sending.events, one.sending.events.start(), [])
+    one.sending.scan()
+    one.sending.push(one.sending.events, one.sending.events.batches[0])
     assert len(jobs) == 2
     assert list(place.uploader().sending.ledger.uncertain) == ["a.txt"]
 
@@ -211,8 +212,8 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, jobs)
     def is_fenced() -> bool:
         one = place.uploader()
         one.sending.pacing._moved = 100
-        one._scan([])
-        one._start_push(one.sending.events, one.sending.events.start(), [])
+        one.sending.scan()
+        one.sending.push(one.sending.events, one.sending.events.batches[0])
         os.unlink(one.host.in_flight)  # the outcome is known
         return jobs[-1].fenced
 
@@ -220,7 +221,7 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, jobs)
     status = StatusFile(host, Process.current(), lambda: place.now, 0.0)
     status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
     assert is_fenced()
-    earlier = os.stat(host.daemon("uploader").status).st_mtime - in_flight.OTHERS_SILENCE - 60
+    earlier = os.stat(host.daemon("uploader").status).st_mtime - peers.OTHERS_SILENCE - 60
     os.utime(host.daemon("uploader").status, (earlier, earlier))
     assert not is_fenced()
     status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
@@ -240,7 +241,7 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, jobs, monkeyp
         one = place.uploader()
     assert said == ["idle"]
     one.sending.pacing._moved = 100
-    one._scan([])
+    one.sending.scan()
 
     def another_starts(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
         replace(path, data, word, durable=durable)
@@ -249,7 +250,7 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, jobs, monkeyp
             status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
 
     monkeypatch.setattr(disk, "replace", another_starts)
-    one._start_push(one.sending.events, one.sending.events.start(), [])
+    one.sending.push(one.sending.events, one.sending.events.batches[0])
     assert jobs[-1].fenced
     assert not outbox.interrupted(one.host).fenced, "the one that started believes the worst"
 
@@ -257,7 +258,7 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, jobs, monkeyp
 def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, monkeypatch):
     """In between another one was here: it has sent things, and its batches have numbers of their own."""
     one = place.uploader()
-    one._scan([])
+    one.sending.scan()
     number, release = one.sending.events.batches[0].number, locks.release
 
     def another_comes(fd: int) -> None:
@@ -265,7 +266,7 @@ def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, mon
         lock = locks.try_exclusive(place.spool.uploader_lock)
         two = uploader(place.spool, lambda: place.now, lock=lock)
         event_file(place.root / NAME.replace("17", "18"), 3)
-        two._scan([])
+        two.sending.scan()
         two.sending.ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
         two.sending.in_flight.save_ledger()
         release(lock)
@@ -274,7 +275,7 @@ def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, mon
     MemberFile(place.spool, "main", Process.current(), Settings())
     assert not one.leave()
     assert one.sending.ledger.length(NAME) == 10_000
-    one._scan([])
+    one.sending.scan()
     assert min(batch.number for batch in one.sending.events.batches) > number + 1
 
 
@@ -282,15 +283,15 @@ def test_a_refusal_of_before_a_request_for_a_new_repository_is_no_answer_to_it(p
     """The push that was under way had no leave to create one; the next one has."""
     one = place.uploader()
     one.sending.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
-    one._scan([])
-    one._start_push(one.sending.events, one.sending.events.start(), [])
+    one.sending.scan()
+    one.sending.push(one.sending.events, one.sending.events.batches[0])
     assert not jobs[-1].create
     one.sending.in_flight.may_create = True
-    one._conclude(Refused("it is gone", "sync --create"))
+    one.sending._conclude(Refused("it is gone", "sync --create"))
     assert one.status.failure == "Retry"
-    one._start_push(one.sending.events, one.sending.events.start(), [])
+    one.sending.push(one.sending.events, one.sending.events.batches[0])
     assert jobs[-1].create
-    one._conclude(Refused("401", "login"))
+    one.sending._conclude(Refused("401", "login"))
     assert one.status.failure == "Refused"
 
 
@@ -300,22 +301,22 @@ def test_a_success_of_before_a_request_for_a_new_repository_is_no_answer_to_it(p
     one.sending.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
     for create in (False, True, False):
         event_file(place.root / NAME, len(jobs) + 4)
-        one._scan([])
-        one._start_push(one.sending.events, one.sending.events.start(), [])
+        one.sending.scan()
+        one.sending.push(one.sending.events, one.sending.events.batches[0])
         assert jobs[-1].create is create
         one.sending.in_flight.may_create |= len(jobs) == 1
-        one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(jobs[-1].files[0].length, "0" * 64)}))
+        one.sending._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(jobs[-1].files[0].length, "0" * 64)}))
 
 
 def test_an_audit_reads_back_whatever_was_in_flight_when_it_was_asked_for(place, jobs):
     """The push of before has a head of its own by then; the audit trusts none."""
     one = place.uploader()
-    one._scan([])
-    one._start_push(one.sending.events, one.sending.events.start(), [])
+    one.sending.scan()
+    one.sending.push(one.sending.events, one.sending.events.batches[0])
     one.requests.audit = True
     length = jobs[-1].files[0].length
-    one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(length, "0" * 64)}))
-    one._scan([])
+    one.sending._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(length, "0" * 64)}))
+    one.sending.scan()
     assert (jobs[-1].files, jobs[-1].own_head) == ((), None)
 
 
@@ -336,11 +337,11 @@ def test_a_path_that_the_hub_takes_again_has_the_other_refused_ones_tried(place,
         one.sending.retries.refused(path, "the repository's .gitignore leaves it out", certain=True)
     place.now += 600.0
     one.sending.retries.postpone([other])
-    one._scan([])
-    one._start_push(one.sending.events, one.sending.events.start(), [])
+    one.sending.scan()
+    one.sending.push(one.sending.events, one.sending.events.batches[0])
     (file,) = jobs[-1].files
     assert file.path == NAME
-    one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(file.length, "0" * 64)}))
+    one.sending._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(file.length, "0" * 64)}))
     assert one.sending.retries.due(attachments=False) == {other}
 
 
@@ -350,7 +351,7 @@ def test_a_refused_attachment_is_sent_with_what_the_hub_may_hold_of_it(place, jo
     one.sending.ledger.acknowledge({"a.txt": Sent(1, "0" * 64, "0" * 40)}, "c", 1.0)
     one.sending.retries.refused("a.txt", "400", certain=False)
     place.now += 600.0
-    one._attach([])
+    one.sending.attach()
     assert [file.path for file in jobs[-1].files] == ["a.txt"]
     assert jobs[-1].uncertain == {"a.txt": [Sent(1, "0" * 64, "0" * 40)]}
 
@@ -362,12 +363,12 @@ def test_sync_gets_a_large_file_again_whose_push_has_failed(place, jobs, monkeyp
     with_rank = MemberFile(place.spool, "main", Process.current(), Settings())
     sync = MemberFile(place.spool, OBSERVER, Process.current(), Settings())
     sync.count(requests=1)
-    members = one.peers.members.all()
-    one.sending.note(members, one.peers)
+    one.peers.look()
+    one.sending.note()
     event_file(place.root / "events.out.tfevents.1.theirs", 1)
     one.requests.audit = False  # a smaller batch has gone before
     for _ in range(2):
-        one._scan(members)
+        one.sending.scan()
         assert any(file.is_large for batch in one.sending.events.batches for file in batch.files)
         for batch in one.sending.events.batches:
             one.sending.events._large.started(batch.files)
@@ -388,7 +389,7 @@ def test_a_copy_that_is_not_ours_any_more_counts_for_nothing(tmp_path):
         (Quarantine({NAME: "differs"}), 0),
     ):
         one.sending.in_flight._sent = (one.sending.events, Batch(0, ()))
-        one._conclude(verdict)
+        one.sending._conclude(verdict)
         assert (ledger.length(NAME), ledger.length(other)) == (length, 7)
         assert list(ledger.quarantined) == [NAME]
         assert ledger_module.load(spool, ledger.destination).length(NAME) == length, "on disk, too"
@@ -401,9 +402,9 @@ def test_a_push_that_the_rate_limit_refuses_has_not_started(tmp_path, monkeypatc
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
     event_file(tmp_path / "run" / NAME, 2)
     one = uploader(spool, lambda: 1.0)
-    one._scan([])
+    one.sending.scan()
     started = []
     monkeypatch.setattr(one.sending.events._large, "started", started.append)
     monkeypatch.setattr(one.sending.pacing, "take", lambda **_: False)
-    one._act(Action.PUSH, [])
+    one._act(Action.PUSH)
     assert (started, one.sending.in_flight.push) == ([], None)

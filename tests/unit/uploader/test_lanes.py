@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import time
@@ -19,12 +20,11 @@ from hf_mpwriter.snapshot import attachments, event_files
 from hf_mpwriter.snapshot.event_files import UNCHANGED
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.outbox import Outbox
+from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.uploader.decision import Outgoing
 from hf_mpwriter.uploader.lanes import EventFileLane
-from hf_mpwriter.uploader.pacing import SLOW_COMMIT, Backoff
-from hf_mpwriter.uploader.retries import REFUSALS, Retries
+from hf_mpwriter.uploader.pacing import REFUSALS, SLOW_COMMIT, Backoff, Clocks, Retries
 
 
 class Run:
@@ -42,14 +42,13 @@ class Run:
     def restart(self) -> None:
         """Another uploader comes; the clock of the filesystem is another one."""
         self.outbox = Outbox(self.spool.host("h"), self.spool.run)
-        self.retries = Retries(self.ledger, lambda: self.now, lambda: self.now + 5e8)
+        self.clocks = Clocks(lambda: self.now, time.time, random.Random(1))
+        self.retries = Retries(self.ledger, dataclasses.replace(self.clocks, there=lambda: self.now + 5e8))
         self.lane = self.new_lane()
 
     def new_lane(self) -> EventFileLane:
         """The lane of an uploader that has just started."""
-        backoff = Backoff(lambda: self.now, random.Random(1))
-        clock = lambda: self.now  # noqa: E731 - as the other clocks
-        return EventFileLane(self.spool.run, self.outbox, self.ledger, backoff, self.retries, clock)
+        return EventFileLane(self.outbox, self.ledger, Backoff(self.clocks), self.retries, self.clocks)
 
     def scan(self) -> None:
         """Put what the Hub lacks into the outbox."""
@@ -59,22 +58,28 @@ class Run:
         """The paths of each batch."""
         return [[file.path for file in batch.files] for batch in self.lane.batches]
 
+    def start(self) -> Batch:
+        """A push of the next batch starts."""
+        batch = self.lane.batches[0]
+        self.lane.started(batch)
+        return batch
+
     def done(self) -> None:
         """The Hub takes the next batch."""
-        batch = self.lane.start()
+        batch = self.start()
         self.ledger.acknowledge({file.path: Sent(file.length, "0" * 64) for file in batch.files}, "c", 1000.0)
         self.lane.done(batch, committed=True)
 
     def fail(self, verdict) -> None:
         """The Hub refuses the next batch."""
-        batch = self.lane.start()
+        batch = self.start()
         if isinstance(self.lane.failed(verdict, batch)[0], Quarantine):
             self.lane.drop(batch)
 
     def send_all(self, refused) -> None:
         """Send all batches; those with one of these paths get its verdict."""
         while self.lane.batches:
-            paths = {file.path for file in self.lane.start().files}
+            paths = {file.path for file in self.lane.batches[0].files}
             bad = next((path for path in refused if path in paths), "")
             self.fail(refused[bad]) if bad else self.done()
 
@@ -128,20 +133,20 @@ def test_a_refused_file_is_tried_again_alone_for_ever_and_ever_more_slowly(run):
     run.send_all({bad: Split("400")})
     while len(tries) < 9:
         run.now += 1.0
-        if run.retries.is_due(attachments=False):
+        if run.retries.due(attachments=False):
             tries.append(run.now)
             event_file(run.root / run.paths[1], 3 + len(tries))
             run.scan()
             assert run.waiting() == [[run.paths[1]], [bad]], "alone, behind all others"
             assert run.retries.is_open is (len(tries) < REFUSALS)
             run.send_all({bad: Split("400")})
-            assert not run.retries.is_due(attachments=False)
+            assert not run.retries.due(attachments=False)
     waits = [round(after - before) for before, after in zip([1000.0, *tries], tries, strict=False)]
     assert waits == [60, 120, 600, 1200, 2400, 3600, 3600, 3600, 3600]
     run.now += 3600.0
     run.scan()
     run.done()
-    assert (run.ledger.quarantined, run.retries.is_due(attachments=False)) == ({}, False)
+    assert (run.ledger.quarantined, run.retries.due(attachments=False)) == ({}, set())
 
 
 def test_a_request_has_a_refused_file_tried_at_most_once_a_minute(run):
@@ -153,15 +158,15 @@ def test_a_request_has_a_refused_file_tried_at_most_once_a_minute(run):
     run.now += USUAL.refused_retry_first - 1
     run.retries.request()
     run.restart()
-    assert not run.retries.is_due(attachments=False)
+    assert not run.retries.due(attachments=False)
     run.now += 1
-    assert run.retries.is_due(attachments=False)
+    assert run.retries.due(attachments=False)
     run.scan()
     run.send_all({bad: Quarantine({bad: "foreign"})})
     run.now += 5 * USUAL.refused_retry_first
-    assert not run.retries.is_due(attachments=False)
+    assert not run.retries.due(attachments=False)
     run.retries.request()
-    assert run.retries.is_due(attachments=False)
+    assert run.retries.due(attachments=False)
 
 
 def test_a_clock_that_is_wrong_delays_no_try(run):
@@ -180,7 +185,7 @@ def test_a_refused_file_that_is_gone_keeps_no_uploader(run):
     run.now += USUAL.refused_retry_first
     assert run.retries.is_open
     run.scan()
-    assert (run.waiting(), run.retries.is_open, run.retries.is_due(attachments=False)) == ([], False, False)
+    assert (run.waiting(), run.retries.is_open, run.retries.due(attachments=False)) == ([], False, set())
 
 
 def test_the_later_files_of_a_refused_one_wait_and_of_two_refused_ones_the_first_is_tried(run):
@@ -223,7 +228,7 @@ def test_of_a_file_that_is_too_large_less_is_sent_and_soon_all_of_it(run, large)
     """Three answers 413, of a proxy that had a bad moment: whole records, always more than the Hub has."""
     data, sent = (run.root / run.paths[0]).read_bytes(), []
     for _ in range(3):
-        batch = run.lane.start()
+        batch = run.start()
         assert isinstance(run.lane.failed(Split("413", too_large=True), batch)[0], Split)
         assert lengths(run)[1:] == [large], "the whole file stays in the outbox"
         assert run.lane.outgoing is Outgoing.SPLIT
@@ -246,7 +251,7 @@ def test_of_a_file_that_stays_too_large_the_most_is_sent_that_the_hub_takes(run,
     limit, requests = int(large * share), 0
     while run.lane.batches:
         requests += 1
-        batch = run.lane.start()
+        batch = run.start()
         too_large = batch.files[0].length > limit
         run.done() if not too_large else run.fail(Split("413", too_large=True))
     fd = os.open(run.root / run.paths[0], os.O_RDONLY)
@@ -286,10 +291,10 @@ def test_a_first_record_that_takes_most_of_a_file_is_sent_before_the_rest(run):
 def test_any_other_failure_ends_the_splitting(run, verdict):
     """The halves may be older than what is on disk by then, so a scan comes before the next push."""
     run.scan()
-    run.lane.failed(Split("413"), run.lane.start())
+    run.lane.failed(Split("413"), run.start())
     assert run.lane.outgoing is Outgoing.SPLIT
     run.lane.require_scan()
-    assert run.lane.failed(verdict, run.lane.start())[0] is verdict
+    assert run.lane.failed(verdict, run.start())[0] is verdict
     assert run.lane.outgoing is Outgoing.STALE
     assert run.lane.backoff.attempts == 2
 
@@ -297,7 +302,7 @@ def test_any_other_failure_ends_the_splitting(run, verdict):
 def test_a_quarantined_path_takes_its_batch_out_of_the_outbox(run):
     """The next scan makes a batch of the others."""
     run.scan()
-    batch = run.lane.start()
+    batch = run.start()
     run.lane.failed(Quarantine({run.paths[0]: "foreign"}), batch)
     assert run.waiting() == [run.paths], "not before the ledger is saved"
     run.lane.drop(batch)
@@ -310,7 +315,7 @@ def test_a_batch_whose_file_is_gone_is_not_split(run, tmp_path):
     """The disk cannot sync what is not there: the batch stays, and the next scan knows."""
     run.scan()
     (tmp_path / "run" / run.paths[0]).unlink()
-    run.lane.failed(Split("413"), run.lane.start())
+    run.lane.failed(Split("413"), run.start())
     assert len(run.waiting()) == 1
     assert run.lane.outgoing is Outgoing.READY
 
@@ -331,7 +336,7 @@ def test_a_large_file_for_which_there_is_no_room_is_told_and_holds_back_no_other
     run.lane = run.new_lane()  # the next uploader
     run.scan()
     assert (run.waiting(), run.ledger.quarantined) == ([[path]], {})
-    run.lane.start()
+    run.start()
     run.scan()
     assert (run.waiting(), run.ledger.quarantined) == ([], {})
     run.lane.scan(Members(run.spool), lambda _: True, everything=True)
@@ -371,7 +376,7 @@ def test_a_file_whose_copy_was_rewritten_is_compared_again_though_the_ledger_cov
     run.retries.request()
     run.now += USUAL.refused_retry_first
     run.retries.request()
-    assert run.retries.is_due(attachments=False)
+    assert run.retries.due(attachments=False)
     run.scan()
     assert run.waiting() == [[paths[1]]]
     run.done()
@@ -387,9 +392,9 @@ def test_a_refused_file_that_is_too_large_to_be_copied_now_is_not_scanned_for_al
     monkeypatch.setattr(files_module, "PAYLOAD_LIMIT", 1)
     monkeypatch.setattr(attachments, "RESERVE", 1 << 60)
     run.now += USUAL.refused_retry_first
-    assert run.retries.is_due(attachments=False)
+    assert run.retries.due(attachments=False)
     run.scan()
-    assert (run.waiting(), run.retries.is_due(attachments=False)) == ([], False)
+    assert (run.waiting(), run.retries.due(attachments=False)) == ([], set())
     assert run.ledger.reasons[path] == "400"
 
 
@@ -422,7 +427,7 @@ def test_batches_double_while_commits_are_fast(run):
 def test_after_a_slow_commit_a_scan_makes_the_batches_anew_no_larger_than_before(run):
     """Those that wait were made in the hope of faster ones."""
     many(run, 350)
-    batch = run.lane.start()
+    batch = run.start()
     run.now += SLOW_COMMIT
     run.ledger.acknowledge({file.path: Sent(file.length, "0" * 64) for file in batch.files}, "c", 1000.0)
     run.lane.done(batch, committed=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from uploaders import uploader
 
@@ -65,18 +67,18 @@ DONE = Done("c", True, "me/run", {})
 
 def push(one: Uploader) -> None:
     """Start a push of what is there."""
-    one._start_push(one.sending.events, Batch(0, ()), [])
+    one.sending.push(one.sending.events, Batch(0, ()))
 
 
 def test_a_push_that_went_well_gets_the_next_batch(one, lingering):
     """One process, as long as it takes what comes; then another one, and of the first nothing is left."""
     push(one)
     for count in (1, 2):
-        one._conclude(DONE)
+        one.sending._conclude(DONE)
         push(one)
         assert (len(lingering), len(lingering[0].taken)) == (1, count)
         assert one.sending.in_flight.push is lingering[0]
-    one._conclude(DONE)
+    one.sending._conclude(DONE)
     lingering[0].takes = False
     push(one)
     assert (len(lingering), lingering[0].let_gone, one.sending.in_flight.push) == (2, 1, lingering[1])
@@ -84,7 +86,7 @@ def test_a_push_that_went_well_gets_the_next_batch(one, lingering):
 
 def test_the_push_that_a_request_leads_to_gets_ready_while_the_files_are_scanned(one, lingering, monkeypatch):
     """It imports its client meanwhile, and then takes the batch. Where no push may follow, none is started."""
-    one._scan([])
+    one.sending.scan()
     assert lingering == []
     one.requests.audit, scan, there = True, one.sending.events.scan, list[int]()
 
@@ -93,7 +95,7 @@ def test_the_push_that_a_request_leads_to_gets_ready_while_the_files_are_scanned
         return scan(*given, **named)
 
     monkeypatch.setattr(one.sending.events, "scan", watched)
-    one._scan([])
+    one.sending.scan()
     assert there == [1]
     assert (len(lingering), [job.prepares for job in lingering[0].taken]) == (1, [False])
     assert one.sending.in_flight.push is lingering[0]
@@ -103,7 +105,7 @@ def test_the_push_that_a_request_leads_to_gets_ready_while_the_files_are_scanned
 def test_a_push_that_failed_gets_no_other_batch(one, lingering, verdict):
     """Whatever is wrong with its client, a new one begins afresh."""
     push(one)
-    one._conclude(verdict)
+    one.sending._conclude(verdict)
     push(one)
     assert (len(lingering), lingering[0].taken) == (2, [])
 
@@ -111,7 +113,7 @@ def test_a_push_that_failed_gets_no_other_batch(one, lingering, verdict):
 def test_a_push_that_has_waited_long_enough_is_collected(one, lingering):
     """No dead process stays until the next batch, which may be minutes away."""
     push(one)
-    one._conclude(DONE)
+    one.sending._conclude(DONE)
     one.sending.in_flight.catch_up()
     assert lingering[0].let_gone == 0
     lingering[0].ended = True
@@ -123,13 +125,14 @@ def test_a_push_that_has_waited_long_enough_is_collected(one, lingering):
 def test_pushes_that_follow_each_other_closely_share_a_process_that_waits_longer(one, lingering, monkeypatch):
     """A commit every quarter of a minute imports the client twice in all; one every five minutes holds no memory."""
     now = [1000.0]
-    monkeypatch.setattr(one.sending.in_flight, "_clock", lambda: now[0])
+    clocks = dataclasses.replace(one.sending.in_flight._clocks, now=lambda: now[0])
+    monkeypatch.setattr(one.sending.in_flight, "_clocks", clocks)
     for distance in (0, 15, 15, 300):
         now[0] += distance
         if lingering and distance > lingering[-1].linger:
             lingering[-1].takes, lingering[-1].ended = False, True
         push(one)
-        one._conclude(DONE)
+        one.sending._conclude(DONE)
     shortly, long = in_flight.LINGER, in_flight.LINGER * in_flight.CLOSELY
     assert [(one.linger, len(one.taken)) for one in lingering] == [(shortly, 0), (long, 1), (shortly, 0)]
 
@@ -137,6 +140,6 @@ def test_pushes_that_follow_each_other_closely_share_a_process_that_waits_longer
 def test_an_uploader_that_leaves_ends_the_push_that_lingers(one, lingering):
     """It holds descriptors of the run directory, which may be removed next."""
     push(one)
-    one._conclude(DONE)
+    one.sending._conclude(DONE)
     one.leave()
     assert lingering[0].let_gone == 1

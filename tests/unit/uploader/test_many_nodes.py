@@ -18,7 +18,7 @@ from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.status import LINGER, UploaderStatus
 from hf_mpwriter.system.directory import at
 from hf_mpwriter.uploader.loop import Uploader
-from hf_mpwriter.uploader.pacing import Pacing
+from hf_mpwriter.uploader.pacing import Clocks, Pacing
 from hf_mpwriter.uploader.rate_limit import HOUR, RateLimit, Rule
 
 HERE = Destination("https://hub", "me/run")
@@ -32,7 +32,7 @@ class Node:
         host = f"host-{nodes.rank}"
         rng = random.Random(nodes.rank)
         self.limit = RateLimit(HERE, limit, [at(folder)], lambda: self.now, nodes=nodes, host=host, rng=rng)
-        self.pace = Pacing(lambda: self.now, rng, self.limit, self.now + 2)
+        self.pace = Pacing(Clocks(lambda: self.now, lambda: self.now, rng), self.limit)
 
     def next_commit(self, *, urgent: bool = False, beside_others: bool = True) -> float:
         """Commit as soon as it may; the time of that."""
@@ -179,38 +179,38 @@ def one(run_dir, monkeypatch, clock) -> Uploader:
 def test_an_uploader_without_workers_waits_for_its_share_and_says_when_that_is(one, clock):
     """The wait ends later than the ten minutes of an uploader without workers; those follow."""
     assert not one.sending.pacing.take(urgent=True)
-    one.sending.explain_wait(one.status)
+    one.sending._explain_wait()
     one._publish()
     status = UploaderStatus.read(one.host)
     assert status.blocked_until == one.sending.pacing.due_at > clock.now + LINGER
     assert status.reason.startswith("the next commit is due at about ")
     clock.now = status.blocked_until - 1
-    assert one._situation([]).abandoned_for < 0
+    assert one._situation().abandoned_for < 0
     clock.now = status.blocked_until + LINGER - 1
-    assert one._situation([]).abandoned_for < LINGER
+    assert one._situation().abandoned_for < LINGER
     clock.now += 2
-    assert one._situation([]).abandoned_for > LINGER
+    assert one._situation().abandoned_for > LINGER
 
 
 def test_a_wait_that_the_hub_wishes_outlasts_the_ten_minutes(one, clock):
     """429 with an hour: the uploader tries again after it, and has ten minutes from then; but not for ever."""
     one.sending.in_flight._sent = (one.sending.events, Batch(0, ()))
-    one._conclude(Retry("429", 3600.0, limited=True))
+    one.sending._conclude(Retry("429", 3600.0, limited=True))
     clock.now += 3599
-    assert one._situation([]).abandoned_for < 0
+    assert one._situation().abandoned_for < 0
     clock.now += LINGER
-    assert one._situation([]).abandoned_for < LINGER
+    assert one._situation().abandoned_for < LINGER
     for _ in range(30):
         one.sending.pacing.failed(Retry("429", 3600.0, limited=True))
-        one._situation([])
+        one._situation()
         clock.now += 3600
-    assert one._situation([]).abandoned_for > LINGER
+    assert one._situation().abandoned_for > LINGER
 
 
 def test_the_user_reads_that_the_nodes_share_the_commits(one):
     """How many, how often this one commits, and what helps."""
     assert not one.sending.pacing.take(urgent=True)
-    one.sending.explain_wait(one.status)
+    one.sending._explain_wait()
     (text,) = [notice.text for notice in read_notices(one.host)]
     assert text.startswith("64 nodes share the 100 commits per hour of this repository")
     assert "about one in 48 minutes" in text

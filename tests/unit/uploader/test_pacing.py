@@ -12,7 +12,7 @@ from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import at
 from hf_mpwriter.uploader import pacing, rate_limit
-from hf_mpwriter.uploader.pacing import Pacing
+from hf_mpwriter.uploader.pacing import Clocks, Pacing
 from hf_mpwriter.uploader.rate_limit import RateLimit
 
 
@@ -22,7 +22,7 @@ class Time:
     def __init__(self, folder) -> None:
         self.now = 1000.0
         shared = RateLimit(Destination("https://hub", "me/run"), 20.0, [at(folder)], lambda: self.now)
-        self.pace = Pacing(lambda: self.now, random.Random(1), shared, self.now + 2)
+        self.pace = Pacing(Clocks(lambda: self.now, lambda: self.now, random.Random(1)), shared)
 
     def fail(self, verdict) -> None:
         """A push of event files ends like this."""

@@ -23,5 +23,6 @@ def test_a_look_that_fails_forgets_no_host_that_has_left(own_spool, monkeypatch)
         failing.setattr(with_peer.peers.members, "all", lambda: (_ for _ in ()).throw(OSError(5, "EIO")))
         with pytest.raises(OSError, match="EIO"):
             with_peer.peers.look()
-    with_peer.sending.note(with_peer.peers.look(), with_peer.peers)
+    with_peer.peers.look()
+    with_peer.sending.note()
     assert not with_peer.sending.events.has_scanned

@@ -42,8 +42,8 @@ def test_a_failure_after_the_first_batch_does_not_make_sync_forget_the_rest(tmp_
 
     assert sent() == 100
     files = {file.path: Sent(file.length, "x") for file in one.sending.in_flight._sent[1].files}
-    one._conclude(Done("c" * 40, own=True, repo_id="me/run", files=files, checked=True))
+    one.sending._conclude(Done("c" * 40, own=True, repo_id="me/run", files=files, checked=True))
     assert sent() == 50
-    one._conclude(Retry("503"))
+    one.sending._conclude(Retry("503"))
     assert sent() == 50
     asking.leave()
