@@ -53,7 +53,6 @@ CASES: dict[str, tuple[Callable[[Stage], Laps], tuple[str, ...]]] = {  # and wha
     "first-no-hub": (first.without_hub, (NAMESPACE,)),
     "first-exits": (first.exits_at_once, (NAMESPACE,)),
     "kubernetes": (first.of_kubernetes, (NAMESPACE,)),
-    "torchrun-1x4": (torchrun.one_agent_of_four, (TORCH,)),
     "torchrun-2x2": (torchrun.two_agents_of_two, (TORCH,)),
     "elastic": (torchrun.elastic, (TORCH,)),
     "slurm": (hosts.requeued, ()),

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import time
+from pathlib import Path
 
 from programs import wait_for
 from runs import check_oracle, no_uploader, uploaders
@@ -27,9 +28,9 @@ def told(errors: str) -> list[str]:
     return re.findall(r"^hf-mpwriter run: (.*)", errors, re.MULTILINE)
 
 
-def logging(stage: Stage, kind: str) -> tuple[str, ...]:
+def logging(run_dir: Path, kind: str) -> tuple[str, ...]:
     """The command of a program that logs, and ends in some way."""
-    return sys.executable, "-c", LOG, str(stage.run_dir), kind
+    return sys.executable, "-c", LOG, str(run_dir), kind
 
 
 def _terminate(stage: Stage, one: Supervised) -> tuple[float | None, float, tuple[int, str, str]]:
@@ -42,7 +43,9 @@ def _terminate(stage: Stage, one: Supervised) -> tuple[float | None, float, tupl
 
 def signalled(stage: Stage, grace: int = 30, *, is_first: bool = True, between: tuple[str, ...] = ()) -> Laps:
     """A signal ends the program: all is on the Hub within the grace, no zombie stays, the exit code is kept."""
-    one = stage.supervise(*between, *logging(stage, "waits"), options=("--grace", str(grace)), is_first=is_first)
+    one = stage.supervise(
+        *between, *logging(stage.run_dir, "waits"), options=("--grace", str(grace)), is_first=is_first
+    )
     assert one.line() == "logged\n"
     wait_for(lambda: not one.zombies(), "no zombie stays while it works")
     seconds, _, (code, _, errors) = _terminate(stage, one)
@@ -63,7 +66,7 @@ def signalled_below_a_shell(stage: Stage) -> Laps:
 
 def ignored(stage: Stage, grace: int = 12, *, is_first: bool = True) -> Laps:
     """The program ignores the signal and logs on: it is killed before the grace is over, and what it had is sent."""
-    one = stage.supervise(*logging(stage, "ignores"), options=("--grace", str(grace)), is_first=is_first)
+    one = stage.supervise(*logging(stage.run_dir, "ignores"), options=("--grace", str(grace)), is_first=is_first)
     assert one.line() == "logged\n"
     before, since = stage.lengths(), time.monotonic()
     one.supervisor.send_signal(signal.SIGTERM)
@@ -74,10 +77,10 @@ def ignored(stage: Stage, grace: int = 12, *, is_first: bool = True) -> Laps:
     return {"SIGTERM": seconds}
 
 
-def without_hub(stage: Stage, *, is_first: bool = True) -> Laps:
+def without_hub(stage: Stage, grace: int = 5, *, is_first: bool = True) -> Laps:
     """The Hub is down: one line says what is missing and what finishes it; the end comes in time."""
-    command = logging(stage, "down")
-    one = stage.supervise(*command, options=("--grace", "5"), is_first=is_first, HF_ENDPOINT=NO_HUB)
+    command = logging(stage.run_dir, "down")
+    one = stage.supervise(*command, options=("--grace", str(grace)), is_first=is_first, HF_ENDPOINT=NO_HUB)
     assert one.line() == "logged\n"
     _, _, (code, _, errors) = _terminate(stage, one)
     size = f"{event_bytes(stage.run_dir) / 1e6:.1f} MB"
@@ -92,7 +95,7 @@ def without_hub(stage: Stage, *, is_first: bool = True) -> Laps:
 
 def exits_at_once(stage: Stage, grace: int = 30, *, is_first: bool = True) -> Laps:
     """os._exit waits for nothing; what was logged is sent before the container ends, and its code is kept."""
-    one = stage.supervise(*logging(stage, "exits"), options=("--grace", str(grace)), is_first=is_first)
+    one = stage.supervise(*logging(stage.run_dir, "exits"), options=("--grace", str(grace)), is_first=is_first)
     assert one.line() == "logged\n"
     since = time.monotonic()
     seconds = stage.watch(since, one.is_over, [stage.run_dir])

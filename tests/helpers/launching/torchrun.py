@@ -18,19 +18,6 @@ AGENT = [sys.executable, "-m", "torch.distributed.run"]
 BEFORE_IT_GOES_ON_ALONE = 15  # seconds that a smaller world waits for more agents
 
 
-def one_agent_of_four(stage: Stage) -> Laps:
-    """Four ranks of one agent, which gets SIGTERM: one uploader, and all of all ranks is on the Hub."""
-    agent = _agent(stage, "--standalone", ranks=4)
-    _wait_for_attempt(stage, 0, range(4))
-    wait_for(lambda: len(stage.uploaders()) == 1, "one uploader", PATIENCE)
-    since = time.monotonic()
-    agent.send_signal(signal.SIGTERM)
-    assert agent.wait(PATIENCE) != 0
-    seconds = stage.seconds_until_on_hub(since, stage.lengths())
-    assert len(stage.judge().files) == 4
-    return {"SIGTERM to torchrun": seconds}
-
-
 def two_agents_of_two(stage: Stage) -> Laps:
     """A rank dies and all restart; an agent dies and its ranks go on; the other agent gets SIGTERM."""
     agents = _agents(stage, "--nnodes=2", "--max-restarts=1")
@@ -78,9 +65,9 @@ def elastic(stage: Stage) -> Laps:
     return laps
 
 
-def _agent(stage: Stage, *options: str, ranks: int = 2) -> subprocess.Popen:
+def _agent(stage: Stage, *options: str) -> subprocess.Popen:
     train = stage.program(RANK)
-    command = [*AGENT, *options, f"--nproc-per-node={ranks}", train, stage.shared, stage.run_dir]
+    command = [*AGENT, *options, "--nproc-per-node=2", train, stage.shared, stage.run_dir]
     return stage.start(*command, torch=True)
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 from programs import wait_for
-from runs import kill_uploaders
 from supervised import Supervised, event_bytes
-
-from hf_mpwriter.testing import processes
 
 FOREIGN = """
 import os, signal, sys, time
@@ -33,20 +30,13 @@ last()
 
 
 @pytest.fixture
-def below(run_dir) -> Iterator:
+def below(run_dir, run_below) -> Callable[..., Supervised]:
     """Start a program with a writer of others below a supervisor."""
-    started: list[Supervised] = []
 
     def begin(kind: str, code: int, *options: str) -> Supervised:
-        one = Supervised(sys.executable, "-c", FOREIGN, run_dir, code, kind, options=("--grace", "120", *options))
-        started.append(one)
-        return one
+        return run_below(sys.executable, "-c", FOREIGN, run_dir, code, kind, options=("--grace", "120", *options))
 
-    yield begin
-    for one in started:
-        one.kill()
-    kill_uploaders(run_dir)
-    wait_for(lambda: not processes.left_behind(str(run_dir)), "nothing is left behind")
+    return begin
 
 
 def on_hub(hub, run_dir) -> int:

@@ -6,73 +6,37 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
-import launching.first
 import pytest
+from launching import first
 from launching.first import BETWEEN
 from programs import DEADLINE, wait_for
-from runs import kill_uploaders, no_uploader
-from supervised import LOG, RUN, Supervised, event_bytes, has_ended, why_no_namespace
+from runs import no_uploader
+from supervised import RUN, event_bytes, has_ended, why_no_namespace
 
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.testing import processes
 
 REASON = why_no_namespace()
-first = pytest.mark.skipif(bool(REASON), reason=REASON or "-")
-FIRST = pytest.param(True, id="first", marks=[pytest.mark.root, first])
-
-
-@pytest.fixture
-def run_below(run_dir) -> Iterator:
-    """Start programs below a supervisor, and end what still runs at the end of the test."""
-    started: list[Supervised] = []
-
-    def begin(*command: object, **more: object) -> Supervised:
-        started.append(Supervised(*command, **more))
-        return started[-1]
-
-    yield begin
-    for one in started:
-        one.kill()
-    kill_uploaders(run_dir)
-    wait_for(lambda: not processes.left_behind(str(run_dir)), "nothing is left behind")
-
-
-def logging(run_dir, kind: str) -> tuple[str, ...]:
-    """The command of a program that logs, and ends in some way."""
-    return sys.executable, "-c", LOG, str(run_dir), kind
+FIRST = (pytest.mark.root, pytest.mark.skipif(bool(REASON), reason=REASON or "-"))
 
 
 @pytest.mark.parametrize(
-    ("is_first", "between"),
+    ("case", "grace", "more"),
     [
-        pytest.param(True, BETWEEN, marks=FIRST.marks, id="first-shell"),
-        pytest.param(False, BETWEEN, id="any-shell"),
+        pytest.param(first.signalled, 120, {"between": BETWEEN}, marks=FIRST, id="a signal, below a shell"),
+        pytest.param(first.signalled, 120, {"between": BETWEEN, "is_first": False}, id="the same, not as process 1"),
+        pytest.param(first.ignored, 30, {}, marks=FIRST, id="a program that ignores the signal"),
+        pytest.param(first.without_hub, 5, {}, marks=FIRST, id="a Hub that is down"),
+        pytest.param(first.exits_at_once, 120, {}, marks=FIRST, id="os._exit"),
     ],
 )
-def test_what_was_logged_is_on_the_hub_when_a_signal_ends_the_program(stage, is_first, between):
-    """Half a minute of data with images, within the grace; the exit code is kept, and no zombie stays."""
-    assert launching.first.signalled(stage, 120, is_first=is_first, between=between)
+def test_what_was_logged_is_on_the_hub_when_a_program_ends(stage, case, grace, more):
+    """Half a minute of data with images, within the grace; the exit code is kept, and no zombie stays.
 
-
-@pytest.mark.parametrize("is_first", [FIRST])
-def test_a_program_that_ignores_the_signal_is_killed_before_the_grace_is_over(stage, is_first):
-    """What it had logged before the signal is on the Hub by then, whatever it logs afterwards."""
-    assert launching.first.ignored(stage, 30, is_first=is_first)
-
-
-@pytest.mark.parametrize("is_first", [FIRST])
-def test_a_hub_that_is_down_does_not_hold_up_the_end(stage, is_first):
-    """One line says what is missing and what finishes it; the uploader ends with process 1 only."""
-    assert launching.first.without_hub(stage, is_first=is_first) == {}
-
-
-@pytest.mark.parametrize("is_first", [FIRST])
-def test_data_of_a_program_that_exits_at_once_is_sent_before_the_container_ends(stage, is_first):
-    """os._exit waits for nothing; its code is kept."""
-    assert launching.first.exits_at_once(stage, 120, is_first=is_first)
+    A program that ignores the signal is killed before. Without a Hub, one line says what is missing.
+    """
+    case(stage, grace, **more)
 
 
 COUNTS = """
@@ -126,16 +90,16 @@ def test_what_loses_its_parent_is_collected_when_it_ends(run_below):
 
 def test_the_program_dies_with_its_supervisor_and_what_it_leaves_is_ended_on_request(hub, run_dir, run_below):
     """By SIGKILL. What a shell between leaves is an orphan: the next start ends it and takes its name, no other's."""
-    theirs = run_below(*logging(run_dir, "waits"), options=("--logdir", str(run_dir)), RANK="1")
+    theirs = run_below(*first.logging(run_dir, "waits"), options=("--logdir", str(run_dir)), RANK="1")
     assert theirs.line() == "logged\n"
-    one = run_below(*BETWEEN, *logging(run_dir, "ignores"))
+    one = run_below(*BETWEEN, *first.logging(run_dir, "ignores"))
     assert one.line() == "logged\n"
     (shell,) = (process for process in one.supervisor.children() if process.name() == "sh")
     (orphan,) = shell.children()
     one.supervisor.kill()
     wait_for(lambda: has_ended(shell), "the shell dies with the supervisor")
     assert not has_ended(orphan)
-    again = run_below(*logging(run_dir, "exits"), options=("--kill-orphans", "--logdir", str(run_dir)))
+    again = run_below(*first.logging(run_dir, "exits"), options=("--kill-orphans", "--logdir", str(run_dir)))
     code, _, errors = again.finish()
     assert code == 3, errors
     assert has_ended(orphan)

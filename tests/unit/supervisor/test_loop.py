@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.supervisor.loop import environment_below
+from hf_mpwriter.supervisor.program import end_orphans
 from hf_mpwriter.system import contact, process
 from hf_mpwriter.worker import role
 from hf_mpwriter.worker.role import default_logdir
@@ -84,3 +85,9 @@ def test_orphans_are_ended_in_a_run_directory_that_is_named():
     """Before it starts, a program has told none."""
     result = CliRunner().invoke(main, ["run", "--kill-orphans", "--", "true"])
     assert (result.exit_code, "--kill-orphans needs --logdir" in result.output) == (2, True)
+
+
+def test_a_directory_without_a_spool_has_no_orphans(tmp_path):
+    """As before the first attempt; nothing is made there."""
+    assert list(end_orphans(str(tmp_path / "none"))) == []
+    assert list(tmp_path.iterdir()) == []

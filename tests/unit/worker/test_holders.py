@@ -15,6 +15,10 @@ from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker import holders, role
 
 HERE = Process.current()
+THERE = Process("host-1", "boot", 7, 100, 1000)
+AGENT, WORKER = replace(THERE, pid=50, ticks=500), replace(THERE, pid=60, ticks=600)
+ORPHAN = Member(MemberName.of("main", WORKER, 1), True, 0.0, WORKER, Settings(), agent=AGENT)
+LIVING = {60: 600}
 LAUNCHER = replace(HERE, pid=50, ticks=500)
 HOLDER = Member(MemberName.of("rank_00001", HERE, 1), True, 0.0, HERE, Settings(), launcher=LAUNCHER)
 
@@ -36,13 +40,39 @@ def test_who_is_a_sibling(member, launcher, expected):
     assert holders.is_sibling(member, launcher) is expected
 
 
-def test_an_orphan_is_to_be_ended_and_siblings_need_ranks_of_their_own():
-    """Nothing of a sibling is hidden, so nothing of that is said."""
-    orphan = holders.warning("/runs/a", "rank_00001", "rank_00001~2", HOLDER)
-    assert f"end it: kill {HERE.pid}. With purge_step, what it logged from that step on is hidden" in orphan
+@pytest.mark.parametrize(
+    ("member", "living", "expected"),
+    [
+        (ORPHAN, LIVING, True),
+        (ORPHAN, LIVING | {50: 501}, True),  # its number is another's now
+        (ORPHAN, LIVING | {50: 500}, False),
+        (ORPHAN, {60: 601}, False),
+        (ORPHAN, {}, False),
+        (replace(ORPHAN, alive=False), LIVING, False),
+        (replace(ORPHAN, agent=None), LIVING, False),
+        (replace(ORPHAN, agent=replace(AGENT, ticks=0)), LIVING, False),
+        (replace(ORPHAN, agent=replace(AGENT, namespace=8)), LIVING, False),
+        (replace(ORPHAN, process=replace(WORKER, boot="other")), LIVING, False),
+        (replace(ORPHAN, process=replace(WORKER, host="host-2")), LIVING, False),
+        (replace(ORPHAN, process=replace(WORKER, namespace=8), agent=replace(AGENT, namespace=8)), LIVING, False),
+    ],
+)
+def test_who_is_an_orphan(member, living, expected):
+    """Alive, with a recorded agent of this host, boot and pid namespace that has ended."""
+    assert holders.is_orphan(member, THERE, lambda pid: living.get(pid, 0)) is expected
+
+
+def test_what_ends_the_holder_of_a_name_is_told_and_what_siblings_need():
+    """Only of an orphan that --kill-orphans helps. Nothing of a sibling is hidden, so nothing of that is said."""
+    text = holders.warning("/runs/a", "rank_00001", "rank_00001~2", HOLDER)
+    assert f"end it: kill {HERE.pid}. With purge_step, what it logged from that step on is hidden" in text
     sibling = holders.warning("/runs/a", "rank_00001", "rank_00001~2", HOLDER, is_sibling=True)
     assert "Process 50 has started both as the same rank: give each a rank or a logdir of its own." in sibling
     assert "is hidden" not in sibling
+    left = replace(HOLDER, agent=replace(HERE, ticks=HERE.ticks + 1))
+    text = holders.warning("runs/my exp", "main", "rank_00000~2", left)
+    assert f"kill {HERE.pid}. A start below hf-mpwriter run --kill-orphans --logdir 'runs/my exp' does so." in text
+    assert "--kill-orphans" not in holders.warning("runs/exp", "main", "rank_00000~2", replace(left, agent=HERE))
 
 
 def test_a_supervisor_of_one_rank_is_not_its_launcher(monkeypatch):

@@ -9,12 +9,13 @@ from functools import partial
 
 import pytest
 from forks import in_child
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from programs import succeed
 
 from hf_mpwriter.base.job import LAUNCHERS, GivenRank, rank_of, world_size_of
 from hf_mpwriter.spool.workers.member_lines import MemberName
+from hf_mpwriter.spool.workers.members import OBSERVER, SUPERVISOR
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.worker import role as role_module
 from hf_mpwriter.worker.role import Role, role_of
@@ -182,20 +183,14 @@ def test_children_that_multiprocessing_counts_without_end_share_a_name(kind):
     assert Role(None, "Reader-20251122").worker == "Reader-20251122"
 
 
+@example("~sync", None)
 @given(st.text(), st.none() | st.integers(0, 10**5))
 def test_any_name_of_a_child_makes_a_worker_whose_member_file_can_be_read(text, rank):
     """Whatever multiprocessing calls a child, its worker is a plain directory name, and part of a member file name."""
     worker = Role(rank, text).worker
-    assert worker not in ("", "main", ".", "..")
+    assert worker not in ("", "main", ".", "..", OBSERVER, SUPERVISOR)
     name = MemberName(worker, process_module.host_id(), 1, 2, 3)
     assert MemberName.parse(str(name)) == name
-
-
-def test_a_child_named_like_the_observer_is_no_observer():
-    """A multiprocessing child called "sync" is a worker like any other."""
-    from hf_mpwriter.spool.workers.members import OBSERVER
-
-    assert Role(None, OBSERVER).worker != OBSERVER
 
 
 def test_a_forked_child_knows_that_it_is_one(monkeypatch):

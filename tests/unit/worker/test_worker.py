@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
 from programs import succeed
 from runs import run
 
 from hf_mpwriter import SummaryWriter
-from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import process_state
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.worker.election import Election, SamplerElection
 from hf_mpwriter.worker.mirroring import Mirroring
-
-
-def test_a_token_that_is_no_string_is_refused(tmp_path):
-    """In the constructor, not when the worker first keeps house."""
-    from hf_mpwriter import HFSummaryWriter
-
-    with pytest.raises(SettingsError, match="token must be a string"):
-        HFSummaryWriter("me/run", logdir=str(tmp_path / "run"), token=True)
 
 
 def test_closing_while_other_threads_log_does_not_deadlock(tmp_path, start):
