@@ -5,7 +5,8 @@
          +--long way-->  Backlog  --_drain-->  SegmentSeries  opens and seals segments, registers them with the home
 
 The long way is for everything unusual: no segment yet, a full one, a disk that refuses, an interrupted write, a record
-logged inside another's write. There is no buffer and no thread.
+logged inside another's write. There is no buffer and no thread. While the disk refuses, it is tried again after 1 s,
+2 s, 4 s ... 16 s, and the newest records are dropped for which the process has no memory.
 
 Invariants:
 - When `append` returns, the record is with the kernel, or it waits in the backlog because the disk refuses writes, or
@@ -22,20 +23,79 @@ import errno
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.events import framing
-from hf_mpwriter.events.backlog import Backlog
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
-from hf_mpwriter.events.registration import FileHome
-from hf_mpwriter.events.segment import Segment
-from hf_mpwriter.events.series import Purge, SegmentSeries
+from hf_mpwriter.events.segment import Item, Segment
+from hf_mpwriter.events.series import FileHome, Purge, SegmentSeries
 from hf_mpwriter.system import process_state
 from hf_mpwriter.system.directory import Place
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # of the process, of the system
+
+
+class Backlog:
+    """The records of one event file that wait, oldest first. One leaves after it was written, or it is counted."""
+
+    def __init__(self, limits: Limits, timing: Timing = USUAL) -> None:
+        self._limits, self._timing = limits, timing
+        self.items: deque[Item] = deque()  # the records
+        self.size = self.dropped = 0
+        self.retry_after = self.retry_at = 0.0
+        self.error = ""  # why the disk refused last, "" while it accepts records
+
+    def add(self, item: Item) -> None:
+        """Let a record wait."""
+        self.items.append(item)
+        self.size += len(item[0])
+
+    def add_first(self, item: Item) -> None:
+        """Let a record wait before all others."""
+        self.items.appendleft(item)
+        self.size += len(item[0])
+
+    def remove_first(self) -> None:
+        """Remove the oldest record, which was written."""
+        item = self.items.popleft()
+        self.size = self.size - len(item[0]) if self.items else 0
+
+    def drop_first(self) -> None:
+        """Drop the oldest record, which no file can hold."""
+        self.remove_first()
+        self.dropped += 1
+
+    def trim(self) -> None:
+        """Drop the newest records that the memory limit has no room for."""
+        while not self._limits.has_room(self, self.size) and self.items:
+            self.size -= len(self.items.pop()[0])
+            self.dropped += 1
+
+    def give_up(self) -> None:
+        """Drop all records."""
+        lost = len(self.items)
+        self.items.clear()
+        self.size = 0
+        self._limits.clear(self)
+        self.dropped += lost
+
+    def refused(self, now: float, error: OSError) -> None:
+        """Plan the next try."""
+        self.error = error.strerror or str(error)
+        self.retry_after = min(self._timing.disk_retry_longest, 2 * self.retry_after or self._timing.disk_retry_first)
+        self.retry_at = now + self.retry_after
+
+    def accepted(self) -> bool:
+        """Note that the disk has accepted all records; True if it had refused one before."""
+        self._limits.clear(self)
+        if not self.retry_after:
+            return False
+        self.retry_at = self.retry_after = 0.0
+        self.error = ""
+        return True
 
 
 class EventFile:
@@ -272,7 +332,7 @@ class EventFile:
         self._unless_busy(self._check)
 
     def _check(self) -> None:
-        self._series.registration.report_seals()
+        self._series.report_seals()
         if saved := self._series.replace_removed():
             self._backlog.add_first((saved,))
         self._series.replace_damaged()
@@ -309,8 +369,7 @@ class EventFile:
     def register_again(self) -> None:
         """Report the open segment to a home that starts anew; OSError if the home refuses."""
         with self._lock:
-            segment = self._series.current
-            self._series.registration.repeat(segment.path if segment else None)
+            self._series.register_again()
 
     def abandon(self) -> None:
         """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""

@@ -30,9 +30,6 @@ from hf_mpwriter.system.process import open_above
 CHUNK = 1 << 20  # bytes read at once when records are parsed
 HEADER_SIZE = 12  # bytes: length and its crc
 FOOTER_SIZE = 4  # bytes: crc of the payload
-SHORT_LAST, LONGEST_LAST = 4 << 10, 4 << 20  # bytes at the end of a file in which its last record is looked for
-MOST_TRIES = 10_000  # places at which it may begin; a disk may leave nothing but zeros
-_ZEROS = bytes(5)
 _DAMAGED = -1  # in place of the size of a record
 SHORT_STEPS = 1 << 21  # below it, the varint of a step has three bytes at most
 _CACHED_LENGTHS = 4096  # framing headers kept, one for each payload length below this
@@ -250,28 +247,6 @@ def ending(fd: int, start: int = 0, end: int | None = None) -> WholeEnd:
 def whole_length(fd: int, start: int = 0, end: int | None = None) -> int:
     """The offset behind the last whole record, see `ending`."""
     return ending(fd, start, end).offset
-
-
-def ends_at(fd: int, end: int) -> bool:
-    """Whether a whole record ends at an offset; of one of more than LONGEST_LAST bytes that is not found out."""
-    for size in (min(end, SHORT_LAST), min(end, LONGEST_LAST)):
-        chunk = os.pread(fd, size, end - size)
-        if len(chunk) == size and _ends_with_record(chunk):
-            return True
-    return not end
-
-
-def _ends_with_record(chunk: bytes) -> bool:
-    """Look for a header whose record ends with the chunk: its length has three bytes, and five zeros behind them."""
-    found, least = chunk.rfind(_ZEROS), HEADER_SIZE + FOOTER_SIZE
-    for _ in range(MOST_TRIES):
-        if found < 3:
-            return False
-        size = len(chunk) - found + 3
-        if _U64.unpack_from(chunk, found - 3)[0] == size - least and _whole_records(chunk[-size:])[0] == size:
-            return True
-        found = chunk.rfind(_ZEROS, 0, found + len(_ZEROS) - 1)
-    return False
 
 
 def holds(chunk: bytes) -> bool:

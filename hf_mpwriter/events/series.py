@@ -3,7 +3,14 @@
     events.out.tfevents.1795233002...   sealed, synced
     events.out.tfevents.1795236610...   current
 
+    home.directory()             before a segment is opened; may take a claim
+    home.opened(path)            before the segment exists
+    home.sealed(path, length)    when it is complete; length 0 if the name was not used after all
+
 Invariants:
+- No segment exists that was not reported as opened. Every path that was reported so is reported as sealed in the end:
+  one that stays open holds back all later segments of its directory.
+- A report of a seal that fails, on a full disk, is kept and repeated; seals keep their order.
 - Names sort in the order of opening, whatever the clock does.
 - The next segment is opened only after the one before is sealed.
 - A sealed segment takes nothing more: its limit is 0, so the short way of `EventFile.append_record` refuses it.
@@ -18,13 +25,13 @@ import errno
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from hf_mpwriter.base import names as names_module
 from hf_mpwriter.events import framing, limits
 from hf_mpwriter.events.deferred_log import DeferredLog
-from hf_mpwriter.events.registration import FileHome, Registration
 from hf_mpwriter.events.segment import Item, Segment
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place
@@ -35,6 +42,25 @@ SEGMENT_MAX = 128 << 20  # bytes; TensorBoard's default reader keeps one descrip
 SIZE_MARGIN = 64 << 10  # bytes that a segment keeps below the largest size of a file, so that most records fit
 MOST_REPLACED = 10  # damaged segments; a filesystem that answers wrongly must not make files without end
 VERSION_SIZE = len(framing.frame(framing.version_event(1.0)))  # bytes of the first record
+
+
+class FileHome(Protocol):
+    """Where event files live, and where their segments are recorded. All methods may raise OSError."""
+
+    after: int  # second; the names of segments lie behind it, 0 for any
+
+    @property
+    def segment_min(self) -> int:
+        """Bytes that the smallest segments have, unless SEGMENT_MIN is less."""
+
+    def directory(self) -> Place:
+        """The directory of the owner."""
+
+    def opened(self, path: Place) -> None:
+        """Record a segment that is about to be created."""
+
+    def sealed(self, path: Place, length: int) -> None:
+        """Record that a segment is complete."""
 
 
 class Purge(NamedTuple):
@@ -76,7 +102,8 @@ class SegmentSeries:
         self._start_fresh()
 
     def _start_fresh(self) -> None:
-        self.registration = Registration(self._home)
+        self._reserved: Place | None = None  # was reported as opened, and is not created yet
+        self._seals: deque[tuple[Place, int]] = deque()  # of what is complete and not reported yet, with the length
         self.current: Segment | None = None
         self.path: Place | None = None
         self.purge: Purge | None = None
@@ -107,26 +134,52 @@ class SegmentSeries:
 
     def open(self) -> Segment:
         """Open the next segment."""
-        directory = self.registration.directory() / self._sub
-        self.registration.report_seals()
+        directory = self._home.directory() / self._sub
+        self.report_seals()
         disk.make_dirs(directory, 0o777, durable=False)
         now, existing = time.time(), directory.names()
         head = framing.frame(framing.version_event(now))
         if self.purge is not None:
             head += self.purge.head(directory, existing, now)
         limit = self._limit(len(head))
-        path = self.registration.reserved
+        path = self._reserved
         if path is None or path.parent != directory or path.basename in existing:
-            self.registration.release()
+            self._release()
             least = max(now, self._home.after + 1)
             name = names_module.event_name(existing, least, process.host_name(), os.getpid(), self._suffix)
             path = directory / name
-            self.registration.reserve(path)
+            self._home.opened(path)
+            self._reserved = path
         segment = self.current = Segment(path, head, limit, self._log)
         self._opened_at = self._clock()
-        self.path, self.registration.reserved = path, None
+        self.path, self._reserved = path, None
         self.purge = None
         return segment
+
+    # reports to the home
+
+    def _release(self) -> None:
+        """Seal the reserved path unused, if there is one."""
+        path, self._reserved = self._reserved, None
+        if path is not None:
+            self._seals.append((path, 0))
+
+    def report_seals(self) -> None:
+        """Report what is sealed; what the home refuses stays for the next call."""
+        while self._seals:
+            seal = self._seals[0]
+            try:
+                self._home.sealed(*seal)
+            except OSError:
+                return
+            if self._seals and self._seals[0] is seal:  # else a signal handler has reported it as well
+                self._seals.popleft()
+
+    def register_again(self) -> None:
+        """Report to a home that starts anew which segment is open; OSError if it refuses."""
+        self._reserved = None
+        if self.current is not None:
+            self._home.opened(self.current.path)
 
     # the largest size of a file
 
@@ -187,12 +240,12 @@ class SegmentSeries:
         end = segment.end  # from here on nothing makes it longer, a signal handler included
         if readable is not None and readable < end:
             self.damaged[segment.path] = end
-        self.registration.seals.append((segment.path, end if readable is None else readable))
+        self._seals.append((segment.path, end if readable is None else readable))
         self._sealed_bytes += end
         segment.close()
         if not segment.is_durable:
             self._unsynced.add(segment)
-        self.registration.report_seals()
+        self.report_seals()
 
     def seal_older(self, opened_before: float) -> None:
         """Seal the current segment if records are in it and it was opened before then; the next `sync` syncs it."""
@@ -243,10 +296,10 @@ class SegmentSeries:
 
     def close(self) -> None:
         """Seal the current segment."""
-        self.registration.release()
+        self._release()
         if self.current is not None:
             self.seal(self.current)
-        self.registration.report_seals()
+        self.report_seals()
 
 
 def sync_together(series: Iterable[SegmentSeries], run: Place) -> None:

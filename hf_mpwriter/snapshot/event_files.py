@@ -203,8 +203,10 @@ class EventFileScan:
         fd = disk.open_beneath(place)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
-            same = same and (known.end > 0 or framing.ends_at(fd, start))  # the Hub's copy may be another one by now
-            end, is_damaged = framing.ending(fd, start if same else 0, status.st_size)
+            start = start if same and start <= status.st_size else 0
+            end, is_damaged = framing.ending(fd, start, status.st_size)
+            if is_damaged and end == start > 0 and not known.is_damaged:  # it may be another file than the Hub has
+                end, is_damaged = framing.ending(fd, 0, status.st_size)
             return _Parsed(*stamp, end, _last_bytes(fd, end), is_damaged, known.grows)
         finally:
             os.close(fd)

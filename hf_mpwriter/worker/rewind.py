@@ -38,7 +38,7 @@ from hf_mpwriter.base.names import (
 )
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
-from hf_mpwriter.events.registration import FileHome
+from hf_mpwriter.events.series import FileHome
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing
 from hf_mpwriter.spool.workers.members import Taken

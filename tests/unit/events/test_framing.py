@@ -222,35 +222,3 @@ def test_payloads_stop_at_the_end_that_is_asked_for(tmp_path):
     assert framing.payloads(str(path)) == payloads
     assert framing.payloads(str(path), ends[2]) == payloads[:2]
     assert framing.payloads(str(path), ends[2] - 1) == payloads[:1]
-
-
-@given(st.lists(st.integers(0, 100), min_size=1, max_size=4), st.data())
-@hypothesis_settings(max_examples=30)
-def test_the_end_of_a_record_is_found_from_behind(sizes, data):
-    """At the end of each record, whatever its size and content, zeros included; nowhere else."""
-    content, ends = b"", {0}
-    for size in sizes:
-        content += framing.frame(data.draw(st.sampled_from([bytes(size), b"a" * size, os.urandom(size)])))
-        ends.add(len(content))
-    fd = memory_file(content)
-    try:
-        assert {end for end in range(len(content) + 20) if framing.ends_at(fd, end)} == ends
-    finally:
-        os.close(fd)
-
-
-@pytest.mark.parametrize("size", [framing.SHORT_LAST, 1 << 20])
-def test_the_end_of_a_large_record_is_found_from_behind(size):
-    """An image; one that is too large to be looked for is not found."""
-    content = b"".join(map(framing.frame, [b"", os.urandom(size)]))
-    fd = memory_file(content)
-    assert framing.ends_at(fd, len(content))
-    assert not framing.ends_at(fd, len(content) - 1)
-    os.close(fd)
-
-
-def test_zeros_are_not_searched_for_ever():
-    """A disk without power may leave megabytes of them."""
-    fd = memory_file(bytes(8 << 20))
-    assert not framing.ends_at(fd, 8 << 20)
-    os.close(fd)

@@ -12,7 +12,7 @@ import pytest
 from support import scalar
 
 from hf_mpwriter.base.timing import USUAL
-from hf_mpwriter.events import backlog, deferred_log, event_file, framing, registration, segment, series
+from hf_mpwriter.events import deferred_log, event_file, framing, segment, series
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.system import disk
 
@@ -26,7 +26,7 @@ def raise_interrupted() -> None:
     raise Interrupted
 
 
-MODULES = (event_file, backlog, series, registration, segment, deferred_log, disk, framing)
+MODULES = (event_file, series, segment, deferred_log, disk, framing)
 SOURCES = {module.__file__ for module in MODULES}
 
 
