@@ -19,9 +19,9 @@ Invariants:
   know START; it drops what an earlier file has of a tag from the first step of the new one on.
 - The file only grows. A member file says that it does, as for that of a worker, so an uploader need not know the rest.
 - Of a tag, steps are settled in order, each once. What comes later for a settled step is dropped: TensorBoard's default
-  reader would delete all later points. Only a START of the ranks goes back, and hides the same steps here.
+  reader would delete all later points.
 - What a later START of the same directory hides is never taken. So START is looked for first, at the beginning of each
-  new file; where one comes later in a file, or in a file that is new, all is read again.
+  new file; where one that comes later hides what was taken, all is derived anew.
 - A file is read up to its last whole record. Behind damage nothing is read, as no reader of TensorBoard gets there.
 - Only event files of this library are read, and none of a directory below: not those of `add_scalars`, of children, of
   `_system/`, nor what is derived.
@@ -90,7 +90,6 @@ message_type { name: "Value" oneof_decl { name: "kind" }
   field { name: "tag" number: 1 type: TYPE_STRING }
   field { name: "simple_value" number: 2 type: TYPE_FLOAT oneof_index: 0 } }
 """
-Take = Callable[[int, int, float, Iterable[tuple[str, float]]], object]
 
 
 def _event_class() -> Any:
@@ -132,11 +131,6 @@ def combine(tag: str, by_rank: Mapping[int, float]) -> dict[str, float]:
     return found
 
 
-def record(point: Point) -> bytes:
-    """A point as a framed record."""
-    return framing.frame(framing.summary_event(point.wall_time, point.step, framing.scalars(point.values.items())))
-
-
 @dataclass(slots=True)
 class _Step:
     """What the ranks have logged at a step of a tag."""
@@ -157,10 +151,10 @@ class _Tag:
 
 
 class Aligner:
-    """The values of all ranks; without `waits`, no rank is expected to join or to log a tag that is new to it."""
+    """The values of all ranks; `new`, `joining`: seconds in which a rank may log a tag that is new to it, or join."""
 
-    def __init__(self, *, waits: bool = True, joining: float = USUAL.ranks_joining) -> None:
-        self._new, self.joining = (NEW, joining) if waits else (0.0, 0.0)
+    def __init__(self, new: float = NEW, joining: float = USUAL.ranks_joining) -> None:
+        self._new, self._joining = new, joining
         self.waiting, self.highest = 0, BEFORE  # values that wait; the highest step that was taken
         self._now, self._last_joined = 0.0, -math.inf
         self._tags: dict[str, _Tag] = {}
@@ -176,30 +170,32 @@ class Aligner:
         for rank in self._joined.keys() - set(live):
             del self._joined[rank]
 
-    def take(self, rank: int, step: int, wall_time: float, values: Iterable[tuple[str, float]]) -> None:
-        """Take in what a rank has logged at a step."""
+    def take(self, rank: int, event: Any) -> None:
+        """Take in what a rank has logged."""
+        step = event.step
         self.highest = max(self.highest, step)
-        for name, value in values:
-            tag = self._tags.get(name) or self._tags.setdefault(name, _Tag(self._now))
+        for value in event.summary.value:
+            if not (value.tag and value.HasField("simple_value")):
+                continue
+            tag = self._tags.get(value.tag) or self._tags.setdefault(value.tag, _Tag(self._now))
             tag.last[rank] = max(step, tag.last.get(rank, BEFORE))
             if step <= tag.settled:
                 continue
             there = tag.pending.get(step) or tag.pending.setdefault(step, _Step(self._now))
             self.waiting += rank not in there.by_rank
-            there.by_rank[rank] = value
-            there.wall_time = max(there.wall_time, wall_time)
+            there.by_rank[rank] = value.simple_value
+            there.wall_time = max(there.wall_time, event.wall_time)
 
     def settle(self, live: Collection[int], unread: Collection[int], *, is_over: bool = False) -> list[Point]:
         """The points that are complete, in the order of their steps; all of them if nothing more comes."""
         points = list[Point]()
-        if is_over or self._now - self._last_joined >= self.joining:
+        if is_over or self._now - self._last_joined >= self._joining:
             for name, tag in self._tags.items():
-                if tag.pending:
-                    points += self._settle(name, math.inf if is_over else self._bound(tag, live, unread))
+                points += self._settle(name, tag, math.inf if is_over else self._bound(tag, live, unread))
         if self.waiting > MOST:
             for name, tag in self._tags.items():
-                if tag.pending:
-                    points += self._settle(name, sorted(tag.pending)[len(tag.pending) // 2])
+                steps = sorted(tag.pending) or [BEFORE]
+                points += self._settle(name, tag, steps[len(steps) // 2])
         return sorted(points, key=lambda point: point.step)
 
     def _bound(self, tag: _Tag, live: Collection[int], unread: Collection[int]) -> float:
@@ -213,22 +209,13 @@ class Aligner:
         overdue = (step for step, there in tag.pending.items() if self._now - there.since >= HELD)
         return min(bound, max(held, max(overdue, default=BEFORE)))
 
-    def _settle(self, name: str, bound: float) -> Iterable[Point]:
+    def _settle(self, name: str, tag: _Tag, bound: float) -> Iterator[Point]:
         """Settle all steps of a tag up to this one."""
-        tag = self._tags[name]
         for step in sorted(step for step in tag.pending if step <= bound):
             there, tag.settled = tag.pending.pop(step), step
             self.waiting -= len(there.by_rank)
             if len(there.by_rank) > 1:
                 yield Point(step, there.wall_time, combine(name, there.by_rank))
-
-    def rewind(self, step: int) -> None:
-        """Forget what waits, and that this step and later ones were settled; all is to be taken again."""
-        self.waiting, self.highest = 0, BEFORE
-        for tag in self._tags.values():
-            tag.pending.clear()
-            tag.last.clear()
-            tag.settled = min(tag.settled, step - 1)
 
 
 @dataclass(slots=True)
@@ -249,6 +236,10 @@ class _File:
         """Whether there is something to read."""
         return self.size > max(self.offset, self.torn)
 
+    def bound(self, at: int) -> int:
+        """The step from which what begins at an offset is hidden."""
+        return min([self.hidden_from, *(step for start, step in self.starts.items() if start > at)])
+
 
 class Inputs:
     """The event files of the ranks of a run, or of those that one host has written."""
@@ -256,22 +247,22 @@ class Inputs:
     def __init__(self, run: Directory, host: str = "") -> None:
         self._run, self._host = run, host
         self._files: dict[str, _File] = {}
+        self.starts: list[int] = []  # steps of START records that were met since the last look
 
-    def look(self) -> list[int]:
-        """See which files there are, and how long they are; the steps of START records that are new."""
-        found, news = list[_File](), list[int]()
+    def look(self) -> None:
+        """See which files there are, and how long they are."""
+        found, self.starts = list[_File](), []
         directories, listed, _ = Place(self._run).scan()
         ranks = sorted((rank, name) for name in directories if (rank := rank_of(name)) is not None)
         if ranks:  # else there is nothing to compare
-            found += self._look_in(Place(self._run), 0, "", listed, news)
+            found += self._look_in(Place(self._run), 0, "", listed)
         for rank, name in ranks:
             with contextlib.suppress(FileNotFoundError), Place(self._run, name).entered() as directory:
-                found += self._look_in(directory, rank, f"{name}/", directory.names(), news)
+                found += self._look_in(directory, rank, f"{name}/", directory.names())
         self._files = {file.path: file for file in found}
-        return news
 
-    def _look_in(self, directory: Place, rank: int, prefix: str, listed: list[str], news: list[int]) -> Iterator[_File]:
-        """The files of a directory, the newest first; what is new of START goes to `news`."""
+    def _look_in(self, directory: Place, rank: int, prefix: str, listed: list[str]) -> Iterator[_File]:
+        """The files of a directory, the newest first."""
         hidden_from = NEVER
         for name in sorted(filter(names.is_ours, listed), reverse=True):
             if self._host not in ("", names.event_host(name)):
@@ -283,8 +274,7 @@ class Inputs:
                     head, end = _records(directory / name, 0, min(file.size, HEAD), HEAD)
                     if not end:  # it has no whole record yet
                         continue
-                    file.starts = {at: event.step for at, event in head if _is_start(event)}
-                    news += file.starts.values()
+                    self._note_starts(file, head)
             except OSError as error:
                 if isinstance(error, FileNotFoundError) or error.errno in disk.NOT_REGULAR:
                     continue
@@ -292,6 +282,11 @@ class Inputs:
             file.hidden_from = hidden_from
             hidden_from = min([hidden_from, *file.starts.values()])
             yield file
+
+    def _note_starts(self, file: _File, records: list[tuple[int, Any]]) -> None:
+        new = {at: event.step for at, event in records if event.session_log.status == _START and at not in file.starts}
+        file.starts |= new
+        self.starts += new.values()
 
     @property
     def unread(self) -> set[int]:
@@ -303,47 +298,33 @@ class Inputs:
         for file in self._files.values():
             file.offset, file.torn, file.highest = 0, 0, BEFORE
 
-    def read(self, take: Take, may_go_on: Callable[[], bool]) -> list[int]:
-        """Read until nothing is left, `may_go_on` is false, or START is met that was not known; the step of that."""
+    def read(self) -> Iterator[tuple[int, list[Any]]]:
+        """Read until nothing is left, always on of the rank that is furthest behind: its events that no START hides."""
         queues: dict[int, list[_File]] = {}  # of each rank, the oldest file last: what is read last came last
         for file in sorted(self._files.values(), key=lambda file: os.path.basename(file.path), reverse=True):
             if file.has_more:
                 queues.setdefault(file.rank, []).append(file)
         while queues:
-            rank = min(queues, key=lambda rank: queues[rank][-1].highest)  # the one that is furthest behind
+            rank = min(queues, key=lambda rank: queues[rank][-1].highest)
             file = queues[rank][-1]
-            if starts := self._read_part(file, take):
-                return starts
+            yield rank, self._read_part(file)
             if not file.has_more:
                 queues[rank].pop()
                 if not queues[rank]:
                     del queues[rank]
-            if not may_go_on():  # behind the first part: what waits may wait for it
-                break
-        return []
 
-    def _read_part(self, file: _File, take: Take) -> list[int]:
-        """Read the next part of a file, see `read`."""
-        events, end = list[tuple[int, Any]](), file.offset
+    def _read_part(self, file: _File) -> list[Any]:
+        """Read the next part of a file."""
+        found, end = list[tuple[int, Any]](), file.offset
         with contextlib.suppress(FileNotFoundError):  # removed since it was listed
-            events, end = _records(Place(self._run, file.path), file.offset, file.size, CHUNK)
+            found, end = _records(Place(self._run, file.path), file.offset, file.size, CHUNK)
         if end == file.offset:
             file.torn = file.size
-        for at, event in events:
-            if _is_start(event) and at not in file.starts:
-                file.starts[at] = event.step
-                return [event.step]
-            if event.step < min([file.hidden_from, *(step for start, step in file.starts.items() if start > at)]):
-                values = event.summary.value
-                take(
-                    file.rank,
-                    event.step,
-                    event.wall_time,
-                    [(one.tag, one.simple_value) for one in values if one.tag and one.HasField("simple_value")],
-                )
-                file.highest = max(file.highest, event.step)
         file.offset = end
-        return []
+        self._note_starts(file, found)
+        events = [event for at, event in found if event.step < file.bound(at)]
+        file.highest = max([file.highest, *(event.step for event in events)])
+        return events
 
 
 def rank_of(worker: str) -> int | None:
@@ -364,10 +345,6 @@ def _records(place: Place, start: int, end: int, size: int) -> tuple[list[tuple[
         with contextlib.suppress(DecodeError):  # it is not an event
             found.append((at, Event.FromString(payload)))
     return found, end
-
-
-def _is_start(event: Any) -> bool:
-    return bool(event.session_log.status == _START)
 
 
 class Derived:
@@ -399,11 +376,8 @@ class Derived:
         self._series.replace_removed()
         for point in points:
             self.points += 1
-            self._series.write((record(point),))
-
-    def hide(self, step: int) -> None:
-        """Let readers hide this step and later ones."""
-        self._series.write((2 * framing.frame(framing.session_start_event(time.time(), step)),))
+            scalars = framing.scalars(point.values.items())
+            self._series.write((framing.frame(framing.summary_event(point.wall_time, point.step, scalars)),))
 
     def close(self) -> None:
         """Seal the file, and leave the run."""
@@ -426,36 +400,46 @@ class Following:
         waits: bool,
         joining: float = USUAL.ranks_joining,
     ) -> None:
-        self.derived = Derived(spool, folder, settings)
-        self._inputs, self._aligner = Inputs(spool.run, host), Aligner(waits=waits, joining=joining)
-        self._rewind_to, self._rewind_at = NEVER, 0.0
+        self._spool, self._settings = spool, settings
+        self._new, self._joining = (NEW, joining) if waits else (0.0, 0.0)
+        self.folder, self._inputs = folder, Inputs(spool.run, host)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.derived = Derived(self._spool, self.folder, self._settings)
+        self._aligner = Aligner(self._new, self._joining)
+        self._outdated_at = math.inf  # monotonic seconds; since then a START hides what was taken
+
+    def restart(self) -> None:
+        """Derive all anew."""
+        self.derived.close()
+        self._inputs.restart()
+        self._begin()
 
     def step(self, now: float, live: Collection[int], *, is_over: bool) -> bool:
         """Take in what is new, for PART seconds; whether all was taken in."""
         until = time.monotonic() + PART
         self._aligner.begin(now, live)
-        self._note_starts(now, self._inputs.look())
-        if self._rewind_to < NEVER:
-            if now < self._rewind_at and not is_over:  # other ranks may write their START soon
+        self._inputs.look()
+        self._note_starts(now)
+        for rank, events in self._inputs.read():
+            self._note_starts(now)
+            for event in events:
+                self._aligner.take(rank, event)
+            if time.monotonic() >= until or self._aligner.waiting >= MOST // 2:
+                break
+        if self._outdated_at < math.inf:
+            if now - self._outdated_at < self._joining and not is_over:  # other ranks may write their START soon
                 return True
-            self._rewind()
-        may_go_on = lambda: time.monotonic() < until and self._aligner.waiting < MOST // 2  # noqa: E731
-        self._note_starts(now, self._inputs.read(self._aligner.take, may_go_on))
-        if self._rewind_to < NEVER:
+            self.restart()
             return False
         unread = self._inputs.unread
         self.derived.append(self._aligner.settle(live, unread, is_over=is_over and not unread))
         return not unread
 
-    def _note_starts(self, now: float, steps: list[int]) -> None:
-        if steps and self._aligner.highest >= min(steps):
-            self._rewind_to, self._rewind_at = min([self._rewind_to, *steps]), now + self._aligner.joining
-
-    def _rewind(self) -> None:
-        self.derived.hide(self._rewind_to)
-        self._aligner.rewind(self._rewind_to)
-        self._inputs.restart()
-        self._rewind_to = NEVER
+    def _note_starts(self, now: float) -> None:
+        if min(self._inputs.starts, default=NEVER) <= self._aligner.highest:
+            self._outdated_at = min(self._outdated_at, now)
 
 
 def derive(
@@ -474,10 +458,9 @@ def derive(
         while True:
             there = members.all()
             folder, host = _folder(spool, there)
-            if following is not None and following.derived.folder != folder:
-                following.derived.close()
-                following = None
-            if following is None:
+            if following is None or following.folder != folder:
+                if following is not None:
+                    following.derived.close()
                 newest = max(there, key=lambda member: member.started_at, default=None)
                 settings = newest.settings if newest else settings
                 following = Following(spool, folder, host, settings, waits=follow, joining=timing.ranks_joining)
@@ -485,12 +468,11 @@ def derive(
             is_over = not _any_works(there)
             try:
                 is_done = following.step(clock(), {rank for rank in ranks if rank is not None}, is_over=is_over)
-            except OSError:
+            except OSError:  # what the disk refuses now is derived anew
                 if not follow:
                     raise
-                following.derived.close()  # what the disk refuses now is derived anew
-                following = None
                 time.sleep(timing.ranks_look_every)
+                following.restart()
                 continue
             if is_done and (is_over or not follow):
                 return following.derived

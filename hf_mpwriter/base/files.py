@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 from hf_mpwriter.base.names import is_attachment, is_run_path
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import open_above
 
 PAYLOAD_LIMIT = 128 << 20  # bytes of one file that a push holds in memory; a segment of ours has no more
@@ -81,6 +83,18 @@ def begins_with(whole: int, beginning: int) -> bool:
             return False
         position += len(chunk)
     return True
+
+
+def continues(fd: int, place: Place) -> bool:
+    """Whether an open file begins with all of what is at a place, if something is; OSError if that cannot be read."""
+    try:
+        here = disk.open_beneath(place)
+    except FileNotFoundError:
+        return True
+    try:
+        return begins_with(fd, here)
+    finally:
+        os.close(here)
 
 
 def git_hasher(size: int) -> hashlib._Hash:

@@ -8,7 +8,7 @@
     --follow          while the program runs, see `folders`
     --ranks           by `hf-mpwriter ranks --follow`, a child for each run directory of which a worker tells
     --pull            in the process of the program, before it becomes the program: a signal ends it as it would end the
-                      program, and the supervisor loads no client. See `pull/selection` for what is pulled
+                      program, and the supervisor loads no client. See `cli/pull` for what is pulled
 
 It imports the supervisor when it is called: other commands work where the system lacks what that needs.
 """
@@ -27,7 +27,7 @@ import click
 from hf_mpwriter.base.job import is_first_of_host
 from hf_mpwriter.base.settings import typed_repo_id
 from hf_mpwriter.base.storage import normalised_logdir
-from hf_mpwriter.cli.pull import pull_before
+from hf_mpwriter.cli.pull import pull_before, selection_of
 from hf_mpwriter.cli.runs import examples
 
 SITE = Path(__file__).parent.parent / "integrations" / "site"
@@ -131,7 +131,6 @@ def _pull_first(command: Sequence[str]) -> Callable[[], None]:
     if not any(os.access(os.path.join(place, command[0]), os.X_OK) for place in places):
         raise click.ClickException(f"{command[0]}: {os.strerror(errno.ENOENT)}")  # rather than behind a long pull
     from hf_mpwriter.base.job import rank_of
-    from hf_mpwriter.pull.selection import selection_of
 
     wanted, is_quiet = selection_of(os.environ, command), rank_of(os.environ) not in (None, 0)
     return pull_before(normalised_logdir(logdir), repo_id, wanted, is_quiet=is_quiet)

@@ -39,7 +39,6 @@ from hf_mpwriter.cli.runs import (
     recorded_destination,
 )
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
-from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.copies import (
@@ -57,6 +56,7 @@ from hf_mpwriter.spool.copies import (
 )
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import host_id

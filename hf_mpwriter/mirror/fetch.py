@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.files import begins_with
+from hf_mpwriter.base.files import continues
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.mirror.targets import Target, describe, is_of_one_file
 from hf_mpwriter.spool.copies import Arrived, Conflict, Item, Unread
@@ -70,7 +70,7 @@ class _Fetch:
         fd = temporary.open(os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             self._fill(fd, item)
-            if not _continues(fd, self._run / item.path):
+            if not continues(fd, self._run / item.path):
                 return Conflict(item.path, f"the file there ({item.length} bytes) does not begin with the one here")
             _put_in_place(fd, temporary, self._run / item.path)
             return Arrived(item.path, item.length)
@@ -108,15 +108,3 @@ def _put_in_place(fd: int, temporary: Place, place: Place) -> None:
     os.utime(fd, (old, old))
     disk.fsync(fd, "fetch.file")
     disk.move(temporary, place, "fetch.file")
-
-
-def _continues(fd: int, place: Place) -> bool:
-    """Whether what came begins with what is here."""
-    try:
-        here = disk.open_beneath(place)
-    except FileNotFoundError:
-        return True
-    try:
-        return begins_with(fd, here)
-    finally:
-        os.close(here)

@@ -14,6 +14,7 @@ from derived_runs import RankFiles, kept, recomputed, shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from hf_mpwriter import ranks
 from hf_mpwriter.base.settings import Settings
@@ -244,8 +245,8 @@ def test_steps_are_derived_once_all_living_ranks_have_passed_them(job):
     assert job.growing() == []
 
 
-def test_all_ranks_resumed_from_a_step_rewind_once(job):
-    """They come one after another; what is hidden in them is hidden in the derived run, and derived again."""
+def test_for_all_ranks_that_resume_from_a_step_all_is_derived_anew_once(job):
+    """They come one after another; what is hidden in them is hidden in the derived run."""
     log_in_turn(job, range(20))
     job.steps(30)
     assert len(job.derived["loss/mean"]) == 20
@@ -259,8 +260,7 @@ def test_all_ranks_resumed_from_a_step_rewind_once(job):
     log_in_turn(job, range(13, 16))
     job.steps(30)
     assert [step for step, _ in job.derived["loss/mean"]] == list(range(16))
-    starts = [Event.FromString(payload).step for payload in payloads(job.run_dir / FOLDER) if b"\x3a\x02" in payload]
-    assert starts[2:] == [12, 12], "one rewind for all ranks, written twice, behind that of the beginning"
+    assert len(list((job.run_dir / FOLDER).iterdir())) == 2
 
 
 def test_a_late_step_is_left_out(job):
@@ -301,7 +301,7 @@ def aligner(live, now=1e6):
 def log(found, logging, step, tag="loss"):
     """Some ranks log one value."""
     for rank in logging:
-        found.take(rank, step, 100.0 + rank, [(tag, 1.0)])
+        found.take(rank, Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=1.0)])))
 
 
 def settled(found, live, unread=()):

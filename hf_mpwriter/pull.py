@@ -1,17 +1,24 @@
 """A pull: a run comes back from the Hub into a run directory, at one commit of its branch.
 
     here                                        what happens
-    nothing, or a beginning of the Hub's copy   fetched, see `fetch`
+    nothing, or a beginning of the Hub's copy   fetched
     the Hub's copy                              nothing
     the Hub's copy and more                     nothing: an uploader sends the rest
     something else                              nothing; it is named
     a worker that lives writes there            nothing; it is named
+
+    Hub --the client's download--> .hf_mpwriter/pulling/... --digest fits--> synced, and renamed to its path
+
+The client continues a file whose connection broke. It never continues one that another process began, so what a pull
+that was killed has left in `pulling/` is removed.
 
 What the Hub has is then in the ledger, so that nothing of it is sent again. An attachment of which no push has made the
 last commit is foreign there: it came, and is never replaced. The next segments of a worker sort behind
 what was pulled: their names do, whatever the clocks say.
 
 Invariants:
+- Nothing stands at a path but what was there, or the whole content, durable, with the digest that the Hub tells.
+- A file that is here is replaced only by one that begins with all of it.
 - Two pulls into one run directory come one after the other.
 - The ledger is written under the uploader lock. If an uploader holds it, that one reads back what the Hub has.
 - What an interrupted pull has brought is recorded.
@@ -20,30 +27,41 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.files import digest, feed, git_hasher
+from hf_mpwriter.base.files import continues, digest, feed, git_hasher
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Sent
-from hf_mpwriter.pull.fetch import DIFFERS, PULLING, Fetcher, ask
-from hf_mpwriter.pull.record import add_pulled
+from hf_mpwriter.base.verdicts import Refused, Sent, Split
+from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.client import Hub, Remote
 from hf_mpwriter.spool import ledger as ledgers
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.pulled import add_pulled
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import at
 from hf_mpwriter.system.process import host_id
 
-WAIT = 0.2  # seconds between two tries to take the lock of the pulls
+PULLING = "pulling"  # directory in the spool of the file that is on its way
+LOCK_POLL = 0.2  # seconds between two tries to take the lock of the pulls
+TRIES = 3  # of a question; in each of them, the client takes up a broken connection five times
+LONGEST_PAUSE = 16.0  # seconds between two of them; the first one is a second
 LONGEST_NAME = 255 - len(".metadata")  # bytes of a file name; the client appends that to it on the way
+CORRUPT = "what came does not have the digest that the Hub tells, and was thrown away; try again later"
+DIFFERS = "it differs from the Hub's copy, and is left as it is; to have the Hub's, move it away"
 UNSAFE = "its name leads out of the run directory, or no file here can have it"
 IN_USE = "a worker that lives writes beside it; pull before training starts"
+
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -110,11 +128,31 @@ def _can_be_here(path: str) -> bool:
     return names.is_run_path(path) and not in_spool and all(len(part) <= LONGEST_NAME for part in parts)
 
 
+def ask(question: Callable[[], Answer], longest: float = math.inf) -> Answer:
+    """The answer to a question, which is asked a few times; not if the Hub wishes a longer pause than `longest`."""
+    for failures in range(1, TRIES + 1):
+        try:
+            return question()
+        except Exception as error:
+            verdict = classify(error)
+            wished = getattr(verdict, "after", None) or 0.0
+            is_final = isinstance(verdict, (Refused, Split)) or is_of_disk(error)
+            if is_final or failures == TRIES or wished > longest:
+                raise
+            time.sleep(max(wished, random.uniform(0.5, 1.0) * min(2**failures, LONGEST_PAUSE)))  # noqa: S311
+    raise AssertionError
+
+
+def is_of_disk(error: Exception) -> bool:
+    """Whether this disk has refused: the client's own errors are of other classes, or have no number."""
+    return isinstance(error, OSError) and error.errno is not None and type(error).__module__ == "builtins"
+
+
 @contextlib.contextmanager
 def _locked(spool: Spool) -> Iterator[None]:
     """Hold the lock of the pulls; another pull brings the same files."""
     while (fd := locks.try_exclusive(spool.directory / "pull.lock")) is None:
-        time.sleep(WAIT)
+        time.sleep(LOCK_POLL)
     try:
         yield
     finally:
@@ -135,68 +173,90 @@ class _Pull:
         longest_wait: float,
     ) -> None:
         self._spool, self._hub, self._report, self._tree, self._pushed = spool, hub, report, tree, pushed
-        self._progress, self._total, self._settled = progress, sum(report.sizes.values()), 0
-        self._fetcher = Fetcher(hub, report.commit, spool, longest_wait, self._came)
+        self._progress, self._longest_wait = progress, longest_wait
+        self._left = self._total = sum(report.sizes.values())  # bytes that are neither here nor given up
         self._here: set[str] = set()  # paths of which the Hub has a beginning, or all
 
     def run(self) -> None:
         """Compare all files, fetch what is not here, record what is."""
-        report, tree = self._report, self._tree
         try:
             in_use = set(map(os.path.dirname, Members(self._spool).growing()))
-            lacking = [path for path in tree if not self._is_settled(path, in_use)]
-            add_pulled(self._spool, {path: tree[path].size for path in lacking})  # now: an interrupted pull did come
-            for path in lacking:
-                if reason := self._fetcher.fetch(path, tree[path]):
-                    report.left[path] = reason
-                else:
-                    self._here.add(path)
-                    report.fetched[path] = tree[path].size
-                self._settle(path)
+            lacking = [path for path in self._tree if not self._settle(path, self._obstacle(path, in_use))]
+            sizes = {path: self._tree[path].size for path in lacking}
+            add_pulled(self._spool, sizes)  # now: an interrupted pull did come
+            for path, size in sizes.items():
+                if self._settle(path, self._fetch(path)) and path in self._here:
+                    self._report.fetched[path] = size
         finally:
-            self._record()
+            if (lock := locks.try_exclusive(self._spool.uploader_lock)) is not None:
+                try:
+                    self._save_ledger()
+                finally:
+                    locks.release(lock)
 
-    def _settle(self, path: str) -> None:
-        self._settled += self._tree[path].size
-        self._came(0)
-
-    def _came(self, size: int) -> None:
-        self._progress(self._total, self._total - self._settled - size)
-
-    def _is_settled(self, path: str, in_use: set[str]) -> bool:
-        """Whether nothing is to be fetched; `in_use` are the directories where members that live have a file open."""
-        if not _can_be_here(path):
-            self._report.left[path] = UNSAFE
-        elif (is_copy := self._is_copy(path, self._tree[path])) is not None:
-            if is_copy:
-                self._here.add(path)
-            else:
-                self._report.left[path] = DIFFERS
-        elif os.path.dirname(path) in in_use:
-            self._report.left[path] = IN_USE
-        else:
+    def _settle(self, path: str, obstacle: str | None) -> bool:
+        """Note that a file is here, "", or why it is not to be had; False if it is to be fetched, None."""
+        if obstacle is None:
             return False
-        self._settle(path)
+        if obstacle:
+            self._report.left[path] = obstacle
+        else:
+            self._here.add(path)
+        self._left -= self._tree[path].size
+        self._came(0)
         return True
 
-    def _is_copy(self, path: str, remote: Remote) -> bool | None:
-        """Whether the local file begins with the Hub's copy; None if it is shorter, or there is none."""
+    def _came(self, size: int) -> None:
+        self._progress(self._total, self._left - size)
+
+    def _obstacle(self, path: str, in_use: set[str]) -> str | None:
+        """What keeps a file from being fetched, "" if it is here; `in_use`: where living members have a file open."""
+        if not _can_be_here(path):
+            return UNSAFE
+        remote = self._tree[path]
         try:
             fd = disk.open_beneath(self._spool.run / path)
-        except OSError:  # `fetch` meets it again
-            return None
-        try:
-            return remote.is_beginning_of(fd) if os.fstat(fd).st_size >= remote.size else None
-        finally:
-            os.close(fd)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno in (*disk.NOT_REGULAR, errno.ENOTDIR):
+                return f"something that is no regular file is in its place: {error.strerror}"
+            if not isinstance(error, PermissionError):
+                raise
+            return str(error)
+        else:
+            try:
+                if os.fstat(fd).st_size >= remote.size:
+                    return "" if remote.is_beginning_of(fd) else DIFFERS
+            finally:
+                os.close(fd)
+        return IN_USE if os.path.dirname(path) in in_use else None
 
-    def _record(self) -> None:
-        if (lock := locks.try_exclusive(self._spool.uploader_lock)) is None:
-            return
+    def _fetch(self, path: str) -> str:
+        """Bring one file; the reason if it does not come, else ""."""
         try:
-            self._save_ledger()
-        finally:
-            locks.release(lock)
+            reason = ask(lambda: self._bring(path), self._longest_wait)
+            return ask(lambda: self._bring(path), self._longest_wait) if reason == CORRUPT else reason
+        except PermissionError as error:
+            return str(error)
+
+    def _bring(self, path: str) -> str:
+        """Download a file, and put it in place if it is the Hub's copy and begins with the local one."""
+        remote, place, scratch = self._tree[path], self._spool.run / path, (self._spool.directory / PULLING).way
+        with self._hub.copy(path, self._report.commit, remote.size, scratch, self._came) as name:
+            copy = at(name)
+            fd = disk.open_beneath(copy)
+            try:
+                if os.fstat(fd).st_size != remote.size or not remote.is_beginning_of(fd):
+                    return CORRUPT
+                if not continues(fd, place):
+                    return DIFFERS
+                disk.fsync(fd, "pull.file")
+            finally:
+                os.close(fd)
+            disk.make_dirs(place.parent, 0o777)
+            disk.move(copy, place, "pull.file")
+        return ""
 
     def _save_ledger(self) -> None:
         destination = self._spool.destination()

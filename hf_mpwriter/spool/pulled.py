@@ -5,7 +5,7 @@
 A process never appends to an event file that it did not create. So a pulled file does not grow here. Where it grows on
 the Hub, its writer goes on elsewhere.
 
-Invariant: it is written under the lock of the pulls, see `run`.
+Invariant: it is written under the lock of the pulls.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_mpwriter.base import names
-from hf_mpwriter.pull.selection import selection_of
+from hf_mpwriter.cli.pull import selection_of
 
 ALL = ["main", "rank_00001", "rank_00002", "rank_00003", "rank_00005"]
 TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}

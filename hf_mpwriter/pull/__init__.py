@@ -1,1 +1,0 @@
-"""Brings a run back from the Hub into a run directory, for another machine to continue. The command line calls it."""
