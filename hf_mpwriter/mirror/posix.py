@@ -33,7 +33,7 @@ STALE = 86_400.0  # seconds after which a temporary file of another mirror was l
 NO_RENAME = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.EXDEV, errno.EINVAL)
 NO_FSYNC = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 RENAME, IN_PLACE = "rename", "in place"
-_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
+_PATH_ONLY = os.O_PATH | os.O_DIRECTORY
 
 
 def mark_of(host: str, run_dir: str) -> str:

@@ -43,7 +43,7 @@ from hf_mpwriter.snapshot import large_files
 from hf_mpwriter.snapshot.quiet_files import NotQuietError, Source
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import FDS, Place
+from hf_mpwriter.system.directory import Place
 
 MOVED_TRIES = 3  # times that a push reads the head again after 412
 NOTHING = Sent(0, "")  # what the Hub holds of a path that it does not have
@@ -134,7 +134,7 @@ def sources(job: Job, spool: Spool, files: Iterable[LocalFile]) -> Iterator[list
             place = spool.directory / job.copies / file.sha256 if file.sha256 else spool.run / file.path
             fd = disk.open_beneath(place)
             stack.callback(os.close, fd)
-            path = path_to(fd, place)
+            path = path_to(fd)
             if file.length > PAYLOAD_LIMIT and not file.sha256 and not large_files.is_final(fd, file):
                 scratch = (spool.directory / job.copies).parent
                 path = stack.enter_context(large_files.snapshot_of(fd, file.length, scratch))
@@ -142,13 +142,9 @@ def sources(job: Job, spool: Spool, files: Iterable[LocalFile]) -> Iterator[list
         yield found
 
 
-def path_to(fd: int, place: Place) -> str:
-    """A path that leads to an open file, for the client, which takes no descriptor.
-
-    Without /proc it is the ordinary path: there a run directory into which strangers may write is not safe, because
-    they may rename in it meanwhile.
-    """
-    return f"/proc/self/fd/{fd}" if FDS else str(place)
+def path_to(fd: int) -> str:
+    """A path that leads to an open file, for the client, which takes no descriptor."""
+    return f"/proc/self/fd/{fd}"
 
 
 @contextlib.contextmanager
@@ -156,7 +152,7 @@ def opened(place: Place) -> Iterator[str]:
     """A path that leads to the regular file at a place, and to no other, whatever becomes of names; see `path_to`."""
     fd = disk.open_beneath(place)
     try:
-        yield path_to(fd, place)
+        yield path_to(fd)
     finally:
         os.close(fd)
 

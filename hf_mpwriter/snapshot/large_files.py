@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot.attachments import check_room
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import FDS, Directory, Place
+from hf_mpwriter.system.directory import Directory, Place
 
 QUIET = 600.0  # seconds without a change after which a file is taken for unchanged while it is sent
 COPY_EVERY = 3600.0  # seconds between two copies of a file
@@ -97,14 +97,10 @@ def snapshot_of(fd: int, length: int, scratch: Place) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _nameless(directory: Place) -> Iterator[tuple[int, str]]:
-    """A new file, and a path that leads to it; without a name where a path can lead to its descriptor."""
+    """A new file without a name, and a path that leads to it."""
     disk.make_dirs(directory)
-    if FDS:
-        with tempfile.TemporaryFile(dir=directory.way, buffering=0) as file:
-            yield file.fileno(), f"/proc/self/fd/{file.fileno()}"
-        return
-    with tempfile.NamedTemporaryFile(dir=directory.way, buffering=0, prefix=".", suffix=".tmp") as file:
-        yield file.fileno(), file.name
+    with tempfile.TemporaryFile(dir=directory.way, buffering=0) as file:
+        yield file.fileno(), f"/proc/self/fd/{file.fileno()}"
 
 
 def _copy(source: int, target: int, length: int) -> None:

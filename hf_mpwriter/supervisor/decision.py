@@ -22,7 +22,7 @@ import signal
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
-from hf_mpwriter.system.kernel import Entry
+from hf_mpwriter.system.process import Entry
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PASSED_ON = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
@@ -108,7 +108,7 @@ def remaining(
         if pid in seen or is_upload(pid):  # what an uploader has started belongs to it
             continue
         seen.add(pid)
-        if table[pid].state not in (b"Z", b"X"):
+        if table[pid].state not in "ZX":
             yield pid
         if not adopted:
             found += children.get(pid, ())

@@ -35,7 +35,7 @@ from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.supervisor.decision import remaining
-from hf_mpwriter.system import kernel, launch
+from hf_mpwriter.system import kernel, launch, process
 from hf_mpwriter.system.kernel import Handle
 from hf_mpwriter.system.process import Process, start_ticks
 from hf_mpwriter.worker.holders import is_orphan
@@ -135,7 +135,7 @@ def _become(
 
 def is_upload(pid: int) -> bool:
     """Whether a process belongs to an upload or a mirror."""
-    arguments = [word for word in kernel.command_line(pid) if "from hf_mpwriter." in word]  # no program of the user's
+    arguments = [word for word in process.command_line(pid) if "from hf_mpwriter." in word]  # no program of the user's
     return any(launch.is_command_of(kind, arguments, None) for kind in launch.KINDS)
 
 
@@ -150,7 +150,7 @@ def descendants() -> dict[int, int]:
 
 
 def _remaining(*, adopted: bool) -> dict[int, int]:
-    table = kernel.processes()
+    table = process.processes()
     return {pid: table[pid].ticks for pid in remaining(table, os.getpid(), is_upload, adopted=adopted)}
 
 
@@ -158,13 +158,13 @@ def end_orphans(run_dir: str) -> Iterator[str]:
     """End the orphans of a run directory; a line for each."""
     spool = spool_of(find(run_dir))
     check_ownership(spool.directory)
-    if not spool.exists() or not kernel.processes():  # the numbers of this /proc are of another pid namespace
+    if not spool.exists() or not process.processes():  # the numbers of this /proc are of another pid namespace
         return
     here, uid = Process.current(), os.getuid()
     with contextlib.ExitStack() as stack:
         found = []
         for member in Members(spool).all():
-            if is_orphan(member, here, start_ticks) and kernel.user_of(member.process.pid) == uid:
+            if is_orphan(member, here, start_ticks) and process.user_of(member.process.pid) == uid:
                 with contextlib.suppress(ProcessLookupError):
                     found.append((member, stack.enter_context(Handle(member.process.pid, member.process.ticks))))
         _end([handle for _, handle in found])

@@ -142,24 +142,19 @@ def lower_priority() -> None:
     """Let training come first, as far as the system allows; what it refuses is logged."""
     import psutil  # here: training imports this module, and needs no psutil
 
-    steps: list[Callable[[], object]] = [_use_all_processors, _be_nice, _never_preempt]
-    if psutil.LINUX:
-        steps += [_be_expendable, lambda: psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)]
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1)),
+        lambda: os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))),
+        # one that wakes up waits for a processor instead of taking one from a training step
+        lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
+        _be_expendable,
+        lambda: psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE),
+    )
     for step in steps:  # a refusal of one says nothing about the others
         try:
             step()
         except (OSError, psutil.Error, ValueError) as error:
             logger.info("the priority is not as low as wanted: %s", error)
-
-
-def _be_nice() -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-
-
-def _never_preempt() -> None:
-    """A process of this policy that wakes up waits for a processor instead of taking one from a training step."""
-    if hasattr(os, "SCHED_BATCH"):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _be_expendable() -> None:
@@ -168,8 +163,3 @@ def _be_expendable() -> None:
         score = max(OOM_SCORE_ADJ, int(file.read()))
         file.seek(0)
         file.write(str(score))
-
-
-def _use_all_processors() -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))

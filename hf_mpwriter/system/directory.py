@@ -25,9 +25,8 @@ from dataclasses import dataclass
 
 from hf_mpwriter.system.process import close_if, open_above, take_standard
 
-_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # to pass through needs no right to list
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
+_PASS_THROUGH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW  # needs no right to list
 
 
 def identity(status: os.stat_result) -> tuple[int, int]:
@@ -152,13 +151,7 @@ class Place:
 
     @property
     def way(self) -> str:
-        """A path for code that takes no descriptor, such as the client's for its caches.
-
-        It leads beneath the descriptor where the system has such paths. Elsewhere it is the ordinary one: there the
-        directory must be one in which no stranger may rename.
-        """
-        if not FDS:
-            return str(self)
+        """A path beneath the descriptor, for code that takes none, such as the client's for its caches."""
         return f"/proc/self/fd/{self.directory.fd}/{self.name}".rstrip("/")
 
     @property
@@ -257,7 +250,7 @@ class _Held:
         way, _, last = self._place.name.rpartition("/")
         try:
             for part in way.split("/") if way else ():
-                where = open_above(part, _PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=where)
+                where = open_above(part, _PASS_THROUGH, dir_fd=where)
                 self._close()
                 self._below = where
         except BaseException as error:

@@ -20,13 +20,6 @@ PYTHON_VARIABLE = "HF_MPWRITER_PYTHON"
 _PYTHON_NAME = re.compile(
     r"\.?(python|pypy|graalpy)[dmtuw]*[\d.]*[dmtuw]*(-dbg|-intel64|-wrapped)?(\.bin)?", re.IGNORECASE
 )
-_BINARIES = (
-    b"\x7fELF",
-    b"\xcf\xfa\xed\xfe",
-    b"\xce\xfa\xed\xfe",
-    b"\xca\xfe\xba\xbe",
-    b"\xca\xfe\xba\xbf",
-)  # ELF, Mach-O
 
 
 def interpreter(env: Mapping[str, str]) -> str:
@@ -96,7 +89,7 @@ def _is_binary(path: str) -> bool:
     """Whether a file is a binary; one that may be executed but not read counts as one."""
     try:
         with open(path, "rb", opener=open_above) as file:
-            return file.read(4) in _BINARIES
+            return file.read(4) == b"\x7fELF"
     except PermissionError:
         return True
 

@@ -1,9 +1,8 @@
-"""What Linux offers to a parent: adoption, a death that children follow, signals as data, the table of processes.
+"""What Linux offers to a parent: adoption, a death that children follow, signals as data.
 
     adopt_orphans      descendants that lose their parent become children of this process, as of an init
     die_with_parent    this process is killed when its parent ends
     SignalQueue        signals are read from a descriptor, with their sender, instead of interrupting code
-    processes          pid -> parent, state and start ticks, of all that /proc shows
     Handle             one process, which is signalled only while it is that very process
 
 Invariants:
@@ -20,7 +19,6 @@ import os
 import select
 import signal
 import struct
-import sys
 from collections.abc import Collection, Iterator
 from typing import NamedTuple, Self
 
@@ -41,10 +39,9 @@ def adopt_orphans() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """End this process when its parent ends, on Linux even by SIGKILL."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            _prctl(_SET_PDEATHSIG, signal.SIGKILL)
+    """End this process when its parent ends, even by SIGKILL."""
+    with contextlib.suppress(OSError):
+        _prctl(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -94,48 +91,6 @@ class SignalQueue:
                 return
             number, _, code, _, _ = _SIGNAL_INFO.unpack(data)
             yield Received(number, code == _FROM_KERNEL)
-
-
-class Entry(NamedTuple):
-    """A process in the table."""
-
-    parent: int  # its process id
-    state: bytes  # a letter, Z for a zombie
-    ticks: int  # start time in clock ticks since boot
-
-
-def processes() -> dict[int, Entry]:
-    """All processes that /proc shows; {} where its numbers are those of another pid namespace."""
-    found: dict[int, Entry] = {}
-    try:
-        if os.readlink("/proc/self") != str(os.getpid()):
-            return {}
-        names = os.listdir("/proc")
-    except OSError:
-        return {}
-    for name in filter(str.isdecimal, names):
-        with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended
-            fields = process.stat_fields(int(name))
-            found[int(name)] = Entry(int(fields[1]), fields[0], int(fields[19]))
-    return found
-
-
-def command_line(pid: int) -> list[str]:
-    """The arguments of a process; [] if it has ended, or is a zombie."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb", opener=process.open_above) as file:
-            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
-    except OSError:
-        return []
-
-
-def user_of(pid: int) -> int | None:
-    """The real user id of a process, None if it has ended."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        with open(f"/proc/{pid}/status", "rb", opener=process.open_above) as file:
-            line = next(line for line in file if line.startswith(b"Uid:"))
-        return int(line.split()[1])
-    return None
 
 
 class Handle:

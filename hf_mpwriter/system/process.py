@@ -23,9 +23,8 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
-_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # a write to such a descriptor fails as on a closed one
-_STAT_SIZE = 4096  # bytes; 52 numbers and a short name
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -56,22 +55,47 @@ def boot_id() -> str:
     return _read_line("/proc/sys/kernel/random/boot_id")
 
 
+class Entry(NamedTuple):
+    """A process in the table."""
+
+    parent: int  # its process id
+    state: str  # a letter, Z for a zombie
+    session: int  # number of its session
+    ticks: int  # start time in clock ticks since boot
+
+
+def entry(pid: int) -> Entry | None:
+    """What /proc shows of a process; None if it is gone, or there is no /proc."""
+    # the program's name may hold any character
+    fields = contents(f"/proc/{pid}/stat").rpartition(b")")[2].decode().split()
+    return Entry(int(fields[1]), fields[0], int(fields[3]), int(fields[19])) if fields else None
+
+
+def processes() -> dict[int, Entry]:
+    """All processes that /proc shows; {} where its numbers are those of another pid namespace."""
+    try:
+        is_own = os.readlink("/proc/self") == str(os.getpid())
+        names = os.listdir("/proc") if is_own else []
+    except OSError:
+        return {}
+    return {int(name): found for name in names if name.isdecimal() and (found := entry(int(name)))}
+
+
 def start_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot; 0 if it is gone, a zombie too, or there is no /proc."""
-    try:
-        fields = stat_fields(pid)
-        return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return 0
+    found = entry(pid)
+    return found.ticks if found and found.state not in "ZX" else 0
 
 
-def stat_fields(pid: int) -> list[bytes]:
-    """The fields of /proc/<pid>/stat after the program's name, which may hold any character."""
-    fd = open_above(f"/proc/{pid}/stat", os.O_RDONLY)
-    try:
-        return os.read(fd, _STAT_SIZE).rpartition(b")")[2].split()
-    finally:
-        os.close(fd)
+def command_line(pid: int) -> list[str]:
+    """The arguments of a process; [] if it has ended, or is a zombie."""
+    return [os.fsdecode(word) for word in contents(f"/proc/{pid}/cmdline").split(b"\0")[:-1]]
+
+
+def user_of(pid: int) -> int | None:
+    """The real user id of a process, None if it has ended."""
+    match = re.search(rb"^Uid:\s+(\d+)", contents(f"/proc/{pid}/status"), re.MULTILINE)
+    return int(match[1]) if match else None
 
 
 def ancestors(pid: int | None = None) -> list[int]:
@@ -84,10 +108,8 @@ def ancestors(pid: int | None = None) -> list[int]:
 
 
 def _parent(pid: int) -> int:
-    try:
-        return int(stat_fields(pid)[1])
-    except (OSError, ValueError, IndexError):  # there is no /proc, or it has ended
-        return 0
+    found = entry(pid)
+    return found.parent if found else 0
 
 
 def pid_namespace() -> int:
@@ -129,11 +151,8 @@ class Process:
         """Whether SIGSTOP or a debugger holds it; False where this process cannot know."""
         if (self.host, self.boot, self.namespace) != (host_id(), boot_id(), pid_namespace()):
             return False
-        try:
-            fields = stat_fields(self.pid)
-            return fields[0] in (b"T", b"t") and int(fields[19]) == self.ticks
-        except (OSError, ValueError, IndexError):
-            return False
+        found = entry(self.pid)
+        return found is not None and found.state in "Tt" and found.ticks == self.ticks
 
 
 @functools.cache
@@ -163,11 +182,7 @@ def import_path() -> list[str]:
 
 def initial_environment() -> dict[str, str]:
     """The environment that this process was started with; {} without /proc."""
-    try:
-        with open("/proc/self/environ", "rb", opener=open_above) as file:
-            items = file.read().split(b"\0")
-    except OSError:
-        return {}
+    items = contents("/proc/self/environ").split(b"\0")
     return {os.fsdecode(k): os.fsdecode(v) for k, _, v in (item.partition(b"=") for item in items) if k}
 
 
@@ -180,11 +195,14 @@ def parent_started_at() -> float:
 
 
 def _read_line(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace", opener=open_above) as file:
-            return file.readline().strip()
-    except OSError:
-        return ""
+    return contents(path).decode("ascii", "replace").partition("\n")[0].strip()
+
+
+def contents(path: str) -> bytes:
+    """What the system shows in a file of its own; nothing if there is none."""
+    with contextlib.suppress(OSError), open(path, "rb", buffering=0, opener=open_above) as file:
+        return file.read()
+    return b""
 
 
 # descriptors
@@ -196,7 +214,7 @@ def take_standard() -> None:
         for fd in range(3):
             os.get_inheritable(fd)
     except OSError:
-        while (fd := os.open("/", _PATH_ONLY | os.O_CLOEXEC)) < 3:
+        while (fd := os.open("/", os.O_PATH | os.O_CLOEXEC)) < 3:
             pass
         os.close(fd)
 

@@ -39,8 +39,6 @@ import time
 import weakref
 from collections.abc import Callable
 
-STRAY = 1.0  # seconds; a thread that takes a turn begins sooner
-
 _thread_locks: set[weakref.ref[threading.RLock]] = set()  # all that live
 _held_at_fork: set[weakref.ref[threading.RLock]] = set()  # those that a signal handler's call held when it forked
 
@@ -66,42 +64,30 @@ def is_any_held() -> bool:
 class Turn:
     """The right to do something, which one thread has at a time and for which none waits.
 
-    An interrupt may come between taking the lock and the `try` that gives it back. So a lock is replaced that is held
-    while nothing is done: by the thread that holds it at once, by others after STRAY.
+    It ends after a time: an interrupt may come before it is given back, and a step may hang.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = thread_lock()
-        self._busy: threading.RLock | None = None  # the lock under which something is done
-        self._taken_at, self._stray_since = 0.0, math.inf
+        self._lock = thread_lock()  # for a moment
+        self._until = -math.inf  # of the turn that is taken
 
     def take(self, step: Callable[[], object], stuck_after: float) -> bool:
         """Do a step unless it is being done, by another thread or by this one, which a signal handler interrupts.
 
         Whether it was done.
         """
-        lock = self._lock
-        if is_held_here(lock) or not lock.acquire(blocking=False):
-            if self._is_left(lock, stuck_after):
-                self._lock, self._stray_since = thread_lock(), math.inf
-            return False
+        until = None
         try:
-            self._busy, self._stray_since = lock, math.inf  # no call before: an interrupt comes at calls
-            self._taken_at = self._clock()
+            with self._lock:
+                if self._clock() <= self._until:
+                    return False
+                until = self._until = self._clock() + stuck_after
             step()
         finally:
-            if self._busy is lock:  # `_lock` may be another one by now
-                self._busy = None
-            lock.release()
+            if until == self._until:  # else it was stuck, and another thread has the turn
+                self._until = -math.inf
         return True
-
-    def _is_left(self, lock: threading.RLock, stuck_after: float) -> bool:
-        now = self._clock()
-        if self._busy is lock:
-            return now > self._taken_at + stuck_after
-        self._stray_since = min(self._stray_since, now)
-        return is_held_here(lock) or now > self._stray_since + STRAY
 
 
 fork_mutex = thread_lock()

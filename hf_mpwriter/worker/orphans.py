@@ -46,7 +46,7 @@ class Orphans:
 
     def collect(self) -> None:
         """Collect what has ended; only process 1 has anything to do."""
-        if os.getpid() != 1 or not _sees_itself():
+        if os.getpid() != 1:
             return
         self._note_leader()
         for session, (pid, ticks) in list(self._living.items()):
@@ -67,18 +67,8 @@ class Orphans:
         if not ticks or (pid, ticks) in self._living.values():
             return
         with contextlib.suppress(OSError):
-            with open(f"/proc/{pid}/cmdline", "rb", opener=process.open_above) as file:
-                arguments = [os.fsdecode(argument) for argument in file.read().split(b"\0")]
-            if launch.is_command_of(self._kind, arguments, self._spool.run_dir):
+            if launch.is_command_of(self._kind, process.command_line(pid), self._spool.run_dir):
                 self._living[os.getsid(pid)] = pid, ticks
-
-
-def _sees_itself() -> bool:
-    """Whether /proc is that of this pid namespace; else its numbers mean other processes."""
-    try:
-        return os.readlink("/proc/self") == str(os.getpid())
-    except OSError:
-        return False
 
 
 def _since_boot() -> float:
@@ -88,12 +78,7 @@ def _since_boot() -> float:
 def _zombies(over: Mapping[int, float]) -> Iterator[int]:
     """The zombies of these sessions that are children of this process."""
     tick = 1 / os.sysconf("SC_CLK_TCK")
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/stat", "rb", opener=process.open_above) as file:
-                fields = file.read().rpartition(b")")[2].split()
-        except OSError:  # it is gone
-            continue
-        parent, session, started = int(fields[1]), int(fields[3]), int(fields[19]) * tick
-        if fields[0] == b"Z" and parent == os.getpid() and started < over.get(session, 0.0):
-            yield int(name)
+    for pid, found in process.processes().items():
+        is_ours = found.state == "Z" and found.parent == os.getpid()
+        if is_ours and found.ticks * tick < over.get(found.session, 0.0):
+            yield pid

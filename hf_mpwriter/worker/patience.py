@@ -32,7 +32,6 @@ proc_ns.h). `docker run --init`, tini and dumb-init end with the command that th
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Collection, Mapping
@@ -103,7 +102,5 @@ def ends_with(environ: Mapping[str, str], namespace: int, above: Collection[int]
 
 def ends_here(environ: Mapping[str, str] = os.environ) -> str:
     """The same of this process."""
-    above, first = {os.getpid(), *process.ancestors()}, ""
-    with contextlib.suppress(OSError), open("/proc/1/comm", encoding="utf-8", opener=process.open_above) as file:
-        first = file.read().strip()
+    above, first = {os.getpid(), *process.ancestors()}, process.contents("/proc/1/comm").decode().strip()
     return ends_with(environ, process.pid_namespace(), above, first)

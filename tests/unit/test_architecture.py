@@ -169,8 +169,7 @@ def test_only_held_directories_are_listed():
         "uploader.siblings",  # the directory above the run directory
         "cli.runs",  # the folders of a user who looks for runs
         "mirror.posix",  # the logdir of a staged run
-        "worker.orphans",  # /proc
-        "system.kernel",  # /proc
+        "system.process",  # /proc
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from support import open_descriptors
 
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile
-from hf_mpwriter.snapshot import attachments, large_files
+from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.large_files import COPY_EVERY, QUIET, LargeFiles, snapshot_of
 from hf_mpwriter.system.directory import Directory, at
 
@@ -138,14 +138,3 @@ def test_a_filesystem_that_can_clone_needs_no_room(tmp_path, full):
         del run  # it holds directories
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)  # directories in it may still be held
-
-
-def test_where_a_descriptor_has_no_path_a_copy_has_a_name_that_is_swept(run, monkeypatch):
-    """Its name is one that the next uploader removes after a kill."""
-    monkeypatch.setattr(large_files, "FDS", False)
-    with open(run.path, "rb") as file, snapshot_of(file.fileno(), LENGTH, at(run.scratch)) as copy:
-        assert os.path.realpath(os.path.dirname(copy)) == os.path.realpath(run.scratch)
-        assert os.path.basename(copy).startswith(".")
-        assert copy.endswith(".tmp")
-        assert os.stat(copy).st_size == LENGTH
-    assert os.listdir(run.scratch) == []

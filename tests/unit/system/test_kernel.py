@@ -10,7 +10,7 @@ import sys
 import pytest
 from programs import succeed
 
-from hf_mpwriter.system import kernel
+from hf_mpwriter.system import kernel, process
 from hf_mpwriter.system.process import start_ticks
 
 QUEUE = """
@@ -62,10 +62,10 @@ def test_a_handle_is_of_one_process_only():
         kernel.Handle(child.pid, ticks + 1)
     kernel.send(child.pid, ticks + 1, signal.SIGKILL)
     assert child.poll() is None
-    assert kernel.processes()[child.pid][:1] == (os.getpid(),)
-    assert kernel.command_line(child.pid)[1:] == ["-c", "input()"]
-    assert kernel.user_of(child.pid) == os.getuid()
+    assert process.processes()[child.pid][:1] == (os.getpid(),)
+    assert process.command_line(child.pid)[1:] == ["-c", "input()"]
+    assert process.user_of(child.pid) == os.getuid()
     kernel.send(child.pid, ticks, signal.SIGKILL)
     assert child.wait(60) == -signal.SIGKILL
     kernel.send(child.pid, ticks, signal.SIGKILL)
-    assert (kernel.command_line(child.pid), kernel.user_of(child.pid)) == ([], None)
+    assert (process.command_line(child.pid), process.user_of(child.pid)) == ([], None)
