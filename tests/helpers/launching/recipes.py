@@ -1,4 +1,4 @@
-"""The recipes of docs/preemption.md, as they are to be copied: only the numbers of nodes and ranks are others here."""
+"""The recipes of docs/resume.md, as they are to be copied: only the numbers of nodes and ranks are others here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from string import Template
 import yaml
 from repository import ROOT
 
-TEXT = ROOT / "docs" / "preemption.md"
+TEXT = ROOT / "docs" / "resume.md"
 
 
 @dataclass(frozen=True)
