@@ -150,8 +150,10 @@ def sharing(run_dir: str, name: str, member: Member | None) -> str:
     return printable(f"{run_dir} is in use by {who}. This process logs in {name}/ there.{cure}")
 
 
-def warning(run_dir: str, wanted: str, name: str, member: Member | None, *, is_sibling: bool = False) -> str:
-    """What a rank tells whose name is held."""
+def warning(
+    run_dir: str, wanted: str, name: str, member: Member | None, *, is_sibling: bool = False, hides: bool = True
+) -> str:
+    """What a process tells whose name is held; `hides`: with `purge_step`, the steps of the holder, once it is gone."""
     who = describe(member) if member else "a process that cannot be named"
     text = f"{run_dir}: the name {wanted} is held by {who}. This process logs as {name} instead."
     if member is not None and is_of_other_task(member):
@@ -162,16 +164,16 @@ def warning(run_dir: str, wanted: str, name: str, member: Member | None, *, is_s
             f"{text} Process {started_by} has started both as the same rank: give each a rank or a logdir of its own. "
             f"If that process is left from an earlier attempt, end it: {command(member)}."
         )
-    is_left = member is not None and is_orphan(member, Process.current(), start_ticks)
-    if member is not None and is_left:
-        text += (
-            f" Its launcher has ended, so it is left from an earlier attempt. End it: {command(member)}. A start below "
-            f"hf-mpwriter run --kill-orphans --logdir {shlex.quote(run_dir)} does so."
+    next_start = f"The next start continues as {wanted} if no process holds it then."
+    if member is None:
+        return f"{text} If both are to run, give each a logdir of its own. {next_start}"
+    hidden = " With purge_step, what it logged from that step on is hidden as soon as it is gone." * hides
+    if is_orphan(member, Process.current(), start_ticks):
+        return (
+            f"{text} Its launcher has ended, so it is left from an earlier attempt. End it: {command(member)}. A start "
+            f"below hf-mpwriter run --kill-orphans --logdir {shlex.quote(run_dir)} does so.{hidden} {next_start}"
         )
-    elif member is not None:
-        text += f" If that process is left from an earlier attempt, end it: {command(member)}."
-    if member is not None:
-        text += " With purge_step, what it logged from that step on is hidden as soon as it is gone."
-    if not is_left:
-        text += " If both are to run, give each a logdir of its own."
-    return f"{text} The next start continues as {wanted} if no process holds it then."
+    return (
+        f"{text} If that process is left from an earlier attempt, end it: {command(member)}.{hidden} If both are to "
+        f"run, give each a logdir of its own. {next_start}"
+    )

@@ -145,18 +145,26 @@ class Membership:
             self.role = self._role_now()
             taken = members.claim(self.spool, self.role.worker, self.role.substitute)
             try:
-                make = functools.partial(members.MemberFile, self.spool, taken.name, Process.current(), self.settings)
-                make = functools.partial(make, rank=self.role.rank, is_daemon=role.is_daemon())
-                make = functools.partial(make, task=job.array_task(os.environ))
-                above = {"agent": role.agent_of(self.role), "launcher": role.launcher_of(self.role)}
-                joined = Joined(taken, members.MemberFiles(functools.partial(make, **above)))
+                make = functools.partial(
+                    members.MemberFile,
+                    self.spool,
+                    taken.name,
+                    Process.current(),
+                    self.settings,
+                    agent=role.agent_of(self.role),
+                    launcher=role.launcher_of(self.role),
+                    rank=self.role.rank,
+                    is_daemon=role.is_daemon(),
+                    task=job.array_task(os.environ),
+                )
+                joined = Joined(taken, members.MemberFiles(make))
             except BaseException:  # an interrupt, too
                 locks.release(taken.claim)
                 raise
             self._joined, self.name = joined, taken.name
             self.joined_at = joined.file.files[0].started_at
             if self.role.child is None and not self.role.is_task:
-                (self._tell_neighbour if self.role.rank is None else self.tell_holder)()
+                self.tell_holder()
         finally:
             self._is_joining = False
 
@@ -192,32 +200,30 @@ class Membership:
         joined = self._joined
         return None if joined is None else joined.taken
 
-    def tell_holder(self) -> None:
-        """Tell once which process holds the name that this one wants, unless that one has started this one."""
+    def tell_holder(self, *, resumes: bool = False) -> None:
+        """Tell once which process holds the name that this one wants, unless that one has started this one.
+
+        Processes without a rank may share on purpose: unless one resumes, it is told only where this one logs.
+        """
         taken = self.taken
         if taken is None or taken.name == taken.wanted:
             return
-        holder = holders.find(self.spool, taken.wanted)
-        name = "" if holder is None else str(holder.name)
-        if (holder is not None and holders.is_ancestor(holder)) or name in self._told_holders:
+        holder, shares = holders.find(self.spool, taken.wanted), self.role.rank is None and not resumes
+        told = SHARED if shares else "" if holder is None else str(holder.name)
+        if told in self._told_holders or (holder is not None and holders.is_ancestor(holder)):
             return
-        self._told_holders.add(name)
-        if holder is not None and holders.is_of_other_task(holder) and (self.role.rank or SHARED in self._told_holders):
-            return  # one process of a task tells it once
-        is_sibling = holder is not None and holders.is_sibling(holder, role.launcher_of(self.role))
-        text = holders.warning(self.spool.logdir, taken.wanted, taken.name, holder, is_sibling=is_sibling)
-        logger.warning("%s", text)
-
-    def _tell_neighbour(self) -> None:
-        """Without a rank, say once where this process logs if another one was first: they may share on purpose."""
-        taken = self.taken
-        if taken is not None and taken.name != taken.wanted and SHARED not in self._told_holders:
-            self._told_holders.add(SHARED)
-            holder = holders.find(self.spool, taken.wanted)
-            if holder is None or not holders.is_ancestor(holder):
-                is_mistake = holder is not None and holders.is_of_other_task(holder)
-                tell = logger.warning if is_mistake else logger.info
-                tell("%s", holders.sharing(self.spool.logdir, taken.name, holder))
+        self._told_holders.add(told)
+        is_task = holder is not None and holders.is_of_other_task(holder)
+        if shares:
+            text = holders.sharing(self.spool.logdir, taken.name, holder)
+            (logger.warning if is_task else logger.info)("%s", text)
+        elif not is_task or not (self.role.rank or SHARED in self._told_holders):  # one process of a task tells it once
+            is_sibling = holder is not None and holders.is_sibling(holder, role.launcher_of(self.role))
+            hides = self.role.rank is not None
+            text = holders.warning(
+                self.spool.logdir, taken.wanted, taken.name, holder, is_sibling=is_sibling, hides=hides
+            )
+            logger.warning("%s", text)
 
     def _avoid_foreign_spool(self) -> None:
         """Use a spool aside if ours was replaced or opened to others: what is logged is kept all the same."""

@@ -12,7 +12,8 @@
                       "why": "...", "done": ..., "host": "<host>"}    for each see `ToldRecord`
 
 The reporter tells where the run goes, outages, recoveries and the end. The first rank of every other node tells its
-user what is wrong; what it has told is in told.json in the folder of that host.
+user what is wrong; what it has told is in told.json in the folder of that host. Beside rank 0, rank 3 prints nothing
+else but `rank 3: ...` if it fails with something missing, and a warning if its name is held.
 
 Invariants:
 - The end of a run is told once: by the reporter that, at its end, is the last member but for its own daemons. It

@@ -97,7 +97,7 @@ class Rewind:
             return
         try:
             if role.rank is None:
-                self._membership.tell_holder()
+                self._membership.tell_holder(resumes=True)
             elif taken is not None:
                 back = _to_come_back(spool)
                 tops = _top_names(spool, back)

@@ -86,6 +86,7 @@ def test_a_process_without_a_rank_says_where_it_logs_and_warns_only_if_it_resume
     assert line.endswith(". This process logs in proc_00001/ there.")
     (line,) = warnings(start(LOG_TWICE, run_dir, 0).finish()[2])
     assert f"kill {holder.pid}." in line
+    assert "is hidden" not in line
     holder.process.kill()
     holder.process.wait()
     start(LOG_TWICE, run_dir).succeed()
