@@ -165,7 +165,7 @@ def main() -> None:
         "push": modules(training["push"]),
         "to the Hub": modules(everything),
         "status": modules(set().union(*(process["all"] for process in looked))),
-        "facts": imports(checkout, "hf_mpwriter/cli/status/facts.py"),
+        "facts": imports(checkout, "hf_mpwriter/cli/facts.py"),
     }
     for row, found in rows.items():
         print(f"{row:12} {len(found):4}")
