@@ -23,7 +23,7 @@ from waits import timing
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import process_state
+from hf_mpwriter.system import launch, process_state
 
 HELPERS_THAT_ASSERT = ("durability", "hub_clients", "launching", "modelled_branch", "pushing", "runs")
 pytest.register_assert_rewrite(*HELPERS_THAT_ASSERT)
@@ -80,13 +80,33 @@ def no_mount_stays(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_stays(tmp_path_factory) -> Iterator[None]:
-    """No uploader, mirror or sampler of a run in a folder of these tests lives on; for users, one does for minutes."""
+    """No process of these tests lives on. An uploader of a Hub that is down would for minutes, so it is ended here."""
     yield
-    base = f"{tmp_path_factory.getbasetemp()}{os.sep}"
-    for process in psutil.process_iter(["cmdline"]):
-        if any(word.startswith(base) for word in process.info["cmdline"] or ()):
+    base, strange = f"{tmp_path_factory.getbasetemp()}{os.sep}", list[str]()
+    for _ in range(100):  # one that is killed may have started another
+        left = list(of_these_tests(base))
+        if not left:
+            break
+        for process, command in left:
+            if not any(module in command for module in launch.KINDS.values()):
+                strange.append(command)
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        time.sleep(0.05)
+    assert not left, f"processes do not end: {left}"
+    assert not strange, f"tests have left processes behind: {strange}"
+
+
+def of_these_tests(base: str) -> Iterator[tuple[psutil.Process, str]]:
+    """The living processes that have a place of these tests in their command or environment, each with its command."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            if process.pid == os.getpid() or any("multiprocessing" in word for word in command):
+                continue  # a server of forks ends with this process
+            words = [*command, *process.environ().values()]
+            if any(word.startswith(base) for word in words) and process.status() != psutil.STATUS_ZOMBIE:
+                yield process, " ".join(command)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,12 +5,10 @@ Late requests are real: the local Hub holds a commit whose client is then killed
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -38,7 +36,6 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.events import framing
-from hf_mpwriter.localhub.faults import Fault, Reply
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.uploader import pacing
@@ -171,71 +168,6 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub, run_dir, start, fa
     assert [file.commits for file in check_oracle(run_dir, hub).files.values()] == [1]
 
 
-def test_an_answer_that_never_comes_is_not_waited_for(hub, run_dir, tmp_path, start):
-    """The commit is applied and its push killed: the next one finds the Hub ahead of the ledger and goes on there."""
-    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
-    wait_for(lambda: acknowledged(run_dir), "a commit")
-    hub.fault("POST /commit/ hang when=after")
-    wait_for(lambda: held(hub), "an answer is held")
-    before = acknowledged(run_dir)
-    os.kill(wait_for(lambda: push_pid(run_dir), "a push"), signal.SIGKILL)
-    wait_for(lambda: acknowledged(run_dir) > before, "it goes on")
-    kill(worker)
-    wait_for(lambda: finished(run_dir), "the end")
-    check_oracle(run_dir, hub, tmp_path / "journals")
-
-
-def test_a_busy_committer_does_not_keep_us_out(hub, run_dir, tmp_path, start, api):
-    """Another user commits without a pause: our events arrive, theirs are kept."""
-    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
-    wait_for(lambda: acknowledged(run_dir), "a commit")
-    over, theirs = threading.Event(), []
-
-    def commit() -> None:
-        for number in itertools.count():
-            if over.is_set():
-                return
-            api.upload_file(path_or_fileobj=b"%d" % number, path_in_repo=f"other/{number}", repo_id="me/run")
-            theirs.append(f"other/{number}")
-
-    thread = threading.Thread(target=commit)
-    thread.start()
-    try:
-        before = acknowledged(run_dir)
-        wait_for(lambda: acknowledged(run_dir) > before, "a commit of ours")
-    finally:
-        over.set()
-        thread.join()
-    kill(worker)
-    wait_for(lambda: finished(run_dir), "the end")
-    check_oracle(run_dir, hub, tmp_path / "journals")
-    assert set(theirs) <= set(api.list_repo_files("me/run"))
-
-
-def test_a_head_that_is_read_stale_does_not_keep_us_out(hub, run_dir, tmp_path, start, api):
-    """The Hub keeps returning an old head (a cache): after nothing but 412 the push goes without a parent."""
-    worker = start(IMPATIENT + LOG_FOR_EVER, run_dir, tmp_path / "journals", env=WAITS)
-    wait_for(lambda: acknowledged(run_dir), "a commit")
-    stale = hub_view(hub).commits()[0]
-    overtaken = Reply(200, body=f'{{"id":"me/run","sha":"{stale}"}}')
-    hub.fault(Fault("/revision/main$", "status", "GET", times=0, reply=overtaken))
-    refused = answers(hub, 412)
-    api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id="me/run")
-    wait_for(lambda: answers(hub, 412) >= refused + pacing.MOVED_LIMIT, "it is refused again and again")
-    before = acknowledged(run_dir)
-    wait_for(lambda: acknowledged(run_dir) > before, "a commit of ours")
-    hub.clear_faults()
-    kill(worker)
-    wait_for(lambda: finished(run_dir), "the end")
-    check_oracle(run_dir, hub, tmp_path / "journals")
-    assert hub.store.read_blob("model", "me/run", "theirs.txt") == b"theirs"
-
-
-def delete_repository(api) -> None:
-    """Delete the whole repository."""
-    api.delete_repo("me/run")
-
-
 def delete_folder(api) -> None:
     """Delete the folder of the run."""
     api.delete_folder("tensorboard", "me/run")
@@ -251,7 +183,7 @@ def delete_branch(api) -> None:
     api.delete_branch("me/run", branch="exp")
 
 
-@pytest.mark.parametrize("change", [delete_repository, delete_folder, squash, delete_branch])
+@pytest.mark.parametrize("change", [delete_folder, squash, delete_branch])
 def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run_dir, tmp_path, start, api, change):
     """What they deleted is sent again, what they rewrote goes on; a repository or branch is made anew on request."""
     branch = "exp" if change is delete_branch else "main"
@@ -260,7 +192,7 @@ def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run
     wait_for(lambda: acknowledged(run_dir), "a commit")
     pid = living_uploader(run_dir)
     change(api)
-    is_gone = change in (delete_repository, delete_branch)
+    is_gone = change is delete_branch
     if is_gone:
         wait_for(lambda: "sync --create" in HubSink(Spool(str(run_dir))).status().hint, "the destination is refused")
         assert sync(run_dir, "--create", "--timeout", "150").exit_code in (0, 1)  # it is logged all the time

@@ -110,7 +110,6 @@ writer.add_scalar("loss", 1.0, 1)
     [
         ("with writer: pass\nsys.exit(3)", 3, ""),
         ("with writer: raise ValueError('mine')", 1, "ValueError: mine"),
-        ("", 0, ""),
     ],
 )
 def test_an_interrupt_ends_the_wait_and_replaces_nothing(unreachable, run_dir, start, body, code, error):

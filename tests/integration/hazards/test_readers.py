@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from forks import Staged, in_child
+from hazards import event_paths
 from programs import wait_for
 from support import scalar
 from tensorboard_server import tensorboard
@@ -54,7 +55,7 @@ def rotated(run: Path) -> Iterator[None]:
         yield
         for step in range(60, 120):
             writer.add_scalar("loss", 0.0, step)
-    assert len(event_files(run)) > 6
+    assert len(event_paths(run)) > 6
 
 
 def resumed(run: Path) -> Iterator[None]:
@@ -75,14 +76,14 @@ def resumed_without_purge_step(run: Path) -> Iterator[None]:
 def torn(run: Path) -> Iterator[None]:
     """The first attempt was cut off in the middle of a record (power cut); the second one leaves that file alone."""
     attempt(run, 0, 80, value=1.0)
-    (path,) = event_files(run)
+    (path,) = event_paths(run)
     with open(path, "ab") as file:
         file.write(framing.frame(scalar(80))[:-7])
     left = path.read_bytes()
     yield
     attempt(run, 50, 100, 50, value=2.0)
     assert path.read_bytes() == left
-    assert len(event_files(run)) == 2
+    assert len(event_paths(run)) == 2
 
 
 def evaluated_before_the_crash(run: Path) -> Iterator[None]:
@@ -106,7 +107,7 @@ def restarted_in_the_same_second(run: Path) -> Iterator[None]:
     yield
     attempt(run, 10, 20)
     attempt(run, 20, 30)
-    seconds = [names.event_second(path.name) for path in event_files(run)]
+    seconds = [names.event_second(path.name) for path in event_paths(run)]
     assert len(seconds) == 3
     assert sorted(set(seconds)) == seconds, "the order of names must not depend on process ids"
 
@@ -267,11 +268,6 @@ READERS = {
     "watch": (["--load_fast", "false"], PYTHON_ONLY),
     "multi": (["--load_fast", "false", "--reload_multifile", "true"], PYTHON_ONLY),
 }
-
-
-def event_files(directory: Path) -> list[Path]:
-    """The event files of one directory, in the order in which TensorBoard reads them."""
-    return sorted(path for path in directory.iterdir() if "tfevents" in path.name)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import stat
@@ -18,7 +17,6 @@ from programs import wait_for
 from runs import LOG_AND_EXIT, WORKER, all_acknowledged, check_oracle, no_uploader, status_of
 from support import event_file
 
-from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import SPOOL_NAME, is_run_path
 from hf_mpwriter.base.settings import Destination, Settings
@@ -27,7 +25,7 @@ from hf_mpwriter.push import commit
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool import ledger, outbox
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.spool.outbox import Outbox
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers import member_lines
 from hf_mpwriter.spool.workers.member_lines import MemberName
@@ -102,20 +100,6 @@ def test_only_paths_of_a_run_directory_are_accepted(path):
         assert os.path.normpath(os.path.join("/run", path)) == f"/run/{path}"
         assert not f"/{path}/".count(f"/{SPOOL_NAME}/")
         assert "\0" not in path
-
-
-ITEM = {"path": NAME, "length": 1, "growing": False, "sha256": "", "blob_id": "", "stamp": []}
-
-
-def batch_of(item: object) -> Batch:
-    """The batch of a file with this item."""
-    return state.load(Batch, json.dumps({"number": 1, "files": [item]}).encode())
-
-
-def test_a_batch_of_event_files_names_event_files_only():
-    """Other files are sent as copies, known by their digests."""
-    with pytest.raises(state.DamagedError, match="not the digests"):
-        batch_of(ITEM | {"path": "id_rsa"})
 
 
 def test_a_member_file_that_is_endless_is_read_at_its_beginning(tmp_path, monkeypatch):

@@ -268,6 +268,7 @@ def batch_of(*items: object) -> Batch:
 @example(ITEM | {"path": "../a.tfevents"})
 @example(ITEM | {"path": "/a.tfevents"})
 @example(ITEM | {"path": ".hf_mpwriter/a.tfevents"})
+@example(ITEM | {"path": "id_rsa"})  # any other file is known by its digests
 @example(ITEM | {"length": -1})
 @example(ITEM | {"length": 1 << 63})
 @example(ITEM | {"length": True})

@@ -1,16 +1,17 @@
-"""Disks whose power can be cut: they take what was not synced, and nothing else."""
+"""Disks whose power is cut: they take what was not synced, and nothing else. `test_scripts` cuts between any steps."""
 
 from __future__ import annotations
 
 import os
-import subprocess
+from pathlib import Path
 
 import pytest
 from loop_disks import KINDS, LoopDisk, forget_lost, has_power
 
 from hf_mpwriter import SummaryWriter
+from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import at
+from hf_mpwriter.system.directory import Directory, at
 from hf_mpwriter.testing import Journal, read_journals
 
 
@@ -51,13 +52,17 @@ def test_what_was_flushed_outlives_a_power_cut(tmp_path, kind):
         assert {note.step for note in read_journals(journals)} >= set(range(21))
 
 
-@pytest.mark.parametrize("kind", KINDS[:1])
-def test_a_disk_that_another_mount_namespace_keeps_is_waited_for(tmp_path, kind):
-    """Without power it would be mounted again as it is."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_sent_of_an_attachment_outlives_a_power_cut(tmp_path, monkeypatch, kind):
+    """Else its rest after the cut, perhaps nothing, would replace the Hub's copy."""
+    monkeypatch.setattr(attachments, "RESERVE", 0)
     with LoopDisk(str(tmp_path), kind) as drive:
-        keeper = subprocess.Popen(["unshare", "--mount", "sh", "-c", "echo; sleep 1"], stdout=subprocess.PIPE)
-        keeper.stdout.readline()
+        run_dir, copies = os.path.join(drive.path, "run"), os.path.join(drive.path, "copies")
+        os.mkdir(run_dir)
+        path = Path(run_dir, "metadata.tsv")
+        path.write_bytes(b"x" * 5000)
+        file = attachments.Attachments(Directory(run_dir)).identify(path.name)
+        attachments.Copies(at(copies), Directory(run_dir)).take(file)
         drive.cut()
         drive.restart()
-        disk.replace(at(os.path.join(drive.path, "later")), b"x", "test")
-        keeper.communicate()
+        assert path.read_bytes() == b"x" * 5000
