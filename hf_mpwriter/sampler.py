@@ -39,6 +39,7 @@ import importlib
 import logging
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,20 +49,20 @@ import psutil
 from hf_mpwriter.base.names import event_second, is_event_file, is_ours, sampler_directory, sampler_name
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.timing import USUAL, Timing
+from hf_mpwriter.daemon import loop
+from hf_mpwriter.daemon.background import let_read, rotate_log
+from hf_mpwriter.daemon.starts import SamplerStart
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.series import SEGMENT_MAX, SEGMENT_MIN
 from hf_mpwriter.snapshot.event_files import walk
-from hf_mpwriter.spool.daemons import Daemon
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import FORMAT_NAME
 from hf_mpwriter.spool.staging import Listing, MirrorRecord, least_age
-from hf_mpwriter.spool.starts import inherited
 from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, claim
-from hf_mpwriter.spool.workers.samplers import SamplerStart, SamplerStatus, Workers
-from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.daemon import let_read, prepare_process, rotate_log
+from hf_mpwriter.spool.workers.samplers import SamplerStatus, Workers
+from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id
 
@@ -79,29 +80,31 @@ MILLIWATTS = 1000.0  # in a watt
 Source = Callable[[], Mapping[str, float]]  # gives values per name of a metric
 
 
-class Sampler(Daemon):
+class Sampler(loop.Daemon[SamplerStart]):
     """The holder of the sampler lock."""
+
+    kind = "sampler"
 
     def __init__(
         self,
         spool: Spool,
-        settings: Settings,
+        start: SamplerStart,
         lock: int,
-        measure: Source,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
+        rng: random.Random,
         timing: Timing = USUAL,
+        measure: Source | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__("sampler", spool, lock, clock)
-        self._timing = timing
-        self._settings, self._measure, self._wall_clock = settings, measure, wall_clock
+        super().__init__(spool, start, lock, clock, rng, timing)
+        self._measure, self._wall_clock = measure or _machine(spool), wall_clock
         self._workers, self._is_ending = Workers(spool, self._process.host), False
         self.recover()
 
     def recover(self) -> None:
         """Join, and see how far the steps are."""
         now, wall = self._clock(), self._wall_clock()
-        self._samples = Samples(self._spool, self._settings, self._clock)
+        self._samples = Samples(self._spool, self._start.settings, self._clock)
         try:
             SamplerStatus(process=self._process).save(self.host)
             self._staged_at = record.made_at if (record := MirrorRecord.read(self._spool)) else None
@@ -151,7 +154,7 @@ class Sampler(Daemon):
         self._samples.add(self._steps.take(now), self._wall_clock(), self._measure())
         if self._staged_at is not None:
             age = max(0.0, self._wall_clock() - self._staged_at)
-            self._samples.file.seal_older(now - least_age(age, self._settings.commit_every))
+            self._samples.file.seal_older(now - least_age(age, self._start.settings.commit_every))
         rotate_log(self.host.daemon("sampler").log)
 
     def _seal(self) -> None:
@@ -167,19 +170,17 @@ class Sampler(Daemon):
         super().terminate()
 
 
-def main() -> None:
-    """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
-    (start, spool), timing = inherited(SamplerStart, "sampler"), Timing.of()
-    prepare_process()
+def _machine(spool: Spool) -> Source:
+    """What this machine does. All who may read the run directory may read what is logged there."""
     let_read(spool.run.fd)
-    locks.adopt(launch.LOCK_FD)
     metrics = Metrics(machine_sources(spool.run.fd) | gpu_sources())
     metrics.sample()  # rates begin here
-    try:
-        sampler = Sampler(spool, start.settings, launch.LOCK_FD, metrics.sample, timing=timing)
-    except OSError as error:
-        raise SystemExit(f"no sampler: {error}") from None
-    sampler.serve(timing.sampler_tick)
+    return metrics.sample
+
+
+def main() -> None:
+    """Entry point of the process."""
+    loop.main(Sampler, SamplerStart)
 
 
 class Samples:

@@ -29,11 +29,11 @@ from hf_mpwriter.base.words import command_line, counted
 from hf_mpwriter.cli.facts import gather, judge
 from hf_mpwriter.cli.runs import examples, existing_spool, logdir_argument
 from hf_mpwriter.cli.status import SeenRun, table
+from hf_mpwriter.daemon.loop import GRACE
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.samplers import SamplerStatus
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.daemon import GRACE
 from hf_mpwriter.system.launch import DAEMONS, is_command_of
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.system.redaction import printable

@@ -47,6 +47,8 @@ from hf_mpwriter.cli.runs import (
     recorded_destination,
     runs_below,
 )
+from hf_mpwriter.daemon.election import Election
+from hf_mpwriter.daemon.starts import uploader_start
 from hf_mpwriter.delivery.sentences import ProcessEnd, message, unsent
 from hf_mpwriter.delivery.sinks import NEVER, Delivery, HubSink, LogdirSink, Question
 from hf_mpwriter.delivery.wait import Wanted, ticks, wait_for
@@ -57,7 +59,6 @@ from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.supervisor.drain import Drain
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.worker.election import MirrorElection, UploaderElection
 
 STILL = 5.0  # seconds after which a mirror that stands is not waited for: one that was just started has said nothing
 
@@ -282,7 +283,8 @@ def _asking(spool: Spool) -> Iterator[Callable[[], object]]:
     member_file = MemberFile(spool, OBSERVER, Process.current(), newest_settings(Members(spool).all(), None))
     try:
         member_file.count(requests=1)
-        yield MirrorElection(spool, by_hand=True).ensure
+        mirror, logdir = Election(spool, "mirror", by_hand=True), LogdirSink(spool)
+        yield lambda: mirror.ensure(logdir.start())
     finally:
         member_file.withdraw()
 
@@ -365,13 +367,14 @@ def _upload(spool: Spool, destination: Destination, end: float, wishes: Wishes, 
 
 def _ensuring(spool: Spool, destination: Destination) -> Callable[[], object]:
     """What makes sure that an uploader lives, and a mirror if the run is staged."""
-    elections = UploaderElection(spool, destination, by_hand=True), MirrorElection(spool, by_hand=True)
+    needed = {"uploader": uploader_start(spool, destination, time.time()), "mirror": LogdirSink(spool).start()}
+    elections = {kind: Election(spool, kind, by_hand=True) for kind in needed}
 
     def ensure() -> None:
         if not (spool.run.is_at_path() and spool.directory.is_at_path()):
             raise RemovedError(spool.run_dir)
-        for election in elections:
-            election.ensure()
+        for kind, election in elections.items():
+            election.ensure(needed[kind])
 
     return ensure
 

@@ -30,6 +30,7 @@ from hf_mpwriter.base.names import is_attachment, is_embedding
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
 from hf_mpwriter.base.verdicts import Cause, Refused, Retry, Unknown
 from hf_mpwriter.base.words import with_cure
+from hf_mpwriter.daemon.starts import MirrorStart
 from hf_mpwriter.snapshot.attachments import NEVER_SENT, stamp_of
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.causes import TABLE
@@ -309,6 +310,10 @@ class LogdirSink:
     def is_staged(self) -> bool:
         """Whether the run has a logdir beside its run directory."""
         return bool(self.to)
+
+    def start(self) -> MirrorStart | None:
+        """The start record of a mirror; None for a run that needs none."""
+        return MirrorStart(self._spool.run_dir, to=self.to) if self.is_staged else None
 
     def mirrored(self) -> Mirrored:
         """What is known to be there, by the records of all hosts."""

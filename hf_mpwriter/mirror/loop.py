@@ -23,6 +23,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hf_mpwriter.base.timing import USUAL, Timing
+from hf_mpwriter.daemon import loop
+from hf_mpwriter.daemon.starts import MirrorStart
+from hf_mpwriter.daemon.status_file import DaemonStatusFile
 from hf_mpwriter.mirror.decision import MirrorAction, MirrorSituation, Tries, decide, turned
 from hf_mpwriter.mirror.outgoing import OutgoingFiles
 from hf_mpwriter.mirror.returning import Returning
@@ -46,16 +49,13 @@ from hf_mpwriter.spool.copies import (
     bounded,
     limit,
 )
-from hf_mpwriter.spool.daemons import Daemon
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import ARRIVING, Mirrored, MirrorStatus
-from hf_mpwriter.spool.starts import MirrorStart, inherited
-from hf_mpwriter.spool.status import LINGER, DaemonStatusFile
+from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member, News
 from hf_mpwriter.spool.workers.members import OBSERVER, Members
 from hf_mpwriter.spool.workers.samplers import Seals
-from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.daemon import prepare_process
+from hf_mpwriter.system import disk
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -64,20 +64,21 @@ UNREAD_TOLD = 100  # files that the status names
 STUCK = "a process that copies hangs in it, and cannot be killed; no other one starts while it lives"
 
 
-class Mirror(Daemon):
+class Mirror(loop.Daemon[MirrorStart]):
     """The holder of the mirror lock."""
+
+    kind = "mirror"
 
     def __init__(
         self,
         spool: Spool,
-        to: str,
+        start: MirrorStart,
         lock: int,
         clock: Callable[[], float],
         rng: random.Random,
         timing: Timing = USUAL,
     ) -> None:
-        super().__init__("mirror", spool, lock, clock)
-        self._to, self._rng, self._timing = to, rng, timing
+        super().__init__(spool, start, lock, clock, rng, timing)
         status = MirrorStatus(process=self._process)
         self._status_file = DaemonStatusFile(self.host, status, clock, beat_every=timing.heartbeat_every)
         self._is_ending = self._is_unsaved = False
@@ -92,7 +93,7 @@ class Mirror(Daemon):
         self._outgoing = OutgoingFiles(self._spool.run, lambda path: self._mirrored.files.get(path, 0))
         self._returning = Returning(self._spool.run, self._clock)
         self._tries = Tries(self._clock, self._rng, self._timing)
-        self._job = CopyJob(Task.LIST, self._spool.run_dir, self._to)  # of the copy that runs, or has run last
+        self._job = CopyJob(Task.LIST, self._spool.run_dir, self._start.to)  # of the copy that runs, or has run last
         disk.remove_tree(self._spool.directory / ARRIVING)  # of a copy that was killed
         self._compare()
 
@@ -187,7 +188,7 @@ class Mirror(Daemon):
     # copy
 
     def _next_job(self, action: MirrorAction) -> CopyJob:
-        job = CopyJob(Task.LIST, self._spool.run_dir, self._to, way=self._mirrored.way)
+        job = CopyJob(Task.LIST, self._spool.run_dir, self._start.to, way=self._mirrored.way)
         if action is MirrorAction.LIST:
             return job
         if action is MirrorAction.FETCH:
@@ -336,9 +337,5 @@ def recorded(known: Mirrored, message: Message) -> Mirrored:
 
 
 def main() -> None:
-    """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
-    (start, spool), timing = inherited(MirrorStart, "mirror"), Timing.of()
-    prepare_process()
-    locks.adopt(launch.LOCK_FD)
-    rng = random.Random()  # noqa: S311 - jitter
-    Mirror(spool, start.to, launch.LOCK_FD, time.monotonic, rng, timing).serve(timing.mirror_tick)
+    """Entry point of the process."""
+    loop.main(Mirror, MirrorStart)

@@ -38,6 +38,8 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import Environment, Settings
+from hf_mpwriter.daemon.election import Election
+from hf_mpwriter.daemon.starts import uploader_start
 from hf_mpwriter.delivery.sentences import RunEnd, report
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink, Question, Sink, name_of
 from hf_mpwriter.delivery.wait import Wanted
@@ -49,7 +51,6 @@ from hf_mpwriter.spool.workers.members import OBSERVER, SUPERVISOR, MemberFile, 
 from hf_mpwriter.spool.workers.peers import Share
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.worker.election import MirrorElection, UploaderElection
 
 POLL = 0.1  # seconds between two looks at the ledgers
 ENSURE_EVERY = 1.0  # seconds between two checks that an uploader lives
@@ -78,8 +79,8 @@ class Upload:
         self._next_check, self._asked_at = 0.0, time.time()
         self.destination = self._spool.destination()  # where it goes, None for a local run
         is_ours = self.destination is not None and self.destination.is_at(endpoint or Environment.read().endpoint)
-        self._election = UploaderElection(self._spool, self.destination if is_ours else None)
-        self._mirror = MirrorElection(self._spool)
+        self._uploader, self._mirror = Election(spool, "uploader"), Election(spool, "mirror")
+        self._start = uploader_start(spool, self.destination, time.time()) if is_ours and self.destination else None
 
     @property
     def is_in_place(self) -> bool:
@@ -140,8 +141,8 @@ class Upload:
         """Make sure that an uploader lives, and a mirror."""
         if self._clock() >= self._next_check:
             self._next_check = self._clock() + ENSURE_EVERY
-            self._election.ensure()
-            self._mirror.ensure()
+            self._uploader.ensure(self._start)
+            self._mirror.ensure(self._logdir.start())
 
     def finish(self) -> RunEnd:
         """See what is missing of what there was when training was over, and that an uploader sends it."""

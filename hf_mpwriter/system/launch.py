@@ -1,6 +1,6 @@
 """The one start of a Python: what starts the processes of a run, talks with its children, and finds them again.
 
-    worker    --start-->  uploader, mirror, sampler     daemons: sessions of their own, see `system/daemon`
+    worker    --start-->  uploader, mirror, sampler     daemons: sessions of their own, see `daemon/`
     worker    --Child-->  copy, to know what is in the logdir
     uploader  --Child-->  push                          uploader  --start-->  search
     mirror    --Child-->  copy                          supervisor --start--> ranks
@@ -66,7 +66,7 @@ _BEGIN = (
     f"h=json.loads(os.pread({RECORD_FD},os.fstat({RECORD_FD}).st_size,0).partition(b'\\n')[0]);"
     "sys.path[:]=h['path'] if h['python']==sys.implementation.cache_tag else sys.path;"
 )
-_DETACH = f"from hf_mpwriter.system import daemon;daemon.detach({SPOOL_FD});"  # before anything that takes time
+_DETACH = f"from hf_mpwriter.daemon import background;background.detach({SPOOL_FD});"  # before anything that takes time
 BOOTS = {
     kind: f"{_BEGIN}{_DETACH if kind in DAEMONS else ''}from {module} import main;main()"
     for kind, module in KINDS.items()

@@ -29,14 +29,14 @@ from collections.abc import Callable
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.base.verdicts import Refused
-from hf_mpwriter.spool.daemons import Daemon
+from hf_mpwriter.daemon import loop
+from hf_mpwriter.daemon.starts import StartRecord
+from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import filesystem_time
-from hf_mpwriter.spool.starts import StartRecord, inherited
-from hf_mpwriter.spool.status import LINGER, StatusFile
+from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.samplers import Seals
-from hf_mpwriter.system import hf_home, launch, locks
-from hf_mpwriter.system.daemon import prepare_process
+from hf_mpwriter.system import hf_home
 from hf_mpwriter.uploader.decision import Action, Situation, abandoned_for, decide, pause
 from hf_mpwriter.uploader.pacing import Clocks
 from hf_mpwriter.uploader.peers import Peers
@@ -47,8 +47,10 @@ from hf_mpwriter.uploader.siblings import Search
 logger = logging.getLogger("hf_mpwriter")
 
 
-class Uploader(Daemon):
+class Uploader(loop.Daemon[StartRecord]):
     """The holder of the uploader lock."""
+
+    kind = "uploader"
 
     def __init__(
         self,
@@ -59,9 +61,9 @@ class Uploader(Daemon):
         rng: random.Random,
         timing: Timing = USUAL,
     ) -> None:
-        super().__init__("uploader", spool, lock, clock)
+        super().__init__(spool, start, lock, clock, rng, timing)
         self._clocks = Clocks(clock, lambda: filesystem_time(self.host), rng, timing)
-        self._start, self._token_stamp = start, hf_home.token_stamp(os.environ)
+        self._token_stamp = hf_home.token_stamp(os.environ)
         self.status = StatusFile(  # what it publishes
             self.host, self._process, clock, start.token_issued_at, beat_every=timing.heartbeat_every
         )
@@ -192,19 +194,5 @@ class Uploader(Daemon):
 
 
 def main() -> None:
-    """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
-    record, spool = inherited(StartRecord, "upload")
-    upload(record, spool, launch.LOCK_FD)
-
-
-def upload(start: StartRecord, spool: Spool, lock: int) -> None:
-    """Upload until nothing is left."""
-    prepare_process()
-    locks.adopt(lock)
-    timing = Timing.of()
-    rng = random.Random()  # noqa: S311 - jitter
-    try:
-        uploader = Uploader(spool, start, lock, time.monotonic, rng, timing)
-    except HfMpWriterError as error:
-        raise SystemExit(f"no upload: {error}") from None
-    uploader.serve(timing.uploader_tick)
+    """Entry point of the process."""
+    loop.main(Uploader, StartRecord)

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import time
 
+from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.spool.layout import HostSpool, Spool
-from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import OBSERVER, Members
 from hf_mpwriter.spool.workers.peers import Share, is_apart, living_others

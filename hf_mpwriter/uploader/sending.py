@@ -26,11 +26,11 @@ from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.settings import Environment
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Unknown, Verdict
 from hf_mpwriter.base.words import size_text
+from hf_mpwriter.daemon.starts import StartRecord
+from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
-from hf_mpwriter.spool.starts import StartRecord
-from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL
 from hf_mpwriter.system import filesystem

@@ -31,12 +31,14 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import is_staged_path
 from hf_mpwriter.base.timing import USUAL, Timing
+from hf_mpwriter.daemon.background import start_logging
+from hf_mpwriter.daemon.election import Election
+from hf_mpwriter.daemon.orphans import has_ended
+from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
-from hf_mpwriter.spool.starts import Starter, StartRecord, has_ended
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system import launch, redaction
-from hf_mpwriter.system.daemon import start_logging
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -75,14 +77,11 @@ def search(start: StartRecord, patience: float = USUAL.sibling_look) -> list[int
     """Start uploaders of unfinished runs beside a run; the processes that were started."""
     children: list[int] = []
     for spool, destination in unfinished(start.run_dir, start.destination.endpoint, patience):
-        starter, run_dir = Starter(spool), spool.run_dir
+        election = Election(spool, "uploader")
         record = replace(start, **vars(spool.paths), destination=destination, seeks_siblings=False)
-        try:
-            if starter.start(record, lambda: os.environ):
-                logger.info("started an uploader for %s, which is unfinished", run_dir)
-        except (OSError, ValueError, HfMpWriterError) as error:
-            logger.info("cannot start an uploader for %s: %s", run_dir, error)
-        children += starter.children
+        if election.ensure(record):
+            logger.info("started an uploader for %s, which is unfinished", spool.run_dir)
+        children += election.children
         if len(children) == SERVED:
             break
     return children

@@ -1,4 +1,4 @@
 """This process as a worker of a run: it joins, appends, makes sure that an uploader lives, and leaves.
 
-`writer/` gets its worker from `registry`; the command line and `supervisor/` use `election`.
+`writer/` gets its worker from `registry`.
 """

@@ -28,11 +28,11 @@ from hf_mpwriter.base.errors import HfMpWriterError, LogdirError, SettingsError
 from hf_mpwriter.base.storage import is_url
 from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.words import command_line
+from hf_mpwriter.daemon.starts import opened
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.copies import CopyHandle, CopyJob, Failure, Listed, Task
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing, MirrorRecord, look_lock
-from hf_mpwriter.spool.starts import opened
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.filesystem import Mount, find_mount

@@ -1,6 +1,6 @@
 """Mirroring: the part of a worker in having a mirror at work, and what it tells of one that gets nowhere.
 
-    keep house --every few seconds--> mirror lock free --spool/starts--> a mirror
+    keep house --every few seconds--> mirror lock free --daemon/election--> a mirror
                                       trouble of the mirror -----------> one warning
 
     trouble        told
@@ -36,6 +36,7 @@ from collections.abc import Callable
 
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.base.words import command_line, counted
+from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.delivery.sentences import mirror_trouble
 from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.delivery.wait import ticks
@@ -43,7 +44,6 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing, least_age
 from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.worker.election import MirrorElection
 from hf_mpwriter.worker.files import WorkerFiles
 
 REQUESTED_SHARE = 512  # the parts of a run's age of which one is the least age of a segment that a push seals
@@ -65,13 +65,8 @@ class Mirroring:
 
     def forget(self) -> None:
         """After fork: started processes are the parent's."""
-        self._election = MirrorElection(self._spool)
+        self._election, self.logdir = Election(self._spool, "mirror"), LogdirSink(self._spool)
         self._told, self._has_waited = "", False
-
-    @property
-    def logdir(self) -> LogdirSink:
-        """The logdir of the run."""
-        return self._election.logdir
 
     def is_needed(self) -> bool:
         """Whether the run is staged."""
@@ -79,13 +74,13 @@ class Mirroring:
 
     def begin(self) -> None:
         """Make sure that a mirror lives; never waits, never raises."""
-        self._election.ensure()
+        self._election.ensure(self.logdir.start())
 
     def keep_house(self) -> bool:
         """Make sure that a mirror lives, and tell what keeps it from its work; whether a child will end soon."""
         if not self.is_needed():  # the records of all hosts are read below, by each worker
             return False
-        self._election.ensure()
+        self.begin()
         status = self.logdir.status()
         found = mirror_trouble(status, self.logdir.mirrored().refused)
         if found and found != self._told and self._is_first():
@@ -104,7 +99,7 @@ class Mirroring:
             if not self._missing(directory):
                 break
             if is_due:
-                self._election.ensure()
+                self.begin()
         if missing := self._missing(directory):
             what = f"{counted(len(missing), 'file')} of earlier attempts"
             lack = f"{self.logdir.to}: {what} are still to come back from there, so the last step is not known yet"

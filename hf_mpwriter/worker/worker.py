@@ -28,13 +28,14 @@ from collections.abc import Callable
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.timing import USUAL, Timing
+from hf_mpwriter.daemon.election import Election
+from hf_mpwriter.daemon.starts import SamplerStart, uploader_start
 from hf_mpwriter.delivery.status import Logged, Status
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import contact, process, process_state
 from hf_mpwriter.worker import answers
-from hf_mpwriter.worker.election import SamplerElection, UploaderElection
 from hf_mpwriter.worker.ending import Ends
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
@@ -71,7 +72,8 @@ class Worker:
         self.steps = StepCount(self._next_step)  # to come in the worker directory
         # of the event files of a staged run
         self.sealing = Sealing(self.files, lambda: self.membership.settings.commit_every, clock)
-        self._election, self._sampling = UploaderElection(spool, seeks_siblings=True), SamplerElection(spool)
+        self._election, self._sampling = Election(spool, "uploader"), Election(spool, "sampler")
+        self._token: str | None = None  # for the uploader, None leaves it to the environment
         self._mirroring = Mirroring(spool, lambda: self._reporter.reports, timing=timing)
         self._messages = Messages(self.membership, self._reporter, self.attempt_started_at)
         keep_house = functools.partial(self.keep_house, at_end=True)
@@ -108,9 +110,8 @@ class Worker:
         """Take destination, settings and token of the newest writer."""
         self.has_failed = False
         self.membership.configure(destination, settings)
-        self._election.destination = self.membership.destination
         if token is not None:
-            self._election.token = token
+            self._token = token
 
     def stop(self) -> None:
         """Ask for no more pushes, start no uploader, do not wait at the end."""
@@ -208,10 +209,10 @@ class Worker:
                 self._reporter.take()
                 self._ensure_processes(at_end=at_end)
                 self._reporter.give_back()
-            if self.membership.is_joined and not self.membership.is_stopped:
-                self._sampling.settings = self.membership.settings
-                self._sampling.ensure()
-            if self._sampling.reap():
+            settings = self.membership.settings
+            if settings.system_metrics and self.membership.is_joined and not self.membership.is_stopped:
+                self._sampling.ensure(SamplerStart(**vars(self.spool.paths), settings=settings))
+            if self._sampling.children and self._sampling.reap():
                 self.next_housekeeping = self._clock() + REAP_EVERY
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
@@ -234,8 +235,9 @@ class Worker:
         if self.membership.uploads:
             if self.spool.exists() and not self.spool.has_destination():  # refused when the spool was recreated
                 self.membership.ensure_spool()
-            self._election.token_issued_at = self.membership.joined_at
-            self._election.ensure()
+            if (to := self.membership.destination) is not None:
+                start = uploader_start(self.spool, to, self.membership.joined_at, seeks_siblings=True)
+                self._election.ensure(start, self._token)
             self._messages.tell(at_end=at_end)
         if self._mirroring.keep_house() | self._election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY

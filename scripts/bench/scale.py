@@ -49,10 +49,10 @@ from uploader_costs import Memory
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.events import framing
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id

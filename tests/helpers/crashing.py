@@ -3,7 +3,7 @@
 A trial, made by a process that has loaded every module and used none (`serve`):
 
     story      two workers log, seal, die and close; each step when the Hub is known to have what was logged before
-    life       fork -> take the uploader lock -> loop.main, pushes are forks of it, until it leaves or is struck
+    life       fork -> take the uploader lock -> loop.work, pushes are forks of it, until it leaves or is struck
     harm       hits one life: a failpoint, or strace at the n-th system call of a name, of the uploader or
                of one of its pushes; the lives after it are unharmed
     checks     the oracle finds no problem, and no temporary file, batch, member file or process is left
@@ -39,12 +39,12 @@ from hf_mpwriter import testing
 from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import Store, View
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
-from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.spool.workers import members
 from hf_mpwriter.system import disk, failpoints, launch, locks
 from hf_mpwriter.system.process import Process, host_id
@@ -157,8 +157,9 @@ def run_and_end(action: Callable[[], object]) -> NoReturn:
 
 def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> None:
     """Run one life, in a fork."""
-    from hf_mpwriter.system import daemon
-    from hf_mpwriter.uploader import in_flight, loop
+    from hf_mpwriter.daemon import background, loop
+    from hf_mpwriter.uploader import in_flight
+    from hf_mpwriter.uploader import loop as uploader
 
     def ask(**message: Any) -> None:
         theirs.send(json.dumps(message).encode())
@@ -173,17 +174,16 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     log = os.open(spool.host(host_id()).daemon("uploader").log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    daemon.LOG_LIMIT = LOG_LIMIT
-    daemon.lower_priority = lambda: None
-    daemon.time = loop.time = Clock(ask)
+    background.LOG_LIMIT = LOG_LIMIT
+    background.lower_priority = lambda: None
+    uploader.time = loop.time = Clock(ask)
     in_flight.LINGER = 0  # a harm hits a push by its number
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
     launch.Child.__init__ = functools.partialmethod(fork_push, ask=ask)
     ask(begins=True)
     try:
-        loop.upload(
-            StartRecord(spool.run_dir, destination=spool.destination()), spool, locks.try_exclusive(spool.uploader_lock)
-        )
+        start = StartRecord(spool.run_dir, destination=spool.destination())
+        loop.work(uploader.Uploader, spool, start, locks.try_exclusive(spool.uploader_lock))
     finally:
         ask(passed=passed)
 

@@ -27,13 +27,14 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.files import digest
 from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.daemon import loop as daemon_loop
+from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.events import framing
 from hf_mpwriter.push import commit
 from hf_mpwriter.push.job import Job
-from hf_mpwriter.spool import daemons, ledger
+from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
-from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.spool.workers import members, peers
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk, locks
@@ -144,7 +145,7 @@ class Durability(RuleBasedStateMachine):
         self._patches = contextlib.ExitStack()
         for change in (
             mock.patch.object(loop, "time", clock),
-            mock.patch.object(daemons, "Process", me),
+            mock.patch.object(daemon_loop, "Process", me),
             mock.patch.object(sending, "folders", return_value=[]),
             mock.patch.object(in_flight, "PushHandle", lambda job, *_: Push(self, job)),
             mock.patch.object(peers, "OTHERS_SILENCE", 0.0),  # one uploader at a time, on whatever host

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.system import locks
 from hf_mpwriter.uploader.loop import Uploader
 

@@ -14,8 +14,8 @@ from crashing import KILLED, UPLOADER, Harm
 from crashpoints import Trials
 
 import hf_mpwriter
+from hf_mpwriter.daemon import loop
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.system import daemon
 
 pytestmark = pytest.mark.timeout(900)  # dozens of lives in one test; each has a deadline of its own
 SAMPLE = 4  # of the system calls, from each group
@@ -105,18 +105,18 @@ def test_a_disk_that_refuses_once_ends_no_uploader(trials, passed, action):
 
 def test_a_step_that_the_disk_refuses_is_repeated_but_not_for_ever():
     """A minute of refusals in a row is the end; one success, and the count starts again."""
-    steps = iter([OSError("once"), True] * daemon.REFUSALS + [False])
+    steps = iter([OSError("once"), True] * loop.REFUSALS + [False])
 
     def step() -> bool:
         if isinstance(what := next(steps), OSError):
             raise what
         return what
 
-    daemon.keep_on(step, 0.0)
+    loop.keep_on(step, 0.0)
     assert next(steps, None) is None
-    steps = iter([OSError("always")] * (daemon.REFUSALS + 5))
+    steps = iter([OSError("always")] * (loop.REFUSALS + 5))
     with pytest.raises(OSError, match="always"):
-        daemon.keep_on(step, 0.0)
+        loop.keep_on(step, 0.0)
     assert len(list(steps)) == 4
 
 

@@ -145,7 +145,7 @@ def test_one_function_opens_files_in_training():
     training = without(
         set(trees()), "localhub", "demo", "testing", "push", "uploader", "mirror", "sampler", "cli", "supervisor"
     )
-    training -= {"system.daemon"}
+    training -= {"daemon.background"}
     assert {module for module in training if "os.open" in used(trees()[module])} == {"system.process"}
     assert {module for module in training if used(trees()[module]) & {"os.dup", "os.memfd_create", "os.pipe"}} == {
         "system.launch",  # after `take_standard`
@@ -165,7 +165,7 @@ def test_only_held_directories_are_listed():
     users = without({module for module, tree in trees().items() if used(tree) & by_path}, "localhub", "demo", "testing")
     assert users == {
         "system.directory",
-        "system.daemon",  # /proc
+        "daemon.background",  # /proc
         "uploader.siblings",  # the directory above the run directory
         "cli.runs",  # the folders of a user who looks for runs
         "mirror.posix",  # the logdir of a staged run

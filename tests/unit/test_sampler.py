@@ -6,8 +6,10 @@ import itertools
 import json
 import logging
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,7 @@ from support import events, scalar
 from hf_mpwriter.base.names import sampler_directory, sampler_name
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.timing import USUAL
+from hf_mpwriter.daemon.starts import SamplerStart
 from hf_mpwriter.events import framing
 from hf_mpwriter.sampler import (
     GB,
@@ -37,7 +40,6 @@ from hf_mpwriter.sampler import (
     last_step,
     machine_sources,
 )
-from hf_mpwriter.spool import daemons
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import FORMAT_NAME
 from hf_mpwriter.spool.staging import MirrorRecord
@@ -65,7 +67,15 @@ class Host:
         lock = locks.try_exclusive(self.spool.lock_of("sampler"))
         assert lock is not None, "the one before has ended"
         clock, wall = (lambda: self.now), (lambda: 1_900_000_000.0 + self.now)
-        self.sampler = Sampler(self.spool, Settings(commit_every=1.0), lock, lambda: {"a/b": self.now}, clock, wall)
+        self.sampler = Sampler(
+            self.spool,
+            SamplerStart(self.spool.run_dir, settings=Settings(commit_every=1.0)),
+            lock,
+            clock,
+            random.Random(1),
+            measure=lambda: {"a/b": self.now},
+            wall_clock=wall,
+        )
 
     def run(self, seconds: float) -> bool:
         """Let time pass, tick by tick; whether the sampler still works."""
@@ -164,7 +174,8 @@ def test_without_a_worker_it_writes_nothing(machine):
 def test_sigterm_ends_it_with_a_last_sample(machine, monkeypatch):
     """Even while workers live; the file is sealed."""
     ends = []
-    monkeypatch.setattr(daemons, "end_within", ends.append)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "setitimer", lambda *limit: ends.append(limit))
     worker = machine.worker()
     machine.start()
     machine.run(4)

@@ -15,23 +15,15 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hf_mpwriter.base.names import is_worker
-from hf_mpwriter.base.settings import Settings
-from hf_mpwriter.spool.layout import RunPaths, Spool
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import DaemonStatus
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
 from hf_mpwriter.system import locks
 
 SEAL_WAIT = 5.0  # seconds after the end of the last worker, in which its host's sampler seals its file
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerStart(RunPaths):
-    """What a sampler needs to know at its start."""
-
-    settings: Settings = field(default_factory=Settings)  # of the run
 
 
 @dataclass(frozen=True)

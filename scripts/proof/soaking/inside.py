@@ -44,7 +44,7 @@ WAITS = {
 HASTE: dict[str, dict[str, dict[str, float]]] = {
     "rank": {
         "worker.membership": {"REQUEST_EVERY": 0.3},
-        "spool.starts": {"FIRST_PAUSE": 0.5, "LONGEST_PAUSE": 3.0, "STARTS_LIMIT": 1000},
+        "daemon.starts": {"FIRST_PAUSE": 0.5, "LONGEST_PAUSE": 3.0, "STARTS_LIMIT": 1000},
         "events.series": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10},
     },
     "uploader": {
@@ -155,7 +155,7 @@ def _install_in(boots: dict[str, str], kind: str) -> None:
 
 def _keep_priority() -> None:
     """Keep the normal priority: beside eight ranks and a soak, a low one gets no CPU time."""
-    daemon = importlib.import_module("hf_mpwriter.system.daemon")
+    daemon = importlib.import_module("hf_mpwriter.daemon.background")
     if not hasattr(daemon, "lower_priority"):
         raise AttributeError("cannot find what lowers the priority of the uploader")
     daemon.lower_priority = lambda: None

@@ -13,16 +13,18 @@ from programs import DEADLINE, wait_for
 from runs import uploaders
 from supervised import NAMESPACE, why_no_namespace
 
+from hf_mpwriter.daemon.election import Election
+from hf_mpwriter.daemon.starts import uploader_start
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
-from hf_mpwriter.worker.election import UploaderElection
 
 CONTEND = """
 import os, sys
-from hf_mpwriter.worker.election import UploaderElection
+from hf_mpwriter.daemon.election import Election
+from hf_mpwriter.daemon.starts import uploader_start
 from hf_mpwriter.spool.layout import Spool
 ready, is_ready = os.pipe()
 go, start = os.pipe()
@@ -31,10 +33,11 @@ for _ in range(32):
     contenders.append(os.fork())
     if not contenders[-1]:
         os.close(start)
-        one = UploaderElection(Spool(sys.argv[1]), Spool(sys.argv[1]).destination())
+        spool = Spool(sys.argv[1])
+        one, record = Election(spool, "uploader"), uploader_start(spool, spool.destination(), 1.0)
         os.write(is_ready, b".")
         os.read(go, 1)  # all at once, when the parent closes its end
-        os.write(1, b"%d\\n" % one.ensure())
+        os.write(1, b"%d\\n" % one.ensure(record))
         while one.reap():
             pass
         os._exit(0)
@@ -96,10 +99,10 @@ def test_the_uploader_knows_how_many_nodes_the_job_of_its_worker_has(run_dir, st
 
 def test_the_uploader_lock_is_held_when_ensure_returns(spool):
     """There is no gap between the worker's lock and the uploader's."""
-    one = UploaderElection(spool, spool.destination())
-    assert one.ensure()
+    one, record = Election(spool, "uploader"), uploader_start(spool, spool.destination(), 1.0)
+    assert one.ensure(record)
     assert locks.is_held(spool.uploader_lock)
-    assert not one.ensure()
+    assert not one.ensure(record)
     wait_for(lambda: not one.reap(), "the first half ends and is collected")
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader finds no member and leaves")
 
@@ -117,7 +120,7 @@ def test_the_uploader_inherits_only_what_it_is_given(spool, tmp_path):
 
     member_file = MemberFile(spool, "main", Process.current(), Settings())
     try:
-        assert UploaderElection(spool, spool.destination()).ensure()
+        assert Election(spool, "uploader").ensure(uploader_start(spool, spool.destination(), 1.0))
         pid = wait_for(lambda: HubSink(spool).status().pid, "its first status")
         assert uploaders(spool.run_dir) == {pid}, "other tests find uploaders this way"
         paths = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
@@ -139,7 +142,7 @@ FIRST_PROCESS = """
 import os, signal, sys, time
 from pathlib import Path
 from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.spool import starts
+from hf_mpwriter.daemon import starts
 from hf_mpwriter.delivery.sinks import HubSink
 starts.STARTS_LIMIT, kills = 1000, int(sys.argv[2])
 os.environ["HF_MPWRITER_TIMING"] += " housekeeping_every=0"

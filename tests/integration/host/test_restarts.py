@@ -139,7 +139,7 @@ def test_sigterm_ends_an_uploader_although_the_hub_hangs(run_dir, start, monkeyp
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         Spool(str(run_dir)).create()
         log_without_uploader(start, run_dir, 5)
-        uploader = start(TAKES_THE_LOCK.format("daemons.GRACE = 0.5"), run_dir)
+        uploader = start(TAKES_THE_LOCK.format("loop.GRACE = 0.5"), run_dir)
         push = wait_for(lambda: push_of(run_dir), "a push")
         uploader.process.terminate()
         assert uploader.finish()[0] == -signal.SIGALRM

@@ -99,7 +99,7 @@ def test_an_uploader_does_not_follow_a_strange_spool(own_spool, start):
     source = """
 import sys
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.starts import StartRecord
+from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.uploader.loop import Uploader
 import random, time
 from hf_mpwriter.base.settings import Destination

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from support import event_file
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Done
+from hf_mpwriter.daemon.election import Election
+from hf_mpwriter.daemon.starts import uploader_start
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.push import handle
 from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system.process import host_id
-from hf_mpwriter.worker.election import UploaderElection
 
 NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 
@@ -60,8 +62,8 @@ def test_a_changed_record_of_the_destination_sends_nothing_anywhere(hub, run_dir
     content = json.loads(path.read_text())
     content["destination"]["endpoint"] = f"http://127.0.0.1:{stranger.getsockname()[1]}"
     path.write_text(json.dumps(content))
-    one = UploaderElection(spool, destination)
-    assert one.ensure()
+    one, record = Election(spool, "uploader"), uploader_start(spool, destination, time.time())
+    assert one.ensure(record)
     wait_for(lambda: not one.reap() and no_uploader(run_dir), "the uploader leaves")
     assert not was_asked(stranger)
     assert hub.store.repos() == []

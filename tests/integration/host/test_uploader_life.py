@@ -22,8 +22,8 @@ from runs import (
     uploaders,
 )
 
+from hf_mpwriter.daemon import background
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import daemon
 from hf_mpwriter.system import process as process_module
 
 
@@ -55,14 +55,14 @@ def test_the_kernel_takes_uploader_and_push_before_training_and_a_push_inherits_
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         higher = "open('/proc/self/oom_score_adj', 'w').write('800')\n"
-        for attempt, (before, score) in enumerate([("", daemon.OOM_SCORE_ADJ), (higher, 800)]):
+        for attempt, (before, score) in enumerate([("", background.OOM_SCORE_ADJ), (higher, 800)]):
             place = tmp_path / str(attempt) / "run"  # side by side, the second would finish the first
             start(before + LOG_AND_EXIT, place, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
             push = wait_for(lambda place=place: push_of(place), "a push")
             pid = living_uploader(place)
             for process in map(psutil.Process, (pid, push)):
                 assert Path("/proc", str(process.pid), "oom_score_adj").read_text().strip() == str(score)
-                assert process.nice() >= daemon.NICENESS
+                assert process.nice() >= background.NICENESS
                 assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
                 assert os.sched_getscheduler(process.pid) == os.SCHED_BATCH
             wait_for(
@@ -146,7 +146,7 @@ import os, sys, time
 from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
 writer.add_scalar("loss", 1.0, 1)
-(pid,) = writer._worker._election._starter.children
+(pid,) = writer._worker._election.children
 loaded = "no"
 while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
     with open(f"/proc/{pid}/maps") as file:

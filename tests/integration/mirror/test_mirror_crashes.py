@@ -22,12 +22,12 @@ from staged import (
 from support import event_file
 
 from hf_mpwriter import testing
+from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.mirror.posix import IN_PLACE, RENAME
 from hf_mpwriter.spool.staging import COPY_LOCK, Mirrored
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
-from hf_mpwriter.worker.election import MirrorElection
 
 LONG = 3 << 20  # bytes of an event file that a copy writes in several pieces
 
@@ -86,7 +86,7 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_mirror(way, steps_of_it, tm
         """One life of a mirror, until it ends or has seen a copy fail."""
         with contextlib.suppress(FileNotFoundError):
             host.daemon("mirror").status.unlink()
-        assert MirrorElection(spool, by_hand=True).ensure()
+        assert Election(spool, "mirror", by_hand=True).ensure(LogdirSink(spool).start())
         wait_for(
             lambda: not locks.is_held(spool.lock_of("mirror")) or LogdirSink(spool).status().failures, "the strike"
         )

@@ -12,12 +12,12 @@ from staged import event_files, leftovers, mirror_pid, stage
 from support import event_file
 
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.mirror.posix import MARK
 from hf_mpwriter.snapshot.event_files import UNCHANGED
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.worker.election import MirrorElection
 
 
 def ours(second: int, suffix: str = "") -> str:
@@ -47,9 +47,9 @@ def test_what_never_grows_again_comes_in_order(tmp_path):
     (logdir / first).write_bytes(bytes(10_000))
     (logdir / f".{MARK}-00000000.0.part").write_text("")
     os.utime(logdir / f".{MARK}-00000000.0.part", (0, 0))
-    election, view = MirrorElection(spool), LogdirSink(spool)
-    assert election.ensure()
-    assert not election.ensure(), "one at a time"
+    election, view = Election(spool, "mirror"), LogdirSink(spool)
+    assert election.ensure(view.start())
+    assert not election.ensure(view.start()), "one at a time"
     wait_for(lambda: view.status().checked, "all that is final is compared")
     assert sorted(view.mirrored().files) == sorted([sealed, dead, resting])
     assert sorted(event_files(logdir)) == sorted([sealed, dead, resting, first])
@@ -70,7 +70,7 @@ def test_what_never_grows_again_comes_in_order(tmp_path):
     assert {name: path.stat().st_size for name, path in event_files(logdir).items()} == view.mirrored().files
     # SIGTERM: what is final is brought, a live worker or not
     worker = MemberFile(spool, "main", Process.current(), Settings())
-    wait_for(election.ensure, "a mirror")
+    wait_for(lambda: election.ensure(view.start()), "a mirror")
     wait_for(lambda: view.status().pid == mirror_pid(spool) != 0 and view.status().checked, "it is idle")
     event_file(run_dir / "rank_00003" / ours(1), 5)
     os.kill(view.status().pid, signal.SIGTERM)

@@ -15,10 +15,10 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli import runs
 from hf_mpwriter.cli.folders import AFTER_CLOSE, LOOK_EVERY, QUIET, Writers, followed, spool_for, tend
 from hf_mpwriter.cli.runs import spool_at
+from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import SUPERVISOR, Members
 from hf_mpwriter.supervisor.drain import ABSENT, NOTHING_THERE, ROUND, Drain, Followed, NotARunError, Upload
-from hf_mpwriter.worker.election import UploaderElection
 
 HUB = "http://127.0.0.1:9"
 NAME = "events.out.tfevents.1700000000.host"
@@ -214,7 +214,7 @@ def test_of_the_ranks_of_a_host_the_first_follows_the_run_directory(environ):
 @pytest.mark.parametrize(("said", "private"), [("1", True), ("0", False), ("", None)])
 def test_a_repository_is_made_as_private_as_the_environment_says(tmp_path, monkeypatch, said, private):
     """As by a writer that takes its repository from there."""
-    monkeypatch.setattr(UploaderElection, "ensure", lambda _: False)
+    monkeypatch.setattr(Election, "ensure", lambda *_: False)
     event_file(tmp_path / "exp1" / NAME, 1)
     one = only(followed([], "exp1", "me/run", {"HF_MPWRITER_REPO_PRIVATE": said}))
     upload = Upload(one.make_run(), time.monotonic, with_others=True, private=one.private)

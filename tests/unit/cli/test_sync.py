@@ -14,13 +14,14 @@ from hf_mpwriter.base.settings import OFFLINE, Destination, Settings
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.cli import sync
 from hf_mpwriter.cli.folders import Wishes
+from hf_mpwriter.daemon.election import Election
+from hf_mpwriter.daemon.starts import AnyStart
 from hf_mpwriter.delivery.wait import Wanted
 from hf_mpwriter.events import framing
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.supervisor.drain import Drain
-from hf_mpwriter.worker.election import UploaderElection
 
 HUB = "http://127.0.0.1:9"
 THERE = Destination(HUB, "me/run")
@@ -201,7 +202,7 @@ def test_a_folder_that_is_removed_while_it_is_uploaded_is_told_and_not_waited_fo
     """No upload can be whole any more. Who follows it goes on: its program may have cleared it to begin anew."""
     monkeypatch.setenv("HF_ENDPOINT", HUB)
     event_file(tmp_path / "exp1" / "events.out.tfevents.1700000000.host", 1)
-    monkeypatch.setattr(UploaderElection, "ensure", lambda _: os.rename(tmp_path / "exp1", tmp_path / "gone"))
+    monkeypatch.setattr(Election, "ensure", lambda _, need: need and os.rename(tmp_path / "exp1", tmp_path / "gone"))
     rounds = list[object]()
     monkeypatch.setattr(sync, "tend", lambda drain, _: rounds.append(drain))
     result = run(str(tmp_path / "exp1"), "--repo-id", "me/run", *["--follow"] * follows)
@@ -220,7 +221,9 @@ def test_what_is_written_during_the_scan_is_asked_for_again(tmp_path, monkeypatc
     length, more = event_file(path, 3), framing.frame(scalar(3))
     asked, awaited = [], []
 
-    def start(_: object) -> bool:
+    def start(_: Election, record: AnyStart | None) -> bool:
+        if record is None:  # of a mirror: the run is not staged
+            return False
         asked.append([member.requests for member in Members(spool).all()])
         if grows:
             with path.open("ab") as file:
@@ -231,7 +234,7 @@ def test_what_is_written_during_the_scan_is_asked_for_again(tmp_path, monkeypatc
         asked.append([member.requests for member in Members(spool).all()])
         awaited.append(wanted.lengths)
 
-    monkeypatch.setattr(UploaderElection, "ensure", start)
+    monkeypatch.setattr(Election, "ensure", start)
     monkeypatch.setattr(sync, "_wait", wait)
     answer = sync._upload(spool, THERE, time.monotonic() + 60, Wishes(), "")
     assert asked == [[1], [requests]]
@@ -247,7 +250,9 @@ def test_an_attachment_that_comes_during_the_scan_is_not_waited_for(tmp_path, mo
     old.write_bytes(b"1")
     seen, awaited = old.stat().st_ctime_ns, []
 
-    def start(_: object) -> bool:
+    def start(_: Election, record: AnyStart | None) -> bool:
+        if record is None:  # of a mirror: the run is not staged
+            return False
         time.sleep(0.02)  # beyond a tick of the clock of the filesystem
         old.write_bytes(b"2")
         new.write_bytes(b"3")
@@ -256,7 +261,7 @@ def test_an_attachment_that_comes_during_the_scan_is_not_waited_for(tmp_path, mo
     def wait(wanted: Wanted, *_: object, **__: object) -> None:
         awaited.append((set(wanted.lengths) & {old.name, new.name}, wanted.question.changes))
 
-    monkeypatch.setattr(UploaderElection, "ensure", start)
+    monkeypatch.setattr(Election, "ensure", start)
     monkeypatch.setattr(sync, "_wait", wait)
     monkeypatch.setattr(sync, "newest_settings", lambda *_: Settings(allow_patterns=None))
     sync._upload(spool, THERE, time.monotonic() + 60, Wishes(), "")
@@ -268,7 +273,7 @@ def test_no_uploader_is_started_for_a_folder_without_event_files(tmp_path, monke
     spool = Spool(str(tmp_path))
     spool.create()
     started: list[object] = []
-    monkeypatch.setattr(UploaderElection, "ensure", started.append)
+    monkeypatch.setattr(Election, "ensure", lambda *_: started.append(1))
     answer = sync._upload(spool, THERE, time.monotonic() + 60, Wishes(), "")
     assert (started, answer.delivery.total, answer.delivery.missing) == ([], 0, {})
 
@@ -276,7 +281,7 @@ def test_no_uploader_is_started_for_a_folder_without_event_files(tmp_path, monke
 def test_it_is_told_why_the_hub_was_not_asked_although_all_was_there(tmp_path, monkeypatch):
     """By its last answer nothing is missing; that it is not asked has a reason, and something helps."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(UploaderElection, "ensure", lambda _: False)
+    monkeypatch.setattr(Election, "ensure", lambda *_: False)
     spool, name = Spool(str(tmp_path)), "events.out.tfevents.1700000000.theirs"
     spool.create()
     spool.record_destination(THERE)
@@ -293,7 +298,7 @@ def test_all_with_a_repository_leaves_the_other_runs_where_they_are_recorded_for
     """`sync --all` proposes `--repo-id NAME` for what has no destination; the others are no error then."""
     monkeypatch.setenv("HF_ENDPOINT", HUB)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(UploaderElection, "ensure", lambda _: False)
+    monkeypatch.setattr(Election, "ensure", lambda *_: False)
     spool, elsewhere = Spool(str(tmp_path)), Destination(HUB, "me/other", path_in_repo="x")
     event_file(tmp_path / "events.out.tfevents.1700000000.theirs", 1)
     spool.create()

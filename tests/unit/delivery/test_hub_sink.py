@@ -11,13 +11,14 @@ import pytest
 
 from hf_mpwriter.base.settings import OFFLINE, Destination
 from hf_mpwriter.base.verdicts import Refused, Sent
+from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.delivery import sinks
 from hf_mpwriter.delivery.sinks import HubSink, Question
 from hf_mpwriter.delivery.wait import Wanted, wait_for
 from hf_mpwriter.snapshot.attachments import stamp_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.status import SILENCE, StatusFile, UploaderStatus
+from hf_mpwriter.spool.status import SILENCE, UploaderStatus
 from hf_mpwriter.system.process import Process
 
 HERE = Destination("https://hub", "me/run")

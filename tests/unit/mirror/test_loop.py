@@ -15,6 +15,7 @@ from support import event_file
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.timing import USUAL
+from hf_mpwriter.daemon.starts import MirrorStart
 from hf_mpwriter.delivery.sinks import LogdirSink
 from hf_mpwriter.mirror import copy, loop
 from hf_mpwriter.mirror.decision import MirrorAction, decide
@@ -61,7 +62,7 @@ def clock() -> list[float]:
 def mirror(spool, clock) -> Mirror:
     """A mirror of that run that has found nothing in the logdir; no process."""
     lock = locks.try_exclusive(spool.lock_of("mirror"))
-    mirror = Mirror(spool, spool.logdir, lock, lambda: clock[-1], random.Random(0))
+    mirror = Mirror(spool, MirrorStart(spool.run_dir, to=spool.logdir), lock, lambda: clock[-1], random.Random(0))
     mirror._take(Listed({}))
     return mirror
 

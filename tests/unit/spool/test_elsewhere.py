@@ -9,8 +9,9 @@ import time
 import pytest
 
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.status import SILENCE, StatusFile
+from hf_mpwriter.spool.status import SILENCE
 from hf_mpwriter.spool.workers import members as members_module
 from hf_mpwriter.spool.workers.members import MemberFile, Members
 from hf_mpwriter.spool.workers.peers import OTHERS_SILENCE, seen_from_here

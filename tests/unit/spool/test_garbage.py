@@ -22,13 +22,13 @@ from hf_mpwriter.base.errors import HfMpWriterError, SpoolFormatError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.daemon.starts import Starts
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.notices import NoticesFile, read_notices
 from hf_mpwriter.spool.outbox import Outbox, interrupted
 from hf_mpwriter.spool.staging import Mirrored, MirrorStatus, mirrored_place
-from hf_mpwriter.spool.starts import Starts
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.spool.workers.members import Deaths, Members

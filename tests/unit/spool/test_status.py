@@ -8,10 +8,10 @@ import time
 import pytest
 
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.daemon.election import is_left_to_others
+from hf_mpwriter.daemon.starts import LONGEST_PAUSE, StartRecord
 from hf_mpwriter.delivery.sinks import HubSink
-from hf_mpwriter.spool import starts
 from hf_mpwriter.spool import status as status_module
-from hf_mpwriter.spool.starts import LONGEST_PAUSE, StartRecord
 from hf_mpwriter.spool.status import FULL_DISK, SILENT_FOR, UploaderStatus
 from hf_mpwriter.system.process import Process
 
@@ -67,4 +67,4 @@ def test_after_a_refused_token_the_next_uploader_is_left_to_a_younger_one(phase,
     destination = Destination("https://hub", "me/run")
     for issued_at, is_left in ((1000.0, expected), (1000.5, False)):
         record = StartRecord(run_dir="/run", destination=destination, token_issued_at=issued_at)
-        assert starts._is_left_to_others(record, before) is is_left
+        assert is_left_to_others(record, before) is is_left

@@ -11,13 +11,13 @@ from support import event_file
 
 from hf_mpwriter.base.settings import OFFLINE, Destination, Settings
 from hf_mpwriter.cli.folders import followed
+from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import SUPERVISOR, MemberFile
 from hf_mpwriter.supervisor import drain
 from hf_mpwriter.supervisor.drain import Drain, Upload
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.worker.election import UploaderElection
 
 
 def test_a_rank_that_ends_first_does_not_wait_for_those_that_still_follow_the_folder(tmp_path, monkeypatch):
@@ -40,7 +40,7 @@ def test_a_folder_that_its_program_removes_is_followed_anew_as_soon_as_it_is_bac
     """Many programs clear their logdir when they start. The end tells of what is there then, not of what was."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # so nothing is waited for
-    monkeypatch.setattr(UploaderElection, "ensure", lambda _: False)
+    monkeypatch.setattr(Election, "ensure", lambda *_: False)
     monkeypatch.setattr(drain, "LOOK_EVERY", 0.01)
     folder, said, one = tmp_path / "exp1", list[str](), Drain()
     event_file(folder / "events.out.tfevents.1700000000.host", 1)
@@ -67,7 +67,7 @@ def test_a_folder_that_is_made_anew_goes_where_its_writer_says_once_it_has_said_
     """A script clears the logdir of its program, which then takes seconds to start: there is no spool meanwhile."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # so nothing is waited for
-    monkeypatch.setattr(UploaderElection, "ensure", lambda _: False)
+    monkeypatch.setattr(Election, "ensure", lambda *_: False)
     folder, one = tmp_path / "exp1", Drain()
     folder.mkdir()
     one.add(str(folder))

@@ -14,6 +14,7 @@ from uploaders import uploader
 from hf_mpwriter.base import files
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Unknown
+from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.events import framing
 from hf_mpwriter.push.job import SCRATCH, Job
 from hf_mpwriter.snapshot import attachments
@@ -21,7 +22,7 @@ from hf_mpwriter.spool import ledger as ledger_module
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
-from hf_mpwriter.spool.status import StatusFile, UploaderStatus
+from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers import peers
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
 from hf_mpwriter.system import disk, locks

@@ -12,6 +12,7 @@ from uploaders import uploader
 from hf_mpwriter.base.names import sampler_name
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.daemon.starts import MirrorStart
 from hf_mpwriter.mirror.decision import MirrorAction
 from hf_mpwriter.mirror.decision import decide as decide_of_a_mirror
 from hf_mpwriter.mirror.loop import Mirror
@@ -73,7 +74,8 @@ def test_a_mirror_waits_for_the_seal_before_it_leaves(tmp_path):
     now = [1000.0]
     spool = stage(tmp_path / "here", tmp_path / "there")
     os.makedirs(spool.host(host_id()).root)
-    mirror = Mirror(spool, spool.logdir, locks.try_exclusive(spool.lock_of("mirror")), lambda: now[0], random.Random(0))
+    lock, start = locks.try_exclusive(spool.lock_of("mirror")), MirrorStart(spool.run_dir, to=spool.logdir)
+    mirror = Mirror(spool, start, lock, lambda: now[0], random.Random(0))
     mirror._take(Listed({}))
     mirror._scan([SAMPLER])
     assert decide_of_a_mirror(mirror._situation([SAMPLER])) is MirrorAction.WAIT

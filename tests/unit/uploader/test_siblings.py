@@ -14,9 +14,9 @@ from programs import wait_for
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.storage import staged_name, staging_root
+from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
-from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.system.process import Process

@@ -14,12 +14,13 @@ from support import event_file
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Retry
 from hf_mpwriter.base.words import command_line
+from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.delivery.sinks import Carrier, Delivery, HubSink, LogdirSink, Outlook
 from hf_mpwriter.delivery.status import Logged
 from hf_mpwriter.delivery.wait import Look, Wanted
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.status import LINGER, LONGEST_STAY, StatusFile, UploaderStatus
+from hf_mpwriter.spool.status import LINGER, LONGEST_STAY, UploaderStatus
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process, host_id

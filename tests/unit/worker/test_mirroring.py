@@ -11,12 +11,12 @@ from staged import stage
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.timing import Timing
+from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing, MirrorStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
-from hf_mpwriter.worker.election import MirrorElection
 from hf_mpwriter.worker.mirroring import Mirroring
 
 
@@ -63,12 +63,12 @@ def test_the_last_step_waits_a_moment_for_what_is_still_to_come_back(tmp_path, c
     spool = stage(tmp_path / "run", "s3://bucket/exp1")
     ours = "events.out.tfevents.1795233002.h.1.00000001"
     Listing({ours: 5, f"rank_00001/{ours}": 5}).save(spool)
-    brings = lambda _: Path(spool.run_dir, ours).write_bytes(b"12345")  # noqa: E731
-    monkeypatch.setattr(MirrorElection, "ensure", brings)
+    brings = lambda *_: Path(spool.run_dir, ours).write_bytes(b"12345")  # noqa: E731
+    monkeypatch.setattr(Election, "ensure", brings)
     mirroring = Mirroring(spool, lambda: True, timing=Timing(logdir_wait=0.1))
     mirroring.wait_until_back("")
     assert caplog.text == ""
-    monkeypatch.setattr(MirrorElection, "ensure", lambda _: None)
+    monkeypatch.setattr(Election, "ensure", lambda *_: None)
     mirroring.wait_until_back("rank_00001")
     assert caplog.text == "", "it has waited once"
     mirroring.forget()

@@ -6,10 +6,10 @@ from programs import succeed
 from runs import run
 
 from hf_mpwriter import SummaryWriter
+from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import process_state
 from hf_mpwriter.system.directory import Directory
-from hf_mpwriter.worker.election import Election, SamplerElection
 from hf_mpwriter.worker.mirroring import Mirroring
 
 
@@ -198,7 +198,7 @@ def test_a_local_run_asks_for_no_process_when_it_keeps_house(tmp_path, monkeypat
         writer.add_scalar("loss", 0.5, 1)
         writer._worker.keep_house()
     assert asked == []
-    monkeypatch.setattr(SamplerElection, "ensure", lambda *_: True)
+    monkeypatch.setattr(Election, "_start_if_free", lambda *_: True)
     with SummaryWriter(str(tmp_path / "other"), system_metrics=True) as writer:
         writer.add_scalar("loss", 0.5, 1)
         assert asked, "one that was started is collected"

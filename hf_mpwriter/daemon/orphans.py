@@ -34,7 +34,7 @@ _STATUSES: dict[str, type[DaemonStatus]] = {kind.daemon: kind for kind in (Uploa
 class Orphans:
     """The processes that this one has to collect."""
 
-    def __init__(self, spool: Spool, kind: str = "uploader") -> None:
+    def __init__(self, spool: Spool, kind: str) -> None:
         self._spool, self._kind = spool, kind
         self._living: dict[int, tuple[int, int]] = {}  # session -> pid and start ticks of its leader
         self._over: dict[int, float] = {}  # session -> seconds since boot when its uploader was seen to be over
@@ -69,6 +69,14 @@ class Orphans:
         with contextlib.suppress(OSError):
             if launch.is_command_of(self._kind, process.command_line(pid), self._spool.run_dir):
                 self._living[os.getsid(pid)] = pid, ticks
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child of this process has ended; then it is collected."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:  # the user's own wait() took it
+        return True
 
 
 def _since_boot() -> float:

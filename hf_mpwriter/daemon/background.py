@@ -1,4 +1,4 @@
-"""A daemon: how an uploader, mirror or sampler leaves what started it, logs, goes on after errors, ends in time.
+"""The background: how a daemon leaves what started it, logs, and lets training come first.
 
     worker  --posix_spawn-->  first half  --fork-->  uploader
                               ends at once           child of init, session of its own, log on descriptors 1 and 2
@@ -20,8 +20,6 @@ import contextlib
 import logging
 import os
 import resource
-import signal
-import time
 from collections.abc import Callable
 
 from hf_mpwriter.system import disk, redaction
@@ -31,8 +29,6 @@ from hf_mpwriter.system.process import fill_standard
 logger = logging.getLogger("hf_mpwriter")
 
 LOG_LIMIT = 1 << 20  # bytes of the log before it is rotated to one older copy
-REFUSALS = 60  # failed steps in a row before `keep_on` gives up
-GRACE = 25.0  # seconds between SIGTERM and the end; SLURM and Kubernetes kill after 30
 NICENESS = 10  # a training step that wakes up need not wait for an uploader
 OOM_SCORE_ADJ = 500  # the kernel ends an uploader before it ends training
 
@@ -70,28 +66,6 @@ def _close_above(keep: int) -> None:
         if fd > keep:
             with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed already
                 os.close(fd)
-
-
-def end_within(seconds: float) -> None:
-    """End this process by SIGALRM after so many seconds, whatever it does then. Its push ends with it."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def keep_on(step: Callable[[], bool], pause: float) -> None:
-    """Repeat a step until it returns False. When it raises OSError, wait and go on."""
-    refused = 0
-    while True:
-        try:
-            if not step():
-                return
-            refused = 0
-        except OSError as error:
-            refused += 1
-            if refused > REFUSALS:
-                raise
-            logger.info("the disk refuses: %s", error)
-            time.sleep(pause)
 
 
 def prepare_process() -> None:

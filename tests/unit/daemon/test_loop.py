@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 
 import pytest
 
-from hf_mpwriter.spool.daemons import Daemon
-from hf_mpwriter.spool.starts import STARTS_WINDOW
+from hf_mpwriter.daemon.loop import Daemon
+from hf_mpwriter.daemon.starts import SOUND_AFTER, uploader_start
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 
@@ -15,8 +16,11 @@ from hf_mpwriter.system.process import host_id
 class One(Daemon):
     """An uploader that does nothing."""
 
+    kind = "uploader"
+
     def __init__(self, spool, clock=lambda: 0.0) -> None:
-        super().__init__("uploader", spool, locks.try_exclusive(spool.uploader_lock), clock)
+        start = uploader_start(spool, spool.destination(), 0.0)
+        super().__init__(spool, start, locks.try_exclusive(spool.uploader_lock), clock, random.Random(1))
         self.recovered, self.comes_back = 0, False
 
     def tick(self) -> bool:
@@ -46,7 +50,7 @@ def test_a_daemon_that_does_well_clears_the_count_of_its_starts(spool, how):
     one = One(spool, lambda: now[0])
     one.forget_starts(is_over=False)
     assert os.path.exists(starts)
-    now[0] = STARTS_WINDOW if how == "sound" else 1.0
+    now[0] = SOUND_AFTER if how == "sound" else 1.0
     one.forget_starts(is_over=how == "over")
     assert not os.path.exists(starts)
     disk.replace(starts, b"{}", "starts")

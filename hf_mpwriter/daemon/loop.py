@@ -1,0 +1,141 @@
+"""The loop of a daemon: what it does while it holds its lock.
+
+    started with its lock --> recover --> tick, tick ... --> close, release the lock, look once more --> over
+                                 ^------- taken back: something came in between ---------'
+
+Invariants:
+- It works only while it holds its lock. On every tick the lock is checked to be the file at the path.
+- It lets others start the next one at once, if it has done well itself: the count of its starts is forgotten once it
+  has run for a minute, or leaves in good order.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable
+from typing import ClassVar, Generic
+
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.timing import USUAL, Timing
+from hf_mpwriter.daemon.background import prepare_process
+from hf_mpwriter.daemon.starts import SOUND_AFTER, StartT, inherited
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import disk, launch, locks
+from hf_mpwriter.system.process import Process
+
+logger = logging.getLogger("hf_mpwriter")
+
+REFUSALS = 60  # ticks in a row that the disk refuses, before a daemon gives up
+GRACE = 25.0  # seconds between SIGTERM and the end; SLURM and Kubernetes kill after 30
+
+
+class Daemon(abc.ABC, Generic[StartT]):
+    """The process that holds the lock of its kind."""
+
+    kind: ClassVar[str]  # see `system/launch`
+
+    def __init__(
+        self,
+        spool: Spool,
+        start: StartT,
+        lock: int,
+        clock: Callable[[], float],
+        rng: random.Random,
+        timing: Timing = USUAL,
+    ) -> None:
+        self._spool, self._start, self._lock = spool, start, lock
+        self._clock, self._rng, self._timing = clock, rng, timing
+        self._process = Process.current()
+        self.host = spool.host(self._process.host)  # what it writes
+        self._sound_at, self._is_sound = clock() + SOUND_AFTER, False
+
+    @abc.abstractmethod
+    def recover(self) -> None:
+        """Read what is on disk, as it has taken the lock, or taken it back; nothing in memory counts."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Publish that it leaves, and end what waits for it."""
+
+    @abc.abstractmethod
+    def tick(self) -> bool:
+        """One round; False when it is time to end. OSError if the disk refuses."""
+
+    def is_in_place(self) -> bool:
+        """Whether the spool, and the lock in it, are where they were."""
+        is_there = self._spool.directory.is_at_path() and disk.same_file(self._lock, self._spool.lock_of(self.kind))
+        if not is_there:
+            logger.info("the spool was removed")
+        return is_there
+
+    def forget_starts(self, *, is_over: bool) -> None:
+        """Forget the starts once the process is sound, or when it leaves in good order; call it at each tick."""
+        if is_over or (not self._is_sound and self._clock() >= self._sound_at):
+            with contextlib.suppress(OSError):
+                disk.remove(self.host.daemon(self.kind).starts, "starts", durable=False)
+                self._is_sound = True
+
+    def leave(self) -> bool:
+        """Give up the lock, look once more, take it back if something came in between; True if it is over."""
+        self.close()
+        locks.release(self._lock)
+        if self.is_over() or (lock := locks.try_exclusive(self._spool.lock_of(self.kind))) is None:
+            return True
+        self._lock = lock
+        self.recover()  # another one may have been here
+        return False
+
+    def is_over(self) -> bool:
+        """Look once more, without the lock: whether nothing has come in between."""
+        return True
+
+    def terminate(self) -> None:
+        """SIGTERM: do a last time what is to be done, then leave; end in time by SIGALRM, whatever it does then."""
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    def serve(self, pause: float) -> None:
+        """Work until it is time to leave; `pause` seconds after the disk has refused something."""
+        signal.signal(signal.SIGTERM, lambda *_: self.terminate())
+        logger.info("took the %s lock of %s", self.kind, self._spool.run_dir)
+        keep_on(self.tick, pause)
+        logger.info("left the %s lock", self.kind)
+
+
+def keep_on(step: Callable[[], bool], pause: float) -> None:
+    """Repeat a step until it returns False. When it raises OSError, wait and go on."""
+    refused = 0
+    while True:
+        try:
+            if not step():
+                return
+            refused = 0
+        except OSError as error:
+            refused += 1
+            if refused > REFUSALS:
+                raise
+            logger.info("the disk refuses: %s", error)
+            time.sleep(pause)
+
+
+def main(make: type[Daemon[StartT]], start_type: type[StartT]) -> None:
+    """Be a daemon; what it needs is on the descriptors that `system/launch` names."""
+    start, spool = inherited(make.kind, start_type)
+    work(make, spool, start, launch.LOCK_FD)
+
+
+def work(make: type[Daemon[StartT]], spool: Spool, start: StartT, lock: int) -> None:
+    """Do the work of a daemon until it leaves."""
+    prepare_process()
+    locks.adopt(lock)
+    timing, rng = Timing.of(), random.Random()  # noqa: S311 - jitter
+    try:
+        daemon = make(spool, start, lock, time.monotonic, rng, timing)
+    except (HfMpWriterError, OSError) as error:
+        raise SystemExit(f"no {make.kind}: {error}") from None
+    daemon.serve(timing.uploader_tick)

@@ -1,0 +1,156 @@
+"""The status file of a running daemon: what it publishes about itself, and its heartbeat.
+
+Invariant: the log gets a line when an outage begins, and one when it is over; for the tries between them see
+`uploader/sending`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Generic, TypeVar
+
+from hf_mpwriter.base.timing import USUAL
+from hf_mpwriter.base.verdicts import Quarantine, Verdict
+from hf_mpwriter.daemon.background import rotate_log
+from hf_mpwriter.spool.layout import HostSpool
+from hf_mpwriter.spool.notices import NoticesFile
+from hf_mpwriter.spool.status import DaemonStatus, UploaderStatus
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.system.redaction import redact_known
+
+logger = logging.getLogger("hf_mpwriter")
+
+StatusT = TypeVar("StatusT", bound=DaemonStatus)
+
+
+class DaemonStatusFile(Generic[StatusT]):
+    """The status file of a running daemon."""
+
+    def __init__(
+        self,
+        host: HostSpool,
+        status: StatusT,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
+        beat_every: float = USUAL.heartbeat_every,
+    ) -> None:
+        self._host, self._clock, self._wall_clock, self._beat_every = host, clock, wall_clock, beat_every
+        self.status = dataclasses.replace(status, started_at=wall_clock())  # as it is now
+        self._published: StatusT | None = None
+        self._beat_at = 0.0
+
+    def change(self, **fields: object) -> None:
+        """Change fields of the status."""
+        self.status = dataclasses.replace(self.status, **fields)  # type: ignore[arg-type]
+
+    def beat(self) -> None:
+        """Write the file if something has changed, or if the heartbeat is due."""
+        if self.status == self._published and self._clock() - self._beat_at < self._beat_every:
+            return
+        self._published, self._beat_at = self.status, self._clock()
+        try:
+            self._write(dataclasses.replace(self.status, beat=self._wall_clock()))
+            rotate_log(self._host.daemon(self.status.daemon).log)
+        except OSError as error:
+            logger.info("the status cannot be published: %s", error)
+
+    def _write(self, status: StatusT) -> None:
+        status.save(self._host)
+
+
+class StatusFile(DaemonStatusFile[UploaderStatus]):
+    """The status file of a running uploader."""
+
+    def __init__(
+        self,
+        host: HostSpool,
+        process: Process,
+        clock: Callable[[], float],
+        token_issued_at: float,
+        wall_clock: Callable[[], float] = time.time,
+        beat_every: float = USUAL.heartbeat_every,
+    ) -> None:
+        status = UploaderStatus(process=process, token_issued_at=token_issued_at)
+        super().__init__(host, status, clock, wall_clock, beat_every)
+        self._notices, self._next_at = NoticesFile(host, wall_clock), 0.0
+
+    @property
+    def token_issued_at(self) -> float:
+        """Unix time when the worker that brought the token joined."""
+        return self.status.token_issued_at
+
+    @property
+    def failure(self) -> str:
+        """The kind of the verdict that an outage goes on with, "" if there is no outage."""
+        return self.status.kind
+
+    def notify(self, notices: Iterable[str]) -> None:
+        """Log and publish what a push has found out; see `notices`."""
+        self._notices.note(notices)
+
+    def failed(self, verdict: Verdict, attempts: int, *, is_outage: bool = True) -> None:
+        """A push has failed."""
+        now = self._wall_clock()
+        since = (self.status.failing_since or now) if is_outage else self.status.failing_since
+        kind, hint = type(verdict).__name__, redact_known(getattr(verdict, "hint", ""))
+        if isinstance(verdict, Quarantine):
+            reason = redact_known("; ".join(f"{path}: {why}" for path, why in verdict.paths.items()))
+        else:
+            reason = redact_known(getattr(verdict, "reason", ""))
+        is_other = self.failure != kind
+        cause = getattr(verdict, "cause", None)
+        self.change(kind=kind, cause=cause, reason=reason, hint=hint)
+        self.change(failures=attempts, failed_at=now, failing_since=since)
+        if is_other:
+            logger.info("%s", f"{kind}: {self.status.why}")
+
+    def waits(self, reason: str) -> None:
+        """The next push waits for the rate limit; an outage says more."""
+        if not self.failure:
+            self.change(reason=reason, hint="")
+
+    def recovered(self) -> None:
+        """A push has succeeded."""
+        if self.failure:
+            logger.info("the outage is over")
+        if self.failure or self.status.reason:
+            self.change(kind="", cause=None, reason="", hint="", failures=0, failed_at=0.0, failing_since=0.0)
+        self.change(succeeded_at=self._wall_clock())
+
+    def goes_to(self, repo_id: str, *, private: bool | None) -> None:
+        """Have the next `publish` name the repository and its visibility, as far as they are known."""
+        self.change(repo_id=repo_id, private=private)
+
+    def saw(self, elsewhere: Collection[str] | None) -> None:
+        """Have the next `publish` name the other hosts that have an uploader, None before the first look."""
+        self.change(elsewhere=None if elsewhere is None else tuple(sorted(elsewhere)))
+
+    def publish(
+        self,
+        *,
+        phase: str,
+        waiting: int,
+        push: int | None,
+        commits: int,
+        blocked_until: float,
+        next_at: float = 0.0,
+        asked_at: float = 0.0,
+        is_answered: bool = False,
+    ) -> None:
+        """Write the file if something has changed, or if the heartbeat is due; see `UploaderStatus`.
+
+        `next_in` is what is left until `next_at`, in monotonic seconds.
+        """
+        self.change(phase=phase, waiting=waiting, push=push or 0, commits=commits, blocked_until=blocked_until)
+        self.change(asked_at=asked_at, is_answered=is_answered)
+        if next_at != self._next_at:
+            self._next_at, self._published = next_at, None
+        self.beat()
+
+    def _write(self, status: UploaderStatus) -> None:
+        blocked_for, next_in = (max(0.0, until - self._clock()) for until in (status.blocked_until, self._next_at))
+        super()._write(dataclasses.replace(status, blocked_for=blocked_for, next_in=next_in))
+        self._notices.save()
