@@ -48,7 +48,7 @@ from hf_mpwriter.system.filesystem import find_mount, nearest
 from hf_mpwriter.system.redaction import printable
 
 if TYPE_CHECKING:
-    from hf_mpwriter.push.account import HubReply
+    from hf_mpwriter.push.client import HubReply
 
 LOGIN = "hf auth login"
 FAILS = 4  # exit code
@@ -182,7 +182,7 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
         yield Check("endpoint", Health.FAIL, str(error).rstrip("."))
         return
     prepare_client(endpoint)
-    from hf_mpwriter.push.account import Account
+    from hf_mpwriter.push.client import Account
 
     account, source = Account(endpoint), token_source(os.environ)
     about = destination or Destination(endpoint, "user/repository")
@@ -211,7 +211,7 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
 
 def _asked(request: Callable[[], HubReply], destination: Destination) -> HubReply | tuple[str, str]:
     """What the Hub answers, or why it does not, and what helps."""
-    from hf_mpwriter.push.words import explained
+    from hf_mpwriter.push.classify import explained
 
     try:
         return request()

@@ -177,8 +177,8 @@ def pull_into(
     os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
     from hf_mpwriter.pull import is_of_disk, pull
+    from hf_mpwriter.push.classify import explained
     from hf_mpwriter.push.client import Hub
-    from hf_mpwriter.push.words import explained
 
     ledger = HubSink(spool).ledger() if spool.exists() else None
     hub = Hub(destination.resolved(ledger.repo_id if ledger else ""))
@@ -200,11 +200,11 @@ def pull_into(
 
 def _runs_beside(destination: Destination, commit: str) -> list[str]:
     """The names of other runs in the folder of the repository, the nearest first; none if the Hub does not tell."""
-    from hf_mpwriter.push.account import Account
+    from hf_mpwriter.push.client import Hub
 
     above, _, name = destination.path_in_repo.rpartition("/")
     with contextlib.suppress(Exception):  # it only helps
-        return nearest_first(name, Account(destination.endpoint).folders(destination, above, commit))
+        return nearest_first(name, Hub(destination, is_impatient=True).folders(above, commit))
     return []
 
 

@@ -206,8 +206,8 @@ def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bo
     """Compare, or say in one line why that cannot be done."""
     prepare_client(destination.endpoint)
     os.environ |= hf_home.writable_caches(os.environ, spool.host(host_id()).cache.way)
+    from hf_mpwriter.push.classify import explained
     from hf_mpwriter.push.client import Hub
-    from hf_mpwriter.push.words import explained
     from hf_mpwriter.testing import check
 
     ledger = HubSink(spool).ledger()

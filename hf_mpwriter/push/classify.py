@@ -1,4 +1,7 @@
-"""Classify: an exception of the client -> a verdict.
+"""Classify: an exception of the client -> a verdict, and what the user reads of it.
+
+    classify(error)                  a verdict with its cause; its text is the client's, for the uploader's log
+    explained(error, destination)    the same verdict with a sentence, and what helps, see `spool/causes`
 
     HTTP status      412 Moved   409, 429 Retry   408, 5xx Unknown   401, 402, 403, 404 Refused   400, 413, 422 Split
     exception        no connection Retry   timeout, lost connection Unknown   token, repository, proxies Refused
@@ -6,7 +9,9 @@
     ValueError       Split, as the client refuses content that way      OSError, MemoryError   Retry
     anything else    Unknown
 
-Invariant: every exception has a verdict with a cause, and its text is one line without secrets.
+Invariants:
+- Every exception has a verdict with a cause, and its text is one line without secrets.
+- What a verdict means stays when it is put into words, and so does what this package has put into words itself.
 
 Facts behind this module (huggingface_hub 2.4.0, hf_xet 1.8.0):
 - The client wraps: RuntimeError around an LFS upload, ValueError around an LFS batch. Errors of hf_xet are builtins,
@@ -23,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -38,17 +44,20 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_mpwriter.base.settings import OFFLINE
+from hf_mpwriter.base.settings import OFFLINE, Destination
 from hf_mpwriter.base.verdicts import Cause, Moved, Refused, Retry, Split, Unknown, Verdict
-from hf_mpwriter.system.redaction import redact_known
+from hf_mpwriter.spool import causes
+from hf_mpwriter.system.redaction import printable, redact_known
 
 BUSY_WAIT = 3.0  # seconds, after "another commit operation is in progress"
 RATE_WAIT = 60.0  # seconds, after too many requests to the Xet storage; hf_xet does not say how long to wait
+LONGEST_SAID = 200  # characters of what the Hub says about a file
 TEXT_LIMIT = 8192  # characters of an error that are read; a proxy may answer with a whole page
 QUOTA_WAIT = 900.0  # seconds, when the text of a commit quota names no time
 LONGEST_WISH = 86_400.0  # seconds; a wait that the Hub wishes is cut here
 
 _QUOTA_TIME = re.compile(r"in about (\d+|an?) (second|minute|hour)")
+_CLASS = re.compile(r"^\w+Error: ")
 _XET_STATUS = re.compile(r"\((4\d\d)[ )]")
 _XET_AUTH = re.compile(r"Xet.*Auth")
 _CONTENT = re.compile(r"/(?:commit|preupload|paths-info)/|/objects/batch$|/validate-yaml$")
@@ -109,12 +118,12 @@ def classify(error: BaseException) -> Verdict:
 
 def _cause(error: BaseException) -> Cause:
     """The cause of an outage, as the exception tells it."""
-    if (status := status_of(error)) is not None:
+    if (status := _status_of(error)) is not None:
         return _BY_STATUS.get(status, Cause.HUB)
-    kinds = kinds_of(error)
+    kinds = {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
     if found := next((cause for names, cause in _BY_KIND if kinds & set(names)), None):
         return found
-    number = disk_error(error)
+    number = _disk_error(error)
     return Cause.OTHER if number is None else _DISK.get(number, Cause.DISK)
 
 
@@ -189,7 +198,7 @@ def _classify_destination(status: int, error: HfHubHTTPError, text: str) -> Verd
     if status == 402 or (status == 403 and _is_quota(text)):
         return Refused(text, cause=Cause.STORAGE)
     if status in (401, 403):
-        missing = Cause.NO_TOKEN if has_no_token(error) else Cause.TOKEN
+        missing = Cause.TOKEN if "authorization" in error.response.request.headers else Cause.NO_TOKEN
         return Refused(text, cause=Cause.RIGHTS if status == 403 else missing)
     if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
         return Retry(text)
@@ -251,43 +260,55 @@ def text_of(error: BaseException) -> str:
     return redact_known(text)[:500]
 
 
-# what the words for a failure need to know of an exception
+# in words
 
 
-def status_of(error: BaseException) -> int | None:
+def plain(error: BaseException, destination: Destination, environ: Mapping[str, str]) -> Verdict:
+    """The verdict on an exception in words of ours."""
+    verdict = classify(error)
+    if isinstance(verdict, (Retry, Unknown, Refused)):
+        reason = _reason(verdict, error, destination)
+        return dataclasses.replace(verdict, reason=reason, hint=causes.cure(verdict.cause, environ))
+    if isinstance(verdict, Moved):
+        return dataclasses.replace(verdict, reason=_reason(verdict, error, destination))
+    if isinstance(verdict, Split) and _status_of(error) is not None:
+        return dataclasses.replace(verdict, reason=_content(verdict, error, destination))
+    return verdict
+
+
+def explained(error: BaseException, destination: Destination, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Why an exception of the client was raised, and what helps, "" if only time does."""
+    verdict = plain(error, destination, environ)
+    return getattr(verdict, "reason", ""), getattr(verdict, "hint", "")
+
+
+def _reason(verdict: Retry | Unknown | Refused | Moved, error: BaseException, destination: Destination) -> str:
+    if any(isinstance(link, _OWN_WORDS) for link in _chain(error)):
+        return _CLASS.sub("", verdict.reason)
+    number = _disk_error(error)
+    detail = os.strerror(number) if verdict.cause is Cause.DISK and number else type(error).__name__
+    return causes.words(verdict.cause, destination, _status_of(error), detail)
+
+
+def _content(verdict: Split, error: BaseException, destination: Destination) -> str:
+    text = causes.words(verdict.cause, destination, _status_of(error))
+    said = next(filter(None, (link.server_message for link in _chain(error) if isinstance(link, HfHubHTTPError))), "")
+    said = redact_known(" ".join(said.split()))  # before it is cut: half of a token is not recognised
+    if not said or verdict.cause is Cause.TOO_LARGE:
+        return text
+    return printable(f"{text.removesuffix(')')}: {said:.{LONGEST_SAID}})")
+
+
+def _status_of(error: BaseException) -> int | None:
     """The HTTP status of an answer that has raised this, None if there is none."""
     response = _response_of(error)
     return None if response is None else response.status_code
 
 
-def has_no_token(error: BaseException) -> bool:
-    """Whether the request was sent without a token, or not at all for that reason."""
-    if any(isinstance(link, LocalTokenNotFoundError) for link in _chain(error)):
-        return True
-    response = _response_of(error)
-    return response is not None and "authorization" not in response.request.headers
-
-
-def words_of_the_hub(error: BaseException) -> str:
-    """What the Hub itself says about a refusal, "" if it says nothing."""
-    said = [link.server_message for link in _chain(error) if isinstance(link, HfHubHTTPError)]
-    return " ".join(next(filter(None, said), "").split())
-
-
-def kinds_of(error: BaseException) -> set[str]:
-    """The names of the classes of an exception and of all that led to it."""
-    return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
-
-
-def disk_error(error: BaseException) -> int | None:
+def _disk_error(error: BaseException) -> int | None:
     """The number of an error of this disk, None if it is none."""
     numbers = (link.errno for link in _chain(error) if isinstance(link, OSError) and not _is_of_network(link))
     return next(filter(None, numbers), None)
-
-
-def is_ours(error: BaseException) -> bool:
-    """Whether the verdict on it is in words of ours already."""
-    return any(isinstance(link, _OWN_WORDS) for link in _chain(error))
 
 
 def _is_of_network(error: OSError) -> bool:

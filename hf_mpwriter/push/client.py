@@ -1,7 +1,8 @@
 """The client: one destination on the Hub, as a push and the oracle need it.
 
-    Hub(destination)    create, head, sizes, measure, begins_with, commit, squash     what a push does
-                        commits, tree, copy, pushed                             what the oracle and a pull read besides
+    Hub(destination)      create, head, sizes, copy, commit, squash            what a push does
+                          commits, tree, folders, content, pushed              what the oracle and a pull read besides
+    Account(endpoint)     whoami, repository                                   for people who look for a fault
 
 Invariants:
 - What goes wrong is raised as huggingface_hub raises it; `classify` knows what it means.
@@ -22,18 +23,31 @@ Facts behind this module (huggingface_hub 2.4.0):
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+from urllib.parse import quote
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, RepoFile, constants, hf_hub_url
+import httpx2
+from huggingface_hub import (
+    CommitOperationAdd,
+    HfApi,
+    ModelCard,
+    RepoFile,
+    RepoFolder,
+    constants,
+    get_session,
+    hf_hub_url,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils._headers import build_hf_headers
 from tqdm import tqdm
 
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, digest, feed, git_hasher
@@ -50,6 +64,7 @@ ATTACHMENTS, EVENTS = "Add attachments (", "Add TensorBoard events ("  # so begi
 CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
 LARGEST_FILE = 50 << 30  # bytes that the Hub takes in one file
 PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
+ANSWER_TIMEOUT = 5.0  # seconds of a request that a person waits for
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
 
 
@@ -66,6 +81,12 @@ class Remote:
         if self.sha256 is not None:
             return digest(file, self.size) == self.sha256
         return feed(git_hasher(self.size), file, self.size) == self.oid
+
+    @classmethod
+    def of_copy(cls, path: str) -> Self:
+        """What a downloaded copy really is."""
+        size = os.stat(path).st_size
+        return cls(size, digest(path, size), feed(git_hasher(size), path, size))
 
 
 class Hub:
@@ -124,18 +145,6 @@ class Hub:
             for info in self._api.get_paths_info(**self._where, paths=chunk, revision=revision, expand=expand):
                 if isinstance(info, RepoFile) and info.path in wanted:
                     yield wanted[info.path], info
-
-    def begins_with(self, path: str, local: str, revision: str, size: int, scratch: str) -> bool:
-        """Whether the Hub's copy begins with the whole local file; the copy is downloaded."""
-        with self.copy(path, revision, size, scratch) as copy:
-            size = os.stat(local).st_size
-            return size <= os.stat(copy).st_size and digest(copy, size) == digest(local, size)
-
-    def measure(self, path: str, revision: str, size: int, scratch: str) -> Remote:
-        """What the Hub's copy really is, whatever it says of it; the copy is downloaded, see `begins_with`."""
-        with self.copy(path, revision, size, scratch) as copy:
-            size = os.stat(copy).st_size
-            return Remote(size, digest(copy, size), feed(git_hasher(size), copy, size))
 
     @contextlib.contextmanager
     def copy(
@@ -249,8 +258,11 @@ class Hub:
 
     def content(self, path: str, revision: str) -> Remote:
         """What a download gives of a file at one commit: its real size and sha256, whatever `tree` says."""
-        with tempfile.TemporaryDirectory() as folder:
-            return self.measure(path, revision, LARGEST_FILE, os.path.join(folder, "copy"))
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            self.copy(path, revision, LARGEST_FILE, os.path.join(folder, "copy")) as copy,
+        ):
+            return Remote.of_copy(copy)
 
     def tree(self, revision: str, directory: str | None = None) -> dict[str, Remote]:
         """All files below the destination's folder at one commit, or those in one directory, by path relative to it."""
@@ -261,6 +273,44 @@ class Hub:
         except EntryNotFoundError:
             return {}
         return {entry.path[len(folder) :].lstrip("/"): _remote(entry) for entry in found}
+
+    def folders(self, above: str, revision: str) -> list[str]:
+        """The names of the folders in a folder of the repository."""
+        where: dict[str, Any] = {**self._where, "path_in_repo": above or None}
+        found = self._api.list_repo_tree(**where, revision=revision)
+        return [entry.path.rpartition("/")[2] for entry in found if isinstance(entry, RepoFolder)]
+
+
+@dataclass(frozen=True)
+class HubReply:
+    """What the Hub has answered."""
+
+    status: int  # of HTTP
+    fields: dict[str, Any]  # of the JSON object in it, {} if it is none
+
+
+class Account:
+    """The account of the token in the environment; an answer of the Hub, whatever its status, is no error."""
+
+    def __init__(self, endpoint: str) -> None:
+        Transport(is_impatient=True)
+        self._endpoint = endpoint
+
+    def whoami(self) -> HubReply:
+        """Whose token it is, and what it may do."""
+        return self._ask("whoami-v2")
+
+    def repository(self, destination: Destination) -> HubReply:
+        """What the token sees of a repository."""
+        return self._ask(f"{destination.repo_type}s/{quote(destination.repo_id)}")
+
+    def _ask(self, path: str) -> HubReply:
+        url = f"{self._endpoint}/api/{path}"
+        response: httpx2.Response = get_session().get(url, headers=build_hf_headers(), timeout=ANSWER_TIMEOUT)
+        fields = None
+        with contextlib.suppress(ValueError):
+            fields = json.loads(response.content)
+        return HubReply(response.status_code, fields if isinstance(fields, dict) else {})
 
 
 @contextlib.contextmanager

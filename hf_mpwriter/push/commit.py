@@ -27,18 +27,17 @@ import dataclasses
 import errno
 import os
 import random
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile
+from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, begins_with
 from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
-from hf_mpwriter.push import words
-from hf_mpwriter.push.classify import classify, text_of
+from hf_mpwriter.push.classify import classify, plain, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, Remote
 from hf_mpwriter.push.job import SCRATCH, Job
-from hf_mpwriter.push.words import Notify
 from hf_mpwriter.snapshot import large_files
 from hf_mpwriter.snapshot.quiet_files import NotQuietError, Source
 from hf_mpwriter.spool.layout import Spool
@@ -55,6 +54,13 @@ GONE = (
     "withdrawn: check its name and the token (hf auth login). A new run directory starts anew, too."
 )
 PUBLIC = "Make it private in its settings, name another repository, or log without repo_private=True."
+
+
+OTHERS = (
+    "{} has event files that are not of this run directory: of another run of its name, or of an earlier attempt on "
+    "another disk. TensorBoard shows them as one run. If they are two, give one of them another path_in_repo."
+)
+Notify = Callable[[str], object]
 
 
 class GoneError(Exception):
@@ -75,8 +81,8 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool |
             verdict, job = Retry(text_of(error)), job.with_growing(error.paths)
             continue
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
-            verdict = words.plain(classify(error), error, job.destination, os.environ)
-            words.note(text_of(error))
+            verdict = plain(error, job.destination, os.environ)
+            note(text_of(error))
             if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
                 verdict = Split(text_of(error), too_large=True)
         if isinstance(verdict, Unknown) and hub.commits_sent == sent_before:  # no content of ours can be there
@@ -96,11 +102,11 @@ def _attempt(job: Job, spool: Spool, hub: Hub, notify: Notify, *, trust_own_head
     if refused := seen.differing | foreign:
         return Quarantine(refused)
     first = all(sent.is_gone for sent in held.values())
-    words.tell_visibility(job, hub, notify, first=first and bool(to_send))
+    _tell_visibility(job, hub, notify, first=first and bool(to_send))
     if not to_send:
         return Done(seen.parent, False, hub.repo_id, seen.found, checked=seen.complete, private=hub.private)
     if first and job.private and hub.private is False:
-        page = words.page(job.destination, hub.repo_id)
+        page = _page(job, hub)
         return Refused(f"{page} is PUBLIC, and repo_private=True was asked for: nothing is sent.", PUBLIC)
     with sources(job, spool, to_send) as found:
         try:
@@ -111,7 +117,7 @@ def _attempt(job: Job, spool: Spool, hub: Hub, notify: Notify, *, trust_own_head
                 raise
             return Moved(f"it may be that the Hub does not take 40 digits of its id as parent: {text_of(error)}")
     if first:
-        words.tell_others(job, spool, hub, notify, seen.parent, os.path.dirname(to_send[0].path))
+        _tell_others(job, spool, hub, notify, seen.parent, os.path.dirname(to_send[0].path))
     if ignored := [file.path for file in to_send if file.path not in sent]:
         return Quarantine(dict.fromkeys(ignored, IGNORED), committed=True)
     if job.squash:
@@ -157,6 +163,41 @@ def opened(place: Place) -> Iterator[str]:
         os.close(fd)
 
 
+# what is told
+
+
+def note(text: str) -> None:
+    """Write what the client says to the log of the uploader, which is where the standard error of a push goes."""
+    with contextlib.suppress(OSError):  # a full disk
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        print(f"{now} [{os.getpid()}] the client says: {text}", file=sys.stderr, flush=True)
+
+
+def _page(job: Job, hub: Hub) -> str:
+    """The page of the repository, which opens once it exists."""
+    return names.repository_url(job.destination.endpoint, job.destination.repo_type, hub.repo_id)
+
+
+def _tell_visibility(job: Job, hub: Hub, notify: Notify, *, first: bool) -> None:
+    """Say who can read what is sent: before the first bytes, and when it has changed."""
+    private, at = hub.is_private() if first else hub.private, _page(job, hub)
+    text = "private" if private else "PUBLIC: everybody can read it"
+    if first and private is not None:
+        notify(f"{at} is {text}")
+    elif first and job.private:
+        notify(f"{at}: the Hub does not say whether it is private")
+    elif None not in (private, job.was_private) and private != job.was_private:
+        notify(f"{at} is {text} now")
+
+
+def _tell_others(job: Job, spool: Spool, hub: Hub, notify: Notify, parent: str, directory: str) -> None:
+    """Say once that others had event files where this run has begun to put its own."""
+    with contextlib.suppress(Exception):  # the data is on the Hub, and this is not asked a second time
+        others = (path for path in hub.tree(parent, directory) if names.is_event_file(os.path.basename(path)))
+        if any(not (spool.run / path).exists() for path in others):
+            notify(OTHERS.format(job.destination.resolved(hub.repo_id).url))
+
+
 def _squash(hub: Hub, notify: Notify) -> str | None:
     """Squash the history; the new head. The data is on the Hub already, so a failure is only a notice."""
     try:
@@ -189,21 +230,23 @@ def _compare(job: Job, spool: Spool, hub: Hub, notify: Notify, own_head: str | N
         unsure |= set(job.known)
     there = hub.sizes(unsure, parent) if unsure else {}
     found, differing = read_back(job, spool, unsure, there)
-    for path in [path for path in differing if _is_shorter(spool, path, there[path])]:
-        with opened(spool.run / path) as local:
-            begins = hub.begins_with(path, local, parent, there[path].size, _scratch(job, spool))
-        if begins:  # a backup was restored, without its ledger
-            found[path] = Sent(there[path].size, there[path].sha256 or "")
-            del differing[path]
-    if parent in (job.own_head, job.last_commit):
-        for path in list(differing):
+    for path in list(differing):
+        if (is_shorter := _is_shorter(spool, path, there[path])) or parent in (job.own_head, job.last_commit):
             longest = max(there[path].size, job.known.get(path, NOTHING).length)
-            measured = {path: hub.measure(path, parent, longest, _scratch(job, spool))}
-            again, differs = read_back(job, spool, {path}, measured)
+            with hub.copy(path, parent, longest, _scratch(job, spool)) as copy:
+                again, differs = read_back(job, spool, {path}, {path: Remote.of_copy(copy)})
+                if is_shorter and _begins_with(copy, spool.run / path):  # a backup was restored, without its ledger
+                    again, differs = {path: Sent(there[path].size, there[path].sha256 or "")}, {}
             if not differs:
                 found |= again
                 del differing[path]
     return Comparison(parent, found, differing, complete=own_head is None)
+
+
+def _begins_with(copy: str, place: Place) -> bool:
+    """Whether a copy of the Hub's begins with the whole of a local file."""
+    with opened(place) as local, open(copy, "rb") as whole, open(local, "rb") as beginning:
+        return begins_with(whole.fileno(), beginning.fileno())
 
 
 def _scratch(job: Job, spool: Spool) -> str:
@@ -222,9 +265,9 @@ def _head(job: Job, hub: Hub, notify: Notify) -> str:
             raise GoneError(f"{where} is gone, or the token has no access to it any more.")
         hub.create(private=job.private)
         if (head := hub.head()) is None:
-            page = words.page(job.destination, hub.repo_id)
+            page = _page(job, hub)
             raise OSError(f"{page} has no branch {job.destination.revision!r} after it was created")
-        notify(f"{CREATED} {words.page(job.destination, hub.repo_id)}")
+        notify(f"{CREATED} {_page(job, hub)}")
     elif "/" in name and hub.repo_id.lower() != name.lower():
         notify(f"{name} was renamed: it is {hub.repo_id} now")
     return head

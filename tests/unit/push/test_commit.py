@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import random
-from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -150,7 +150,7 @@ class HubOfRun:
     def __init__(self, there: Remote | None, head: str | None = "c" * 40, *, private: bool | None = None) -> None:
         self.there, self._head, self.private = there, head, private
         self.repo_id, self.commits_sent, self.created = "me/run", 0, 0
-        self.really, self.error, self.moves_to = there, None, ""
+        self.really, self.error, self.moves_to = b"", None, ""
         self.parents: list[str | None] = []
 
     def head(self) -> str | None:
@@ -174,9 +174,12 @@ class HubOfRun:
         """Do not answer in time."""
         raise self.error
 
-    def measure(self, _path, _revision, _size, _scratch) -> Remote:
+    @contextlib.contextmanager
+    def copy(self, _path, _revision, _size, scratch):
         """What is there."""
-        return self.really
+        with open(f"{scratch}/copy", "wb") as file:
+            file.write(self.really)
+        yield file.name
 
     def commit(self, opened, parent: str, *, fenced: bool, **_):
         """Take a commit."""
@@ -206,13 +209,13 @@ def test_an_answer_that_does_not_fit_at_a_head_of_ours_is_checked_by_the_content
     """An independent Hub tells today's id at each revision: the content itself says that it is ours."""
     Spool(str(run_dir)).create()
     hub = HubOfRun(remote(b"xyz"))
-    hub.really = remote(b"abc")
+    hub.really = b"abc"
     known = {"a.tfevents": Sent(3, remote(b"abc").sha256)}
     verdict, _ = carried(run_dir, hub, known=known, last_commit="c" * 40)
     assert isinstance(verdict, Done)
     assert verdict.files["a.tfevents"].length == 5
     assert isinstance(carried(run_dir, hub, known=known, last_commit="b" * 40)[0], Quarantine), "another head"
-    hub.really = remote(b"xyz")
+    hub.really = b"xyz"
     assert isinstance(carried(run_dir, hub, known=known, last_commit="c" * 40)[0], Quarantine), "it is another content"
 
 
@@ -256,7 +259,7 @@ def refused_with(status: int) -> Exception:
 
 def test_a_refusal_may_be_about_a_parent_that_is_not_named_whole(run_dir, monkeypatch):
     """Of ids with 64 digits the client names 40. It is no verdict on the content while a parent is named."""
-    monkeypatch.setattr(commit_module, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(commit_module.time, "sleep", lambda _: None)
     hub = HubOfRun(None, head="c" * 64)
     hub.error = refused_with(400)
     assert isinstance(carried(run_dir, hub)[0], Moved)

@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import errors as hf
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Cause, Done
-from hf_mpwriter.push.classify import AnswerError, BusyError, ClientError, classify
-from hf_mpwriter.push.words import note, page, plain
+from hf_mpwriter.base.verdicts import Cause
+from hf_mpwriter.push.classify import AnswerError, BusyError, ClientError, classify, plain
+from hf_mpwriter.push.commit import note
 from hf_mpwriter.spool.causes import TABLE, words
 from hf_mpwriter.spool.status import UploaderStatus
 
@@ -36,7 +36,7 @@ def caused(outer: Exception, inner: BaseException) -> Exception:
 
 def said_of(error: Exception, **environ: str) -> str:
     """What is said of an error, with what helps."""
-    verdict = plain(classify(error), error, HUB, environ)
+    verdict = plain(error, HUB, environ)
     assert type(verdict) is type(classify(error))
     return UploaderStatus(reason=verdict.reason, hint=getattr(verdict, "hint", "")).why
 
@@ -141,15 +141,9 @@ def test_a_name_with_braces_breaks_nothing():
     """Texts are filled in once."""
     error = http(403)
     odd = Destination("https://hub.example", "me/run", revision="{endpoint}")
-    assert "me/run" in plain(classify(error), error, odd, {}).reason
+    assert "me/run" in plain(error, odd, {}).reason
     error = http(404, kind=hf.RepositoryNotFoundError)
-    assert "branch {endpoint}," in plain(classify(error), error, odd, {}).reason
-
-
-def test_a_success_has_no_words_to_change():
-    """Nor has any verdict that no exception has led to."""
-    finished = Done("c" * 40, True, "me/run", {})
-    assert plain(finished, ValueError(), HUB, {}) is finished
+    assert "branch {endpoint}," in plain(error, odd, {}).reason
 
 
 def test_what_the_client_says_goes_to_the_log(capsys):
@@ -158,12 +152,6 @@ def test_what_the_client_says_goes_to_the_log(capsys):
     line = capsys.readouterr().err
     assert line.endswith(f"the client says: {LOUD}\n")
     assert line.startswith("20")
-
-
-def test_the_page_of_a_repository_is_that_of_its_kind():
-    """As a browser opens it."""
-    assert page(HUB, "me/run") == "https://hub.example/me/run"
-    assert page(Destination("https://hub.example", "run", "dataset"), "me/run") == "https://hub.example/datasets/me/run"
 
 
 def test_a_proxy_that_refuses_is_named():
