@@ -35,7 +35,7 @@ class LocalFile:
 
     path: str  # relative to the run directory, with slashes
     length: int  # bytes up to the end of the last whole record; of an attachment, its size in bytes
-    growing: bool  # whether its writer may append more. Files of others count as growing, see `snapshot/quiet_files`
+    growing: bool  # whether its writer may append more. Files of others count as growing until they are quiet
     sha256: str = ""  # of the content of an attachment, hex; "" of an event file
     # git's id of the content of an attachment, by which the Hub knows small text files; "" of an event file
     blob_id: str = ""

@@ -23,6 +23,7 @@ Facts behind this module (huggingface_hub 2.4.0):
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import tempfile
@@ -50,12 +51,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._headers import build_hf_headers
 from tqdm import tqdm
 
-from hf_mpwriter.base.files import PAYLOAD_LIMIT, digest, feed, git_hasher
+from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, digest, feed, git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.transport import Contact, Transport
-from hf_mpwriter.snapshot.quiet_files import Source, Unchanged
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import at
 
@@ -66,6 +66,35 @@ LARGEST_FILE = 50 << 30  # bytes that the Hub takes in one file
 PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
 ANSWER_TIMEOUT = 5.0  # seconds of a request that a person waits for
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
+
+
+class NotQuietError(OSError):
+    """Files have changed while they were sent by their paths."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.paths = frozenset(paths)
+        super().__init__(f"changed while it was sent: {', '.join(sorted(self.paths))}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A local file that is sent."""
+
+    file: LocalFile  # as it was at the snapshot
+    path: str  # where its content is read: it leads to one file, whatever becomes of names
+
+
+Stamps = dict[Source, tuple[int, int]]  # size and modification time (ns) of files before they were read
+
+
+def check_unchanged(stamps: Stamps) -> None:
+    """Raise NotQuietError if a file is not any more what it was; a commit of it is not to be sent then."""
+    if changed := [source.file.path for source, stamp in stamps.items() if _stamp(os.stat(source.path)) != stamp]:
+        raise NotQuietError(changed)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -186,9 +215,9 @@ class Hub:
     def _commit(
         self, sources: Sequence[Source], card: list[CommitOperationAdd], parent: str | None
     ) -> tuple[str, dict[str, Sent]]:
-        unchanged = Unchanged()
-        additions = [_addition(source, self._destination.path(source.file.path), unchanged) for source in sources]
-        self._transport.before_commit = unchanged.check
+        stamps: Stamps = {}
+        additions = [_addition(source, self._destination.path(source.file.path), stamps) for source in sources]
+        self._transport.before_commit = functools.partial(check_unchanged, stamps)
         what = ATTACHMENTS if all(source.file.sha256 for source in sources) else EVENTS
         sent_before = self.commits_sent
         try:
@@ -201,7 +230,7 @@ class Hub:
             )
         except Exception:
             if self.commits_sent == sent_before:  # a storage may refuse more bytes than it was told of
-                unchanged.check()
+                check_unchanged(stamps)
             raise
         return info.oid, dict(filter(None, map(_sent, sources, additions)))
 
@@ -341,10 +370,10 @@ def _remote(info: RepoFile) -> Remote:
     return Remote(info.size, info.lfs.sha256 if info.lfs else None, oid=info.blob_id)
 
 
-def _addition(source: Source, path_in_repo: str, unchanged: Unchanged) -> CommitOperationAdd:
+def _addition(source: Source, path_in_repo: str, stamps: Stamps) -> CommitOperationAdd:
     """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path.
 
-    A large one has been copied, or is quiet, see `snapshot/large_files` and `snapshot/quiet_files`.
+    A large one that may grow has been copied, see `snapshot/large_files`.
     """
     file, status = source.file, os.stat(source.path)
     size = status.st_size
@@ -352,7 +381,7 @@ def _addition(source: Source, path_in_repo: str, unchanged: Unchanged) -> Commit
         raise OSError(f"the copy of {file.path} is damaged")
     if size == file.length and (not file.growing or file.is_large):
         if not file.sha256:
-            unchanged.add(source, status)
+            stamps[source] = _stamp(status)
         return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=source.path)
     if file.length > PAYLOAD_LIMIT:
         raise OSError(f"{file.path} is too long to be held in memory")

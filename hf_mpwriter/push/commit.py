@@ -36,10 +36,9 @@ from hf_mpwriter.base import names
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, begins_with
 from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.push.classify import classify, plain, text_of
-from hf_mpwriter.push.client import PARENT_DIGITS, Hub, Remote
+from hf_mpwriter.push.client import PARENT_DIGITS, Hub, NotQuietError, Remote, Source
 from hf_mpwriter.push.job import SCRATCH, Job
-from hf_mpwriter.snapshot import large_files
-from hf_mpwriter.snapshot.quiet_files import NotQuietError, Source
+from hf_mpwriter.snapshot.large_files import snapshot_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
@@ -141,9 +140,10 @@ def sources(job: Job, spool: Spool, files: Iterable[LocalFile]) -> Iterator[list
             fd = disk.open_beneath(place)
             stack.callback(os.close, fd)
             path = path_to(fd)
-            if file.length > PAYLOAD_LIMIT and not file.sha256 and not large_files.is_final(fd, file):
+            is_cut = file.growing or os.fstat(fd).st_size != file.length
+            if is_cut and file.length > PAYLOAD_LIMIT and not file.sha256:
                 scratch = (spool.directory / job.copies).parent
-                path = stack.enter_context(large_files.snapshot_of(fd, file.length, scratch))
+                path = stack.enter_context(snapshot_of(fd, file.length, scratch))
             found.append(Source(file, path))
         yield found
 

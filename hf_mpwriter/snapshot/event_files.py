@@ -16,6 +16,9 @@ Invariants:
 - What comes behind the last whole record is not sent. It is damage if a checksum there does not hold, else the
   beginning of a record. It is looked for only where the scan stops anyhow.
 - Symbolic links are not followed, and the spool is never read.
+- An event file of another writer that is whole and has not changed for UNCHANGED seconds is quiet, and goes as a file
+  that does not grow: by its path, which costs a push no memory. No other writer says that it has closed a file; a push
+  finds out if one grows after all (`push/client`).
 - A folder with a spool of its own is another run, which may go elsewhere or nowhere: nothing below it is part of this
   one. It has its spool before it has its first event file.
 
@@ -175,10 +178,18 @@ class EventFileScan:
             if state.end < state.size and not (state.grows and now - state.modified / 1e9 < UNCHANGED)
         ]
 
-    @property
-    def stamps(self) -> dict[str, tuple[int, int]]:
-        """Size and modification time (ns) of the files of the last scan."""
-        return {path: (state.size, state.modified) for path, state in self._parsed.items()}
+    def with_quiet(
+        self, files: list[LocalFile], covers: Callable[[LocalFile], bool], time_there: Callable[[], float]
+    ) -> list[LocalFile]:
+        """The files of the last scan, quiet ones without `growing`; by the clock of the filesystem, 0.0 if it fails."""
+        candidates = [file.path for file in files if file.growing and self._may_be_quiet(file) and not covers(file)]
+        if not candidates or not (now := time_there()):  # to ask costs a file on the disk
+            return files
+        quiet = self.settled(now).intersection(candidates)
+        return [replace(file, growing=False) if file.path in quiet else file for file in files]
+
+    def _may_be_quiet(self, file: LocalFile) -> bool:
+        return self._parsed[file.path].size == file.length and not names.is_ours(os.path.basename(file.path))
 
     def settled(self, now: float) -> set[str]:
         """The files of the last scan that have not changed for UNCHANGED seconds, by a unix time."""

@@ -3,13 +3,12 @@
 The Hub's client takes bytes or a path, and it reads a path more than once. So a file that is longer than PAYLOAD_LIMIT
 goes as a path that leads to a content that does not change:
 
-    unchanged for QUIET                  the file itself
     a filesystem that can clone          a clone without a name, which takes no room; at most once in COPY_EVERY
     room on the disk                     a copy without a name; at most once in COPY_EVERY
     any other                            left for later, with a reason
 
-Segments of ours are sealed before they are so long. An earlier writer of the same run, or a program that logs images
-into one file for weeks, makes such files.
+Segments of ours are sealed before they are so long, and a file that is quiet goes as it is (`event_files`). An earlier
+writer of the same run, or a program that logs images into one file for weeks, makes such files.
 
 Invariants:
 - What is sent is cut at the length of the snapshot, and does not change while it is sent.
@@ -23,7 +22,6 @@ import contextlib
 import errno
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 
 from hf_mpwriter.base.files import LocalFile
@@ -31,7 +29,6 @@ from hf_mpwriter.snapshot.attachments import check_room
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
-QUIET = 600.0  # seconds without a change after which a file is taken for unchanged while it is sent
 COPY_EVERY = 3600.0  # seconds between two copies of a file
 CHUNK = 64 << 20  # bytes copied at once
 NO_COPY = "it still grows, and a copy of it cannot be made"  # how a reason begins
@@ -57,15 +54,13 @@ class LargeFiles:
         return left
 
     def _obstacle(self, file: LocalFile, *, everything: bool) -> str | None:
+        if not everything and self._clock() < self._sent_at.get(file.path, -COPY_EVERY) + COPY_EVERY:
+            return ""
         try:
             fd = disk.open_beneath(self._run / file.path)
         except OSError:  # it is gone, or cannot be read: the push finds out
             return None
         try:
-            if is_final(fd, file):
-                return None
-            if not everything and self._clock() < self._sent_at.get(file.path, -COPY_EVERY) + COPY_EVERY:
-                return ""
             with _nameless(self._scratch) as (copy, _):
                 if not disk.clone(fd, copy):
                     check_room(self._scratch, file.length)
@@ -74,12 +69,6 @@ class LargeFiles:
         finally:
             os.close(fd)
         return None
-
-
-def is_final(fd: int, file: LocalFile) -> bool:
-    """Whether an open file has the length of its snapshot and is not going to change while it is sent."""
-    status = os.fstat(fd)
-    return status.st_size == file.length and (not file.growing or time.time() - status.st_mtime > QUIET)
 
 
 @contextlib.contextmanager

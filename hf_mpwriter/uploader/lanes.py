@@ -33,7 +33,6 @@ from hf_mpwriter.base.verdicts import Quarantine, Split, Verdict
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending, writer_of
 from hf_mpwriter.snapshot.large_files import NO_COPY, LargeFiles
-from hf_mpwriter.snapshot.quiet_files import QuietFiles
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.workers.members import Members
@@ -113,7 +112,7 @@ class EventFileLane(Lane):
     def __init__(self, outbox: Outbox, ledger: Ledger, backoff: Backoff, retries: Retries, clocks: Clocks) -> None:
         super().__init__(ledger, backoff, retries)
         self._outbox, self._scan = outbox, EventFileScan(outbox.run, ledger.length)
-        self._size, self._quiet = BatchSize(clocks.now), QuietFiles(clocks.there)
+        self._size, self._time_there = BatchSize(clocks.now), clocks.there
         self._large = LargeFiles(outbox.run, outbox.directory, clocks.now)
         self._too_large: dict[str, int] = {}  # the least length that the Hub has refused for its size
         self._up_to_date = self._splitting = self.has_scanned = False
@@ -147,7 +146,7 @@ class EventFileLane(Lane):
         """Put what the Hub lacks of the files that this host takes into the outbox; all event files of these."""
         allows = self.settings.allows
         files = self._scan.files(lambda path: allows(path) and takes(path), members.growing, self.blind_scans)
-        files = self._quiet.marked(files, self._scan.stamps, self._ledger.covers)
+        files = self._scan.with_quiet(files, self._ledger.covers, self._time_there)
         later = self._leave_large(files, everything=everything)
         waiting = pending(files, self._ledger.covers, self._ledger.quarantined.keys() | later)
         self._outbox.put([*self._grouped(waiting), *([file] for file in self._again(files, later))])

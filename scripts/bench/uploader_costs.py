@@ -112,8 +112,7 @@ class Costs(Bench):
 
     def _upload_files(self, run: Run) -> None:
         """Upload finished files in 100 directories, and write the ledger that says so."""
-        from hf_mpwriter.push.client import Hub
-        from hf_mpwriter.snapshot.quiet_files import Source
+        from hf_mpwriter.push.client import Hub, Source
 
         payloads = [framing.version_event(1.0), *(framing.summary_event(1.0, step, b"") for step in range(20))]
         content = b"".join(map(framing.frame, payloads))

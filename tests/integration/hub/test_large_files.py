@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import time
 
 import pytest
 from pushing import Pushes, is_as
@@ -13,7 +12,6 @@ from pushing import Pushes, is_as
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Done, Retry
 from hf_mpwriter.events import framing
-from hf_mpwriter.snapshot import large_files
 
 pytest_plugins = ("pushing",)
 
@@ -71,10 +69,8 @@ def test_a_push_of_a_large_file_takes_no_memory_for_it(run, request, way, state)
     if state == "torn":
         with open(path, "ab") as file:
             file.write(b"half a record")
-    if state == "quiet":
-        os.utime(path, (time.time() - 2 * large_files.QUIET,) * 2)
     run, before = dataclasses.replace(run, pushes=carrier), {"job.json", "job.out", *os.listdir(run.root)}
-    verdict = run.pushes.verdict(run.job({"files": (LocalFile(THEIRS, length, True),)}))
+    verdict = run.pushes.verdict(run.job({"files": (LocalFile(THEIRS, length, state != "quiet"),)}))
     assert is_as(verdict, Done, own=True)
     assert (verdict.files[THEIRS].length, verdict.files[THEIRS].sha256) == (length, digest(path, length))
     assert carrier.peak < PEAKS[way]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import random
 
 import httpx2
@@ -15,7 +16,7 @@ from jobs import ONE, TWO, job
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
 from hf_mpwriter.push import commit as commit_module
-from hf_mpwriter.push.client import Remote
+from hf_mpwriter.push.client import NotQuietError, Remote, Source, check_unchanged
 from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
@@ -272,3 +273,20 @@ def test_a_refusal_may_be_about_a_parent_that_is_not_named_whole(run_dir, monkey
     short = HubOfRun(None)
     short.error = refused_with(400)
     assert isinstance(carried(run_dir, short)[0], Split)
+
+
+@pytest.mark.parametrize("change", ["grown", "shorter", "rewritten", "nothing"])
+def test_a_file_that_changes_while_it_is_sent_by_its_path_is_found(tmp_path, change):
+    """By its size, or by its time of change where that is the same."""
+    path, other = tmp_path / "theirs.tfevents", tmp_path / "other.tfevents"
+    stamps = {}
+    for one in (path, other):
+        one.write_bytes(b"content")
+        os.utime(one, (1e9,) * 2)
+        stamps[Source(LocalFile(one.name, 7, False), str(one))] = 7, 10**18
+    check_unchanged(stamps)
+    if change != "nothing":
+        path.write_bytes({"grown": b"content, more", "shorter": b"con", "rewritten": b"another"}[change])
+        with pytest.raises(NotQuietError, match="changed") as error:
+            check_unchanged(stamps)
+        assert error.value.paths == {path.name}

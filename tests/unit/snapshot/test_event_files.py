@@ -435,3 +435,40 @@ def test_what_the_hub_has_tells_where_to_begin(tmp_path, base, known, parsed):
     (tmp_path / base).write_bytes(framing.frame(b"a") + b"torn")
     (found,) = scan.files(lambda _: True, lambda: {base})
     assert (found.length, parsed) == (len(framing.frame(b"a")), [*begins, 0])
+
+
+THEIRS = "events.out.tfevents.1700000000.theirs"
+
+
+@pytest.mark.parametrize(
+    ("base", "age", "tail", "is_quiet"),
+    [
+        (THEIRS, UNCHANGED, b"", True),
+        (THEIRS, 9 * UNCHANGED, b"", True),
+        (THEIRS, UNCHANGED - 1, b"", False),
+        (THEIRS, -5, b"", False),
+        (THEIRS, 9 * UNCHANGED, b"half", False),
+        (name(1), 9 * UNCHANGED, b"", False),
+    ],
+)
+def test_a_file_of_others_is_quiet_after_ten_minutes_without_a_change(tmp_path, base, age, tail, is_quiet):
+    """By the clock of the filesystem, which is asked only if a file may go by its path; a living writer's never is.
+
+    What is behind the last whole record is not sent, however old it is; a time in the future is no age.
+    """
+    length = event_file(tmp_path / base, 2)
+    with open(tmp_path / base, "ab") as file:
+        file.write(tail)
+    os.utime(tmp_path / base, (MODIFIED,) * 2)
+    scan, asked = EventFileScan(Directory(tmp_path)), []
+    files = scan.files(lambda _: True, lambda: {base})
+
+    def marked(now: float, *, covered: bool = False) -> list[LocalFile]:
+        return scan.with_quiet(files, lambda _: covered, lambda: asked.append(now) or now)
+
+    assert marked(MODIFIED + age) == [LocalFile(base, length, growing=not is_quiet)]
+    assert bool(asked) == (base == THEIRS and not tail)
+    asked.clear()
+    assert marked(MODIFIED + age, covered=True) == files, "the Hub has it"
+    assert asked == []
+    assert marked(0.0) == files, "without the clock none is quiet"

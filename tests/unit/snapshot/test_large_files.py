@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 
 import pytest
 from support import open_descriptors
 
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.large_files import COPY_EVERY, QUIET, LargeFiles, snapshot_of
+from hf_mpwriter.snapshot.large_files import COPY_EVERY, LargeFiles, snapshot_of
 from hf_mpwriter.system.directory import Directory, at
 
 LENGTH = PAYLOAD_LIMIT + 5
@@ -56,17 +55,6 @@ def test_a_file_that_grows_is_sent_once_an_hour(run):
     assert run.left(everything=True) == {}
     run.now += 1
     assert run.left() == {}
-
-
-def test_a_file_that_is_quiet_is_sent_as_it_is(run, full):
-    """No copy, no hour, no room is needed; but it has to end with a whole record."""
-    os.truncate(run.path, LENGTH)
-    os.utime(run.path, (time.time() - QUIET - 5,) * 2)
-    run.large.started([FILE])
-    assert run.left() == {}
-    os.truncate(run.path, LENGTH + 1)
-    os.utime(run.path, (time.time() - QUIET - 5,) * 2)
-    assert run.left() == {FILE.path: ""}
 
 
 def test_a_disk_without_room_leaves_it_for_later_and_says_why(run, full, monkeypatch):
