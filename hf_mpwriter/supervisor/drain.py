@@ -65,13 +65,12 @@ class Upload:
     def __init__(
         self,
         spool: Spool,
-        clock: Callable[[], float],
         *,
         with_others: bool = False,
         private: bool | None = None,
         endpoint: str | None = None,
     ) -> None:
-        self._spool, self._clock, self._with_others, self._private = spool, clock, with_others, private
+        self._spool, self._with_others, self._private = spool, with_others, private
         self._hub, self._logdir, self._members = HubSink(spool), LogdirSink(spool), Members(spool)
         self._file: MemberFile | None = None
         self._wanted: list[Wanted] | None = None  # what there was when training was over
@@ -139,8 +138,8 @@ class Upload:
 
     def _ensure(self) -> None:
         """Make sure that an uploader lives, and a mirror."""
-        if self._clock() >= self._next_check:
-            self._next_check = self._clock() + ENSURE_EVERY
+        if time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + ENSURE_EVERY
             self._uploader.ensure(self._start)
             self._mirror.ensure(self._logdir.start())
 
@@ -216,8 +215,7 @@ class Followed:
 class Drain:
     """The run directories of a program, and the thread that tends them; it starts with the first `ask`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._say: Callable[[str], object] = lambda _: None
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
@@ -292,11 +290,11 @@ class Drain:
             self._forget_replaced(run_dir)
             upload, before = self._uploads.get(run_dir) or (self._opened(run_dir, followed), 0)
             self._uploads[run_dir] = upload, before  # it may hold a member file from now on
-            is_due = followed is not None and followed.is_due(self._clock())
+            is_due = followed is not None and followed.is_due(time.monotonic())
             if asked > before or is_due:
                 upload.ask()
             if followed is not None and is_due:
-                followed.begin_round(self._clock())
+                followed.begin_round(time.monotonic())
             self._uploads[run_dir] = upload, asked
             if is_finishing:
                 return upload.finish()
@@ -323,13 +321,13 @@ class Drain:
         """What a run directory has to send."""
         if followed is not None and not followed.is_told:
             run, private, endpoint = followed.make_run(), followed.private, followed.endpoint
-            upload = Upload(run, self._clock, with_others=True, private=private, endpoint=endpoint)
+            upload = Upload(run, with_others=True, private=private, endpoint=endpoint)
             upload.join()
             self._say(f"uploading {run_dir} to {upload.page}")
             return upload
         if not os.path.lexists(run_dir):  # a temporary directory
             raise NotARunError("it was removed")
-        return Upload(spool_of(find(run_dir)), self._clock, with_others=followed is not None)
+        return Upload(spool_of(find(run_dir)), with_others=followed is not None)
 
     def _tell(self, run_dir: str, text: str) -> None:
         if text:

@@ -56,11 +56,10 @@ class Ends:
         messages: Messages,
         logged: Callable[[], Logged],
         keep_house: Callable[[], object],
-        clock: Callable[[], float],
         timing: Timing = USUAL,
     ) -> None:
         self._membership, self._reporter, self._messages = membership, reporter, messages
-        self._logged, self._keep_house, self._clock, self._timing = logged, keep_house, clock, timing
+        self._logged, self._keep_house, self._timing = logged, keep_house, timing
         self._waited_for = Awaited(Wanted(HubSink(membership.spool), {}), Wanted(LogdirSink(membership.spool), {}))
         self._is_there = False  # whether the last wait ended well
         self._sizes: dict[str, int] = {}  # of what does not grow any more, when it was found out what to wait for
@@ -70,11 +69,11 @@ class Ends:
 
         It waits again until nothing is missing that others have left meanwhile.
         """
-        started, is_over = self._clock(), False
+        started, is_over = time.monotonic(), False
         self._reporter.begin_end(left_at)
         while not is_over:
             is_last = self._reporter.reports and not self._reporter.has_others()
-            left = terms._replace(spent=terms.spent + self._clock() - started)
+            left = terms._replace(spent=terms.spent + time.monotonic() - started)
             try:
                 ledger = self._wait(own, left, is_last=is_last, is_asked=is_asked)
             finally:
@@ -83,7 +82,7 @@ class Ends:
                 self._messages.done(ledger, left_at)
             self._reporter.give_up()
             # others may have come or gone while this process held the lock, and have found it held
-            is_late = self._clock() - started > terms.exit_timeout
+            is_late = time.monotonic() - started > terms.exit_timeout
             is_told = is_last or self._reporter.is_told
             is_over = self._reporter.has_others() or (is_told and (is_late or not self._has_news()))
             is_over = is_over or not self._reporter.take(at_end=True)
@@ -94,13 +93,13 @@ class Ends:
         If nothing is new, it is as it was the last time: while this process began to end once more, another one may
         have taken it for one that goes on.
         """
-        hub, uploads, started = HubSink(self._membership.spool), self._membership.uploads, self._clock()
+        hub, uploads, started = HubSink(self._membership.spool), self._membership.uploads, time.monotonic()
         before, awaited = self._waited_for, self._find_out(own, is_last=is_last)
         is_new = is_asked or (is_last and not self._reporter.is_told)
         if awaited.is_as(before) and (self._is_there or not is_new):  # the end of a with block has waited already
             return hub.ledger() if self._is_there else None  # of now: others may have logged more since
         self._is_there = False
-        spent = terms.spent + self._clock() - started
+        spent = terms.spent + time.monotonic() - started
         if not is_asked and any(one.is_missing(before if one is self else None) for one in _in_vain):
             spent = terms.exit_timeout
         _in_vain.clear()

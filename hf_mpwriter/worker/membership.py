@@ -59,7 +59,7 @@ class Joined(NamedTuple):
 class Membership:
     """This process as a member of a run."""
 
-    def __init__(self, spool: Spool, clock: Callable[[], float]) -> None:
+    def __init__(self, spool: Spool) -> None:
         self.said: int | None = None  # the rank that the program has given to a writer by `rank=`, None if none
         self._parent: int | None = None
         self.spool = spool  # of the run directory
@@ -67,7 +67,6 @@ class Membership:
         self.settings = Settings()  # how it is uploaded
         self.is_stopped = False  # whether this process asks for no uploads
         self.joined_at = time.time()  # unix time of the last join
-        self._clock = clock
         self._lock = process_state.thread_lock()
         self.start_fresh()
 
@@ -283,7 +282,7 @@ class Membership:
 
     def record_request(self) -> None:
         """Record a request for a push of all that was written, if there is one and there were not many before."""
-        now, ahead = self._clock(), (REQUESTS_AT_ONCE - 1) * REQUEST_EVERY
+        now, ahead = time.monotonic(), (REQUESTS_AT_ONCE - 1) * REQUEST_EVERY
         if not self._is_push_requested or self._joined is None or now < self._next_request - ahead:
             return
         self._is_push_requested, self._next_request = False, max(now, self._next_request) + REQUEST_EVERY

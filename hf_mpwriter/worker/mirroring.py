@@ -57,10 +57,9 @@ class Mirroring:
         self,
         spool: Spool,
         is_first: Callable[[], bool],
-        clock: Callable[[], float] = time.monotonic,
         timing: Timing = USUAL,
     ) -> None:
-        self._spool, self._is_first, self._clock, self._timing = spool, is_first, clock, timing
+        self._spool, self._is_first, self._timing = spool, is_first, timing
         self.forget()
 
     def forget(self) -> None:
@@ -95,7 +94,7 @@ class Mirroring:
         """Wait a moment for what an earlier attempt has logged in a directory; once, and told if it does not come."""
         if self._has_waited or not self.is_needed():
             return
-        for is_due in ticks(self._clock() + self._timing.logdir_wait, self._clock):
+        for is_due in ticks(time.monotonic() + self._timing.logdir_wait):
             if not self._missing(directory):
                 break
             if is_due:
@@ -122,8 +121,8 @@ def opened_before(now: float, run_age: float, commit_every: float, requested_at:
 class Sealing:
     """What one process seals for the mirror; nothing of a run that is not staged."""
 
-    def __init__(self, files: WorkerFiles, commit_every: Callable[[], float], clock: Callable[[], float]) -> None:
-        self._files, self._commit_every, self._clock = files, commit_every, clock
+    def __init__(self, files: WorkerFiles, commit_every: Callable[[], float]) -> None:
+        self._files, self._commit_every, self._clock = files, commit_every, time.monotonic
         self._requested_at = -math.inf
         self.made_at: float | None = None  # unix time when the run began; None if it is not staged
 

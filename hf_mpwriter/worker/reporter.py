@@ -30,7 +30,6 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -74,8 +73,8 @@ class ToldRecord:
 class Reporter:
     """The part of one process in who reports."""
 
-    def __init__(self, membership: Membership, clock: Callable[[], float] = time.monotonic) -> None:
-        self._membership, self._clock = membership, clock
+    def __init__(self, membership: Membership) -> None:
+        self._membership, self._clock = membership, time.monotonic
         self._threads = process_state.thread_lock()
         self.forget()
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
 
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Destination, Settings
@@ -58,31 +57,30 @@ class Worker:
         spool: Spool,
         limits: Limits,
         attempt_started_at: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
         timing: Timing = USUAL,
     ) -> None:
-        self._clock, self._timing = clock, timing
+        self._timing = timing
         self._started_at = time.time()  # unix time when this worker was made
         self.users: set[object] = set()  # the writers
-        self.membership = Membership(spool, clock)  # claim and member file
-        self._reporter = Reporter(self.membership, clock)
+        self.membership = Membership(spool)  # claim and member file
+        self._reporter = Reporter(self.membership)
         if attempt_started_at is None and self.role.is_child:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at, timing)  # event files
         self.steps = StepCount(self._next_step)  # to come in the worker directory
         # of the event files of a staged run
-        self.sealing = Sealing(self.files, lambda: self.membership.settings.commit_every, clock)
+        self.sealing = Sealing(self.files, lambda: self.membership.settings.commit_every)
         self._election, self._sampling = Election(spool, "uploader"), Election(spool, "sampler")
         self._token: str | None = None  # for the uploader, None leaves it to the environment
         self._mirroring = Mirroring(spool, lambda: self._reporter.reports, timing=timing)
         self._messages = Messages(self.membership, self._reporter, self.attempt_started_at)
         keep_house = functools.partial(self.keep_house, at_end=True)
-        self._ending = Ends(self.membership, self._reporter, self._messages, self.logged, keep_house, clock, timing)
+        self._ending = Ends(self.membership, self._reporter, self._messages, self.logged, keep_house, timing)
         self._start_fresh()
 
     def _start_fresh(self) -> None:
         self.next_housekeeping = 0.0
-        self._turn = process_state.Turn(self._clock)  # to keep house
+        self._turn = process_state.Turn()  # to keep house
         self._last_error, self.has_failed, self._has_told = "", False, False  # the last: the supervisor, if any
         self.steps.forget()
         self._left_at = self._started_at  # unix time
@@ -186,7 +184,7 @@ class Worker:
 
     def keep_house_if_due(self) -> None:
         """Keep house if the time has come; called after every record."""
-        if self._clock() >= self.next_housekeeping:
+        if time.monotonic() >= self.next_housekeeping:
             self.keep_house()
 
     def keep_house(self, *, at_end: bool = False) -> None:
@@ -196,7 +194,7 @@ class Worker:
 
     def _keep_house(self, *, at_end: bool) -> None:
         try:
-            self.next_housekeeping = self._clock() + self._timing.housekeeping_every
+            self.next_housekeeping = time.monotonic() + self._timing.housekeeping_every
             self.files.check_in_turn()
             self._rejoin()
             self.sealing.seal_due()
@@ -213,7 +211,7 @@ class Worker:
             if settings.system_metrics and self.membership.is_joined and not self.membership.is_stopped:
                 self._sampling.ensure(SamplerStart(**vars(self.spool.paths), settings=settings))
             if self._sampling.children and self._sampling.reap():
-                self.next_housekeeping = self._clock() + REAP_EVERY
+                self.next_housekeeping = time.monotonic() + REAP_EVERY
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
                 self._last_error = str(error)
@@ -240,7 +238,7 @@ class Worker:
                 self._election.ensure(start, self._token)
             self._messages.tell(at_end=at_end)
         if self._mirroring.keep_house() | self._election.reap():
-            self.next_housekeeping = self._clock() + REAP_EVERY
+            self.next_housekeeping = time.monotonic() + REAP_EVERY
 
     # log, push, wait
 

@@ -97,7 +97,7 @@ def test_offline_no_process_waits_for_the_hub(tmp_path, monkeypatch, name):
     spool.create()
     logged = Logged({"a": 1})
     fail = lambda: pytest.fail("it waits")  # noqa: E731 - a name for an expression
-    reporter = Reporter(membership := Membership(spool, time.monotonic))
+    reporter = Reporter(membership := Membership(spool))
     awaited = Awaited(Wanted(HubSink(spool), {"a": 1}), Wanted(LogdirSink(spool), {}))
     messages = Messages(membership, reporter, time.time())
     End(awaited, Terms(86400.0), reporter, messages, lambda: logged).wait(fail)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -217,7 +216,7 @@ def test_a_repository_is_made_as_private_as_the_environment_says(tmp_path, monke
     monkeypatch.setattr(Election, "ensure", lambda *_: False)
     event_file(tmp_path / "exp1" / NAME, 1)
     one = only(followed([], "exp1", "me/run", {"HF_MPWRITER_REPO_PRIVATE": said}))
-    upload = Upload(one.make_run(), time.monotonic, with_others=True, private=one.private)
+    upload = Upload(one.make_run(), with_others=True, private=one.private)
     upload.ask()
     (member,) = Members(Spool(str(tmp_path / "exp1"))).all()
     upload.leave()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 from programs import wait_for
@@ -30,9 +29,9 @@ def test_a_rank_that_ends_first_does_not_wait_for_those_that_still_follow_the_fo
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run", path_in_repo="tensorboard/exp1"))
     other = MemberFile(spool, SUPERVISOR, Process.current(), Settings())
-    assert Upload(spool, time.monotonic, with_others=True).finish().is_over
+    assert Upload(spool, with_others=True).finish().is_over
     other.leave()
-    assert not Upload(spool, time.monotonic, with_others=True).finish().is_over
+    assert not Upload(spool, with_others=True).finish().is_over
 
 
 @pytest.mark.parametrize("comes_back", [True, False])

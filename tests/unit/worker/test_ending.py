@@ -38,7 +38,7 @@ def to_await(
     spool: Spool, own: dict[str, int], *, reports: bool = True, rank: int | None = None, **more
 ) -> dict[str, int]:
     """What a process answers for."""
-    membership = Membership(spool, time.monotonic)
+    membership = Membership(spool)
     membership.role = Role(rank, None)
     membership.destination = Destination("https://hub", "me/run")
     return dict(answers.to_await(membership, own, reports=reports, **more).of_hub.lengths)
@@ -46,7 +46,7 @@ def to_await(
 
 def end_of(spool: Spool, lengths: dict[str, int], terms: Terms, to: Destination | None = None, **more: object) -> End:
     """The end of a process that has written something, and reports."""
-    membership = Membership(spool, time.monotonic)
+    membership = Membership(spool)
     membership.destination, reporter = to, Reporter(membership)
     reporter.take(at_end=True)
     awaited = Awaited(Wanted.now(HubSink(spool), lengths), Wanted(LogdirSink(spool), {}))

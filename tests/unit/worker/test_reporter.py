@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,7 +27,7 @@ CHILD = Role(None, "Process-1")
 
 def reporter(spool: Spool, role: Role = ALONE) -> Reporter:
     """The part of a process in who reports."""
-    membership = Membership(spool, time.monotonic)
+    membership = Membership(spool)
     membership.role = role
     return Reporter(membership)
 

@@ -55,7 +55,8 @@ class Files:
 def test_who_waits_for_a_push_has_all_sealed_at_once():
     """A day-old run would wait for minutes otherwise; one that is not staged seals nothing."""
     files = Files()
-    sealing = Sealing(files, lambda: 5.0, clock=lambda: 1000.0)
+    sealing = Sealing(files, lambda: 5.0)
+    sealing._clock = lambda: 1000.0
     sealing.request(at_once=True)
     sealing.seal_due()
     assert files.sealed == []
