@@ -132,39 +132,43 @@ class Awaited(NamedTuple):
         )
 
 
-def to_await(membership: Membership, own: dict[str, int], *, reports: bool, is_last: bool = False) -> Awaited:
+def to_await(membership: Membership, written: dict[str, int], *, reports: bool, is_last: bool = False) -> Awaited:
     """What a process answers for, that has written these bytes per path itself."""
-    hub, logdir = HubSink(membership.spool), LogdirSink(membership.spool)
-    lengths, there, damage = _answered_for(membership, own, hub, logdir, reports=reports, is_last=is_last)
+    spool, settings, damage = membership.spool, membership.settings, tuple[Damage, ...]()
+    hub, logdir = HubSink(spool), LogdirSink(spool)
+    lengths = {path: length for path, length in written.items() if settings.allows(path)}
+    there = written | _embeddings(membership) if logdir.is_staged else {}
+    if settings.exit_timeout and reports:
+        allows = Share(spool).of(settings.allows)
+        lengths = attachments.sizes(spool.run, allows) | lengths
+        if membership.role.rank is None or is_last:
+            final, damage = _final(spool, hub, logdir, written, allows)
+            lengths = {path: length for path, length in final.items() if allows(path)} | lengths
+            there = final | there if logdir.is_staged else {}
     return Awaited(Wanted.now(hub, lengths if membership.uploads else {}), Wanted.now(logdir, there), damage)
 
 
-def _answered_for(
-    membership: Membership, written: dict[str, int], hub: HubSink, logdir: LogdirSink, *, reports: bool, is_last: bool
-) -> tuple[dict[str, int], dict[str, int], tuple[Damage, ...]]:
-    """Bytes per path for the Hub, for the logdir, and what no reader reaches."""
-    spool, settings = membership.spool, membership.settings
-    own = {path: length for path, length in written.items() if settings.allows(path)}
-    there = written | _embeddings(membership) if logdir.is_staged else {}
-    if not settings.exit_timeout or not reports:
-        return own, there, ()
-    allows = Share(spool).of(settings.allows)
-    lengths = attachments.sizes(spool.run, allows) | own
-    if membership.role.rank is not None and not is_last:
-        return lengths, there, ()
+def _final(
+    spool: Spool, hub: HubSink, logdir: LogdirSink, written: dict[str, int], allows: Callable[[str], bool]
+) -> tuple[dict[str, int], tuple[Damage, ...]]:
+    """Bytes per path of all event files that no live worker has open, and what no reader reaches.
+
+    What Hub or logdir have, or this process has written, is not read again: that may take minutes.
+    """
     ledger, mirrored = hub.ledger(), logdir.mirrored().files
-    # what Hub or logdir have, or this process has written, is not read again: that may take minutes
-    known = lambda path: max(own.get(path, 0), mirrored.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
+
+    def known(path: str) -> int:
+        by_hub = ledger.length(path) if ledger else 0
+        return max(written.get(path, 0), mirrored.get(path, 0), by_hub)
+
     scan = EventFileScan(spool.run, known)
     try:
         files = scan.files(Share(spool).of(lambda _: True) if logdir.is_staged else allows, Members(spool).growing)
     except OSError as error:
         logger.warning("%s: cannot find out what others have written: %s", spool.run_dir, error)
-        return lengths, there, ()
+        return {}, ()
     damage = tuple(damage for damage in scan.damage(time.time()) if not damage.is_incomplete)
-    final = {file.path: file.length for file in files if not file.growing}
-    lengths = {path: length for path, length in final.items() if allows(path)} | lengths
-    return lengths, final | there if logdir.is_staged else {}, damage
+    return {file.path: file.length for file in files if not file.growing}, damage
 
 
 def final_sizes(membership: Membership) -> dict[str, int]:
