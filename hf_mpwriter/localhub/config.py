@@ -6,11 +6,9 @@ The token is not among them: arguments of a process are visible to other users, 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableMapping
+from typing import Any, Self
 
 HOST = "127.0.0.1"  # without a token this Hub accepts every request, so it listens on loopback only
 USER = "local-user"  # the name that whoami returns

@@ -12,17 +12,12 @@ import contextlib
 import socket
 import struct
 import zlib
-from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from hf_mpwriter.localhub.faults import Fault, Reply, Standing
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from hf_mpwriter.localhub.faults import When
+from hf_mpwriter.localhub.faults import Fault, Standing, When
 
 PIECES = 20  # approximate number of pieces of a slow response
 HALF_OPEN = 5.0  # seconds for the client to close its side
@@ -95,8 +90,8 @@ class Protocol(H11Protocol):
 
 def answer_of(fault: Fault, answer: ASGIApp | None = None) -> ASGIApp:
     """Return the ASGI application that a fault puts in place of a response."""
-    if fault.reply:
-        return _status_answer(fault.reply)
+    if fault.kind == "status":
+        return _status_answer(fault)
     if fault.kind == "bomb":
         return Response(_bomb(fault.size), 200, {"content-encoding": "gzip"}, "application/json")
     if fault.kind == "slow" and answer:
@@ -104,15 +99,15 @@ def answer_of(fault: Fault, answer: ASGIApp | None = None) -> ASGIApp:
     return _Broken(reset=fault.kind == "reset")
 
 
-def _status_answer(reply: Reply) -> Response:
-    message = reply.message or f"Fault of the local Hub: {reply.status}"
+def _status_answer(fault: Fault) -> Response:
+    message = fault.message or f"Fault of the local Hub: {fault.status}"
     headers = {"X-Error-Message": message.encode("ascii", "replace").decode("ascii")}
-    if reply.code:
-        headers["X-Error-Code"] = reply.code
-    headers |= dict(reply.headers)
-    if reply.body:
-        return Response(reply.body, reply.status, headers, "text/html")
-    return JSONResponse({"error": message}, reply.status, headers)
+    if fault.code:
+        headers["X-Error-Code"] = fault.code
+    headers |= dict(fault.headers)
+    if fault.body:
+        return Response(fault.body, fault.status, headers, "text/html")
+    return JSONResponse({"error": message}, fault.status, headers)
 
 
 def _bomb(size: int) -> bytes:

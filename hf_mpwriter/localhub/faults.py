@@ -51,8 +51,10 @@ _OPTIONS: dict[str, Callable[[str], str | float]] = {
     "skip": int,
     "seconds": float,
     "size": int,
+    "message": str,
+    "code": str,
+    "body": str,
 }
-_TEXTS = {"message", "code", "body"}
 
 
 class FaultError(ValueError):
@@ -60,17 +62,6 @@ class FaultError(ValueError):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{why}\n{GRAMMAR}")
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the Hub responds with instead."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...] = ()  # Further ones
-    message: str = ""  # The error message, as JSON and as X-Error-Message
-    code: str = ""  # The X-Error-Code
-    body: str = ""  # The body in place of JSON, as a proxy would send it
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,12 @@ class Fault:
     skip: int = 0  # The number of requests to let pass first
     seconds: float = 0.0  # The duration of a hang or a slow transfer; a hang of 0 lasts until the faults are cleared
     size: int = 0  # The unpacked length of a bomb in MiB
-    reply: Reply | None = None  # Of the kind `status` only
+    # Of the kind `status` only
+    status: int = 0  # What the Hub responds with instead
+    headers: tuple[tuple[str, str], ...] = ()  # Further ones
+    message: str = ""  # The error message, as JSON and as X-Error-Message
+    code: str = ""  # The X-Error-Code
+    body: str = ""  # The body in place of JSON, as a proxy would send it
 
     def __post_init__(self) -> None:
         if not self.when:
@@ -114,14 +110,14 @@ class Standing:
 
 
 def _flaw(fault: Fault) -> str:
-    status = fault.reply.status if fault.reply else 0
+    has_content = bool(fault.status or fault.headers or fault.message or fault.code or fault.body)
     flaws = {
         f"Unknown kind of fault: {fault.kind}": fault.kind not in get_args(Kind),
         f"Unknown value of when: {fault.when!r}": fault.when not in get_args(When),
         f"Not an HTTP method: {fault.method!r}": bool(fault.method) and not _METHOD.fullmatch(fault.method),
         "Numbers must not be negative": min(fault.times, fault.skip, fault.seconds, fault.size) < 0,
-        f"Not an HTTP status: {status}": fault.kind == "status" and not 200 <= status <= 599,
-        "Only a status takes a header, message, code or body": fault.kind != "status" and fault.reply is not None,
+        f"Not an HTTP status: {fault.status}": fault.kind == "status" and not 200 <= fault.status <= 599,
+        "Only a status takes a header, message, code or body": fault.kind != "status" and has_content,
         "Only hang and slow take seconds": fault.seconds > 0 and fault.kind not in ("hang", "slow"),
         "Only bomb takes a size, and needs it": (fault.kind == "bomb") != (fault.size > 0),
         "slow needs seconds=N": fault.kind == "slow" and not fault.seconds > 0,
@@ -145,20 +141,19 @@ def parse(text: str) -> Fault:
     if len(words) < 2:
         raise FaultError(f"Missing pattern or kind: {text!r}")
     where, kind, *options = words
-    fields: dict[str, Any] = {"where": where, "method": method, "kind": "status" if kind.isdecimal() else kind}
-    reply: dict[str, Any] = {"status": int(kind)} if kind.isdecimal() else {}
+    fields: dict[str, Any] = {"where": where, "method": method, "kind": kind, "headers": ()}
+    if kind.isdecimal():
+        fields |= {"kind": "status", "status": int(kind)}
     for option in options:
         name, equals, value = option.partition("=")
         if name == "header" and ":" in value:
             header, _, content = value.partition(":")
-            reply["headers"] = (*reply.get("headers", ()), (header.strip(), content.strip()))
-        elif equals and name in _TEXTS:
-            reply[name] = value
+            fields["headers"] += ((header.strip(), content.strip()),)
         elif equals and name in _OPTIONS:
             fields[name] = _value(name, value)
         else:
             raise FaultError(f"Unknown option: {option!r}")
-    return Fault(**fields, reply=Reply(**{"status": 0} | reply) if reply else None)
+    return Fault(**fields)
 
 
 def _words(text: str) -> list[str]:
@@ -181,11 +176,8 @@ def _value(name: str, value: str) -> str | float:
 def from_json(fields: Any) -> Fault:
     """Return the fault of a JSON object, as `dataclasses.asdict` of a Fault makes it."""
     try:
-        if reply := fields.get("reply"):
-            headers = tuple((str(name), str(value)) for name, value in reply.get("headers", ()))
-            reply = Reply(**{**reply, "headers": headers})
-        return Fault(**{**fields, "reply": reply})
+        return Fault(**{**fields, "headers": tuple((str(name), str(value)) for name, value in fields["headers"])})
     except FaultError:
         raise
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError) as error:
         raise FaultError(f"Invalid fault in JSON: {error}") from None

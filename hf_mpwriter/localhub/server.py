@@ -10,7 +10,8 @@ import dataclasses
 import http.client
 import json
 import os
-from typing import TYPE_CHECKING, Any, Self
+from types import TracebackType
+from typing import Any, Self
 
 from hf_mpwriter.localhub.child import ChildServer, listen
 from hf_mpwriter.localhub.config import (
@@ -25,9 +26,6 @@ from hf_mpwriter.localhub.config import (
 )
 from hf_mpwriter.localhub.faults import Fault, Standing, from_json, parse
 from hf_mpwriter.localhub.store import Store
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 START_DEADLINE = 60.0  # seconds
 STOP_DEADLINE = 60.0  # seconds until it is killed

@@ -22,8 +22,9 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import uvicorn
 
@@ -32,15 +33,10 @@ from hf_mpwriter.localhub.config import HOST, HubConfig, ServerError
 from hf_mpwriter.localhub.endpoints.app import create_app
 from hf_mpwriter.localhub.errors import Forbidden, RateLimited, Refusal, Unauthorized
 from hf_mpwriter.localhub.faulting import Faults, Protocol
+from hf_mpwriter.localhub.faults import Fault
 from hf_mpwriter.localhub.pages.boards import Boards
 from hf_mpwriter.localhub.store import WritableStore
-from hf_mpwriter.localhub.xet import XetStore
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from hf_mpwriter.localhub.faults import Fault
-    from hf_mpwriter.localhub.xet import Access
+from hf_mpwriter.localhub.xet import Access, XetStore
 
 KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, so that clients close first
 GRACE = 3  # seconds for responses in progress when the server stops

@@ -38,8 +38,9 @@ import re
 import secrets
 import shutil
 import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import BinaryIO, Literal
 from urllib.parse import quote, unquote
 
 from hf_mpwriter.localhub.errors import (
@@ -51,9 +52,6 @@ from hf_mpwriter.localhub.errors import (
     RevisionNotFound,
     StaleParent,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
 
 FORMAT = "hf-mpwriter localhub 1\n"
 REPO_TYPES = ("model", "dataset", "space")

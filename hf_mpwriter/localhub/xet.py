@@ -47,16 +47,12 @@ import os
 import struct
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_mpwriter.localhub.errors import BadRequest
-from hf_mpwriter.localhub.store import make_dirs
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from hf_mpwriter.localhub.store import WritableStore
+from hf_mpwriter.localhub.store import WritableStore, make_dirs
 
 REBUILDS = 2  # concurrent downloads; each holds an API thread while it waits
 CACHED_XORBS = 512

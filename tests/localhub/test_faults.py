@@ -18,7 +18,7 @@ from programs import wait_for
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.config import ServerError
 from hf_mpwriter.localhub.endpoints.routing import API_THREADS
-from hf_mpwriter.localhub.faults import GRAMMAR, Fault, FaultError, Reply, from_json, parse
+from hf_mpwriter.localhub.faults import GRAMMAR, Fault, FaultError, from_json, parse
 
 WHOAMI = "/api/whoami-v2"
 
@@ -53,7 +53,7 @@ def held(hub: LocalHub) -> int:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("POST /commit/ 503 times=3", Fault("/commit/", "status", "POST", "before", 3, reply=Reply(503))),
+        ("POST /commit/ 503 times=3", Fault("/commit/", "status", "POST", "before", 3, status=503)),
         ("/commit/ hang when=after", Fault("/commit/", "hang", when="after")),
         ("/lfs/ reset skip=1", Fault("/lfs/", "reset", skip=1)),
         (r"/lfs/\d+$ close times=0", Fault(r"/lfs/\d+$", "close", times=0)),
@@ -64,7 +64,11 @@ def held(hub: LocalHub) -> int:
             Fault(
                 "/commit/",
                 "status",
-                reply=Reply(429, (("Retry-After", "2"), ("X", "y:z")), "too many", "C", "<b/>"),
+                status=429,
+                headers=(("Retry-After", "2"), ("X", "y:z")),
+                message="too many",
+                code="C",
+                body="<b/>",
             ),
         ),
     ],
@@ -112,7 +116,7 @@ def test_what_is_no_fault_is_refused_and_the_message_shows_the_grammar(hub, text
 def test_a_fault_skips_hits_and_is_over(hub):
     """`skip` requests pass, `times` are hit, the rest pass; other paths and methods are left alone."""
     hub.fault(f"GET {WHOAMI} 503 skip=1 times=2")
-    hub.fault(Fault(WHOAMI, "status", "GET", times=0, reply=Reply(500)))
+    hub.fault(Fault(WHOAMI, "status", "GET", times=0, status=500))
     assert ask(hub, "GET", "/api/models/local-user/r")[0] == 200
     assert ask(hub, "POST", WHOAMI, {})[0] == 404
     assert [ask(hub, "GET", WHOAMI)[0] for _ in range(4)] == [500, 503, 503, 500]

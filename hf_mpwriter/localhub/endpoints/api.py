@@ -20,21 +20,25 @@ import fnmatch
 import hashlib
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from hf_mpwriter.localhub.config import USER
-from hf_mpwriter.localhub.endpoints.routing import SHA256, get_field, raw_path, repo_url
+from hf_mpwriter.localhub.endpoints.routing import SHA256, Call, get_field, raw_path, repo_url
 from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, Exists, Forbidden
-from hf_mpwriter.localhub.store import MAIN, REPO_TYPES, Change, check_path, last_changes, lfs_pointer
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from hf_mpwriter.localhub.endpoints.routing import Call
-    from hf_mpwriter.localhub.store import Commit, TreeEntry
+from hf_mpwriter.localhub.store import (
+    MAIN,
+    REPO_TYPES,
+    Change,
+    Commit,
+    TreeEntry,
+    check_path,
+    last_changes,
+    lfs_pointer,
+)
 
 COMMITS_PER_PAGE = 100
 FILES_PER_PAGE = 1000

@@ -18,27 +18,24 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio import from_thread
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_mpwriter.localhub.config import CONTROL, FAULTS_PATH, READY_PATH, TOKEN_PATH
 from hf_mpwriter.localhub.endpoints import api, cas, lfs
-from hf_mpwriter.localhub.endpoints.routing import Endpoint, raw_path
+from hf_mpwriter.localhub.endpoints.routing import Auth, Call, Endpoint, raw_path
 from hf_mpwriter.localhub.errors import BadRequest, NotFound
 from hf_mpwriter.localhub.faults import from_json, parse
 from hf_mpwriter.localhub.pages import handlers
 from hf_mpwriter.localhub.pages.handlers import STYLE_PATH, refusal_page, style
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from hf_mpwriter.localhub.endpoints.routing import Auth, Call
     from hf_mpwriter.localhub.serving import HubState
 
 _API = "/api/{repo:hub_api}"

@@ -11,15 +11,13 @@ that cache must not apply to another store that is served on the same port later
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.responses import FileResponse, JSONResponse, Response
 
+from hf_mpwriter.localhub.endpoints.routing import Call
 from hf_mpwriter.localhub.errors import NotFound, RangeNotSatisfiable, Refusal
-
-if TYPE_CHECKING:
-    from hf_mpwriter.localhub.endpoints.routing import Call
-    from hf_mpwriter.localhub.xet import Term, XetStore
+from hf_mpwriter.localhub.xet import Term, XetStore
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 

@@ -5,15 +5,12 @@ Upload URLs need no token: at the real Hub they lead to another service. A signa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from hf_mpwriter.localhub.endpoints.routing import SHA256, get_field
+from hf_mpwriter.localhub.endpoints.routing import SHA256, Call, get_field
 from hf_mpwriter.localhub.errors import BadRequest, NotFound
-
-if TYPE_CHECKING:
-    from hf_mpwriter.localhub.endpoints.routing import Call
 
 LFS_JSON = "application/vnd.git-lfs+json"
 

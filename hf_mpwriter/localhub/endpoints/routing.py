@@ -24,6 +24,7 @@ import re
 import sys
 import traceback
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
@@ -32,17 +33,14 @@ from anyio import CapacityLimiter, to_thread
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hf_mpwriter.localhub.config import CONTROL, USER
 from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, Refusal, Stranger, Unauthorized
 from hf_mpwriter.localhub.faulting import answer_of, slow_receive
+from hf_mpwriter.localhub.faults import Fault, When
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from hf_mpwriter.localhub.faults import Fault, When
     from hf_mpwriter.localhub.serving import HubState
 
 SPOOL_BUFFER = 1 << 20  # bytes per write in the thread pool

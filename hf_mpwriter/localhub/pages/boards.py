@@ -16,19 +16,15 @@ import secrets
 import shutil
 import socket
 import threading
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
 
 from starlette.responses import Response
 
 from hf_mpwriter.localhub.child import ChildServer
 from hf_mpwriter.localhub.config import HOST
 from hf_mpwriter.localhub.errors import Refusal
-from hf_mpwriter.localhub.store import MAIN
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from hf_mpwriter.localhub.store import Store, TreeEntry
+from hf_mpwriter.localhub.store import MAIN, Store, TreeEntry
 
 MOST_BOARDS = 4  # each is a process of about 200 MB
 KEY_VARIABLE = "LOCALHUB_BOARD_KEY"  # between Hub and child only

@@ -1,8 +1,8 @@
 """The pages: one function each, from a request to HTML.
 
 The model card is Markdown that others wrote, as HTML that is safe to show. HTML in it is shown as text. Links with
-`javascript:` and the like stay text, too: markdown-it refuses them. Relative addresses lead into the repository. In all
-pages values are escaped by jinja2, and headers let a browser run no script and load nothing elsewhere.
+`javascript:` and the like stay text, too: markdown-it refuses them. In all pages values are escaped by jinja2, and
+headers let a browser run no script and load nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -11,41 +11,27 @@ import functools
 import importlib.resources
 import importlib.util
 import itertools
-import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from starlette.responses import HTMLResponse, Response
 
-from hf_mpwriter.localhub.endpoints.routing import raw_path
-from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, NotFound
-from hf_mpwriter.localhub.pages.boards import is_event_file
-from hf_mpwriter.localhub.store import MAIN, last_changes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from jinja2 import Environment
-    from markdown_it import MarkdownIt
-    from markdown_it.token import Token
-
-    from hf_mpwriter.localhub.endpoints.routing import Call
-    from hf_mpwriter.localhub.errors import Refusal
-    from hf_mpwriter.localhub.pages.boards import Board
-    from hf_mpwriter.localhub.store import Commit, TreeEntry
+from hf_mpwriter.localhub.endpoints.routing import Call, raw_path
+from hf_mpwriter.localhub.errors import EntryNotFound, NotFound, Refusal
+from hf_mpwriter.localhub.pages.boards import Board, is_event_file
+from hf_mpwriter.localhub.store import MAIN, Commit, TreeEntry, last_changes
 
 CARD = "README.md"
 LONGEST_TEXT = 1 << 19  # bytes of a file that is shown
-COMMITS_PER_PAGE = 50
+COMMITS_SHOWN = 500  # the newest ones
 ASKED = ("accept", "accept-encoding", "content-type", "if-none-match")  # headers that reach TensorBoard: no token
 DEEPEST = 200  # commits that a page reads to find who changed an entry; older changes are shown without a commit
 PICTURES = (".gif", ".jpeg", ".jpg", ".png", ".webp")  # no SVG, which may hold scripts
 _METADATA = re.compile(r"\A---[^\S\n]*\n.*?\n---[^\S\n]*(\n|\Z)", re.DOTALL)
-_ELSEWHERE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:|[/#?]")
 
 UNITS = ("Bytes", "kB", "MB", "GB", "TB")
 HEADERS = MappingProxyType(
@@ -96,7 +82,7 @@ def card(call: Call) -> Response:
     content = None
     if CARD in head.tree:
         text = store.read_blob(*call.repo, CARD, head.oid).decode("utf-8", "replace")
-        content = to_html(text, values["links"], MAIN)
+        content = to_html(text)
     return html("card.html", content=content, **values)
 
 
@@ -141,21 +127,10 @@ def _text(data: bytes) -> str | None:
 
 
 def commits(call: Call) -> Response:
-    """GET [/Ts]/{id}/commits/{rev}: the history, page by page."""
-    revision, page = call.path_params["rev"], call.query_params.get("p", "0")
-    if not (page.isascii() and page.isdecimal() and len(page) < 10):
-        raise BadRequest(f"Invalid page: {page!r}")
-    first = int(page) * COMMITS_PER_PAGE
-    values = frame(call, "files", revision)
-    history = call.hub.store.history(*call.repo, revision)
-    shown = list(itertools.islice(history, first, first + COMMITS_PER_PAGE + 1))
-    return html(
-        "commits.html",
-        commits=shown[:COMMITS_PER_PAGE],
-        page=int(page),
-        has_more=len(shown) > COMMITS_PER_PAGE,
-        **values,
-    )
+    """GET [/Ts]/{id}/commits/{rev}: the history."""
+    values = frame(call, "files", call.path_params["rev"])
+    history = call.hub.store.history(*call.repo, values["revision"])
+    return html("commits.html", commits=itertools.islice(history, COMMITS_SHOWN), **values)
 
 
 def commit(call: Call) -> Response:
@@ -202,8 +177,7 @@ class FolderEntry:
     commit: Commit | None  # The commit that changed it last; None if it is older than DEEPEST commits
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A file that a commit changed, with its sizes before and after; None where it was not."""
 
     path: str
@@ -244,42 +218,11 @@ def _size(tree: Mapping[str, TreeEntry], path: str) -> int | None:
     return tree[path].size if path in tree else None
 
 
-def to_html(text: str, links: Links, revision: str) -> str:
-    """Return a card as HTML."""
-    parser = _parser()
-    tokens = parser.parse(_METADATA.sub("", text, count=1))
-    for token in _all(tokens):
-        if token.type == "link_open":
-            _lead(token, "href", functools.partial(links.blob, revision))
-            token.attrSet("rel", "nofollow noopener")
-        elif token.type == "image":
-            _lead(token, "src", functools.partial(links.resolve, revision))
-    return str(parser.renderer.render(tokens, parser.options, {}))
-
-
-@functools.cache
-def _parser() -> MarkdownIt:
-    """Return the parser: `js-default` has tables and lets no HTML through."""
+def to_html(text: str) -> str:
+    """Return a card as HTML, without its metadata."""
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("js-default")
-
-
-def _all(tokens: Iterable[Token]) -> Iterable[Token]:
-    for token in tokens:
-        yield token
-        yield from _all(token.children or ())
-
-
-def _lead(token: Token, attribute: str, address: Callable[[str], str]) -> None:
-    """Make a relative address lead into the repository; one that leaves it stays as it is and leads nowhere."""
-    target = str(token.attrGet(attribute) or "")
-    if not target or _ELSEWHERE.match(target):
-        return
-    path, mark, rest = target.partition("#")
-    inside = posixpath.normpath(unquote(path))
-    if not inside.startswith(".."):
-        token.attrSet(attribute, address(inside) + mark + rest)
+    return str(MarkdownIt("js-default").render(_METADATA.sub("", text, count=1)))  # with tables, and without HTML
 
 
 def html(template: str, code: int = 200, headers: Mapping[str, str] = _NO_HEADERS, **values: Any) -> Response:
@@ -300,7 +243,7 @@ def style(_: Call) -> Response:
 
 
 @functools.cache
-def _templates() -> Environment:
+def _templates() -> Any:
     """Return the templates; jinja2 is loaded by the first page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -362,9 +305,9 @@ class Links:
         """The content of a file."""
         return self._at("resolve", revision, path)
 
-    def commits(self, revision: str = MAIN, page: int = 0) -> str:
-        """A page of the history."""
-        return self._at("commits", revision) + (f"?p={page}" if page else "")
+    def commits(self, revision: str = MAIN) -> str:
+        """The history."""
+        return self._at("commits", revision)
 
     def commit(self, oid: str) -> str:
         """What a commit changed."""

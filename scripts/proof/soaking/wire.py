@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from hf_mpwriter.localhub.endpoints.api import file_json
 from hf_mpwriter.localhub.errors import Refusal, RepoNotFound
-from hf_mpwriter.localhub.faults import Fault, Kind, Reply, When
+from hf_mpwriter.localhub.faults import Fault, Kind, When
 from hf_mpwriter.testing import processes
 from soaking.deck import Card, Schedule
 from soaking.inside import REPO
@@ -121,16 +121,14 @@ class Wire:
                     self._rng.choice(when),
                     times=self._rng.randint(10, 40) if kind == "slow" else self._rng.randint(1, 5),
                     seconds=round(self._rng.uniform(*SECONDS[kind]), 2) if kind in SECONDS else 0.0,
-                    reply=self._reply(status) if status else None,
+                    status=status,
+                    headers=(("Retry-After", "1"),) if status == 429 else (),
+                    code=self._rng.choice(["", "RepoNotFound"]) if status == 404 else "",
                 )
             )
             return True
 
         return play
-
-    def _reply(self, status: int) -> Reply:
-        headers = (("Retry-After", "1"),) if status == 429 else ()
-        return Reply(status, headers, code=self._rng.choice(["", "RepoNotFound"]) if status == 404 else "")
 
     def _html(self) -> bool:
         """Let something on the way answer in the Hub's place, or after it, with a page."""
@@ -141,9 +139,8 @@ class Wire:
         status = self._rng.choice(HTML_STATUSES)
         when: When = "after" if status == 200 and self._rng.random() < 0.5 else "before"
         headers = (("Content-Type", "text/html"),)
-        reply = Reply(status, headers, body=HTML)
-        fault = Fault(where, "status", method, when, self._rng.randint(1, 3), reply=reply)
-        self._run.hub.fault(fault)
+        times = self._rng.randint(1, 3)
+        self._run.hub.fault(Fault(where, "status", method, when, times, status=status, headers=headers, body=HTML))
         return True
 
     def _tree(self, how: str) -> bool:
@@ -161,7 +158,7 @@ class Wire:
                 headers = (("Content-Type", "application/json"), ("X-Soak", how))
                 times, body = self._rng.randint(1, 3), json.dumps(items)
                 self._run.hub.fault(
-                    Fault(TREES, "status", "POST", "before", times, reply=Reply(200, headers, body=body))
+                    Fault(TREES, "status", "POST", "before", times, status=200, headers=headers, body=body)
                 )
                 return True
         return False
