@@ -42,7 +42,6 @@ _OUR_EVENT_NAME = re.compile(
     _EVENT_NAME.pattern + r"(?P<host>[A-Za-z0-9.-]+)\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL
 )
 _PROCESS = re.compile(_EVENT_NAME.pattern + r"(?P<process>[A-Za-z0-9.-]+\.\d+)\.[0-9a-f]+")
-_QUOTED = re.compile(rb"[^A-Za-z0-9_.~/-]")  # in the path of a URL
 _NO_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of such bytes
 _RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5}|[1-9]\d{5,})(?!\d)")
 
@@ -83,27 +82,6 @@ def is_run_path(path: object) -> bool:
 def name_on_hub(path: str) -> str:
     """A path as the Hub can take it: bytes that are no UTF-8 as `%FF`."""
     return _NO_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", path)
-
-
-def repository_url(endpoint: str, repo_type: str, repo_id: str) -> str:
-    """URL of the page of a repository on the Hub."""
-    kind = "" if repo_type == "model" else f"{repo_type}s/"
-    return f"{endpoint.rstrip('/')}/{kind}{repo_id}"
-
-
-def folder_url(endpoint: str, repo_type: str, repo_id: str, revision: str, folder: str) -> str:
-    """URL of the page of a folder on the Hub."""
-    branch = _quoted(revision).replace("/", "%2F")
-    return f"{repository_url(endpoint, repo_type, repo_id)}/tree/{branch}/{_quoted(folder)}".rstrip("/")
-
-
-def commit_url(endpoint: str, repo_type: str, repo_id: str, commit: str) -> str:
-    """URL of the page of a commit on the Hub; `commit` is its id, the rest as in `repository_url`."""
-    return f"{repository_url(endpoint, repo_type, repo_id)}/commit/{_quoted(commit)}"
-
-
-def _quoted(text: str) -> str:
-    return _QUOTED.sub(lambda match: b"%%%02X" % match[0][0], text.encode(errors="surrogateescape")).decode()
 
 
 def check_suffix(suffix: object, longest_name: Callable[[], int]) -> str:

@@ -35,7 +35,7 @@ from typing import Self
 
 from hf_mpwriter.base.arguments import check_endpoint, switch
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.names import commit_url, folder_url, name_on_hub
+from hf_mpwriter.base.names import name_on_hub
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
@@ -134,16 +134,30 @@ class Destination:
     @property
     def url(self) -> str:
         """The page of the folder on the Hub; it opens once a push has made it, if the repository has its full name."""
-        return folder_url(self.endpoint, self.repo_type, self.repo_id, self.revision, self.path_in_repo)
+        branch, folder = _quoted(self.revision, kept=""), _quoted(self.path_in_repo)
+        return f"{self.repository_url(self.repo_id)}/tree/{branch}/{folder}".rstrip("/")
+
+    def repository_url(self, repo_id: str) -> str:
+        """The page of the repository on the Hub, by its full name."""
+        return f"{self.endpoint.rstrip('/')}/{self._kind}{repo_id}"
 
     def commit_url(self, commit: str) -> str:
         """The page of a commit on the Hub."""
-        return commit_url(self.endpoint, self.repo_type, self.repo_id, commit)
+        return f"{self.repository_url(self.repo_id)}/commit/{_quoted(commit)}"
+
+    @property
+    def _kind(self) -> str:
+        return "" if self.repo_type == "model" else f"{self.repo_type}s/"
 
     def __str__(self) -> str:
         """`endpoint/[datasets/]repo@branch/folder`."""
-        kind = "" if self.repo_type == "model" else f"{self.repo_type}s/"
-        return f"{self.endpoint}/{kind}{self.repo_id}@{self.revision}/{self.path_in_repo}".rstrip("/")
+        return f"{self.endpoint}/{self._kind}{self.repo_id}@{self.revision}/{self.path_in_repo}".rstrip("/")
+
+
+def _quoted(text: str, kept: str = "/") -> str:
+    from urllib.parse import quote  # here: training imports this module
+
+    return quote(text, kept, errors="surrogateescape")
 
 
 @dataclass(frozen=True)

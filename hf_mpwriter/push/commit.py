@@ -175,7 +175,7 @@ def note(text: str) -> None:
 
 def _page(job: Job, hub: Hub) -> str:
     """The page of the repository, which opens once it exists."""
-    return names.repository_url(job.destination.endpoint, job.destination.repo_type, hub.repo_id)
+    return job.destination.repository_url(hub.repo_id)
 
 
 def _tell_visibility(job: Job, hub: Hub, notify: Notify, *, first: bool) -> None:

@@ -22,23 +22,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Returned:
-    """One call that returned.
+    """One call that returned."""
 
-    Attributes:
-        pid: process that made it.
-        path: event file of the record, relative to the run directory.
-        tag: tag of the summary.
-        step: global step.
-        flushed: whether a flush returned after it.
-        together: all tags of its record, of a call of `log`; empty for any other call.
-    """
-
-    pid: int
-    path: str
-    tag: str
-    step: int
-    flushed: bool = False
-    together: tuple[str, ...] = ()
+    pid: int  # process that made it
+    path: str  # event file of the record, relative to the run directory
+    tag: str  # tag of the summary
+    step: int  # global step
+    flushed: bool = False  # whether a flush returned after it
+    together: tuple[str, ...] = ()  # all tags of its record, of a call of `log`; empty for any other call
 
 
 class Journal:
@@ -65,13 +56,7 @@ class Journal:
         self.note_at(_path(writer), tag, step)
 
     def note_step(self, writer: Any, tags: Iterable[str], step: int) -> None:
-        """Note that a call of `log` returned: one record holds all of its values.
-
-        Args:
-            writer: the writer of the call.
-            tags: as in the event file, see `note`.
-            step: global step.
-        """
+        """Note that a call of `log` returned: one record holds all of its values. For the arguments see `note`."""
         self._line({"tags": list(tags), "step": step, "path": _path(writer)})
 
     def note_at(self, path: str, tag: str, step: int) -> None:

@@ -72,55 +72,32 @@ class HubView(Protocol):
 
 @dataclass
 class FileReport:
-    """What `check` found of one file.
+    """What `check` found of one file."""
 
-    Attributes:
-        path: relative to the run directory.
-        local_bytes: bytes of the local file, up to the last whole record.
-        hub_bytes: bytes of the Hub's copy at the head.
-        local_events: summaries in the local file, 0 for an attachment.
-        hub_events: summaries in the Hub's copy, 0 for an attachment.
-        commits: number of commits that changed it.
-        differs: whether the Hub's copy at the head is no beginning of the local file.
-        is_elsewhere: whether another machine writes it, and has more of it.
-    """
-
-    path: str
-    local_bytes: int = 0
-    hub_bytes: int = 0
-    local_events: int = 0
-    hub_events: int = 0
-    commits: int = 0
-    differs: bool = False
-    is_elsewhere: bool = False
+    path: str  # relative to the run directory
+    local_bytes: int = 0  # bytes of the local file, up to the last whole record
+    hub_bytes: int = 0  # bytes of the Hub's copy at the head
+    local_events: int = 0  # summaries in the local file, 0 for an attachment
+    hub_events: int = 0  # summaries in the Hub's copy, 0 for an attachment
+    commits: int = 0  # number of commits that changed it
+    differs: bool = False  # whether the Hub's copy at the head is no beginning of the local file
+    is_elsewhere: bool = False  # whether another machine writes it, and has more of it
 
 
 @dataclass
 class Report:
-    """What `check` found.
+    """What `check` found."""
 
-    Attributes:
-        files: the event files, per path.
-        attachments: the attachments that are expected, per path.
-        commits: number of commits of the branch, those of others included.
-        changes: of these, commits that have changed something in the folder of the run.
-        returned: number of calls that returned, 0 without journals.
-        lost: number of their records that are missing.
-        duplicated: number of their records that are there once too often.
-        split: number of steps of `log` whose values are not in one record.
-        problems: broken promises, one sentence each; empty if all hold.
-        damage: ends of local files that no reader reaches. No promise is broken by it: what is before it is compared.
-    """
-
-    files: dict[str, FileReport] = field(default_factory=dict)
-    attachments: dict[str, FileReport] = field(default_factory=dict)
-    commits: int = 0
-    changes: int = 0
-    returned: int = 0
-    lost: int = 0
-    duplicated: int = 0
-    split: int = 0
-    problems: list[str] = field(default_factory=list)
+    files: dict[str, FileReport] = field(default_factory=dict)  # the event files, per path
+    attachments: dict[str, FileReport] = field(default_factory=dict)  # the attachments that are expected, per path
+    commits: int = 0  # number of commits of the branch, those of others included
+    changes: int = 0  # of these, commits that have changed something in the folder of the run
+    returned: int = 0  # number of calls that returned, 0 without journals
+    lost: int = 0  # number of their records that are missing
+    duplicated: int = 0  # number of their records that are there once too often
+    split: int = 0  # number of steps of `log` whose values are not in one record
+    problems: list[str] = field(default_factory=list)  # broken promises, one sentence each; empty if all hold
+    # ends of local files that no reader reaches. No promise is broken by it: what is before it is compared
     damage: list[Damage] = field(default_factory=list)
 
 

@@ -4,8 +4,8 @@
     workers           found in the member files, and checked by host and start time
     left_behind       found among all processes of the machine, by their command lines
 
-A pid is compared with the process that has it now, so it is never that of a stranger. The process may still end between
-the answer and a signal.
+Each takes the absolute path of the run directory. A pid is compared with the process that has it now, so it is never
+that of a stranger. The process may still end between the answer and a signal.
 """
 
 from __future__ import annotations
@@ -29,41 +29,24 @@ def _is(kind: str, pid: int, run_dir: str) -> bool:
 
 
 def uploader(run_dir: str) -> int:
-    """Pid of the uploader on this host, 0 if there is none.
-
-    Args:
-        run_dir: absolute path.
-    """
+    """Pid of the uploader on this host, 0 if there is none."""
     status = HubSink(spool_of(find(run_dir))).status()
     return status.pid if not status.is_over and _is("uploader", status.pid, run_dir) else 0
 
 
 def push(run_dir: str) -> int:
-    """Pid of the running push on this host, 0 if there is none.
-
-    Args:
-        run_dir: absolute path.
-    """
+    """Pid of the running push on this host, 0 if there is none."""
     pid = HubSink(spool_of(find(run_dir))).status().push
     return pid if _is("push", pid, run_dir) else 0
 
 
 def workers(run_dir: str) -> list[int]:
-    """Pids of the processes that log on this host, outside of other containers.
-
-    Args:
-        run_dir: absolute path.
-    """
+    """Pids of the processes that log on this host, outside of other containers."""
     names = [member.name for member in Members(spool_of(find(run_dir))).all() if member.works]
     return [name.pid for name in names if name.host == host_id() and name.ticks == start_ticks(name.pid)]
 
 
 def left_behind(run_dir: str, *kinds: str) -> list[int]:
-    """Pids of all living processes of an upload or a mirror of a run, whatever its status files say.
-
-    Args:
-        run_dir: absolute path.
-        kinds: `uploader`, `push`, `search`, `mirror`, `copy` or `sampler`; all if not given.
-    """
+    """Pids of all living processes of these kinds, see `launch.KINDS`, whatever the status files of a run say."""
     pids = [process.pid for process in psutil.process_iter()]
     return [pid for pid in pids if any(_is(kind, pid, run_dir) for kind in kinds or KINDS)]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.names import commit_url, folder_url, is_event_file
+from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system.process import safe_name
 
@@ -48,9 +48,6 @@ def test_the_name_of_an_event_file_tells_the_process(name, process):
 def test_a_page_of_the_hub_opens(where, url):
     """The prefix of its kind; a branch is one part of the path; everything else that a browser would read is quoted."""
     for endpoint in ("http://127.0.0.1:9", "http://127.0.0.1:9/"):
-        assert folder_url(endpoint, *where) == f"http://127.0.0.1:9/{url}"
-    assert Destination("http://127.0.0.1:9", where[1], where[0], *where[2:]).url == f"http://127.0.0.1:9/{url}"
-    assert (
-        commit_url("http://127.0.0.1:9", *where[:2], "0123abcd")
-        == f"http://127.0.0.1:9/{url.split('/tree/')[0]}/commit/0123abcd"
-    )
+        there = Destination(endpoint, where[1], where[0], *where[2:])
+        assert there.url == f"http://127.0.0.1:9/{url}"
+        assert there.commit_url("0123abcd") == f"http://127.0.0.1:9/{url.split('/tree/')[0]}/commit/0123abcd"

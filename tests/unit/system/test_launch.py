@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from hf_mpwriter.system import launch
-from hf_mpwriter.system.interpreter import PYTHON_VARIABLE, interpreter
+from hf_mpwriter.system.launch import PYTHON_VARIABLE, interpreter
 
 
 def script(path) -> str:
