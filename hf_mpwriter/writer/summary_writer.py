@@ -4,15 +4,8 @@
     closed      no event file is open; the next record opens a new one
     pickled     its settings only: on arrival, the writer joins the run from the other process
 
-This module holds construction, closing and pickling; `scalars` and `methods/` hold what can be logged:
-
-    add_hparams      tensorboardX -> FileWriter.add_summary, into the directory of the trial
-    add_embedding    tensorboardX -> files in the worker directory
-    add_*            tensorboardX -> FileWriter.add_summary -> EventFile.append
-
-Every method raises `NotLoggableError` for what cannot be logged. Where tensorboardX and torch differ, both parameter
-names are accepted. By position, the type of the argument decides which parameter is meant. All but scalars is encoded
-by tensorboardX.
+This module holds construction, closing and pickling; `scalars`, `add_methods` and `trials` hold what can be logged.
+Every method raises `NotLoggableError` for what cannot be logged.
 
 Invariant: no file ever contains a token. A pickled writer keeps it only on the way to a process that is being started.
 """
@@ -46,13 +39,8 @@ from hf_mpwriter.worker.messages import tell_environment, url_of
 from hf_mpwriter.worker.patience import is_failure
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.file_writer import FileWriter
-from hf_mpwriter.writer.methods.distributions import DistributionMethods
-from hf_mpwriter.writer.methods.graphs import ChartMethods, GraphMethods
-from hf_mpwriter.writer.methods.images import ImageMethods
-from hf_mpwriter.writer.methods.media import MediaMethods
-from hf_mpwriter.writer.methods.points import PointMethods
-from hf_mpwriter.writer.methods.trials import TrialMethods
 from hf_mpwriter.writer.refusals import refusing
+from hf_mpwriter.writer.trials import TrialMethods
 
 # attributes that belong to one process, and do not travel in a pickle
 _PROCESS_STATE = (
@@ -77,19 +65,13 @@ def named_for_users(cls: _Class) -> _Class:
     return cls
 
 
-class AddMethods(
-    ImageMethods, MediaMethods, DistributionMethods, PointMethods, ChartMethods, GraphMethods, TrialMethods
-):
-    """All that can be logged; `SummaryWriter` adds construction, closing and pickling."""
-
-
-for _name in dir(AddMethods):
+for _name in dir(TrialMethods):
     if _name.startswith("add_") and _name != "add_scalar":  # the short path has it in its own body
-        setattr(AddMethods, _name, refusing(getattr(AddMethods, _name)))
+        setattr(TrialMethods, _name, refusing(getattr(TrialMethods, _name)))
 
 
 @named_for_users
-class SummaryWriter(AddMethods):
+class SummaryWriter(TrialMethods):
     """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
 
     Args:

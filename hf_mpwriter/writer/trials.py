@@ -1,4 +1,8 @@
-"""Hyperparameters: each trial of a search is a run of its own, below the worker directory."""
+"""Trials and embeddings, which are in files of their own, below the worker directory.
+
+add_hparams      a run for each trial of a search, in the directory of the trial
+add_embedding    tensorboardX -> files for the embedding projector, beside the event files
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,39 @@ import time
 from typing import Any, overload
 
 from tensorboardX.summary import hparams
+from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
 from hf_mpwriter.base.names import sub_directory
 from hf_mpwriter.base.storage import is_url
+from hf_mpwriter.events.deferred_log import logger
+from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import summaries
-from hf_mpwriter.writer.scalars import ScalarMethods, as_numbers
-from hf_mpwriter.writer.values import Step, as_python, as_step
+from hf_mpwriter.writer.add_methods import AddMethods
+from hf_mpwriter.writer.scalars import as_numbers
+from hf_mpwriter.writer.values import Array, Step, as_python, as_step, plain, square
 
 Hyperparameters = dict[str, Any]
 
 
-class TrialMethods(ScalarMethods):
-    """`add_hparams`."""
+class _Beside:
+    """A writer as tensorboardX needs it for files: they go to where event files are, which the logdir may not be."""
+
+    def __init__(self, writer: TrialMethods, worker: Worker) -> None:
+        self._writer, self._worker = writer, worker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def _get_file_writer(self) -> _Beside:
+        return self
+
+    def get_logdir(self) -> str:
+        """Return the worker directory on this disk."""
+        return str(self._worker.files.directory())
+
+
+class TrialMethods(AddMethods):
+    """`add_hparams` and `add_embedding`."""
 
     @overload
     def add_hparams(
@@ -107,3 +132,42 @@ class TrialMethods(ScalarMethods):
         elif os.path.isabs(name) and os.path.commonpath([name, run_dir]) == run_dir:
             name = os.path.relpath(name, run_dir)
         return sub_directory(name)
+
+    def add_embedding(
+        self,
+        mat: Array,
+        metadata: list[Any] | None = None,
+        label_img: Array | None = None,
+        global_step: int | None = None,
+        tag: str = "default",
+        metadata_header: list[str] | None = None,
+    ) -> None:
+        """Add data for the embedding projector, as files in the worker directory instead of events.
+
+        Where event files are kept on a local disk on their way to the logdir, these files go there, too.
+
+        To upload them, name them in `repo_allow_patterns`, such as `["*.tfevents.*", "*.tsv", "*.png", "*.pbtxt"]`. If
+        the disk refuses them, `dropped` counts one more.
+
+        Args:
+            mat: shape (N, D): N points of dimension D.
+            metadata: N labels.
+            label_img: shape (N, C, H, W): a picture of each point; values as in `add_image`. TensorBoard needs
+                squares, so others are padded with black.
+            global_step: step.
+            tag: name of the embedding.
+            metadata_header: names of the columns, if each label is a list.
+
+        Raises:
+            NotLoggableError: a shape does not fit, or there are not N labels or pictures.
+        """
+        try:
+            data = plain(mat), metadata, square(plain(label_img)), global_step, tag, metadata_header
+            _SummaryWriter.add_embedding(self if self._worker is None else _Beside(self, self._worker), *data)
+        except OSError as error:
+            logger.warning("%s: an embedding cannot be written: %s", self.logdir, error.strerror or error)
+            if self._worker is not None:
+                self._worker.files.count_lost(1)
+        else:
+            if self._worker is not None:
+                self._worker.note_logged()
