@@ -7,9 +7,10 @@
         with mounted(GCSFUSE, other, store=mount.store): ...   a second host with a mount of the same store
         mount.hang() ... mount.release()            every call waits in between
 
-A model behaves as the source and the documents of its mount say (August 2026), without caches. Objects live in a
-plain directory, the store. What a mount has not published yet is gone with its process. Empty directories are
-published at once, which no object store does.
+A model behaves as the source and the documents of its mount say (August 2026), without caches, in what a run uses of
+it: an object is written in sequence, anew, and by one process. Objects live in a plain directory, the store. What a
+mount has not published yet is gone with its process. Empty directories are published at once, which no object store
+does.
 
 Needs Linux, root, /dev/fuse and libfuse (`scripts/packages`); `why_not` says what is missing. Mounts end with the
 `with`; a killed test takes the process of the mount with it, and the next session detaches what is left.
@@ -42,21 +43,13 @@ class Model:
     name: str  # for messages and the ids of tests
     fstype: str  # the type in mountinfo is `fuse.<fstype>`, or `fuse` without one
     source: str  # the source in mountinfo
-    published_on_close: bool = False  # other hosts see a file when it is closed, else at once
+    published_on_close: bool = False  # an object store: others see closed files, which cannot be appended to
     # what reading an unpublished file gives: "content", "nothing", or it is "refused" (EPERM)
     reads_open: str = "content"
-    appends: bool = True  # whether an existing file can be opened for writing without O_TRUNC, else EPERM
     overwrites: bool = True  # whether an existing file can be opened with O_TRUNC, else EPERM
     deletes: bool = True  # whether a file can be removed, else EPERM
-    sequential: bool = False  # each write has to begin where the last one ended, else EINVAL
-    # what fsync does: "nothing", or it "ends" the file, later writes are EIO; "edits" publishes a file that was
-    # there before, and does nothing for a new one
-    sync: str = "nothing"
-    # close ends the file too, unless it is empty or another process closes its copy of a descriptor
-    close_ends: bool = False
+    fsync_ends: bool = False  # whether fsync publishes a file, and later writes are EIO
     renames: bool = True  # whether anything can be renamed, else ENOSYS
-    links: str = "yes"  # "yes", "copies", or "no" (ENOSYS)
-    truncates: str = "yes"  # "yes", "ignored", or "no" (EPERM); opening with O_TRUNC is no such call
     modes: bool = True  # whether mode and owner can be changed, else it is ignored
     lock_error: int = 0  # the errno of every lock, 0 where they work
     delay: float = 0.0  # seconds that each call takes
@@ -66,24 +59,17 @@ class Model:
         return dataclasses.replace(self, name=f"{self.name}-slow", delay=seconds)
 
 
-GCSFUSE = Model(
-    "gcsfuse", "gcsfuse", "bucket", published_on_close=True, sync="edits", links="no", modes=False
-)  # fsync of a new file does not finalize it: docs/semantics.md
+GCSFUSE = Model("gcsfuse", "gcsfuse", "bucket", published_on_close=True, modes=False)  # docs/semantics.md
 MOUNTPOINT_S3 = Model(
     "mountpoint-s3",
     "",
     "mountpoint-s3",
     published_on_close=True,
     reads_open="refused",
-    appends=False,
     overwrites=False,  # without --allow-overwrite
     deletes=False,  # without --allow-delete
-    sequential=True,
-    sync="ends",
-    close_ends=True,
+    fsync_ends=True,
     renames=False,
-    links="no",
-    truncates="no",
     modes=False,
     lock_error=errno.ENOSYS,
 )  # doc/SEMANTICS.md
@@ -91,27 +77,15 @@ MOUNTPOINT_S3_ALLOWED = dataclasses.replace(
     MOUNTPOINT_S3, name="mountpoint-s3-allowed", overwrites=True, deletes=True
 )  # with both flags
 HF_MOUNT = Model(
-    "hf-mount",
-    "",
-    "hf-mount",
-    published_on_close=True,
-    reads_open="nothing",
-    appends=False,
-    sequential=True,
-    close_ends=True,
-    links="copies",
-    truncates="ignored",
-    modes=False,
+    "hf-mount", "", "hf-mount", published_on_close=True, reads_open="nothing", modes=False
 )  # src/virtual_fs/mod.rs, without advanced_writes
-BLOBFUSE2 = Model(
-    "blobfuse2", "blobfuse2", "blobfuse2", published_on_close=True, links="no", modes=False, lock_error=errno.ENOSYS
+BLOBFUSE2 = dataclasses.replace(
+    GCSFUSE, name="blobfuse2", fstype="blobfuse2", source="blobfuse2", lock_error=errno.ENOSYS
 )
-OBJECT_STORES = (GCSFUSE, MOUNTPOINT_S3, HF_MOUNT, BLOBFUSE2)
 
 PLAIN = Model("plain", "mystery", "mystery")  # a name that is not known; locks of one mount
 NO_MODES = Model("no-modes", "exfat", "exfat", modes=False)
-SLOW = PLAIN.slow()
-MODELS = (*OBJECT_STORES, MOUNTPOINT_S3_ALLOWED, PLAIN, NO_MODES, SLOW)
+MODELS = (GCSFUSE, MOUNTPOINT_S3, MOUNTPOINT_S3_ALLOWED, HF_MOUNT, BLOBFUSE2, PLAIN, NO_MODES)
 
 
 def why_not() -> str:

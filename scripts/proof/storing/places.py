@@ -3,7 +3,7 @@
 a real filesystem     tmpfs, ext4, bindfs, ...      (tests/helpers/real_mounts.py)
 a FUSE model          gcsfuse, hf-mount, ...        (tests/helpers/fuse_models.py)
 a URL                 s3, on moto's server          (tests/helpers/s3_server.py)
-                      in-memory, fsspec's own       (tests/helpers/memory_server.py)
+                      local, fsspec's own
 """
 
 from __future__ import annotations
@@ -21,18 +21,16 @@ from lib.paths import HELPERS
 sys.path.insert(0, str(HELPERS))
 
 import fuse_models
-import memory_server
 import real_mounts
 import s3_server
-from memory_server import MemoryServer
 from mounts import contents
 from s3_server import S3Server
 
 RUN = "runs/exp1"
 BUCKET = "runs"
-URLS = ("s3", "local-url", "in-memory")
+URLS = ("s3", "local-url")
 WRITE_BACK = ("rclone-writes", "rclone-full")  # a cache that uploads some time after close
-MODELS = {model.name: model for model in fuse_models.MODELS if not model.delay}
+MODELS = {model.name: model for model in fuse_models.MODELS}
 ROWS = (*real_mounts.KINDS, *MODELS, *URLS)
 
 
@@ -45,7 +43,7 @@ class Place:
     shown: str  # where TensorBoard reads it
     # whether the mount itself takes a closed file, and publishes it later; no one on its host can know
     writes_back: bool = False
-    # of the environment of every process; a PYTHONPATH is added to theirs
+    # of the environment of every process
     variables: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -75,10 +73,6 @@ def prepared(row: str, top: Path) -> Iterator[Place]:
             s3.client().create_bucket(Bucket=BUCKET)
             url = f"s3://{BUCKET}/{RUN}"
             yield Place(url, _below(lambda: s3.objects(BUCKET)), url, variables=s3.variables)
-        elif row == "in-memory":
-            memory = stack.enter_context(MemoryServer(top / "path"))
-            url, path = f"{memory_server.PROTOCOL}://{RUN}", {"PYTHONPATH": str(memory.path)}
-            yield Place(url, lambda: memory.contents(RUN), url, variables=memory.variables | path)
         elif row in URLS:
             run = top / "files" / RUN
             yield Place(f"local://{run}", lambda: contents(run), str(run))

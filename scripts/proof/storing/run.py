@@ -59,7 +59,6 @@ class Run:
             directory.mkdir(parents=True)
         (top / "without_torch" / "torch.py").write_text("raise ImportError('hidden: it takes seconds')")
         paths = [top / "without_torch", HELPERS / "watch", PACKAGE.parent]
-        paths += [Path(place.variables["PYTHONPATH"])] if "PYTHONPATH" in place.variables else []
         usual = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
         self._environment = {
             **usual,

@@ -78,8 +78,6 @@ def observe(mount: Mounted) -> dict[str, object]:
     seen["append"] = outcome(lambda: append(path, b" three"))
     seen["elsewhere after append"] = mount.elsewhere(path)
     seen["lock"] = outcome(lambda: lock(path))
-    seen["link"] = outcome(lambda: os.link(path, mount.place / "link"))
-    seen["one file"] = (mount.place / "link").exists() and path.stat().st_nlink > 1
     seen["rename"] = outcome(lambda: os.rename(path, mount.place / "renamed"))
     left = mount.place / ("renamed" if seen["rename"] is None else "file")
     left.chmod(0o600)
@@ -99,33 +97,29 @@ LOCAL = {
     "append": None,
     "elsewhere after append": b"one two three",
     "lock": None,
-    "link": None,
-    "one file": True,
     "rename": None,
     "mode": 0o600,
     "overwrite": None,
     "remove": None,
 }
-ON_CLOSE = {"elsewhere while open": None, "elsewhere after fsync": None, "mode": 0o644, "one file": False}
-NO_LINK = {"link": "EPERM", "one file": False}  # the kernel's word for ENOSYS
-NO_APPEND = {"append": "EPERM", "elsewhere after append": b"one two"}
+ON_CLOSE = {"elsewhere while open": None, "elsewhere after fsync": None, "mode": 0o644}
+ON_CLOSE |= {"append": "EPERM", "elsewhere after append": b"one two"}
 FSYNC_ENDS = {
     "elsewhere after fsync": b"one",
     "write after fsync": "EIO",
     "elsewhere after close": b"one",
     "elsewhere after append": b"one",
 }
-MOUNTPOINT = ON_CLOSE | NO_LINK | NO_APPEND | FSYNC_ENDS
+MOUNTPOINT = ON_CLOSE | FSYNC_ENDS
 MOUNTPOINT |= {"read while open": "EPERM", "lock": "ENOSYS", "rename": "ENOSYS"}
 DIFFERENCES = {
-    "gcsfuse": ON_CLOSE | NO_LINK,
+    "gcsfuse": ON_CLOSE,
     "mountpoint-s3": MOUNTPOINT | {"overwrite": "EPERM", "remove": "EPERM"},
     "mountpoint-s3-allowed": MOUNTPOINT,
-    "hf-mount": ON_CLOSE | NO_APPEND | {"read while open": b""},
-    "blobfuse2": ON_CLOSE | NO_LINK | {"lock": "ENOSYS"},
+    "hf-mount": ON_CLOSE | {"read while open": b""},
+    "blobfuse2": ON_CLOSE | {"lock": "ENOSYS"},
     "plain": {},
     "no-modes": {"mode": 0o644},
-    "plain-slow": {},
 }
 
 

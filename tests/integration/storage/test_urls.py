@@ -7,7 +7,6 @@ import re
 
 import pytest
 import s3_server
-from memory_server import PROTOCOL, MemoryServer
 from runs import run
 from s3_server import S3Server
 from support import keys
@@ -89,18 +88,17 @@ for first in (0, 5):
 """
 
 
-def test_a_filesystem_of_fsspec_that_is_memory(tmp_path, start):
-    """In a process that outlives all of a run; the next start, without what is here, continues behind it."""
-    with MemoryServer(tmp_path / "path") as memory:
-        (url, env), found = (f"{PROTOCOL}://runs/exp1", memory.variables), {}
-        env["PYTHONPATH"] = f"{os.environ['PYTHONPATH']}:{memory.path}"
-        for machine, known in (("A", ["None", "True", "4", "True"]), ("B", ["9", "True", "4", "True"])):
-            (tmp_path / machine).mkdir()
-            told = start(TWICE, url, env=env | {"HF_MPWRITER_STAGING": str(tmp_path / machine)}).succeed(200)
-            assert told.split() == known
-            before, found = found, memory.contents("runs/exp1")
-            assert before.items() <= found.items(), "nothing there is written again"
-        assert records(found, tmp_path) == [("loss", step) for step in range(10)] * 2
+@needs_s3
+def test_a_start_on_another_machine_continues_behind_what_is_there(s3, tmp_path, start):
+    """Without anything on its own disk; nothing that is in the bucket is written again."""
+    found: dict[str, bytes] = {}
+    for machine, known in (("A", ["None", "True", "4", "True"]), ("B", ["9", "True", "4", "True"])):
+        (tmp_path / machine).mkdir()
+        told = start(TWICE, "s3://this/exp1", env={"HF_MPWRITER_STAGING": str(tmp_path / machine)}).succeed(200)
+        assert told.split() == known
+        before, found = found, s3.objects("this", "exp1/")
+        assert before.items() <= found.items()
+    assert records(found, tmp_path) == [("loss", step) for step in range(10)] * 2
 
 
 def test_the_memory_of_one_process_is_refused(tmp_path):
