@@ -48,7 +48,7 @@ POLL = 0.1  # seconds
 @logdir_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is logged, until Ctrl-C.")
 def show_logs(logdir: str, *, follow: bool) -> None:
-    """Print the last hundred lines that the uploader of LOGDIR has logged.
+    """Print the last lines that the uploader of LOGDIR has logged.
 
     The words of the Hub's client are there as well.
     """

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import functools
 import importlib.metadata
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -46,9 +45,6 @@ from hf_mpwriter.spool.storage import spool_of
 from hf_mpwriter.system import hf_home, redaction
 from hf_mpwriter.system.filesystem import find_mount, nearest
 from hf_mpwriter.system.redaction import printable
-
-if TYPE_CHECKING:
-    from hf_mpwriter.push.client import HubReply
 
 LOGIN = "hf auth login"
 FAILS = 4  # exit code
@@ -182,42 +178,27 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
         yield Check("endpoint", Health.FAIL, str(error).rstrip("."))
         return
     prepare_client(endpoint)
+    from hf_mpwriter.push.classify import explained
     from hf_mpwriter.push.client import Account
 
-    account, source = Account(endpoint), token_source(os.environ)
-    about = destination or Destination(endpoint, "user/repository")
-    reply = _asked(account.whoami, about)
-    if isinstance(reply, tuple):
-        why, helps = reply
-        helps = helps or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
-        yield Check("endpoint", Health.FAIL, f"{endpoint}: {why}", helps)
-        yield Check("token", Health.WARN, f"{source or 'there is none'}; not asked")
-        return
-    yield endpoint_check(endpoint, reply.status, reply.fields)
-    yield token_check(reply.status, reply.fields, source)
-    if destination is None:
-        return
-    if not destination.is_at(endpoint):
-        text = f"the run is recorded for {destination.endpoint}, so it was not asked"
-        yield Check("repository", Health.WARN, text, f"If your token may go there: HF_ENDPOINT={destination.endpoint}")
-        return
-    seen = _asked(functools.partial(account.repository, destination), destination)
-    if isinstance(seen, tuple):
-        why, helps = seen
-        yield Check("repository", Health.FAIL, f"{destination.url}: {why}", helps or "Try again later")
-        return
-    yield repository_check(destination, seen.status, seen.fields, reply.fields, has_pushed=has_pushed)
-
-
-def _asked(request: Callable[[], HubReply], destination: Destination) -> HubReply | tuple[str, str]:
-    """What the Hub answers, or why it does not, and what helps."""
-    from hf_mpwriter.push.classify import explained
-
+    asked = Destination(endpoint, "user/repository")
     try:
-        return request()
+        account = Account(endpoint)
+        who = account.whoami()
+        yield endpoint_check(endpoint, who.status, who.fields)
+        yield token_check(who.status, who.fields, token_source(os.environ))
+        if destination is not None and destination.is_at(endpoint):
+            asked = destination
+            seen = account.repository(destination)
+            yield repository_check(destination, seen.status, seen.fields, who.fields, has_pushed=has_pushed)
+        elif destination is not None:
+            text = f"the run is recorded for {destination.endpoint}, so it was not asked"
+            cure = f"If your token may go there: HF_ENDPOINT={destination.endpoint}"
+            yield Check("repository", Health.WARN, text, cure)
     except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
-        why, helps = explained(error, destination, os.environ)
-        return why, sentence(helps)
+        why, helps = explained(error, asked, os.environ)
+        cure = sentence(helps) or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
+        yield Check("endpoint", Health.FAIL, f"{endpoint}: {why}", cure)
 
 
 def token_source(environ: Mapping[str, str]) -> str:
@@ -264,10 +245,10 @@ def _other_token(source: str, which: str = "") -> str:
 
 def role_of(fields: Mapping[str, Any]) -> str:
     """What a token may do: read, write or fineGrained; "" if the Hub does not say."""
-    auth = fields.get("auth")
-    token = auth.get("accessToken") if isinstance(auth, dict) else None
-    role = token.get("role") if isinstance(token, dict) else None
-    return role if isinstance(role, str) else ""
+    found: Any = fields
+    for key in ("auth", "accessToken", "role"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else ""
 
 
 def repository_check(

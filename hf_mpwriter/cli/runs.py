@@ -135,7 +135,7 @@ def no_run(logdir: str, *, is_elsewhere: bool) -> str:
         )
     if below := runs_below(path):
         runs = named([as_argument(os.path.normpath(os.path.join(logdir, run))) for run in below])
-        return f"{logdir} is not a run. Below it there {'are' if len(below) > 1 else 'is'}: {runs}"
+        return f"{logdir} is not a run. Runs below it: {runs}"
     if has_event_files(path):
         upload = typed("hf-mpwriter", "sync", as_argument(logdir), "--repo-id", "NAME")
         return f"{logdir} has event files of another writer, and is not a run yet. To upload them: {upload}"
@@ -265,7 +265,7 @@ def recorded_destination(recorded: Destination, endpoint: str | None, command: s
 def prepare_client(endpoint: str) -> None:
     """Set what the Hub's client reads when it is imported, and keep it from telling of each of its tries."""
     os.environ["HF_ENDPOINT"] = endpoint
-    if not is_debugging():
+    if not click.get_current_context().find_root().params.get("debug"):
         os.environ["HF_HUB_VERBOSITY"] = "error"
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
 
@@ -289,8 +289,3 @@ def place_options(command: F) -> F:
 def examples(*lines: str) -> str:
     """What stands at the end of a help text: commands as they are typed."""
     return "\n".join(["\b", "Examples:", *(f"  hf-mpwriter {line}" for line in lines)])
-
-
-def is_debugging() -> bool:
-    """Whether errors are shown with all that is known of them, by `--debug`."""
-    return bool(click.get_current_context().find_root().params.get("debug"))

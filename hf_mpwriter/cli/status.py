@@ -212,7 +212,8 @@ def line(facts: RunFacts, judgement: Judgement) -> str:
     if facts.to:
         missing = f"{size_text(facts.missing_there)} not" if facts.missing_there else "all"
         parts.append(f"{missing} in the logdir")
-    parts.append(f"{len(facts.alive)} alive")
+    if facts.alive:
+        parts.append(f"{len(facts.alive)} alive")
     if facts.waiting and facts.uploader.failures:
         parts.append(facts.uploader.reason)
     if facts.destination and facts.files:  # without one, the page may not be there

@@ -140,6 +140,8 @@ def test_every_system_that_names_jobs_is_in_the_guide():
 # names
 
 
+LARGEST = 100_000  # bytes of a picture: readers load all of the README at once
+PICTURE = re.compile(r"!\[[^\]]+\]\(([^)\s]+)\)")
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 
 
@@ -160,6 +162,14 @@ def test_every_link_leads_somewhere(document):
         assert place.exists(), target
         if anchor:
             assert anchor in anchors(place.resolve().relative_to(ROOT).as_posix()), target
+
+
+def test_every_picture_is_there_small_and_shown():
+    """Each has a text in its place; none of the folder is left over."""
+    shown = {(ROOT / document).parent / path for document, text in TEXTS.items() for path in PICTURE.findall(text)}
+    sizes = {path.resolve(): path.resolve().stat().st_size for path in shown}
+    assert set(sizes) == set((ROOT / "docs" / "images").iterdir())
+    assert max(sizes.values()) < LARGEST
 
 
 def inline(text: str) -> list[str]:

@@ -85,24 +85,3 @@ def test_the_agent_of_a_rank_that_fails_notices_it_while_the_hub_is_down(tmp_pat
     assert "ValueError: mine" in ended.stderr
     ends = ended.stderr.count("hf-mpwriter sync") - ended.stderr.count("waiting up to")
     assert ends == 1, "the rank that fails tells what is not on the Hub"
-
-
-def test_a_writer_travels_to_a_spawned_child(hub, run_dir, start, tmp_path):
-    """Spawn pickles the writer: it arrives as its settings, opens a file of its own; a plain pickle has no token."""
-    program = tmp_path / "program.py"
-    program.write_text("""
-import multiprocessing, pickle, sys
-from hf_mpwriter import HFSummaryWriter
-def log(writer):
-    writer.add_scalar("loss", 2.0, 2)
-if __name__ == "__main__":
-    with HFSummaryWriter("me/run", logdir=sys.argv[1], token="hf_secret") as writer:
-        writer.add_scalar("loss", 1.0, 1)
-        child = multiprocessing.get_context("spawn").Process(target=log, args=(writer,))
-        child.start(); child.join()
-        assert child.exitcode == 0
-        assert b"hf_secret" not in pickle.dumps(writer)
-""")
-    subprocess.run([sys.executable, program, run_dir], check=True, timeout=200)
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert sorted(map(os.path.dirname, check_oracle(run_dir, hub).files)) == ["", "SpawnProcess-1"]

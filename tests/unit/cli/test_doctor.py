@@ -109,6 +109,16 @@ def test_an_endpoint_that_is_no_url_is_a_failed_check(monkeypatch):
     assert line in [" ".join(shown.split()) for shown in done.output.splitlines()]
 
 
+def test_the_hub_that_is_asked_is_that_of_the_environment(tmp_path, monkeypatch):
+    """Of a run that is recorded for another one: what fails is not said of that."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    Spool(str(tmp_path)).create()
+    Spool(str(tmp_path)).record_destination(Destination("http://127.0.0.1:10", "me/run"))
+    told = doctor(tmp_path)["endpoint"]
+    assert told.startswith("http://127.0.0.1:9: the Hub cannot be reached at http://127.0.0.1:9. "), told
+
+
 def test_no_run_directory_of_another_uploader_is_looked_at(tmp_path, monkeypatch):
     """It may be on a mount that hangs. Nor is any other process asked what it does."""
     looked = list[str]()

@@ -5,15 +5,8 @@ from __future__ import annotations
 import io
 import sys
 
-from hf_mpwriter.base.words import counted
 from hf_mpwriter.cli.output import UploadBar
 from hf_mpwriter.delivery.sinks import Carrier, Outlook
-from hf_mpwriter.system.redaction import printable
-
-
-def test_a_name_that_is_no_text_is_escaped():
-    """A terminal that wants UTF-8 would end the command with a traceback."""
-    assert printable("a\udcff") == "a\\udcff"
 
 
 def test_the_bar_never_goes_back_and_shows_each_failure_once(capsys):
@@ -54,19 +47,16 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     assert "70.0/100" in terminal.getvalue().rpartition("\r")[2]
 
 
-def test_one_is_not_a_plural():
-    """A run of a single process has `1 file`."""
-    assert [counted(count, "file") for count in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
-
-
 def test_without_a_terminal_there_is_a_line_a_minute(capsys):
-    """The first at once; the later ones with the time that it takes. While nothing comes there are fewer, not none."""
+    """The first at once; the later ones with the time that it takes. While nothing comes there are fewer, not none.
+
+    A day without progress is some thirty lines in the log of a job.
+    """
     now = 1000.0
     bar = UploadBar(100, 100, clock=lambda: now)
     for seconds, missing in ((0, 90), (30, 80), (30, 70), (30, 60), (60, 60), (60, 60), (59, 60), (1, 60), (60, 10)):
         now += seconds
         bar.update(missing)
-    bar.close()
     assert capsys.readouterr().err.splitlines() == [
         "on the Hub: 10 B of 100 B",
         "on the Hub: 30 B of 100 B, after 1:00",
@@ -74,16 +64,9 @@ def test_without_a_terminal_there_is_a_line_a_minute(capsys):
         "on the Hub: 40 B of 100 B, after 3:30",
         "on the Hub: 90 B of 100 B, after 5:30",
     ]
-
-
-def test_a_day_without_progress_is_some_thirty_lines(capsys):
-    """The Hub is down, and the log of the job is read by somebody."""
-    now = 0.0
-    bar = UploadBar(100, 100, clock=lambda: now)
     for _ in range(1440):
-        bar.update(100)
         now += 60
-    bar.close()
+        bar.update(10)
     assert 20 < len(capsys.readouterr().err.splitlines()) < 40
 
 

@@ -73,7 +73,7 @@ def test_where_no_run_is_the_answer_fits_what_is_there(tmp_path, monkeypatch):
     event_file(tmp_path / "torch" / "events.out.tfevents.1700000000.host", 1)
     (tmp_path / "empty").mkdir()
     say = functools.partial(no_run, is_elsewhere=False)
-    assert say("runs") == "runs is not a run. Below it there are: runs/a, runs/b"
+    assert say("runs") == "runs is not a run. Runs below it: runs/a, runs/b"
     assert say("torch").endswith("To upload them: hf-mpwriter sync torch --repo-id NAME")
     assert say("empty") == "empty has no event files, and no run below it."
     assert say("none").startswith("none does not exist.")
