@@ -277,10 +277,11 @@ def test_the_export_has_what_log_logged(tmp_path):
 
 
 def test_a_closed_and_a_pickled_writer_log(tmp_path):
-    """Both open a file of their own; the pickled one counts behind what is there."""
-    writer = SummaryWriter(tmp_path)
+    """Both open a file of their own; the pickled one counts behind what is there, and its pickle has no token."""
+    writer = SummaryWriter(tmp_path, token="hf_secret")
     writer.log({"a": 1.0})
     copied = pickle.dumps(writer)
+    assert b"hf_secret" not in copied
     writer.close()
     writer.log({"a": 2.0})
     writer.close()
