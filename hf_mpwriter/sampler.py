@@ -52,6 +52,7 @@ from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.daemon import loop
 from hf_mpwriter.daemon.background import let_read, rotate_log
 from hf_mpwriter.daemon.starts import SamplerStart
+from hf_mpwriter.daemon.status_file import DaemonStatusFile
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.event_file import EventFile
@@ -97,6 +98,7 @@ class Sampler(loop.Daemon[SamplerStart]):
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(spool, start, lock, clock, rng, timing)
+        self.status = DaemonStatusFile(self.host, SamplerStatus(process=self._process), clock, wall_clock, math.inf)
         self._measure, self._wall_clock = measure or _machine(spool), wall_clock
         self._workers, self._is_ending = Workers(spool, self._process.host), False
         self.recover()
@@ -105,8 +107,8 @@ class Sampler(loop.Daemon[SamplerStart]):
         """Join, and see how far the steps are."""
         now, wall = self._clock(), self._wall_clock()
         self._samples = Samples(self._spool, self._start.settings, self._clock)
+        self.status.beat()
         try:
-            SamplerStatus(process=self._process).save(self.host)
             self._staged_at = record.made_at if (record := MirrorRecord.read(self._spool)) else None
             self._steps = Steps(wall - created_at(self._spool, wall), last_step(self._samples.directory()), now)
         except BaseException:
@@ -135,12 +137,15 @@ class Sampler(loop.Daemon[SamplerStart]):
         elif now >= self._next_sample:
             self._sample()
         self.forget_starts(is_over=False)
+        self.status.beat()
         return True
 
     def close(self) -> None:
         """Leave no member file."""
         self._samples.leave()
         self.forget_starts(is_over=True)
+        self.status.change(phase="left")
+        self.status.beat()
 
     def is_in_place(self) -> bool:
         """Whether all that this process holds is where it was."""

@@ -41,7 +41,6 @@ from hf_mpwriter.snapshot.attachments import NEVER_SENT, Attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.ownership import RUN_JSON
 from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.staging import MirrorStatus
@@ -221,7 +220,7 @@ def _bytes_on_hub(file: LocalFile, ledger: Ledger | None) -> int:
 
 
 def _notices(spool: Spool) -> tuple[str, ...]:
-    found = [notice for host in spool.host_ids() for notice in read_notices(spool.host(host))]
+    found = [notice for host in spool.host_ids() for notice in UploaderStatus.read(spool.host(host)).notices]
     return tuple(notice.line for notice in sorted(found, key=lambda notice: notice.time))
 
 

@@ -24,17 +24,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.daemon import starts
 from hf_mpwriter.daemon.orphans import Orphans, has_ended
-from hf_mpwriter.daemon.starts import AnyStart, StartRecord, Starts
+from hf_mpwriter.daemon.starts import STATUSES, AnyStart, StartRecord, opened
 from hf_mpwriter.events.deferred_log import logger
+from hf_mpwriter.spool import status as counting
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.status import DaemonStatus, Starts, UploaderStatus
 from hf_mpwriter.system import disk, hf_home, launch, locks, redaction
-from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import boot_id, host_id, start_directory
 
 _WITHOUT = {"sampler": "no system metrics are logged"}  # what is so while none can be started
@@ -91,7 +91,7 @@ class Election:
         try:
             is_started = self._start_if_free(record, token)
         except (OSError, ValueError, HfMpWriterError) as error:
-            self._pause = min(starts.LONGEST_PAUSE, 2 * self._pause or starts.FIRST_PAUSE)
+            self._pause = min(counting.LONGEST_PAUSE, 2 * self._pause or counting.FIRST_PAUSE)
             self.quiet_until = self._clock() + self._pause
             self._warn(f"cannot start {'an' if self._kind == 'uploader' else 'a'} {self._kind}", str(error))
             return False
@@ -118,41 +118,41 @@ class Election:
         if lock is None:
             return False
         try:
-            if isinstance(record, StartRecord) and is_left_to_others(record, UploaderStatus.read(host)):
+            before = STATUSES[self._kind].read(host)
+            if is_left_to_others(record, before):
                 return False
-            return self._start(lock, record, token)
+            return self._start(lock, record, token, before)
         finally:
             locks.release(lock)
 
-    def _start(self, lock: int, record: AnyStart, token: str | None) -> bool:
+    def _start(self, lock: int, record: AnyStart, token: str | None, status: DaemonStatus) -> bool:
         host = self._spool.host(host_id())
-        files = host.daemon(self._kind)
         self._spool.check_format()
         now = self._clock()
-        before = (self._unsaved or state.read(Starts, files.starts)).as_of(now, boot_id())
+        before = (self._unsaved or status.starts).as_of(now, boot_id())
         self.quiet_until = before.quiet_until
         if now < before.quiet_until:
             return False
         disk.make_dirs(host.root)
-        self._save(files.starts, before.with_start(now))
+        self._save(status, before.with_start(now))
         try:
             env = environment(self._kind, os.environ, token, self._directory)
-            with starts.opened(self._spool, files.log) as fds:
+            with opened(self._spool, host.daemon(self._kind).log) as fds:
                 pid = launch.start(self._kind, state.dump(record), self._spool.run_dir, fds, lock=lock, env=env)
         except BaseException:
-            self._save(files.starts, before)  # another process may have what this one lacks
+            self._save(status, before)  # another process may have what this one lacks
             raise
         self.children.append(pid)
         self._orphans.add_child(pid)
         self.quiet_until = before.with_start(now).quiet_until
         return True
 
-    def _save(self, place: Place, count: Starts) -> None:
+    def _save(self, status: DaemonStatus, count: Starts) -> None:
         self._unsaved = count
         if self._by_hand:
             return
         try:
-            disk.replace(place, state.dump(count), "starts", durable=False)
+            replace(status, starts=count).save(self._spool.host(host_id()))
             self._unsaved = None
         except OSError:  # the next start tries again
             return
@@ -164,7 +164,9 @@ class Election:
         return bool(self.children) and os.getpid() != 1  # a child of process 1 is the daemon itself, see `background`
 
 
-def is_left_to_others(record: StartRecord, before: UploaderStatus) -> bool:
+def is_left_to_others(record: AnyStart, before: DaemonStatus) -> bool:
     """Whether the last uploader has left because its token was refused, and this one is no younger."""
+    if not isinstance(record, StartRecord) or not isinstance(before, UploaderStatus):
+        return False
     is_young = record.token_issued_at > before.left_to_younger_than
-    return not is_young and abs(time.time() - before.beat) < starts.LONGEST_PAUSE
+    return not is_young and abs(time.time() - before.beat) < counting.LONGEST_PAUSE

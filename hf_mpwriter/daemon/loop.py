@@ -12,19 +12,20 @@ Invariants:
 from __future__ import annotations
 
 import abc
-import contextlib
 import logging
 import random
 import signal
 import time
 from collections.abc import Callable
-from typing import ClassVar, Generic
+from typing import Any, ClassVar, Generic
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.daemon.background import prepare_process
-from hf_mpwriter.daemon.starts import SOUND_AFTER, StartT, inherited
+from hf_mpwriter.daemon.starts import StartT, inherited
+from hf_mpwriter.daemon.status_file import DaemonStatusFile
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.status import SOUND_AFTER, Starts
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.process import Process
 
@@ -38,6 +39,7 @@ class Daemon(abc.ABC, Generic[StartT]):
     """The process that holds the lock of its kind."""
 
     kind: ClassVar[str]  # see `system/launch`
+    status: DaemonStatusFile[Any]  # what it publishes
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Daemon(abc.ABC, Generic[StartT]):
         self._clock, self._rng, self._timing = clock, rng, timing
         self._process = Process.current()
         self.host = spool.host(self._process.host)  # what it writes
-        self._sound_at, self._is_sound = clock() + SOUND_AFTER, False
+        self._sound_at = clock() + SOUND_AFTER
 
     @abc.abstractmethod
     def recover(self) -> None:
@@ -75,10 +77,8 @@ class Daemon(abc.ABC, Generic[StartT]):
 
     def forget_starts(self, *, is_over: bool) -> None:
         """Forget the starts once the process is sound, or when it leaves in good order; call it at each tick."""
-        if is_over or (not self._is_sound and self._clock() >= self._sound_at):
-            with contextlib.suppress(OSError):
-                disk.remove(self.host.daemon(self.kind).starts, "starts", durable=False)
-                self._is_sound = True
+        if is_over or self._clock() >= self._sound_at:
+            self.status.change(starts=Starts())
 
     def leave(self) -> bool:
         """Give up the lock, look once more, take it back if something came in between; True if it is over."""

@@ -21,14 +21,11 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 
+from hf_mpwriter.daemon.starts import STATUSES
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging import MirrorStatus
-from hf_mpwriter.spool.status import DaemonStatus, UploaderStatus
-from hf_mpwriter.spool.workers.samplers import SamplerStatus
 from hf_mpwriter.system import launch, process
 
 PATIENCE = 60.0  # seconds after the end of a leader; what it has started ends later
-_STATUSES: dict[str, type[DaemonStatus]] = {kind.daemon: kind for kind in (UploaderStatus, MirrorStatus, SamplerStatus)}
 
 
 class Orphans:
@@ -62,7 +59,7 @@ class Orphans:
 
     def _note_leader(self) -> None:
         """Note the one at work, whichever rank has started it. The status is only a hint: it is verified."""
-        pid = _STATUSES[self._kind].read(self._spool.host(process.host_id())).pid
+        pid = STATUSES[self._kind].read(self._spool.host(process.host_id())).pid
         ticks = process.start_ticks(pid) if pid > 1 else 0
         if not ticks or (pid, ticks) in self._living.values():
             return

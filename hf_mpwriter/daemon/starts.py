@@ -1,16 +1,10 @@
-"""A start: what a daemon is given, and how often daemons are started.
+"""A start: what a daemon is given.
 
-    start record                       {"run_dir": "/home/me/runs/exp1", "destination": {"endpoint": "...", ...},
-                                        "token_issued_at": 1795236610.0, "seeks_siblings": true, "nodes": {...}}
-    hosts/<host>/<kind>_starts.json    {"boot": "...", "count": 4, "last": 90.6}
+    start record    {"run_dir": "/home/me/runs/exp1", "destination": {"endpoint": "...", ...},
+                     "token_issued_at": 1795236610.0, "seeks_siblings": true, "nodes": {...}}
 
-Invariants:
-- The token travels in the environment of the uploader, and it belongs to one endpoint. What stands in the files of a
-  spool is input: others may have written it. So the destination of an uploader is the one of its start record.
-- Only the holder of the lock reads and writes the count. So all workers of a host together start no more daemons than
-  one of them alone: STARTS_LIMIT that did not do well, then with pauses that double.
-- Times are monotonic seconds of one boot. The count of another boot, one that lies in the future, and one in which
-  nothing has happened for FORGET_AFTER seconds, count as none. So no clock prevents starts for ever.
+Invariant: the token travels in the environment of the uploader, and it belongs to one endpoint. What stands in the
+files of a spool is input: others may have written it. So the destination of an uploader is the one of its start record.
 """
 
 from __future__ import annotations
@@ -26,15 +20,13 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.job import Nodes, nodes_of
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.spool.layout import RunPaths, Spool
+from hf_mpwriter.spool.staging import MirrorStatus
+from hf_mpwriter.spool.status import DaemonStatus, UploaderStatus
+from hf_mpwriter.spool.workers.samplers import SamplerStatus
 from hf_mpwriter.system import disk, launch
 from hf_mpwriter.system.directory import Place
 
-STARTS_LIMIT = 3  # daemons in a row that did not do well; after one more there are pauses
-SOUND_AFTER = 60.0  # seconds of a life that does well
-FIRST_PAUSE = 5.0  # seconds
-LONGEST_PAUSE = 300.0  # seconds
-FORGET_AFTER = 2 * LONGEST_PAUSE  # seconds without a start
-_DOUBLINGS = 20  # more than there are between the two pauses
+STATUSES: dict[str, type[DaemonStatus]] = {kind.daemon: kind for kind in (UploaderStatus, MirrorStatus, SamplerStatus)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,32 +68,6 @@ def uploader_start(
         seeks_siblings=seeks_siblings,
         nodes=nodes_of(os.environ),
     )
-
-
-@dataclass(frozen=True)
-class Starts:
-    """The starts of a host in a row that were not followed by a daemon that does well."""
-
-    boot: str = ""  # boot id
-    count: int = 0
-    last: float = 0.0  # monotonic seconds of the last one
-
-    def as_of(self, now: float, boot: str) -> Starts:
-        """What of it counts now."""
-        counts = self.boot == boot and self.count > 0 and now - FORGET_AFTER <= self.last <= now
-        return self if counts else Starts(boot)
-
-    def with_start(self, now: float) -> Starts:
-        """The count with one more start."""
-        return Starts(self.boot, self.count + 1, now)
-
-    @property
-    def quiet_until(self) -> float:
-        """Monotonic seconds; no start before."""
-        doublings = self.count - STARTS_LIMIT - 1
-        if doublings < 0:
-            return 0.0
-        return self.last + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(doublings, _DOUBLINGS))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.verdicts import Quarantine, Verdict
 from hf_mpwriter.daemon.background import rotate_log
 from hf_mpwriter.spool.layout import HostSpool
-from hf_mpwriter.spool.notices import NoticesFile
+from hf_mpwriter.spool.notices import NOTICES_KEPT, with_notice
 from hf_mpwriter.spool.status import DaemonStatus, UploaderStatus
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import redact_known
@@ -38,7 +38,7 @@ class DaemonStatusFile(Generic[StatusT]):
         beat_every: float = USUAL.heartbeat_every,
     ) -> None:
         self._host, self._clock, self._wall_clock, self._beat_every = host, clock, wall_clock, beat_every
-        self.status = dataclasses.replace(status, started_at=wall_clock())  # as it is now
+        self.status = dataclasses.replace(status, started_at=wall_clock(), starts=status.read(host).starts)  # now
         self._published: StatusT | None = None
         self._beat_at = 0.0
 
@@ -54,7 +54,7 @@ class DaemonStatusFile(Generic[StatusT]):
         try:
             self._write(dataclasses.replace(self.status, beat=self._wall_clock()))
             rotate_log(self._host.daemon(self.status.daemon).log)
-        except OSError as error:
+        except OSError as error:  # tried again with the next change, or heartbeat
             logger.info("the status cannot be published: %s", error)
 
     def _write(self, status: StatusT) -> None:
@@ -73,9 +73,10 @@ class StatusFile(DaemonStatusFile[UploaderStatus]):
         wall_clock: Callable[[], float] = time.time,
         beat_every: float = USUAL.heartbeat_every,
     ) -> None:
-        status = UploaderStatus(process=process, token_issued_at=token_issued_at)
+        notices = UploaderStatus.read(host).notices[-NOTICES_KEPT:]
+        status = UploaderStatus(process=process, token_issued_at=token_issued_at, notices=notices)
         super().__init__(host, status, clock, wall_clock, beat_every)
-        self._notices, self._next_at = NoticesFile(host, wall_clock), 0.0
+        self._next_at = 0.0
 
     @property
     def token_issued_at(self) -> float:
@@ -88,8 +89,14 @@ class StatusFile(DaemonStatusFile[UploaderStatus]):
         return self.status.kind
 
     def notify(self, notices: Iterable[str]) -> None:
-        """Log and publish what a push has found out; see `notices`."""
-        self._notices.note(notices)
+        """Log and publish what was found out, unless that was so a moment ago; see `spool/notices`."""
+        for text in map(redact_known, notices):
+            known = self.status.notices
+            self.change(notices=with_notice(known, text, self._wall_clock()))
+            if self.status.notices != known:
+                logger.info("%s", text)
+        if self._published is None or self.status.notices != self._published.notices:
+            self.beat()
 
     def failed(self, verdict: Verdict, attempts: int, *, is_outage: bool = True) -> None:
         """A push has failed."""
@@ -153,4 +160,3 @@ class StatusFile(DaemonStatusFile[UploaderStatus]):
     def _write(self, status: UploaderStatus) -> None:
         blocked_for, next_in = (max(0.0, until - self._clock()) for until in (status.blocked_until, self._next_at))
         super()._write(dataclasses.replace(status, blocked_for=blocked_for, next_in=next_in))
-        self._notices.save()

@@ -80,7 +80,7 @@ class Mirror(loop.Daemon[MirrorStart]):
     ) -> None:
         super().__init__(spool, start, lock, clock, rng, timing)
         status = MirrorStatus(process=self._process)
-        self._status_file = DaemonStatusFile(self.host, status, clock, beat_every=timing.heartbeat_every)
+        self.status = DaemonStatusFile(self.host, status, clock, beat_every=timing.heartbeat_every)
         self._is_ending = self._is_unsaved = False
         self._copy: CopyHandle | None = None
         self._alive_at, self._seals = clock(), Seals(clock)
@@ -108,10 +108,6 @@ class Mirror(loop.Daemon[MirrorStart]):
     @property
     def _is_abandoned(self) -> bool:
         return self._clock() - self._alive_at > LINGER  # no member was alive, and nothing has arrived
-
-    @property
-    def _status(self) -> MirrorStatus:
-        return self._status_file.status
 
     # tick
 
@@ -165,7 +161,7 @@ class Mirror(loop.Daemon[MirrorStart]):
             waiting=len(waiting),
             is_ending=self._is_ending,
             # what cannot be listed keeps nothing from the logdir
-            is_unlisted=self._returning.is_unlisted and not (waiting and self._status.failures),
+            is_unlisted=self._returning.is_unlisted and not (waiting and self.status.status.failures),
             missing=len(self._returning.missing),
         )
 
@@ -193,7 +189,7 @@ class Mirror(loop.Daemon[MirrorStart]):
             return job
         if action is MirrorAction.FETCH:
             return replace(job, task=Task.FETCH, items=self._returning.next_items(self._members.growing()))
-        items = turned(self._waiting(), self._status.failures, self._tries.behind)
+        items = turned(self._waiting(), self.status.status.failures, self._tries.behind)
         return replace(job, task=Task.BRING, items=bounded(items))
 
     def _start_copy(self, job: CopyJob) -> None:
@@ -216,7 +212,7 @@ class Mirror(loop.Daemon[MirrorStart]):
             self._mirrored = recorded(self._mirrored, end)
         if self._mirrored != before:
             self._save()
-        if copy.is_stuck and self._status.phase != "stuck":
+        if copy.is_stuck and self.status.status.phase != "stuck":
             self._failed(Failure(STUCK), phase="stuck")
         if end is not None:
             self._copy = None
@@ -243,10 +239,10 @@ class Mirror(loop.Daemon[MirrorStart]):
         if self._is_ending and self._job.task is not Task.BRING:
             return
         if isinstance(end, Finished):
-            if self._status.failures:
+            if self.status.status.failures:
                 logger.info("the logdir takes files again")
             self._tries.succeeded()
-            self._status_file.change(phase="", failures=0, reason="", is_refused=False, failed_at=0.0, next_try=0.0)
+            self.status.change(phase="", failures=0, reason="", is_refused=False, failed_at=0.0, next_try=0.0)
             return
         self._returning.failed(self._job.items)
         if end.is_gone:
@@ -257,12 +253,12 @@ class Mirror(loop.Daemon[MirrorStart]):
 
     def _failed(self, end: Failure, phase: str = "") -> None:
         """A copy has failed: the next one waits."""
-        failures, now = self._status.failures + 1, time.time()
+        failures, now = self.status.status.failures + 1, time.time()
         wait = self._tries.failed(failures, is_refused=end.is_refused)
-        if end.reason != self._status.reason:
+        if end.reason != self.status.status.reason:
             logger.info("the logdir does not take files: %s", end.reason)
         failure = {"reason": end.reason, "is_refused": end.is_refused, "failed_at": now, "next_try": now + wait}
-        self._status_file.change(phase=phase, failures=failures, **failure)
+        self.status.change(phase=phase, failures=failures, **failure)
 
     # status, leave
 
@@ -284,17 +280,17 @@ class Mirror(loop.Daemon[MirrorStart]):
         if not self._returning.is_unlisted:
             unread = dict(sorted(self._returning.unread.items())[:UNREAD_TOLD])
             missing = len(self._returning.missing)
-            self._status_file.change(listed=self._compared_at, returning=missing, unread=unread)
+            self.status.change(listed=self._compared_at, returning=missing, unread=unread)
             if not waiting and self._seen is not None and not missing:
-                self._status_file.change(checked=self._compared_at)
+                self.status.change(checked=self._compared_at)
         phase = "left" if is_over else self._phase(waiting)
-        self._status_file.change(phase=phase, waiting=waiting, copy=self._copy.pid if self._copy else 0)
-        self._status_file.beat()
+        self.status.change(phase=phase, waiting=waiting, copy=self._copy.pid if self._copy else 0)
+        self.status.beat()
 
     def _phase(self, waiting: int) -> str:
         if self._copy is not None:
             return "stuck" if self._copy.is_stuck else "copying"
-        if self._status.phase == "stuck" and self._status.failures:
+        if self.status.status.phase == "stuck" and self.status.status.failures:
             return "stuck"
         return "waiting" if waiting else "idle"
 

@@ -16,11 +16,9 @@
         pull.lock                                     lock of the pulls                  no process (empty)
         pulled.json                                   what came from the Hub             the holder of that lock
         pulling/                                      the file on its way from the Hub   the holder of that lock
-        hosts/<host>/<kind>_status.json               heartbeat, phase, last failure     that host's daemon of the kind
-        hosts/<host>/<kind>_starts.json               starts of such daemons             the lock's holder, there
+        hosts/<host>/<kind>_status.json               heartbeat, starts, notices         the holder of that lock
         hosts/<host>/<kind>.log                       rotating log                       that host's daemon
         hosts/<host>/sampler.lock                     that of the sampler of a host      no process (empty)
-        hosts/<host>/notices.json                     what the user should know          that host's uploader
         hosts/<host>/told.json                        the same of a node without it      the node's first rank
         hosts/<host>/died.json                        workers that died, see deaths      that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
@@ -96,7 +94,6 @@ class DaemonFiles(NamedTuple):
     """The files of the uploader, the mirror or the sampler of one host."""
 
     status: Place  # what it publishes about itself
-    starts: Place  # the count of its starts
     log: Place  # of it, and of what it starts
 
 
@@ -108,13 +105,8 @@ class HostSpool:
 
     def daemon(self, kind: str) -> DaemonFiles:
         """The files of its daemon of a kind, see `system/launch`."""
-        names = f"{kind}_status.json", f"{kind}_starts.json", f"{kind}.log"
+        names = f"{kind}_status.json", f"{kind}.log"
         return DaemonFiles(*(self.root / name for name in names))
-
-    @property
-    def notices(self) -> Place:
-        """What the user should know."""
-        return self.root / "notices.json"
 
     @property
     def told(self) -> Place:

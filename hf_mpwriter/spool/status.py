@@ -5,11 +5,16 @@
      "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0, "next_in": 271.0, "elsewhere": [],
      "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub", "reason": "...", "hint": "", "failures": 2,
      "failed_at": ..., "failing_since": ...,
-     "succeeded_at": ..., "repo_id": "me/run", "private": false}                          "" and 0 without a failure
+     "succeeded_at": ..., "repo_id": "me/run", "private": false,                          "" and 0 without a failure
+     "starts": {"boot": "...", "count": 4, "last": 90.6}, "notices": [...]}
 
 Invariants:
 - It is for display. It is not made durable, so it may be older after a power cut, or damaged; then it counts as empty.
   One decision rests on it: who may start the next uploader, and how soon, see `daemon/election`.
+- Only the holder of the lock reads and writes the count of starts. So all workers of a host together start no more
+  daemons than one of them alone: STARTS_LIMIT that did not do well, then with pauses that double. Its times are
+  monotonic seconds of one boot. A count of another boot, of the future, or without a start for FORGET_AFTER seconds
+  counts as none. So no clock prevents starts for ever.
 - Of several hosts, the one counts that was heard of last, by the clock of the filesystem.
 - A full disk takes no newer status, and no ledger. So the reader sees for itself whether the disk is full: `or_full`.
 - No secret stands in it.
@@ -30,15 +35,48 @@ from hf_mpwriter.base.verdicts import Cause, Refused, Retry
 from hf_mpwriter.base.words import with_cure
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.spool.notices import Notices
 from hf_mpwriter.system import disk, filesystem
 from hf_mpwriter.system.process import Process, boot_id
 from hf_mpwriter.system.process import host_id as this_host
 
+STARTS_LIMIT = 3  # daemons in a row that did not do well; after one more there are pauses
+SOUND_AFTER = 60.0  # seconds of a life that does well
+FIRST_PAUSE = 5.0  # seconds
+LONGEST_PAUSE = 300.0  # seconds
+FORGET_AFTER = 2 * LONGEST_PAUSE  # seconds without a start
+_DOUBLINGS = 20  # more than there are between the two pauses
 SILENT_FOR = 2 * USUAL.heartbeat_every
 LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
 LONGEST_STAY = 86_400.0  # seconds that it stays to wait for its share, or for what the Hub asks for, before those
 FULL_DISK = TABLE[Cause.DISK_FULL][0]
 SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that lives counts as stuck
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The starts on a host, in a row, of daemons that did not do well."""
+
+    boot: str = ""  # boot id
+    count: int = 0
+    last: float = 0.0  # monotonic seconds of the last one
+
+    def as_of(self, now: float, boot: str) -> Starts:
+        """What of it counts now."""
+        counts = self.boot == boot and self.count > 0 and now - FORGET_AFTER <= self.last <= now
+        return self if counts else Starts(boot)
+
+    def with_start(self, now: float) -> Starts:
+        """The count with one more start."""
+        return Starts(self.boot, self.count + 1, now)
+
+    @property
+    def quiet_until(self) -> float:
+        """Monotonic seconds; no start before."""
+        doublings = self.count - STARTS_LIMIT - 1
+        if doublings < 0:
+            return 0.0
+        return self.last + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(doublings, _DOUBLINGS))
 
 
 @dataclass(frozen=True)
@@ -55,6 +93,7 @@ class DaemonStatus:
     reason: str = ""  # why the last try failed, or why the next one waits; "" if it does not
     failures: int = 0  # in a row
     failed_at: float = 0.0  # unix time of the last failure
+    starts: Starts = Starts()  # before this one does well
 
     @classmethod
     def read(cls, host: HostSpool) -> Self:
@@ -114,6 +153,7 @@ class UploaderStatus(DaemonStatus):
     next_in: float = 0.0
     # other hosts with a living uploader of their own, None if it has not looked yet
     elsewhere: tuple[str, ...] | None = None
+    notices: Notices = ()  # what the user should know
 
     @classmethod
     def read(cls, host: HostSpool) -> Self:

@@ -51,6 +51,7 @@ class Uploader(loop.Daemon[StartRecord]):
     """The holder of the uploader lock."""
 
     kind = "uploader"
+    status: StatusFile
 
     def __init__(
         self,

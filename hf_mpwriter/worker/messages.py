@@ -45,9 +45,8 @@ from hf_mpwriter.delivery.sentences import TRIES_AGAIN, beginning, done, outage
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.notices import NumberedNotice, read_notices
+from hf_mpwriter.spool.notices import NumberedNotice
 from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
-from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.reporter import Reporter, ToldRecord
 from hf_mpwriter.worker.role import current_role
@@ -91,12 +90,12 @@ class Messages:
 
     def _tell_notices(self) -> None:
         spool = self._spool
-        stamps = _stamps(spool, lambda host: spool.host(host).notices)
+        stamps = _stamps(spool)
         if self._numbers is None:
             self._numbers = {host: self._last_old(host) for host in _hosts(spool)} | ToldRecord.read(spool.told).numbers
         if stamps != self._notice_stamps:
             self._notice_stamps = stamps
-            self._untold = {host: list(read_notices(spool.host(host))) for host in stamps}
+            self._untold = {host: list(UploaderStatus.read(spool.host(host)).notices) for host in stamps}
         if not any(self._untold.values()):
             return
         record = ToldRecord.read(spool.told)
@@ -113,7 +112,7 @@ class Messages:
         replace(record, numbers=record.numbers | self._numbers).save(spool.told)
 
     def _last_old(self, host: str) -> int:
-        notices = read_notices(self._spool.host(host))
+        notices = UploaderStatus.read(self._spool.host(host)).notices
         return max((notice.number for notice in notices if notice.time < self._started_at - RECENT), default=0)
 
     # the upload
@@ -167,7 +166,7 @@ class Messages:
     def _newest(self) -> UploaderStatus:
         """The status of the uploader; it is read only if one of the files has changed."""
         spool = self._spool
-        stamps = _stamps(spool, lambda host: spool.host(host).daemon("uploader").status)
+        stamps = _stamps(spool)
         if stamps != self._status_stamps:
             self._status_stamps, self._status = stamps, UploaderStatus.newest(spool)
         return self._status.or_full(spool, self._clock(), SILENT_FOR)
@@ -230,12 +229,12 @@ def _hosts(spool: Spool) -> list[str]:
     return []
 
 
-def _stamps(spool: Spool, place_of: Callable[[str], Place]) -> Stamps:
-    """Whether a file has changed, for each host."""
+def _stamps(spool: Spool) -> Stamps:
+    """Whether the status of an uploader has changed, for each host."""
     found = Stamps()
     for host in _hosts(spool):
         with contextlib.suppress(OSError):
-            status = place_of(host).stat()
+            status = spool.host(host).daemon("uploader").status.stat()
             found[host] = status.st_ino, status.st_mtime_ns
     return found
 

@@ -142,7 +142,7 @@ def silent_hub(port: int = 0) -> socket.socket:
 WORKER = """
 import os, sys, time
 from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.daemon import starts
+from hf_mpwriter.spool import status as starts
 from hf_mpwriter.testing import Journal
 os.environ["HF_MPWRITER_TIMING"] += " housekeeping_every=0.1"
 starts.LONGEST_PAUSE = 0.5

@@ -132,7 +132,7 @@ def test_when_no_worker_lives_it_samples_once_more_seals_at_once_and_leaves_soon
     assert [value for _, value in machine.samples] == [1001.0, 1007.5]
     assert not machine.run(LINGER + 2 * USUAL.sampler_tick)
     assert [member for member in Members(machine.spool).all() if member.is_sampler] == []
-    assert not machine.host.daemon("sampler").starts.exists(), "it has left in good order"
+    assert SamplerStatus.read(machine.host).is_over, "it has left in good order"
 
 
 def test_a_worker_that_comes_back_soon_meets_the_same_sampler(machine):

@@ -44,7 +44,7 @@ WAITS = {
 HASTE: dict[str, dict[str, dict[str, float]]] = {
     "rank": {
         "worker.membership": {"REQUEST_EVERY": 0.3},
-        "daemon.starts": {"FIRST_PAUSE": 0.5, "LONGEST_PAUSE": 3.0, "STARTS_LIMIT": 1000},
+        "spool.status": {"FIRST_PAUSE": 0.5, "LONGEST_PAUSE": 3.0, "STARTS_LIMIT": 1000},
         "events.series": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10},
     },
     "uploader": {

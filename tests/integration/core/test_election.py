@@ -16,7 +16,6 @@ from supervised import NAMESPACE, why_no_namespace
 from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.daemon.starts import uploader_start
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
@@ -85,7 +84,7 @@ def test_the_uploader_knows_how_many_nodes_the_job_of_its_worker_has(run_dir, st
     host = Spool(str(run_dir)).host(host_id())
 
     def notices() -> list[str]:
-        return [notice.text for notice in read_notices(host)]
+        return [notice.text for notice in UploaderStatus.read(host).notices]
 
     try:
         wait_for(lambda: any("1600 nodes share the 2 commits per hour" in text for text in notices()), "it says so")
@@ -142,7 +141,7 @@ FIRST_PROCESS = """
 import os, signal, sys, time
 from pathlib import Path
 from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.daemon import starts
+from hf_mpwriter.spool import status as starts
 from hf_mpwriter.delivery.sinks import HubSink
 starts.STARTS_LIMIT, kills = 1000, int(sys.argv[2])
 os.environ["HF_MPWRITER_TIMING"] += " housekeeping_every=0"

@@ -10,7 +10,6 @@ from repository import HELPERS
 
 from hf_mpwriter.localhub import View
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.testing import oracle
@@ -96,4 +95,4 @@ def test_each_hosts_uploader_takes_the_workers_of_its_own_host(start, hub, run_d
         assert "are not on the Hub" not in err
     report = oracle.check(str(run_dir), View(hub.store, "me/run", run_dir.name))
     assert report.problems == []
-    assert any("locks do not reach" in notice.text for host in statuses for notice in read_notices(host))
+    assert any("locks do not reach" in notice.text for host in statuses for notice in UploaderStatus.read(host).notices)

@@ -10,11 +10,10 @@ import tempfile
 import pytest
 from programs import run_python, wait_for
 
-from hf_mpwriter.base import state
-from hf_mpwriter.daemon import starts
 from hf_mpwriter.daemon.election import Election, environment
-from hf_mpwriter.daemon.starts import STARTS_LIMIT, Starts, uploader_start
+from hf_mpwriter.daemon.starts import uploader_start
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.status import LONGEST_PAUSE, STARTS_LIMIT, UploaderStatus
 from hf_mpwriter.system import failpoints, launch, locks
 from hf_mpwriter.system.process import host_id
 
@@ -51,9 +50,9 @@ def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spoo
     assert len(caplog.records) == 1
     assert tries <= 10, "5 s, 10 s, 20 s ... up to 5 min"
     assert not locks.is_held(spool.uploader_lock)
-    assert state.read(Starts, spool.host(host_id()).daemon("uploader").starts).count == 0, "for the others"
+    assert UploaderStatus.read(spool.host(host_id())).starts.count == 0, "for the others"
     monkeypatch.undo()
-    now[0] += starts.LONGEST_PAUSE
+    now[0] += LONGEST_PAUSE
     assert one.ensure(record), "the cause is gone"
     ended(one, spool)
     monkeypatch.setattr(sys, "frozen", True, raising=False)  # as in a program that holds its Python
@@ -84,11 +83,11 @@ def test_a_disk_that_refuses_the_count_prevents_no_start(spool, record, crashing
     now = [1000.0]
     one = Election(spool, "uploader", clock=lambda: now[0])
     for number in range(STARTS_LIMIT + 3):
-        failpoints.armed["starts.write"] = ("enospc", 1)
+        failpoints.armed["status.write"] = ("enospc", 1)
         assert one.ensure(record) is (number <= STARTS_LIMIT)
         ended(one, spool)
-    assert not os.path.exists(spool.host(host_id()).daemon("uploader").starts)
-    del failpoints.armed["starts.write"]
+    assert UploaderStatus.read(spool.host(host_id())).starts.count == 0
+    del failpoints.armed["status.write"]
     now[0] = one.quiet_until
     assert one.ensure(record)
     ended(one, spool)

@@ -8,7 +8,9 @@ import random
 import pytest
 
 from hf_mpwriter.daemon.loop import Daemon
-from hf_mpwriter.daemon.starts import SOUND_AFTER, uploader_start
+from hf_mpwriter.daemon.starts import uploader_start
+from hf_mpwriter.daemon.status_file import StatusFile
+from hf_mpwriter.spool.status import SOUND_AFTER, Starts, UploaderStatus
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 
@@ -21,6 +23,7 @@ class One(Daemon):
     def __init__(self, spool, clock=lambda: 0.0) -> None:
         start = uploader_start(spool, spool.destination(), 0.0)
         super().__init__(spool, start, locks.try_exclusive(spool.uploader_lock), clock, random.Random(1))
+        self.status = StatusFile(self.host, self._process, clock, 0.0)
         self.recovered, self.comes_back = 0, False
 
     def tick(self) -> bool:
@@ -44,18 +47,17 @@ class One(Daemon):
 @pytest.mark.parametrize("how", ["sound", "over"])
 def test_a_daemon_that_does_well_clears_the_count_of_its_starts(spool, how):
     """It lives for a minute, or it leaves in good order: the next one is started at once."""
-    now, starts = [0.0], spool.host(host_id()).daemon("uploader").starts
-    disk.make_dirs(starts.parent)
-    disk.replace(starts, b"{}", "starts")
+    now, host = [0.0], spool.host(host_id())
+    disk.make_dirs(host.root)
+    UploaderStatus(starts=Starts("boot", 3, 1.0)).save(host)
     one = One(spool, lambda: now[0])
     one.forget_starts(is_over=False)
-    assert os.path.exists(starts)
+    one.status.beat()
+    assert UploaderStatus.read(host).starts.count == 3
     now[0] = SOUND_AFTER if how == "sound" else 1.0
     one.forget_starts(is_over=how == "over")
-    assert not os.path.exists(starts)
-    disk.replace(starts, b"{}", "starts")
-    one.forget_starts(is_over=False)
-    assert os.path.exists(starts), "it looks no more"
+    one.status.beat()
+    assert UploaderStatus.read(host).starts.count == 0
 
 
 def test_a_daemon_that_leaves_takes_its_lock_back_if_something_came_in_between(spool):

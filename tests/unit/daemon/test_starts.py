@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from hf_mpwriter.daemon.starts import LONGEST_PAUSE, STARTS_LIMIT, Starts
+from hf_mpwriter.spool.status import LONGEST_PAUSE, STARTS_LIMIT, Starts
 
 HOUR = 3600.0
 TIMES = st.floats(-1e9, 1e9) | st.sampled_from([math.nan, math.inf, -math.inf])

@@ -139,7 +139,7 @@ def test_a_mount_that_is_gone_is_compared_anew(spool, mirror):
     assert mirror._outgoing.there == {NAME: 4711}
     mirror._listen(Ended(Failure("not mounted; mount it again", is_refused=False, is_gone=True)))
     assert mirror._outgoing.there == {}
-    assert mirror._status.reason == "not mounted; mount it again"
+    assert mirror.status.status.reason == "not mounted; mount it again"
 
 
 def test_the_limit_of_a_copy_doubles_until_one_ends_well(spool, mirror, monkeypatch):
@@ -167,7 +167,7 @@ def test_a_file_that_is_held_back_waits_alone(spool, mirror, clock):
     mirror._listen(Ended(Withheld(NAME, "Permission denied"), Arrived(other, 5), Finished()))
     assert mirror._waiting() == []
     assert LogdirSink(spool).refused({NAME: 5}) == {NAME: f"{NAME}: Permission denied"}
-    assert mirror._status.failures == 0
+    assert mirror.status.status.failures == 0
     clock.append(clock[-1] + 120.0)
     assert [file.path for file in mirror._waiting()] == [NAME]
     mirror._listen(Ended(Arrived(NAME, 5), Finished()))
@@ -236,11 +236,15 @@ def test_what_is_listed_as_long_as_here_is_not_copied_and_the_rest_comes_back(sp
     assert decide(mirror._situation([])) is MirrorAction.FETCH
     assert mirror._next_job(MirrorAction.FETCH).items == (Item(other, 5), Item(third, 6))
     mirror._publish()
-    assert (mirror._status.returning, mirror._status.checked, LogdirSink(spool).is_returning) == (2, 0.0, True)
+    assert (mirror.status.status.returning, mirror.status.status.checked, LogdirSink(spool).is_returning) == (
+        2,
+        0.0,
+        True,
+    )
     mirror._listen(Ended(Arrived(other, 5), Unread(third, "why"), Finished()))
     mirror._publish()
-    assert (mirror._status.returning, mirror._status.unread) == (0, {third: "why"})
-    assert mirror._status.checked > 0
+    assert (mirror.status.status.returning, mirror.status.status.unread) == (0, {third: "why"})
+    assert mirror.status.status.checked > 0
     assert mirror._outgoing.there == {NAME: size, other: 5}
     assert LogdirSink(spool).has_come_back(1.0) == f"{third}: why"
 

@@ -17,16 +17,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support import JSON, event_file
 
-from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError, SpoolFormatError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
-from hf_mpwriter.daemon.starts import Starts
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.notices import NoticesFile, read_notices
 from hf_mpwriter.spool.outbox import Outbox, interrupted
 from hf_mpwriter.spool.staging import Mirrored, MirrorStatus, mirrored_place
 from hf_mpwriter.spool.status import UploaderStatus
@@ -87,13 +84,6 @@ def see_destination(spool: Spool, _: HostSpool) -> None:
         spool.record_destination(HERE)
 
 
-def see_notices(_: Spool, host: HostSpool) -> None:
-    """There are none; what follows is told all the same."""
-    assert read_notices(host) == ()
-    NoticesFile(host, lambda: 1.0).note(["a"])
-    assert [notice.text for notice in read_notices(host)] == ["a"]
-
-
 def see_members(spool: Spool, _: HostSpool) -> None:
     """It is no member."""
     with contextlib.suppress(OSError):  # of an observer that is new: what cannot be read may live
@@ -115,15 +105,10 @@ FILES: dict[str, tuple[Callable[[Spool, HostSpool], Place], Callable[[Spool, Hos
     "batch": (lambda _, host: host.outbox / "00000009.json", see_batch),
     "ledger": (lambda _, host: host.ledger, see_ledger),
     "destination": (lambda spool, _: spool.directory / "run.json", see_destination),
-    "notices": (lambda _, host: host.notices, see_notices),
     "member": (lambda spool, _: spool.member_file(MEMBER), see_members),
     "status": (lambda _, host: host.daemon("uploader").status, see_nothing(UploaderStatus.read)),
     "mirrored": (lambda _, host: mirrored_place(host), see_nothing(Mirrored.read)),
     "mirror": (lambda _, host: host.daemon("mirror").status, see_nothing(MirrorStatus.read)),
-    "starts": (
-        lambda _, host: host.daemon("uploader").starts,
-        see_nothing(lambda host: state.read(Starts, host.daemon("uploader").starts)),
-    ),
     "deaths": (lambda _, host: host.root / "died.json", see_nothing(lambda host: Deaths.read(host.root / "died.json"))),
 }
 
@@ -133,7 +118,6 @@ FILES: dict[str, tuple[Callable[[Spool, HostSpool], Place], Callable[[Spool, Hos
 @example(b"[" * 100_000)
 @example(b'{"batch": Infinity, "fenced": true, "attachments": []}')
 @example(b'{"batch": 4, "fenced": 1, "attachments": []}')
-@example(b'{"notices": [1]}')
 @example(b'{"destination": {}}')
 @example(b'{"files": {"../x": 1}, "refused": {}, "way": ""}')
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)

@@ -7,88 +7,85 @@ import os
 import pytest
 from support import failing
 
+from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.spool.layout import HostSpool
-from hf_mpwriter.spool.notices import KEPT, SAME_WITHIN, NoticesFile, read_notices
+from hf_mpwriter.spool.notices import NOTICES_KEPT, SAME_WITHIN
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.process import Process
 
 PUBLIC = "me/run is PUBLIC: everybody can read it"
 
 
-class Clock:
-    """Unix time that moves when it is told to."""
+class Uploaders:
+    """Uploaders of one host, one after the other; a clock that moves when it is told to."""
 
-    now = 1_795_236_610.0
+    def __init__(self, host: HostSpool) -> None:
+        self.host, self.now = host, 1_795_236_610.0
 
-    def __call__(self) -> float:
-        """The time."""
-        return self.now
+    def start(self) -> StatusFile:
+        """The status of the next one."""
+        return StatusFile(self.host, Process.current(), lambda: self.now, 0.0, lambda: self.now)
+
+    def texts(self) -> list[str]:
+        """What a reader sees."""
+        return [notice.text for notice in UploaderStatus.read(self.host).notices]
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """A clock."""
-    return Clock()
+def uploaders(own_spool) -> Uploaders:
+    """Those of a host."""
+    host = own_spool.host("h")
+    os.makedirs(host.root)
+    return Uploaders(host)
 
 
-@pytest.fixture
-def host(own_spool) -> HostSpool:
-    """The directory of a host."""
-    made = own_spool.host("h")
-    os.makedirs(made.root)
-    return made
-
-
-def texts(host: HostSpool) -> list[str]:
-    """What a reader sees."""
-    return [notice.text for notice in read_notices(host)]
-
-
-def test_what_is_found_out_again_is_one_notice(host, clock):
+def test_what_is_found_out_again_is_one_notice(uploaders):
     """A first push may fail after it has asked: each try finds out the same, and so does the next uploader."""
-    NoticesFile(host, clock).note(["created me/run", PUBLIC])
-    file = NoticesFile(host, clock)
-    file.note([PUBLIC])
-    file.note(["the limit"])
-    file.note(["the limit"])
-    assert texts(host) == ["created me/run", PUBLIC, "the limit"]
-    clock.now += SAME_WITHIN
-    file.note(["the limit"])
-    assert texts(host)[3:] == ["the limit"]
+    uploaders.start().notify(["created me/run", PUBLIC])
+    status = uploaders.start()
+    status.notify([PUBLIC])
+    status.notify(["the limit"])
+    status.notify(["the limit"])
+    assert uploaders.texts() == ["created me/run", PUBLIC, "the limit"]
+    uploaders.now += SAME_WITHIN
+    status.notify(["the limit"])
+    assert uploaders.texts()[3:] == ["the limit"]
 
 
-def test_a_second_creation_is_news_and_what_follows_it_too(host, clock):
+def test_a_second_creation_is_news_and_what_follows_it_too(uploaders):
     """The new repository may be public where the old one was not."""
-    file = NoticesFile(host, clock)
-    file.note(["created me/run", PUBLIC, "created me/run", PUBLIC, PUBLIC])
-    assert texts(host) == ["created me/run", PUBLIC] * 2
+    uploaders.start().notify(["created me/run", PUBLIC, "created me/run", PUBLIC, PUBLIC])
+    assert uploaders.texts() == ["created me/run", PUBLIC] * 2
 
 
-def test_numbers_grow_also_when_the_file_was_lost(host, clock):
+def test_numbers_grow_also_when_the_file_was_lost(uploaders):
     """A worker that has told all of before tells what comes."""
-    NoticesFile(host, clock).note(["a", "b"])
-    before = read_notices(host)[-1].number
-    os.unlink(host.notices)
-    clock.now += 1
-    NoticesFile(host, clock).note(["a"])
-    assert read_notices(host)[0].number > before
+    uploaders.start().notify(["a", "b"])
+    before = UploaderStatus.read(uploaders.host).notices[-1].number
+    os.unlink(uploaders.host.daemon("uploader").status)
+    uploaders.now += 1
+    uploaders.start().notify(["a"])
+    assert UploaderStatus.read(uploaders.host).notices[0].number > before
 
 
-def test_only_the_newest_are_kept(host, clock):
+def test_only_the_newest_are_kept(uploaders):
     """The file is bounded."""
-    NoticesFile(host, clock).note([str(number) for number in range(2 * KEPT)])
-    assert texts(host) == [str(number) for number in range(KEPT, 2 * KEPT)]
+    uploaders.start().notify([str(number) for number in range(2 * NOTICES_KEPT)])
+    assert uploaders.texts() == [str(number) for number in range(NOTICES_KEPT, 2 * NOTICES_KEPT)]
 
 
-def test_what_the_disk_refuses_is_written_later(host, clock):
+def test_what_the_disk_refuses_is_written_later(uploaders):
     """No notice is lost because the disk was full for a moment."""
-    file = NoticesFile(host, clock)
-    with failing("notices.save.write=enospc"):
-        file.note(["a"])
-        assert texts(host) == []
-    file.save()
-    assert texts(host) == ["a"]
+    status = uploaders.start()
+    with failing("status.write=enospc"):
+        status.notify(["a"])
+        assert uploaders.texts() == []
+    uploaders.now += 3600.0
+    status.beat()
+    assert uploaders.texts() == ["a"]
 
 
-def test_a_text_obeys_no_terminal(host, clock):
+def test_a_text_obeys_no_terminal(uploaders):
     """It is one line of what can be printed."""
-    NoticesFile(host, clock).note(["a\nb\x1b[2J"])
-    assert read_notices(host)[0].line == "a\\nb\\x1b[2J"
+    uploaders.start().notify(["a\nb\x1b[2J"])
+    assert UploaderStatus.read(uploaders.host).notices[0].line == "a\\nb\\x1b[2J"

@@ -9,10 +9,10 @@ import pytest
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.daemon.election import is_left_to_others
-from hf_mpwriter.daemon.starts import LONGEST_PAUSE, StartRecord
+from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool import status as status_module
-from hf_mpwriter.spool.status import FULL_DISK, SILENT_FOR, UploaderStatus
+from hf_mpwriter.spool.status import FULL_DISK, LONGEST_PAUSE, SILENT_FOR, UploaderStatus
 from hf_mpwriter.system.process import Process
 
 NOW = 1_700_000_000.0

@@ -13,7 +13,6 @@ from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Moved, Retry
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.status import LINGER, UploaderStatus
 from hf_mpwriter.system.directory import at
@@ -211,7 +210,7 @@ def test_the_user_reads_that_the_nodes_share_the_commits(one):
     """How many, how often this one commits, and what helps."""
     assert not one.sending.pacing.take(urgent=True)
     one.sending._explain_wait()
-    (text,) = [notice.text for notice in read_notices(one.host)]
+    (text,) = [notice.text for notice in UploaderStatus.read(one.host).notices]
     assert text.startswith("64 nodes share the 100 commits per hour of this repository")
     assert "about one in 48 minutes" in text
     assert "one logdir for all nodes" in text

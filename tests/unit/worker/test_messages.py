@@ -16,10 +16,10 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.storage import Layout, Storage, direct
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.delivery.sentences import beginning, done, shown
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.notices import NoticesFile
 from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
 from hf_mpwriter.system import disk, filesystem
 from hf_mpwriter.system.directory import Place
@@ -220,10 +220,10 @@ def test_what_is_told_of_an_outage_is_what_was_seen_when_it_was_decided(told):
 # notices
 
 
-def uploader(spool: Spool, host: str = "h", ago: float = 0.0) -> NoticesFile:
-    """The notices file of an uploader that starts now, with a clock that is behind."""
+def uploader(spool: Spool, host: str = "h", ago: float = 0.0) -> StatusFile:
+    """The status file of an uploader that starts now, with a clock that is behind."""
     os.makedirs(spool.host(host).root, exist_ok=True)
-    return NoticesFile(spool.host(host), lambda: time.time() - ago)
+    return StatusFile(spool.host(host), Process.current(), time.monotonic, 0.0, lambda: time.time() - ago)
 
 
 def test_each_notice_is_told_once(told):
@@ -235,12 +235,12 @@ def test_each_notice_is_told_once(told):
     mine, other = told.worker(time.time()), told.worker(time.time())
     assert told.by(mine) == []
     first = uploader(told.spool)
-    first.note(["created me/run"])
+    first.notify(["created me/run"])
     assert [told.by(other, reports=False), told.by(mine)] == [[], ["created me/run"]]
-    first.note(["me/run is PUBLIC"])
+    first.notify(["me/run is PUBLIC"])
     assert [told.by(mine, reports=False), told.by(other), told.by(mine)] == [[], ["me/run is PUBLIC"], []]
-    uploader(told.spool).note(["created me/run", "the limit"])
-    uploader(told.spool, "other").note(["me/run is PUBLIC"])
+    uploader(told.spool).notify(["created me/run", "the limit"])
+    uploader(told.spool, "other").notify(["me/run is PUBLIC"])
     assert [told.by(mine), told.by(mine)] == [["created me/run", "the limit", "me/run is PUBLIC"], []]
     record = ToldRecord.read(told.spool.told)
     assert (record.unsent, sorted(record.numbers)) == (5.0, ["h", "other"])
@@ -249,19 +249,19 @@ def test_each_notice_is_told_once(told):
 def test_a_run_that_is_resumed_tells_only_what_was_not_told(told):
     """What an uploader has found out since the end is news; a rank that came first may have started it just now."""
     first, other = uploader(told.spool, ago=2 * RECENT), uploader(told.spool, "other", ago=2 * RECENT)
-    first.note(["old"])
-    uploader(told.spool).note(["created me/run"])
+    first.notify(["old"])
+    uploader(told.spool).notify(["created me/run"])
     assert told.by(told.worker(time.time())) == ["created me/run"]
     assert told.by(told.worker(time.time())) == []
-    uploader(told.spool).note(["me/run is PUBLIC"])
-    other.note(["the limit"])
+    uploader(told.spool).notify(["me/run is PUBLIC"])
+    other.notify(["the limit"])
     assert told.by(told.worker(time.time() + 2 * RECENT)) == ["me/run is PUBLIC", "the limit"]
 
 
 def test_a_record_that_cannot_be_read_or_written_hides_nothing(told):
     """Then a line may be told twice, by another worker."""
     os.makedirs(told.spool.told)
-    uploader(told.spool).note(["created me/run"])
+    uploader(told.spool).notify(["created me/run"])
     told.publish(REFUSED)
     mine = told.worker()
     assert [len(told.by(mine)), len(told.by(mine))] == [3, 0]
