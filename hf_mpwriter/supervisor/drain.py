@@ -32,7 +32,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import LocalFile
@@ -40,7 +41,7 @@ from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import Environment, Settings
 from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.daemon.starts import uploader_start
-from hf_mpwriter.delivery.sentences import RunEnd, report
+from hf_mpwriter.delivery.sentences import RunEnd
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink, Question, Sink, name_of
 from hf_mpwriter.delivery.wait import Wanted
 from hf_mpwriter.snapshot import attachments
@@ -179,22 +180,17 @@ class NotARunError(HfMpWriterError):
     """A folder has nothing that could be sent."""
 
 
+@dataclass
 class Followed:
     """A folder into which others write event files."""
 
-    def __init__(
-        self,
-        make_run: Callable[[], Spool],
-        *,
-        is_named: bool = True,
-        private: bool | None = None,
-        endpoint: str | None = None,
-    ) -> None:
-        self.make_run, self.is_named, self.private = make_run, is_named, private
-        self.endpoint = endpoint  # of the Hub that the user has confirmed, None for that of the environment
-        self.is_told = False  # whether a worker of ours logs there
-        self._next = 0.0
-        self._last_reason = ""
+    make_run: Callable[[], Spool]
+    is_named: bool = True  # whether the user has named it
+    private: bool | None = None  # of a repository that is created
+    endpoint: str | None = None  # of the Hub that the user has confirmed, None for that of the environment
+    is_told: bool = False  # whether a worker of ours logs there
+    _next: float = 0.0  # monotonic seconds
+    _last_reason: str = ""
 
     def is_due(self, now: float) -> bool:
         """Whether what is new is to be asked for now."""
@@ -338,8 +334,3 @@ def say(line: str) -> None:
     """Print a line, if anybody still reads."""
     with contextlib.suppress(OSError, ValueError):
         print(f"hf-mpwriter run: {printable(line)}", file=sys.stderr, flush=True)
-
-
-def lines(outcomes: Iterable[RunEnd], *, is_first: bool, is_quiet: bool) -> Iterator[str]:
-    """The report."""
-    yield from filter(None, (report(outcome, is_first=is_first, is_quiet=is_quiet) for outcome in outcomes))

@@ -22,6 +22,7 @@ from types import MappingProxyType
 
 from hf_mpwriter.base.job import rank_of, world_size_of
 from hf_mpwriter.base.settings import Environment
+from hf_mpwriter.delivery.sentences import report
 from hf_mpwriter.supervisor import drain, program
 from hf_mpwriter.supervisor.decision import (
     ENDING,
@@ -64,17 +65,18 @@ def supervise(
     below = environment_below(environ, inbox.name, grace)
     shares_group = program.has_terminal()
     child = Program(command, below, queue.mask_before, own_group=not shares_group, before=before)
-    supervisor = Supervisor(child, queue, inbox, grace, shares_group=shares_group)
-    supervisor.derives_ranks = ranks
-    supervisor.has_peers = (world_size_of(environ) or 1) > 1
+    has_peers = (world_size_of(environ) or 1) > 1
+    supervisor = Supervisor(
+        child, queue, inbox, grace, shares_group=shares_group, has_peers=has_peers, derives_ranks=ranks
+    )
     quiet = rank_of(environ) not in (None, 0)
     supervisor.drain.follow(followed, (lambda _: None) if quiet else drain.say)
     if followed:
         supervisor.drain.start()
     code = supervisor.run()
-    outcomes, is_first = supervisor.drain.outcomes, os.getpid() == 1
-    for line in drain.lines(outcomes, is_first=is_first, is_quiet=quiet):
-        drain.say(line)
+    for end in supervisor.drain.outcomes:
+        if line := report(end, is_first=os.getpid() == 1, is_quiet=quiet):
+            drain.say(line)
     return code
 
 
@@ -98,11 +100,14 @@ class Supervisor:
         grace: float,
         *,
         shares_group: bool,
+        has_peers: bool,
+        derives_ranks: bool,
     ) -> None:
         self._child, self._queue, self._inbox = child, queue, inbox
         self._grace, self._shares_group = grace, shares_group
-        self.drain, self.has_peers = Drain(), False
-        self.derives_ranks = False  # whether `hf-mpwriter ranks` is to follow each run directory
+        self._has_peers = has_peers
+        self._derives_ranks = derives_ranks  # whether `hf-mpwriter ranks` is to follow each run directory
+        self.drain = Drain()
         self._ranks: dict[str, int] = {}  # its process ids, while they live
         self._signalled_at: float | None = None
         self._ended_at: float | None = None
@@ -128,7 +133,7 @@ class Supervisor:
         self._ranks = {run_dir: pid for run_dir, pid in self._ranks.items() if pid not in ended}
         for run_dir in self._inbox.read():
             self.drain.add(run_dir)
-            if self.derives_ranks and run_dir not in self._ranks:
+            if self._derives_ranks and run_dir not in self._ranks:
                 self._start_ranks(run_dir)
         if self._child.status is not None and self._ended_at is None:
             self._ended_at = time.monotonic()
@@ -143,7 +148,7 @@ class Supervisor:
             with open(os.devnull, "wb") as nothing:
                 self._ranks[run_dir] = launch.start("ranks", b"", run_dir, {1: nothing.fileno()})
         except OSError as error:
-            self.derives_ranks = False
+            self._derives_ranks = False
             drain.say(f"{run_dir}: nothing is derived of all ranks: {error.strerror or error}")
 
     def _awaits_ranks(self, moment: Moment) -> bool:
@@ -170,7 +175,7 @@ class Supervisor:
         failed = self._child.status not in (None, 0) and self._signalled_at is None
         return Moment(
             now,
-            min(self._grace, WITH_PEERS) if failed and self.has_peers else self._grace,
+            min(self._grace, WITH_PEERS) if failed and self._has_peers else self._grace,
             self._signalled_at,
             self._ended_at,
             is_alone=is_alone,

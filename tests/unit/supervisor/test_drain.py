@@ -11,6 +11,7 @@ from support import event_file
 from hf_mpwriter.base.settings import OFFLINE, Destination, Settings
 from hf_mpwriter.cli.folders import followed
 from hf_mpwriter.daemon.election import Election
+from hf_mpwriter.delivery.sentences import report
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import SUPERVISOR, MemberFile
@@ -53,7 +54,7 @@ def test_a_folder_that_its_program_removes_is_followed_anew_as_soon_as_it_is_bac
     one.finish()
     wait_for(lambda: one.is_over, "the thread ends")
     (outcome,) = one.outcomes
-    (line,) = drain.lines([outcome], is_first=False, is_quiet=False)
+    line = report(outcome, is_first=False, is_quiet=False)
     if comes_back:
         assert said[0] == said[1]
         assert outcome.deliveries[0].total == (folder / "events.out.tfevents.1700000001.host").stat().st_size
@@ -77,5 +78,5 @@ def test_a_folder_that_is_made_anew_goes_where_its_writer_says_once_it_has_said_
     one._tend(str(folder), 2, is_finishing=False)
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run", path_in_repo="tensorboard/exp1"))
     outcome = one._tend(str(folder), 3, is_finishing=True)
-    (line,) = drain.lines([outcome], is_first=False, is_quiet=False)
+    line = report(outcome, is_first=False, is_quiet=False)
     assert f"are not on the Hub: {OFFLINE}" in line

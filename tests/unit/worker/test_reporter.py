@@ -14,7 +14,7 @@ from forks import in_child
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
-from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.worker import holders
 from hf_mpwriter.worker.membership import Membership
@@ -202,9 +202,3 @@ def test_a_child_that_ends_before_others_leaves_what_is_unsent_to_them(own_spool
 def test_a_later_rank_names_itself(own_spool):
     """Several ranks may end one after the other."""
     assert [reporter(own_spool, Role(rank, None)).label for rank in (0, 3)] == ["", "rank 3: "]
-
-
-def test_a_record_of_another_version_is_as_none(own_spool):
-    """It is for display only."""
-    disk.replace(own_spool.told, b'{"numbers": {"h": "many"}}', "told.save", durable=False)
-    assert ToldRecord.read(own_spool.told) == ToldRecord()
