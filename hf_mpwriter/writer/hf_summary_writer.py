@@ -10,9 +10,14 @@ from hf_mpwriter.writer.commit_scheduler import CommitScheduler
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 
-class TensorboardArguments(TypedDict, total=False):
-    """Arguments that tensorboardX's and torch's writers have; for their defaults and meaning see `SummaryWriter`."""
+class WriterArguments(TypedDict, total=False):
+    """Arguments that huggingface_hub's writer lacks; for their defaults and meaning see `SummaryWriter`."""
 
+    purge_step: int | None
+    exit_timeout: float | None
+    memory_limit: int | None
+    system_metrics: bool | None
+    rank: int | None
     comment: str
     max_queue: int
     flush_secs: int
@@ -32,7 +37,6 @@ class HFSummaryWriter(SummaryWriter):
         repo_id: repository on the Hub, `name` or `namespace/name`; created if it does not exist.
         logdir: the run directory, shared by all processes of a run; a path or a URL. Default: `runs/<job>` if the
             launcher names the job, else `runs/<date>_<host>`.
-        purge_step: for a run that resumes at this step: TensorBoard hides what was logged at this step and later.
         commit_every: minutes between two commits, and between two copies to a logdir in which files cannot grow.
         squash_history: whether to squash the branch after commits: once per `commit_every`, and after the last one.
         repo_type: model, dataset or space; None for model.
@@ -43,14 +47,7 @@ class HFSummaryWriter(SummaryWriter):
             event files.
         repo_ignore_patterns: patterns of files to leave out.
         token: for the Hub; None takes the token of the environment or of `hf auth login`.
-        exit_timeout: seconds that the end of the process may wait for the Hub, at most HF_MPWRITER_EXIT_TIMEOUT; None
-            for that, or 60.
-        memory_limit: bytes of records that this process keeps in memory while the disk refuses them, for all its
-            writers together. What exceeds it is dropped and counted. Default: 16 MiB.
-        system_metrics: whether a process logs what this machine does. None for HF_MPWRITER_SYSTEM_METRICS, or no.
-        rank: global rank of this process, also of an actor of your own; None for that of the launcher, or of
-            torch.distributed.
-        **kwargs: those of tensorboardX and torch, see `TensorboardArguments`.
+        **kwargs: the other arguments of `SummaryWriter`: `purge_step`, `rank`, and all of `WriterArguments`.
 
     Attributes:
         logdir: the run directory, absolute.
@@ -74,19 +71,13 @@ class HFSummaryWriter(SummaryWriter):
         repo_allow_patterns: list[str] | str | None = "*.tfevents.*",
         repo_ignore_patterns: list[str] | str | None = None,
         token: str | None = None,
-        purge_step: int | None = None,
-        exit_timeout: float | None = None,
-        memory_limit: int | None = None,
-        system_metrics: bool | None = None,
-        rank: int | None = None,
-        **kwargs: Unpack[TensorboardArguments],
+        **kwargs: Unpack[WriterArguments],
     ) -> None:
         """Build a writer; the arguments stand at the class."""
-        if unknown := sorted(kwargs.keys() - TensorboardArguments.__optional_keys__):
+        if unknown := sorted(kwargs.keys() - WriterArguments.__optional_keys__):
             raise TypeError(f"HFSummaryWriter.__init__() got an unexpected keyword argument {unknown[0]!r}")
         super().__init__(
             logdir=logdir,
-            purge_step=purge_step,
             repo_id=check_repo_id(repo_id),
             commit_every=commit_every,
             squash_history=squash_history,
@@ -97,20 +88,13 @@ class HFSummaryWriter(SummaryWriter):
             repo_allow_patterns=repo_allow_patterns,
             repo_ignore_patterns=repo_ignore_patterns,
             token=token,
-            exit_timeout=exit_timeout,
-            memory_limit=memory_limit,
-            system_metrics=system_metrics,
-            rank=rank,
             **kwargs,
         )
         self.repo_type = repo_type
         self.repo_revision = repo_revision
-        self._make_scheduler()
+        self._on_arrival()
 
     def _on_arrival(self) -> None:
-        self._make_scheduler()
-
-    def _make_scheduler(self) -> None:
         if self._destination is not None and self._worker is not None:
             self.scheduler = CommitScheduler(self._worker, self._destination, self._settings, self._token)
             self.scheduler.repo_type, self.scheduler.revision = self.repo_type, self.repo_revision

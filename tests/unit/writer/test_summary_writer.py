@@ -18,7 +18,7 @@ from hf_mpwriter import HFSummaryWriter, SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.events import framing
 from hf_mpwriter.system import process
-from hf_mpwriter.writer.hf_summary_writer import TensorboardArguments
+from hf_mpwriter.writer.hf_summary_writer import WriterArguments
 from hf_mpwriter.writer.summary_writer import named_for_users
 
 
@@ -37,19 +37,18 @@ def test_the_signature_is_that_of_huggingface_hub():
     """A drop-in takes the same arguments with the same defaults, and those of SummaryWriter by name."""
     import huggingface_hub
 
-    theirs = list(inspect.signature(huggingface_hub.HFSummaryWriter.__init__).parameters.values())
-    ours = list(inspect.signature(HFSummaryWriter.__init__).parameters.values())
-    assert theirs.pop().kind is inspect.Parameter.VAR_KEYWORD
-    assert [(p.name, p.kind, p.default) for p in ours[: len(theirs)]] == [(p.name, p.kind, p.default) for p in theirs]
-    assert ours.pop().kind is inspect.Parameter.VAR_KEYWORD
-    assert {p.kind for p in ours[len(theirs) :]} == {inspect.Parameter.KEYWORD_ONLY}
+    theirs, ours = (
+        [(one.name, one.kind, one.default) for one in inspect.signature(kind.__init__).parameters.values()]
+        for kind in (huggingface_hub.HFSummaryWriter, HFSummaryWriter)
+    )
+    assert ours == theirs
 
 
 def test_both_writers_have_the_same_arguments():
     """With the same defaults and types; `repo_id` is required where it says what the writer is for."""
     local, ours = (dict(inspect.signature(writer).parameters) for writer in (SummaryWriter, HFSummaryWriter))
-    assert ours.pop("kwargs").annotation == "Unpack[TensorboardArguments]"
-    passed = {name: kind.__forward_arg__ for name, kind in TensorboardArguments.__annotations__.items()}
+    assert ours.pop("kwargs").annotation == "Unpack[WriterArguments]"
+    passed = {name: kind.__forward_arg__ for name, kind in WriterArguments.__annotations__.items()}
     assert {*ours, *passed} == set(local)
     assert passed.items() <= {name: found.annotation for name, found in local.items()}.items()
     assert {name for name in ours if ours[name].default != local[name].default} == {"repo_id"}
