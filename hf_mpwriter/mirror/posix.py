@@ -48,30 +48,24 @@ class PosixTarget:
         self._to, self._mark, self.way, self._mount = to, mark, way, mount
         self._fd = -1
 
-    def _root(self, *, make: bool = False, mode: int = 0o755) -> int:
-        """The descriptor of the directory."""
-        if self._fd < 0:
-            path, missing = self._to, list[str]()
-            while (fd := _opened(path)) < 0:
-                path, name = os.path.split(path)
-                missing.insert(0, name)
-            self._fd = self._below(fd, missing if make else missing[:0], mode, is_whole=make or not missing)
-        return self._fd
-
-    def _below(self, fd: int, names: list[str], mode: int, *, is_whole: bool) -> int:
-        """The directory of these names below a descriptor, which is closed; they are made."""
+    def _root(self, mode: int = 0) -> int:
+        """The descriptor of the directory; it is made with a mode, and without one it has to be there."""
+        if self._fd >= 0:
+            return self._fd
+        path, missing = self._to, list[str]()
+        while (fd := _opened(path)) < 0:
+            path, name = os.path.split(path)
+            missing.insert(0, name)
         try:
             self._check(fd)  # before anything is made
-            for name in names:
+            for name in missing:
                 fd = _made(fd, name, mode)
             self._check(fd)
-            if is_whole:
-                return fd
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._to)
+        self._fd = fd
+        return fd
 
     def _check(self, fd: int) -> None:
         if self._mount is None:
@@ -133,30 +127,26 @@ class PosixTarget:
     def clean(self, directory: str) -> None:
         """Remove temporary files of copies that were killed; a mount that refuses keeps them."""
         with contextlib.suppress(OSError):
-            fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root())
-            try:
-                for name in os.listdir(fd):
-                    if name.startswith(".") and name.endswith(".part") and self._is_left(name, fd):
-                        with contextlib.suppress(OSError):
-                            os.unlink(name, dir_fd=fd)
-            finally:
-                os.close(fd)
+            for path in filter(self._is_left, self._entries(directory)):
+                with contextlib.suppress(OSError):
+                    os.unlink(path, dir_fd=self._root())
 
-    def _is_left(self, name: str, directory: int) -> bool:
+    def _is_left(self, path: str) -> bool:
         """Whether a temporary file is of a copy that was killed: of this mirror, which has one at a time, or old."""
+        name = os.path.basename(path)
+        if not (name.startswith(f".{MARK}-") and name.endswith(".part")):
+            return False
         if name.startswith(f".{self._mark}."):
             return True
-        if not name.startswith(f".{MARK}-"):
-            return False
         try:
-            return time.time() - os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime > STALE
+            return time.time() - os.stat(path, dir_fd=self._root(), follow_symlinks=False).st_mtime > STALE
         except OSError:
             return False
 
     def put(self, source: CopySource) -> None:
         """Write a file as a whole."""
         mode = source.mode | (source.mode & 0o444) >> 2 | 0o700  # who may read it may pass
-        root, directory = self._root(make=True, mode=mode), os.path.dirname(source.path)
+        root, directory = self._root(mode), os.path.dirname(source.path)
         _make_directories(root, directory, mode)
         if not self.way:
             self.way = RENAME if self._can_rename(root, directory) else IN_PLACE
@@ -203,9 +193,10 @@ def _opened(path: str) -> int:
 
 
 def _made(above: int, name: str, mode: int) -> int:
-    """Make a directory if it is not there; its descriptor, in place of that of the directory above it."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, mode, dir_fd=above)
+    """The descriptor of a directory, made with a mode if it is not there, in place of that of the one above it."""
+    if mode:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, mode, dir_fd=above)
     fd = os.open(name, _PATH_ONLY, dir_fd=above)
     os.close(above)
     return fd
@@ -213,18 +204,14 @@ def _made(above: int, name: str, mode: int) -> int:
 
 def _make_directories(root: int, path: str, mode: int) -> None:
     """Make a directory and the parents that it lacks."""
-    if not path or _is_directory(root, path):
+    if not path:
         return
-    _make_directories(root, os.path.dirname(path), mode)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, mode, dir_fd=root)
-
-
-def _is_directory(root: int, path: str) -> bool:
     try:
-        return stat.S_ISDIR(os.stat(path, dir_fd=root).st_mode)
+        os.stat(path, dir_fd=root)
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        _make_directories(root, os.path.dirname(path), mode)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, mode, dir_fd=root)
 
 
 def _put_in_place(root: int, temporary: str, final: str) -> None:
