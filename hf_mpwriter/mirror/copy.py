@@ -32,7 +32,6 @@ from hf_mpwriter.spool.copies import (
     Arrived,
     Conflict,
     CopyJob,
-    CopyWay,
     Failure,
     Finished,
     Item,
@@ -93,7 +92,7 @@ def open_target(job: CopyJob) -> Target:
     """The target of a logdir."""
     if is_url(job.to):
         return RemoteTarget(job.to)
-    return PosixTarget(job.to, mark_of(host_id(), job.run_dir), job.way, job.mount)
+    return PosixTarget(job.to, mark_of(host_id(), job.run_dir), job.mount)
 
 
 def _listed(run: Directory, target: Target) -> Iterator[Message]:
@@ -109,7 +108,7 @@ def _brought(job: CopyJob, run: Directory, target: Target) -> Generator[Message,
     """Bring what can be brought; how it ended."""
     for directory in sorted({os.path.dirname(item.path) for item in job.items}):
         target.clean(directory)
-    way, has_written = job.way, False
+    has_written = False
     blocked: set[tuple[str, str]] = set()  # writers whose later files wait
     errors: dict[str, OSError] = {}  # per path
     for item in job.items:
@@ -119,9 +118,6 @@ def _brought(job: CopyJob, run: Directory, target: Target) -> Generator[Message,
         outcome = _tried(run, target, item)
         if isinstance(outcome, bool):
             has_written |= outcome
-            if target.way != way:
-                way = target.way
-                yield CopyWay(way)
             yield Arrived(item.path, item.length)
             continue
         blocked.add(writer_of(item.path))

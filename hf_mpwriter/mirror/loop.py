@@ -37,7 +37,6 @@ from hf_mpwriter.spool.copies import (
     CopyHandle,
     CopyJob,
     CopyLivesError,
-    CopyWay,
     Failure,
     Finished,
     Item,
@@ -184,7 +183,7 @@ class Mirror(loop.Daemon[MirrorStart]):
     # copy
 
     def _next_job(self, action: MirrorAction) -> CopyJob:
-        job = CopyJob(Task.LIST, self._spool.run_dir, self._start.to, way=self._mirrored.way)
+        job = CopyJob(Task.LIST, self._spool.run_dir, self._start.to)
         if action is MirrorAction.LIST:
             return job
         if action is MirrorAction.FETCH:
@@ -323,10 +322,8 @@ def recorded(known: Mirrored, message: Message) -> Mirrored:
         case Conflict(path, reason) | Withheld(path, reason):
             files = {other: length for other, length in known.files.items() if other != path}
             return replace(known, files=files, refused=known.refused | {path: reason})
-        case CopyWay(way):
-            return replace(known, way=way)
-        case Failure():  # it may be another mount by now
-            return replace(known, way="", late=known.late + message.is_late)
+        case Failure():
+            return replace(known, late=known.late + message.is_late)
         case Finished():
             return replace(known, late=0)
     return known

@@ -1,7 +1,8 @@
 """The target of a logdir that is a directory, as a rule on a mount.
 
     .hf_mpwriter-<mirror>.<8 hex>.part -> fsync -> rename    readers see nothing, or the whole file
-    in one sequential open .. close                          where names cannot change: Mountpoint for S3, and others
+    in one sequential open .. close                          where names cannot change: Mountpoint for S3, by its type;
+                                                             elsewhere a copy that meets a refusal goes on like that
 
 Invariants:
 - No temporary name contains `tfevents`: TensorBoard would open it. Those of killed copies are removed by the next copy
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import stat
@@ -32,7 +34,6 @@ LISTED_AT_ONCE = 32  # files that are asked for their length at a time
 STALE = 86_400.0  # seconds after which a temporary file of another mirror was left by a killed copy
 NO_RENAME = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.EXDEV, errno.EINVAL)
 NO_FSYNC = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-RENAME, IN_PLACE = "rename", "in place"
 _PATH_ONLY = os.O_PATH | os.O_DIRECTORY
 
 
@@ -44,8 +45,9 @@ def mark_of(host: str, run_dir: str) -> str:
 class PosixTarget:
     """A directory of a mounted filesystem, see `Target`. It is opened at the first use, and not again."""
 
-    def __init__(self, to: str, mark: str, way: str, mount: Mount | None = None) -> None:
-        self._to, self._mark, self.way, self._mount = to, mark, way, mount
+    def __init__(self, to: str, mark: str, mount: Mount | None = None) -> None:
+        self._to, self._mark, self._mount = to, mark, mount
+        self._can_rename = mount is None or mount.can_rename  # until it has refused
         self._fd = -1
 
     def _root(self, mode: int = 0) -> int:
@@ -128,8 +130,7 @@ class PosixTarget:
         """Remove temporary files of copies that were killed; a mount that refuses keeps them."""
         with contextlib.suppress(OSError):
             for path in filter(self._is_left, self._entries(directory)):
-                with contextlib.suppress(OSError):
-                    os.unlink(path, dir_fd=self._root())
+                self._remove(path)
 
     def _is_left(self, path: str) -> bool:
         """Whether a temporary file is of a copy that was killed: of this mirror, which has one at a time, or old."""
@@ -148,40 +149,28 @@ class PosixTarget:
         mode = source.mode | (source.mode & 0o444) >> 2 | 0o700  # who may read it may pass
         root, directory = self._root(mode), os.path.dirname(source.path)
         _make_directories(root, directory, mode)
-        if not self.way:
-            self.way = RENAME if self._can_rename(root, directory) else IN_PLACE
-        if self.way == IN_PLACE:
+        if not (self._can_rename and self._put_by_rename(source, root, directory)):
             _write(source, root, source.path)
-            return
-        temporary = self._temporary(directory)
+
+    def _put_by_rename(self, source: CopySource, root: int, directory: str) -> bool:
+        """Write a file under a temporary name, and rename it; False where names cannot change."""
+        temporary = os.path.join(directory, f".{self._mark}.{os.urandom(4).hex()}.part")
         try:
             _write(source, root, temporary, os.O_EXCL)
             failpoints.reach("copy.rename")
-            _put_in_place(root, temporary, source.path)
+            self._can_rename = _is_renamed(root, temporary, source.path)
         except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=root)
+            self._remove(temporary)
             raise
-        _fsync_directory(root, directory)
-
-    def _temporary(self, directory: str) -> str:
-        return os.path.join(directory, f".{self._mark}.{os.urandom(4).hex()}.part")
-
-    def _can_rename(self, root: int, directory: str) -> bool:
-        """Whether names can change here, tried with an empty file: a long one would be written twice."""
-        old, new = self._temporary(directory), self._temporary(directory)
-        os.close(os.open(old, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=root))
-        try:
-            os.rename(old, new, src_dir_fd=root, dst_dir_fd=root)
-        except OSError as error:
-            new = old
-            if error.errno not in NO_RENAME:
-                raise
+        if not self._can_rename:
+            self._remove(temporary)
             return False
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(new, dir_fd=root)
+        _fsync_directory(root, directory)
         return True
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(path, dir_fd=self._root())
 
 
 def _opened(path: str) -> int:
@@ -214,16 +203,23 @@ def _make_directories(root: int, path: str, mode: int) -> None:
             os.mkdir(path, mode, dir_fd=root)
 
 
-def _put_in_place(root: int, temporary: str, final: str) -> None:
-    """Rename; what a killed copy has left goes first where a mount does not replace it, such as sshfs."""
+def _is_renamed(root: int, temporary: str, final: str) -> bool:
+    """Rename; what a killed copy has left goes first where a mount does not replace it, such as sshfs. False where
+    names cannot change.
+    """
+    rename = functools.partial(os.rename, temporary, final, src_dir_fd=root, dst_dir_fd=root)
     try:
-        os.rename(temporary, final, src_dir_fd=root, dst_dir_fd=root)
-    except OSError as error:
-        try:
+        rename()
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(final, dir_fd=root)
-        except FileNotFoundError:
-            raise error from None
-        os.rename(temporary, final, src_dir_fd=root, dst_dir_fd=root)
+        try:
+            rename()
+        except OSError as error:
+            if error.errno in NO_RENAME:
+                return False
+            raise
+    return True
 
 
 def _fsync_directory(root: int, path: str) -> None:

@@ -22,8 +22,6 @@ PIPED = 16 << 20  # bytes up to which a file goes in one piece
 class RemoteTarget:
     """A place that fsspec knows by its URL, see `Target`."""
 
-    way = ""
-
     def __init__(self, to: str) -> None:
         import fsspec.core  # here: no other process of ours needs it
 

@@ -102,8 +102,6 @@ class CopySource:
 class Target(Protocol):
     """A logdir."""
 
-    way: str  # how files get there; "" if that is not known, or there is one way only
-
     def length(self, path: str) -> int | None:
         """Bytes of a file, None if there is none; directories are listed once."""
 

@@ -3,7 +3,7 @@
     mirror, worker, `verify`  --CopyJob, on an inherited descriptor-->  copy
                               <--lines, on the standard output--------  copy
 
-    BRING      the items are to be in the logdir    Arrived, Conflict, Withheld, Absent; CopyWay
+    BRING      the items are to be in the logdir    Arrived, Conflict, Withheld, Absent
     FETCH      the items are to come from there     Arrived, Conflict, Unread
     LIST       what is there?                       Listed
     COMPARE    are the items there?                 Arrived, Conflict, Absent
@@ -74,15 +74,7 @@ class CopyJob:
     run_dir: str  # absolute path
     to: str  # the logdir: an absolute path, or a URL
     items: tuple[Item, ...] = ()  # in an order of which any prefix may be there without the rest
-    way: str = ""  # "rename", "in place", or "" if it has to be found out
     mount: Mount | None = None  # on which the logdir has to be, None for any
-
-
-@dataclass(frozen=True)
-class CopyWay:
-    """How files get there: "rename" or "in place"."""
-
-    way: str
 
 
 @dataclass(frozen=True)
@@ -152,7 +144,7 @@ class Finished:
     """All was done."""
 
 
-Message = CopyWay | Arrived | Absent | Conflict | Withheld | Listed | Unread | Failure | Finished
+Message = Arrived | Absent | Conflict | Withheld | Listed | Unread | Failure | Finished
 _KINDS: tuple[type[Message], ...] = typing.get_args(Message)
 
 

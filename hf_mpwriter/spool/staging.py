@@ -9,8 +9,7 @@
     look.lock                         held by the process that looks, and by the copy that lists for it
     arriving/<32 hex>                 files on their way from the logdir
     hosts/<host>/mirrored.json        {"files": {"events.out...": 4711}, "refused": {"events.out...": "reason"},
-                                       "way": "rename", "late": 0}
-                                      way: "in place" where names cannot change; late: copies in a row over their limit
+                                       "late": 0}                    late: copies in a row over their limit
     hosts/<host>/mirror_status.json   {"process": {...}, "started_at": 1795236610.0, "beat": ..., "phase": "idle",
                                        "copy": 0, "waiting": 0, "is_refused": false, "reason": "", "failures": 0,
                                        "failed_at": 0.0, "next_try": 0.0, "checked": ..., "listed": ...,
@@ -86,9 +85,6 @@ class Mirrored:
 
     files: dict[str, int] = field(default_factory=dict)  # bytes per path
     refused: dict[str, str] = field(default_factory=dict)  # why a path cannot be brought there, per path
-    # how files get there: "rename" under a temporary name, or "in place" where names cannot change; "" if that is
-    # not known yet
-    way: str = ""
     late: int = 0  # copies that took longer than their limit, in a row
 
     def __post_init__(self) -> None:

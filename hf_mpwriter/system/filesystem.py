@@ -39,6 +39,7 @@ _OBJECT_STORES = (
     "alluxio-fuse blobfuse blobfuse2 cosfs curvefs dbfs gcsfuse geesefs goofys hf-mount juicefs mountpoint-s3 obsfs "
     "ossfs ossfs2 rclone riofs s3fs s3ql seaweedfs tigrisfs tosfs yas3fs"
 )
+_WITHOUT_RENAME = ("mountpoint-s3",)  # of these
 # programs by FUSE that keep files as a disk does
 _OF_FILES = (
     "bindfs ceph-fuse encfs fuse-overlayfs glusterfs gocryptfs grpcfuse lxcfs mergerfs osxfs sshfs unionfs virtiofs"
@@ -92,6 +93,11 @@ class Mount:
     def is_local(self) -> bool:
         """Whether it is of a type that is a disk, or the memory, of this host."""
         return self.kind is Kind.LOCAL
+
+    @property
+    def can_rename(self) -> bool:
+        """Whether a file there can get another name, as far as the type tells."""
+        return self.name not in _WITHOUT_RENAME
 
     @property
     def is_by_program(self) -> bool:

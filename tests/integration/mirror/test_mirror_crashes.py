@@ -24,8 +24,7 @@ from support import event_file
 from hf_mpwriter import testing
 from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.delivery.sinks import LogdirSink
-from hf_mpwriter.mirror.posix import IN_PLACE, RENAME
-from hf_mpwriter.spool.staging import COPY_LOCK, Mirrored
+from hf_mpwriter.spool.staging import COPY_LOCK
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 
@@ -64,17 +63,14 @@ class Watch:
                 self._seen[name] = content
 
 
-OF_COPY = ("copy.item", "copy.write")
-OF_MIRROR = ("mirror.mirrored.open", "mirror.mirrored.rename", "status.open", "status.rename")
+STEPS = (
+    *("copy.item", "copy.write", "copy.rename"),
+    *("mirror.mirrored.open", "mirror.mirrored.rename", "status.open", "status.rename"),
+)
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("way", "steps_of_it"),
-    [(RENAME, (*OF_COPY, "copy.rename", *OF_MIRROR)), (IN_PLACE, OF_COPY)],
-    ids=["rename", "in place"],
-)
-def test_a_kill_at_any_step_is_made_good_by_the_next_mirror(way, steps_of_it, tmp_path, monkeypatch):
+def test_a_kill_at_any_step_is_made_good_by_the_next_mirror(tmp_path, monkeypatch):
     """One file more for each of them; what is there stays as it is, and in the end all is there, and nothing else."""
     run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"
     spool = stage(run_dir, logdir)
@@ -91,14 +87,13 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_mirror(way, steps_of_it, tm
             lambda: not locks.is_held(spool.lock_of("mirror")) or LogdirSink(spool).status().failures, "the strike"
         )
 
-    for number, step in enumerate(steps_of_it):
+    for number, step in enumerate(STEPS):
         long_event_file(run_dir, number)
-        Mirrored(Mirrored.read(host).files, way=way).save(host)
         monkeypatch.setenv("HF_MPWRITER_FAILPOINT", f"{step}=kill")
         live()
         if step.startswith("copy."):
             assert "signal 9" in LogdirSink(spool).status().reason, step
-            assert bool(event_files(logdir)) == (way == IN_PLACE and step == "copy.write"), step
+            assert not event_files(logdir), step
             kill(mirror_pid(spool))
         assert LogdirSink(spool).status().phase != "left", step
         for lock in (spool.lock_of("mirror"), host.root / COPY_LOCK):
@@ -120,7 +115,6 @@ def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(tmp_
     spool = stage(run_dir, logdir)
     host = spool.host(host_id())
     os.makedirs(host.root)
-    Mirrored(way=RENAME).save(host)
     check = Watch(run_dir, logdir).check
     first = long_event_file(run_dir, 0)
     worker = start(LOG_SEGMENTS, run_dir, journals, 0, 1 << 30)

@@ -6,13 +6,12 @@ import errno
 import fcntl
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import fuse_models
 import pytest
-from fuse_models import GCSFUSE, HF_MOUNT, MODELS, MOUNTPOINT_S3, PLAIN, Mounted, mounted
+from fuse_models import MODELS, PLAIN, Mounted, mounted
 from mounts import detach_below
 from programs import wait_for
 
@@ -130,62 +129,6 @@ def test_a_file_lives_as_on_the_mount(model, tmp_path):
         assert observe(mount) == LOCAL | DIFFERENCES[model.name]
         found = subprocess.run(["findmnt", "-no", "FSTYPE,SOURCE", mount.place], capture_output=True, check=True)
         assert found.stdout.decode().split() == [f"fuse.{model.fstype}" if model.fstype else "fuse", model.source]
-    assert not os.path.ismount(tmp_path / "mount")
-
-
-def test_two_hosts_share_a_store_but_neither_locks_nor_open_files(tmp_path):
-    """A name that is created exclusively on both is one object in the end: the later close wins."""
-    store = tmp_path / "store"
-    with mounted(GCSFUSE, tmp_path / "a", store) as one, mounted(GCSFUSE, tmp_path / "b", store) as other:
-        (one.place / "lock").touch()
-        with open(one.place / "lock", "rb") as mine, open(other.place / "lock", "rb") as theirs:
-            for file in (mine, theirs):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with open(one.place / "lock", "rb") as again, pytest.raises(BlockingIOError):
-                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with open(one.place / "file", "xb", buffering=0) as first, open(other.place / "file", "xb") as second:
-            first.write(b"first")
-            assert not (other.place / "other").exists()
-            second.write(b"second")
-        assert (other.place / "file").read_bytes() == b"first"  # `second` was closed first
-        with pytest.raises(FileExistsError):
-            (other.place / "file").touch(exist_ok=False)
-
-
-@pytest.mark.parametrize("model", [HF_MOUNT, MOUNTPOINT_S3], ids=lambda model: model.name)
-def test_a_file_stays_open_when_a_child_closes_its_copy(model, tmp_path):
-    """Close ends a file only in the process that opened it; its death ends it too."""
-    with mounted(model, tmp_path / "mount") as mount:
-        path = mount.place / "file"
-        told, tell = os.pipe()
-        if not (child := os.fork()):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT)
-            os.write(fd, b"one")
-            if not (grandchild := os.fork()):
-                os._exit(0)
-            os.waitpid(grandchild, 0)
-            os.write(fd, b" two")
-            os.write(tell, b".")
-            time.sleep(600)
-        os.read(told, 1)
-        assert mount.elsewhere(path) is None
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        for fd in (told, tell):
-            os.close(fd)
-        wait_for(lambda: mount.elsewhere(path) == b"one two", "the end of the file")
-
-
-def test_a_mount_whose_process_dies_loses_what_it_has_not_published(tmp_path):
-    """Every call fails then, and the place can be detached."""
-    with mounted(GCSFUSE, tmp_path / "mount") as mount:
-        (mount.place / "closed").write_bytes(b"closed")
-        fd = os.open(mount.place / "open", os.O_WRONLY | os.O_CREAT)
-        os.write(fd, b"open")
-        mount.die()
-        assert outcome(lambda: os.stat(mount.place)) in GONE
-        assert outcome(lambda: os.close(fd)) in GONE
-        assert os.listdir(mount.store) == ["closed"]
     assert not os.path.ismount(tmp_path / "mount")
 
 

@@ -57,7 +57,7 @@ def leave(run_dir: Path, age: float) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_each_host_uploads_its_own_from_a_logdir_without_modes(start, hub, tmp_path):
+def test_each_host_uploads_its_own_from_a_logdir_without_modes(start, hub, tmp_path, monkeypatch):
     """All arrives once; no spool is in the logdir; what a third host has left behind minutes ago is sent, too."""
     enough = tmp_path / "enough"
     with mounted(NO_MODES, tmp_path / "mount") as mount:
@@ -88,6 +88,16 @@ def test_each_host_uploads_its_own_from_a_logdir_without_modes(start, hub, tmp_p
         os.unlink(run_dir / young)
         report = oracle.check(str(run_dir), View(hub.store, "me/run", "exp1"))
         assert report.problems == []
+        # what its modes say of a spool would mean nothing: the run is found again by its logdir, here
+        monkeypatch.setenv("TMPDIR", environments[0]["TMPDIR"])
+        kept = storage.find(str(run_dir))
+        assert (kept.layout, kept.run_dir, kept.spool) == (Layout.LOCAL_SPOOL, str(run_dir), spools[0].root)
+        shown = CliRunner().invoke(main, ["status", str(run_dir)])
+        assert shown.exit_code == 0, shown.output
+        told = CliRunner().invoke(main, ["doctor", str(run_dir)]).output
+        assert re.search(r"(?m)^ok +filesystem .*: files grow in place, without modes$", told)
+        assert re.search(r"(?m)^ok +storage +local spool: each host", told)
+        assert f"the spool is {kept.spool}" in told
 
 
 @pytest.mark.timeout(300)
@@ -118,36 +128,3 @@ def test_each_host_sends_its_own_of_a_run_that_both_stage(start, hub, tmp_path):
     assert hosts == [{"host-0"}, {"host-1"}]
     report = oracle.check(str(logdir), View(hub.store, "me/run", "exp1"))
     assert report.problems == []
-
-
-TWICE = """
-import sys
-from hf_mpwriter import HFSummaryWriter
-for step in range(3):
-    with HFSummaryWriter("me/run", logdir=sys.argv[1], path_in_repo="") as writer:
-        writer.add_scalar("loss", 1.0, step)
-"""
-
-
-@pytest.mark.timeout(300)
-def test_a_logdir_without_modes_is_not_taken_for_that_of_others(start, hub, tmp_path, monkeypatch):
-    """What its modes say of a spool would mean nothing. A run there is uploaded, and found again by its logdir."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with mounted(NO_MODES, tmp_path / "mount") as mount:
-        run_dir = mount.place / "exp1"
-        for _ in range(2):
-            code, _, err = start(TWICE, run_dir).finish()
-            assert code == 0, err
-            assert "not uploaded" not in err
-        kept = storage.find(str(run_dir))
-        assert (kept.layout, kept.run_dir) == (Layout.LOCAL_SPOOL, str(run_dir))
-        assert kept.spool.startswith(f"{tmp_path}/{staging_root(os.geteuid())}/")
-        assert not (run_dir / ".hf_mpwriter").exists()
-        assert oracle.check(str(run_dir), View(hub.store, "me/run", "exp1")).problems == []
-        shown = CliRunner().invoke(main, ["status", str(run_dir)])
-        assert shown.exit_code == 0, shown.output
-        assert "in 6 files" in shown.output
-        told = CliRunner().invoke(main, ["doctor", str(run_dir)]).output
-        assert re.search(r"(?m)^ok +filesystem .*: files grow in place, without modes$", told)
-        assert re.search(r"(?m)^ok +storage +local spool: each host", told)
-        assert re.search(rf"(?m)^spool +{re.escape(kept.spool)}$", told)

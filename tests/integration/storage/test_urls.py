@@ -12,9 +12,6 @@ from s3_server import S3Server
 from support import keys
 from tensorboard.backend.event_processing import event_accumulator
 
-from hf_mpwriter import SummaryWriter
-from hf_mpwriter.base.errors import LogdirError
-
 LIKE_TENSORBOARDX = """
 import sys
 import numpy as np
@@ -99,9 +96,3 @@ def test_a_start_on_another_machine_continues_behind_what_is_there(s3, tmp_path,
         before, found = found, s3.objects("this", "exp1/")
         assert before.items() <= found.items()
     assert records(found, tmp_path) == [("loss", step) for step in range(10)] * 2
-
-
-def test_the_memory_of_one_process_is_refused(tmp_path):
-    """A mirror is another process: it would bring the run to its own memory, and end."""
-    with pytest.raises(LogdirError, match="in the memory of one process, which ends"):
-        SummaryWriter("memory://runs/exp1")

@@ -184,7 +184,7 @@ def test_the_list_of_embeddings_comes_with_the_names_and_is_never_replaced_by_a_
     assert here.read_text() == "embeddings { a }\n"
     with here.open("a") as file:
         file.write("embeddings { b }\n")
-    target = posix.PosixTarget(str(logdir), "mark", "rename")
+    target = posix.PosixTarget(str(logdir), "mark")
     assert bring(target, CopySource(staged.run, Item(CONFIG_NAME, here.stat().st_size)))
     assert (logdir / CONFIG_NAME).read_text() == here.read_text()
     for other in ("embeddings { c }\n", here.read_text().replace("b", "c")):  # it did not come; the same length

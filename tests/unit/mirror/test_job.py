@@ -10,44 +10,13 @@ from hf_mpwriter.mirror.loop import recorded
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool import copies
 from hf_mpwriter.spool.copies import (
-    _KINDS,
-    Absent,
     Arrived,
-    Conflict,
     CopyJob,
-    CopyWay,
-    Failure,
-    Finished,
     Item,
-    Listed,
     Task,
-    Unread,
     Withheld,
 )
 from hf_mpwriter.spool.staging import Mirrored
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        CopyWay("rename"),
-        Arrived("a/b", 5),
-        Absent("a"),
-        Conflict("a", "why\n"),
-        Failure("why", is_refused=True),
-        Failure("why", is_refused=False, is_gone=True, is_late=True, is_of_files=True),
-        Withheld("a/b", "why"),
-        Listed({"a/b": 5}),
-        Unread("a", "why"),
-        Finished(),
-    ],
-)
-def test_messages_travel_as_lines(message):
-    """There and back they are equal, and a line has no end in it."""
-    line = state.to_line(message)
-    assert b"\n" not in line
-    assert state.from_line(_KINDS, line) == message
-    assert state.from_line(_KINDS, b"x" + line) is None
 
 
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../b", ".hf_mpwriter/run.json"])

@@ -41,7 +41,7 @@ def test_an_embedding_is_replaced_and_an_event_file_never(tmp_path):
     """Also by a shorter one; one that is the same is not written again."""
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
-    target, path, kept = PosixTarget(str(tmp_path / "there"), ".mark", ""), tmp_path / "there" / "metadata.tsv", []
+    target, path, kept = PosixTarget(str(tmp_path / "there"), ".mark"), tmp_path / "there" / "metadata.tsv", []
     for content in (b"a\nb\n", b"a\nb\n", b"c\nd\n", b"c\n"):
         (tmp_path / "here" / "metadata.tsv").write_bytes(content)
         source = CopySource(Directory(tmp_path / "here"), Item("metadata.tsv", len(content)))
