@@ -1,14 +1,21 @@
-"""An uploader in the process of the test, which drives it."""
+"""An uploader in the process of the test, which drives it, and pushes that say what the test wants."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.verdicts import Done, Sent, Unknown, Verdict
 from hf_mpwriter.daemon.starts import StartRecord
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import locks
+from hf_mpwriter.push.job import Job
+from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.uploader import in_flight
 from hf_mpwriter.uploader.loop import Uploader
 
 
@@ -20,3 +27,80 @@ def uploader(
     assert lock is not None
     record = StartRecord(**vars(spool.paths), **{"destination": spool.destination(), **start})
     return Uploader(spool, record, lock, clock, random.Random(seed))
+
+
+class SilentPush:
+    """A push that says nothing until it is killed."""
+
+    pid, asked_at, is_answered = 1, 0.0, False
+
+    def __init__(self, linger: int) -> None:
+        self.linger = linger
+        self.taken: list[Job] = []  # after the first
+        self.killed = self.ended = self.lingers = self.let_gone = False
+
+    def listen(self) -> tuple[list[str], Verdict | None]:
+        """What it says."""
+        return [], Unknown("the push ended by signal 9") if self.killed else None
+
+    def wait(self, timeout: float) -> None:
+        """Nothing to wait for."""
+
+    def take(self, job: Job, _limit: float) -> bool:
+        """Take a job, if it lingers."""
+        self.taken += [job] * self.lingers
+        return self.lingers
+
+    def has_ended(self) -> bool:
+        """Whether the wait is over."""
+        return self.ended
+
+    def kill(self) -> None:
+        """End it."""
+        self.killed = True
+
+    def let_go(self) -> None:
+        """End it while it waits."""
+        self.let_gone = True
+
+
+class Site:
+    """A run directory, its uploaders of all files, and the pushes that they start."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.spool, self.root, self.now = Spool(str(root)), root, 1000.0
+        self.spool.create()
+        self.spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+        self.lock = locks.try_exclusive(self.spool.uploader_lock)
+        self.jobs: list[Job] = []
+        self.pushes: list[SilentPush] = []
+        monkeypatch.setattr(in_flight, "PushHandle", self._start)
+
+    def _start(self, job: Job, _limit: float, _spool: Spool, linger: int) -> SilentPush:
+        self.jobs.append(job)
+        self.pushes.append(SilentPush(linger))
+        return self.pushes[-1]
+
+    def uploader(self) -> Uploader:
+        """An uploader, as of now."""
+        made = uploader(self.spool, lambda: self.now, lock=self.lock)
+        made.sending.ledger.settings = Settings(allow_patterns=None)
+        return made
+
+    def host(self, name: str = "other-00000000") -> HostSpool:
+        """Another host."""
+        host = self.spool.host(name)
+        disk.make_dirs(host.root)
+        return host
+
+
+def push_events(one: Uploader) -> None:
+    """Scan, and push the oldest batch."""
+    one.sending.scan()
+    one.sending.push_events()
+
+
+def has(commit: str = "c" * 40, own: bool = True, checked: bool = False, **files: Any) -> Done:
+    """The Hub has these lengths, or contents."""
+    sent = {path: Sent(held, "0" * 64) if isinstance(held, int) else held for path, held in files.items()}
+    return Done(commit, own=own, repo_id="me/run", files=sent, checked=checked)

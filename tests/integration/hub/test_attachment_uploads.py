@@ -124,42 +124,6 @@ def test_a_foreign_file_on_the_hub_is_never_overwritten(hub, run_dir, start, api
     check_oracle(run_dir, hub)
 
 
-def test_what_others_removed_is_sent_again(hub, run_dir, start, api):
-    """A file is removed on the Hub between two starts; the second one notices although the local file is unchanged."""
-    write(run_dir, "gone.txt", b"one")
-    start(EVERYTHING, run_dir, 5).succeed()
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    api.delete_file("tensorboard/exp1/gone.txt", "me/run")
-    start(EVERYTHING, run_dir, 5).succeed()
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    check_oracle(run_dir, hub)
-
-
-def test_a_file_that_changed_between_two_starts_replaces_our_own_copy(hub, run_dir, start):
-    """The ledger knows what this run has sent, of both kinds; shorter ones and empty ones replace longer ones."""
-    for content in (b"a long first content\n", b""):
-        write(run_dir, "notes.txt", content)
-        write(run_dir, "notes.bin", content + b"\0\xff")
-        start(EVERYTHING, run_dir, 5).succeed()
-        wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-        check_oracle(run_dir, hub)
-    (log,) = run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")
-    assert "less than it had" not in log.read_text(), "a shorter content is no loss"
-    assert set(versions(hub, "notes.txt")) == {b"a long first content\n", b""}
-    assert quarantined(run_dir) == {}
-
-
-def test_by_default_attachments_are_not_scanned(hub, run_dir, start):
-    """Default patterns: nothing but event files is sent, copied or missed; `verify` expects nothing else."""
-    write(run_dir, "notes.txt", b"mine")
-    start(LOG_AND_EXIT, run_dir, 5).succeed()
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert on_hub(hub, "notes.txt") is None
-    assert not list(Path(run_dir).glob(".hf_mpwriter/hosts/*/outbox/copies"))
-    assert quarantined(run_dir) == {}
-    assert "notes.txt" not in run("verify", run_dir).output
-
-
 def test_status_and_verify_count_attachments(hub, run_dir, start):
     """An attachment counts as uploaded when its content is on the Hub; `verify` finds one that differs."""
     write(run_dir, "notes.txt", b"mine")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -17,61 +16,14 @@ from runs import (
     LOG_FOR_EVER,
     acknowledged,
     check_oracle,
-    event_paths,
     finished,
     no_uploader,
     run,
-    sync,
     uploader_pid,
 )
 
 from hf_mpwriter.delivery.sinks import HubSink
-from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
-
-
-def test_a_repository_that_was_deleted_is_created_again_only_on_request(hub, run_dir, start, api):
-    """It may have been deleted for what is in it: one message names what helps, and `sync --create` does it."""
-    start(LOG_AND_EXIT, run_dir, 20).succeed()
-    wait_for(lambda: finished(run_dir), "the first run is over")
-    api.delete_repo("me/run")
-    code, _, errors = start(LOG_AND_EXIT, run_dir, 20).finish()
-    assert (code, errors.count("sync --create")) == (0, 1), errors
-    done = sync(run_dir)
-    assert done.exit_code == 1
-    assert "is gone" in done.stderr
-    assert not api.repo_exists("me/run")
-    done = sync(run_dir, "--create")
-    assert done.exit_code == 0, done.stderr
-    wait_for(lambda: finished(run_dir), "the second run is over")
-    assert len(check_oracle(run_dir, hub).files) == 2
-    start(LOG_AND_EXIT, run_dir, 20).succeed()
-
-
-def test_what_is_to_be_private_is_not_sent_to_a_public_repository(hub, run_dir, start, api):
-    """One clear line, and nothing leaves."""
-    api.create_repo("me/run", private=False)
-    source = LOG_AND_EXIT.replace('"me/run",', '"me/run", repo_private=True,')
-    code, _, errors = start(source, run_dir, 20).finish()
-    assert (code, errors.count("is PUBLIC, and repo_private=True")) == (0, 1), errors
-    assert not [path for path in api.list_repo_files("me/run") if "tfevents" in path]
-
-
-def test_a_ledger_of_a_day_ahead_revives_nothing_that_was_deleted(hub, run_dir, start, api):
-    """Another host had sent it all, then others deleted it, and this host noticed: it is sent again."""
-    start(LOG_AND_EXIT, run_dir, 20).succeed()
-    wait_for(lambda: finished(run_dir), "the first run is over")
-    spool = Spool(str(run_dir))
-    other = ledger.load(spool, spool.destination())
-    other.files = {path: dataclasses.replace(held, time=held.time + 86400) for path, held in other.files.items()}
-    os.mkdir(spool.host("another-00000000").root)
-    other.save(spool.host("another-00000000").ledger)
-    api.delete_folder("tensorboard", "me/run")
-    assert sync(run_dir).exit_code == 0
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert sorted(path for path in api.list_repo_files("me/run") if "tfevents" in path) == event_paths(run_dir)
-    merged = ledger.load(spool, spool.destination())
-    assert {held.generation for held in merged.files.values()} == {1}
 
 
 def test_a_removed_spool_is_made_anew(hub, run_dir, tmp_path, start):
@@ -148,24 +100,6 @@ def test_settings_outlive_the_member_files(hub, run_dir, start, api):
     assert run("sync", "--create", run_dir).exit_code == 0
     assert api.model_info("me/run").private
     assert not [path for path in api.list_repo_files("me/run") if "secret" in path]
-
-
-def test_a_refused_path_does_not_hold_back_the_others(hub, run_dir, start, api):
-    """One copy was rewritten on the Hub: the others' files go on, and the uploader leaves."""
-    start(LOG_AND_EXIT, run_dir, 20).succeed()
-    wait_for(lambda: finished(run_dir), "the run is over")
-    (path,) = event_paths(run_dir)
-    api.upload_file(path_or_fileobj=b"mine", path_in_repo=path, repo_id="me/run")
-    start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
-    wait_for(lambda: no_uploader(run_dir), "the uploader leaves although a path is refused")
-    assert [p for p in api.list_repo_files("me/run") if "rank_00001" in p]
-    spool = Spool(str(run_dir))
-    refused = HubSink(spool).refused({Path(path).name: 1})
-    assert "is not the beginning of the local file" in next(iter(refused.values()))
-    result = run("sync", run_dir, "--timeout", "5")
-    assert (result.exit_code, result.stderr.count("Traceback")) == (1, 0), result.stderr
-    assert "is not the beginning of the local file" in result.stderr, "what was there is not there any more"
-    assert hub.store.read_blob("model", "me/run", path, "main") == b"mine"
 
 
 def test_a_repository_without_a_namespace_keeps_the_name_that_the_first_push_returned(hub, run_dir, tmp_path, start):

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
-import os
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,24 +13,11 @@ import pytest
 from click.testing import CliRunner
 from hub_clients import requests_of
 from programs import wait_for
-from runs import LOG_AND_EXIT, LOG_AND_WAIT, LOG_FOR_EVER, acknowledged, check_oracle, finished, no_uploader, sync
-from support import event_file
+from runs import LOG_AND_EXIT, check_oracle, no_uploader, sync
 
 from hf_mpwriter.base.settings import OFFLINE
 from hf_mpwriter.cli.main import main
-from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
-from hf_mpwriter.delivery.status import Logged
-from hf_mpwriter.delivery.wait import Wanted
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.worker.answers import Awaited
-from hf_mpwriter.worker.ending import End
-from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.messages import Messages
-from hf_mpwriter.worker.patience import Terms
-from hf_mpwriter.worker.reporter import Reporter
-
-XET_FAILS_FAST = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
 
 PUSH_AND_EXIT = """
 import sys
@@ -43,11 +26,6 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
     writer.add_scalar("loss", 1.0, 1)
     print(writer.push(wait=3600))
 """
-
-
-def log_of(run_dir: Path) -> str:
-    """The log of the uploader."""
-    return next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
 
 
 def ends_told(errors: str) -> int:
@@ -66,18 +44,6 @@ def folders_put(hub: LocalHub) -> set[str]:
     return found & {"lfs", "xet"}
 
 
-def test_where_the_user_must_act_one_message_names_what_helps(hub, run_dir, start):
-    """Training ends well, with one message: the reason, what helps, and the command that finishes the upload."""
-    hub.fault("/api/(models|repos)/ 402 times=0")
-    code, _, errors = start(LOG_AND_EXIT, run_dir, 50).finish()
-    assert (code, errors.count("settings/billing"), ends_told(errors)) == (0, 1, 1), errors
-    assert log_of(run_dir).count("Refused: ") == 1
-    hub.clear_faults()
-    done = sync(run_dir)
-    assert done.exit_code == 0, done.stderr
-    check_oracle(run_dir, hub)
-
-
 def test_offline_everything_is_kept_nothing_is_requested_and_the_reason_is_logged(hub, run_dir, start):
     """The message at the end and the status name the reason; online, `sync` finishes the upload."""
     code, _, errors = start(LOG_AND_EXIT, run_dir, 50, env={"HF_HUB_OFFLINE": "1"}).finish()
@@ -87,62 +53,6 @@ def test_offline_everything_is_kept_nothing_is_requested_and_the_reason_is_logge
     assert requests_of(hub) == []
     assert sync(run_dir).exit_code == 0
     check_oracle(run_dir, hub)
-
-
-@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_offline_no_process_waits_for_the_hub(tmp_path, monkeypatch, name):
-    """A wait of a whole day does not even start."""
-    monkeypatch.setenv(name, "on")
-    spool = Spool(str(tmp_path / "run"))
-    spool.create()
-    logged = Logged({"a": 1})
-    fail = lambda: pytest.fail("it waits")  # noqa: E731 - a name for an expression
-    reporter = Reporter(membership := Membership(spool))
-    awaited = Awaited(Wanted(HubSink(spool), {"a": 1}), Wanted(LogdirSink(spool), {}))
-    messages = Messages(membership, reporter, time.time())
-    End(awaited, Terms(86400.0), reporter, messages, lambda: logged).wait(fail)
-
-
-def test_where_xet_fails_content_goes_by_lfs(hub, run_dir, start):
-    """After three failures in a row, without action of the user."""
-    hub.fault("/(xet/|.*xet-write-token) 500 times=0")
-    start(LOG_AND_WAIT, run_dir, 50, env=XET_FAILS_FAST).succeed()
-    check_oracle(run_dir, hub)
-    assert folders_put(hub) == {"lfs"}
-    assert [standing.hits for standing in hub.faults()] != [0]
-
-
-def test_a_file_that_the_hub_refuses_is_found_and_named_and_the_others_arrive(hub, run_dir, monkeypatch):
-    """413 for the first of two: the batch is split, the file quarantined, the other sent; later `sync` sends it."""
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    names = [f"events.out.tfevents.170000000{number}.other" for number in range(2)]
-    for count, name in enumerate(names):  # a file of one record cannot be shortened
-        event_file(run_dir / name, count)
-    bad = hashlib.sha256((run_dir / names[0]).read_bytes()).hexdigest()
-    Spool(str(run_dir)).create()
-    hub.fault(f"PUT /lfs/{bad} 413 times=0")
-    done = sync(run_dir, "--repo-id", "me/run", "--path-in-repo", "tensorboard")
-    assert done.exit_code == 1
-    assert "413" in done.stderr
-    assert f"quarantined: {names[0]}" in status(run_dir)
-    there = hub.store.tree("model", "me/run", "main")
-    assert [f"tensorboard/exp1/{name}" in there for name in names] == [False, True]
-    hub.clear_faults()
-    assert sync(run_dir).exit_code == 0
-    check_oracle(run_dir, hub)
-
-
-def test_three_refusals_in_a_row_do_not_end_the_upload_of_a_live_file(hub, run_dir, tmp_path, start):
-    """A proxy or a Hub that has a bad moment: the live file is tried again, alone, and what is logged arrives."""
-    hub.fault("POST /commit/ 400 times=3 skip=1")
-    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
-    wait_for(lambda: [standing.hits for standing in hub.faults()] == [3], "three refusals")
-    known = acknowledged(run_dir)
-    wait_for(lambda: acknowledged(run_dir) > known, "a commit after them")
-    wait_for(lambda: not HubSink(Spool(str(run_dir))).refusals(), "nothing is quarantined")
-    os.kill(worker.pid, signal.SIGKILL)
-    wait_for(lambda: finished(run_dir), "the end")
-    check_oracle(run_dir, hub, tmp_path / "journals")
 
 
 def test_a_wait_ends_with_the_next_refusal_and_names_it(hub, run_dir, start):

@@ -8,14 +8,12 @@ import pytest
 from hub_clients import log_end, requests_of
 from programs import wait_for
 from pushing import NAME, Pushes, is_as
-from runs import LOG_AND_EXIT, check_oracle, no_uploader, sync
+from runs import LOG_AND_EXIT, check_oracle, sync
 from support import event_file
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Done, Split
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.snapshot.event_files import EventFileScan
-from hf_mpwriter.system.directory import Directory
 
 pytest_plugins = ("pushing",)
 
@@ -73,31 +71,6 @@ def test_3_the_token_that_was_given_is_used_for_everything(tmp_path, run_dir, st
         assert b"hf-summary-writer" in server.store.read_blob("model", "me/run", "README.md", "main")
 
 
-RAISES = LOG_AND_EXIT + "    raise KeyError('of the user')\n"
-
-
-def test_7_an_exception_of_the_user_leaves_the_block_as_it_is(server, run_dir, start):
-    """The Hub is down: theirs raises its own error in place of the user's, and lets a good training end badly."""
-    server.fault("/ 500 times=0")
-    fast = {"HF_MPWRITER_EXIT_TIMEOUT": "0.5"}
-    code, _, errors = start(RAISES, run_dir, 20, env=fast).finish()
-    assert code == 1
-    traceback, message = errors.rstrip().splitlines()[-2:]
-    assert (traceback, "are not on the Hub yet" in message) == ("KeyError: 'of the user'", True)
-    assert errors.count("Traceback") == 1
-    start(LOG_AND_EXIT, run_dir, 20, env=fast).succeed()
-
-
-def test_8_a_hub_that_hangs_does_not_hold_up_the_end_of_the_interpreter(server, run_dir, start):
-    """Theirs joins a thread that waits for ever; ours ends, and the uploader goes on."""
-    server.fault("POST /commit/ hang times=0")
-    code, _, errors = start(LOG_AND_EXIT, run_dir, 20, env={"HF_MPWRITER_EXIT_TIMEOUT": "2"}).finish()
-    assert (code, errors.count("an uploader goes on trying")) == (0, 1), errors
-    server.clear_faults()
-    wait_for(lambda: no_uploader(run_dir), "the uploader has finished and left")
-    check_oracle(run_dir, server)
-
-
 PLAIN_EXIT = """
 import sys
 from hf_mpwriter import HFSummaryWriter
@@ -147,19 +120,6 @@ def test_17_a_file_that_grows_is_not_sent_again_as_a_whole(run, hub):
     sent = sum(request["in"] for request in requests_of(hub, before))
     assert run.on_hub(hub) == (run.root / NAME).read_bytes()
     assert sent < run.length / 4
-
-
-def test_18_a_change_that_leaves_the_mtime_as_it_is_is_seen(tmp_path):
-    """Theirs checks nothing else."""
-    path = tmp_path / NAME
-    survey = EventFileScan(Directory(tmp_path))
-    event_file(path, 5)
-    before = os.stat(path)
-    (first,) = survey.files(lambda _: True, tuple)
-    event_file(path, 9)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    (second,) = survey.files(lambda _: True, tuple)
-    assert (first.length, second.length) == (before.st_size, os.path.getsize(path))
 
 
 @pytest.mark.parametrize(("most", "kind"), [(4096, Done), (40, Split)])

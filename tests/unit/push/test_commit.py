@@ -72,34 +72,33 @@ def regular(file: LocalFile) -> Remote:
     return Remote(file.length, None, oid=file.blob_id)
 
 
+THEIRS, GONE = dataclasses.replace(TWO.content, foreign=True), Sent(0, "")
+OURS = [ONE.content]  # sent without a known outcome
+ATTACHMENTS = {  # what the ledger knows, what may be there, what is there; what is found, None if it is not ours
+    "known content is replaced": (ONE.content, [], ONE, {}),
+    "so is one whose outcome was unknown": (None, OURS, ONE, {"a.tsv": ONE.content}),
+    "what others have sent is not": (None, [], ONE, None),
+    "equal to ours, it is foreign": (None, [], TWO, {"a.tsv": THEIRS}),
+    "equal, and perhaps sent by us": (None, [TWO.content], TWO, {"a.tsv": TWO.content}),
+    "as it is known": (TWO.content, [], TWO, {}),
+    "an outcome is found, and not asked for again": (TWO.content, OURS, TWO, {"a.tsv": TWO.content}),
+    "gone": (TWO.content, [], None, {"a.tsv": GONE}),
+    "rewritten": (TWO.content, [], ONE, None),
+}
+
+
 @pytest.mark.parametrize("kind", [lfs, regular])
-def test_an_attachment_replaces_only_what_this_run_has_sent(run_dir, kind):
+@pytest.mark.parametrize(("known", "uncertain", "there", "found"), ATTACHMENTS.values(), ids=ATTACHMENTS)
+def test_attachments_are_compared_by_content(run_dir, kind, known, uncertain, there, found):
     """Known by the ledger, or uncertain with an unknown outcome: ours. Anything else is quarantined with what to do."""
-    wants_two = dataclasses.replace(job(run_dir), files=(TWO,))
-    assert read_back(dataclasses.replace(wants_two, known={"a.tsv": ONE.content}), {"a.tsv": kind(ONE)}) == ({}, {})
-    uncertain = dataclasses.replace(wants_two, uncertain={"a.tsv": [ONE.content]})
-    assert read_back(uncertain, {"a.tsv": kind(ONE)}) == ({"a.tsv": ONE.content}, {})
-    found, differing = read_back(wants_two, {"a.tsv": kind(ONE)})
-    assert found == {}
-    assert "remove it there" in differing["a.tsv"]
-
-
-@pytest.mark.parametrize("kind", [lfs, regular])
-def test_an_attachment_that_is_there_already_is_acknowledged(run_dir, kind):
-    """Even if others have sent it; then it is foreign."""
-    wants_two = dataclasses.replace(job(run_dir), files=(TWO,))
-    theirs = dataclasses.replace(TWO.content, foreign=True)
-    assert read_back(wants_two, {"a.tsv": kind(TWO)}) == ({"a.tsv": theirs}, {})
-    uncertain = dataclasses.replace(wants_two, uncertain={"a.tsv": [TWO.content]})
-    assert read_back(uncertain, {"a.tsv": kind(TWO)}) == ({"a.tsv": TWO.content}, {})
-
-
-def test_what_is_known_is_found_again_while_a_content_is_uncertain(run_dir):
-    """So the outcome is known, and is not asked for again."""
-    known = dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": TWO.content})
-    assert read_back(known, {"a.tsv": lfs(TWO)}) == ({}, {})
-    uncertain = dataclasses.replace(known, uncertain={"a.tsv": [ONE.content]})
-    assert read_back(uncertain, {"a.tsv": lfs(TWO)}) == ({"a.tsv": TWO.content}, {})
+    one = dataclasses.replace(
+        job(run_dir, {} if known is None else {"a.tsv": known}),
+        files=(TWO,),
+        uncertain={"a.tsv": uncertain} if uncertain else {},
+    )
+    result, differing = read_back(one, {"a.tsv": kind(there)} if there else {})
+    assert result == (found or {})
+    assert ("remove it there" in differing.get("a.tsv", "")) is (found is None)
 
 
 def test_a_refused_attachment_still_replaces_what_this_run_has_sent(run_dir):
@@ -123,14 +122,6 @@ def test_what_others_have_sent_is_not_replaced_when_ours_changes(run_dir):
     verdict, _ = carried(run_dir, HubOfRun(lfs(ONE)), files=(TWO,), known={"a.tsv": theirs})
     assert isinstance(verdict, Quarantine)
     assert (list(verdict.paths), verdict.committed) == (["a.tsv"], False)
-
-
-def test_an_attachment_that_is_gone_or_rewritten_is_noticed_though_nothing_is_to_be_sent(run_dir):
-    """A moved head: all that is known is read back. A shorter copy is no beginning of anything."""
-    known = dataclasses.replace(job(run_dir, files=()), known={"a.tsv": TWO.content})
-    assert read_back(known, {}) == ({"a.tsv": Sent(0, "")}, {})
-    assert list(read_back(known, {"a.tsv": lfs(ONE)})[1]) == ["a.tsv"]
-    assert read_back(known, {"a.tsv": lfs(TWO)}) == ({}, {})
 
 
 @pytest.mark.parametrize("when", ["read", "commit"])

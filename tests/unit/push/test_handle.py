@@ -22,14 +22,6 @@ def run_dir(spool):
     return Path(spool.run_dir)
 
 
-def test_a_push_that_is_killed_has_an_unknown_outcome(run_dir):
-    """SIGKILL: no verdict, so unknown, with the signal in the reason."""
-    process = handle.PushHandle(job(run_dir), 300.0)
-    os.kill(process.pid, signal.SIGKILL)
-    verdict = wait_for(lambda: process.listen()[1], "the end")
-    assert verdict == Unknown("the push ended by signal 9")
-
-
 @pytest.mark.parametrize("text", ["no end of line", "Done by me\n"])
 def test_what_the_start_of_python_prints_is_no_message_of_the_push(run_dir, tmp_path, monkeypatch, text):
     """A `sitecustomize` that greets on standard output ends no uploader, and no verdict is lost in its line."""

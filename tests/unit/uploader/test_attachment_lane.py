@@ -170,12 +170,12 @@ def test_whoever_asks_is_answered_by_a_round_that_begins_afterwards(run, monkeyp
     assert not run.is_over(living=0), "it started while a worker lived"
 
 
-@pytest.mark.parametrize("verdict", [Retry("down"), Unknown("lost")])
+@pytest.mark.parametrize("verdict", [Retry("down"), Unknown("lost"), Moved("412")])
 def test_while_pushes_fail_no_copy_takes_room(run, verdict):
     """The second failure removes them; what was in the entry is looked at again."""
-    before = run.scan()
+    before, batches = run.scan(), run.one.batches
     run.fail(verdict)
-    assert run.copies() == 5
+    assert (run.copies(), run.one.batches) == (5, batches), "it is repeated as it is, once"
     run.fail(verdict)
     assert (run.copies(), run.one.batches) == (0, [])
     assert not run.is_due(living=0)
@@ -183,15 +183,6 @@ def test_while_pushes_fail_no_copy_takes_room(run, verdict):
     run.now += 1000
     assert run.scan() == before
     assert bool(run.ledger.uncertain) == isinstance(verdict, Unknown)
-
-
-def test_a_moved_branch_keeps_the_entry(run):
-    """It is repeated as it is, once; nothing of it is uncertain."""
-    run.scan()
-    entries = run.one.batches
-    run.fail(Moved("412"))
-    assert run.one.batches == entries
-    assert run.ledger.uncertain == {}
 
 
 def test_a_refused_entry_is_split_until_the_file_is_found(run):
@@ -350,13 +341,6 @@ def test_what_the_hub_lost_is_looked_at_again(run):
     run.one.restart()
     assert not run.is_over(living=0)
     assert len(run.scan()) == 5
-
-
-def test_an_entry_carries_attachments_or_event_files(run):
-    """The empty one, which only asks the Hub, carries none."""
-    run.scan()
-    assert run.one.batches[0].has_attachments
-    assert not Batch(0, ()).has_attachments
 
 
 def test_what_this_disk_refuses_is_noted_in_each_round(run, monkeypatch):

@@ -7,7 +7,18 @@ from itertools import product
 
 import pytest
 
-from hf_mpwriter.uploader.decision import LINGER, Action, Attached, Ending, Outgoing, Situation, decide
+from hf_mpwriter.uploader.decision import (
+    LINGER,
+    LONGEST_PAUSE,
+    SHARE,
+    Action,
+    Attached,
+    Ending,
+    Outgoing,
+    Situation,
+    decide,
+    pause,
+)
 
 QUIET = Situation(
     living=1,
@@ -143,3 +154,19 @@ def test_a_terminating_uploader_tries_once():
             stays = s.may_try and not s.settling and s.outgoing is not Outgoing.SPLIT and not abandoned
             expected = (Action.PUSH if s.outgoing is Outgoing.READY else Action.SCAN) if stays else Action.LEAVE
             assert decide(replace(s, orphaned=True)) is expected
+
+
+@pytest.mark.parametrize(
+    ("look_took", "until_push", "expected"),
+    [
+        (0.001, None, 1.0),
+        (0.015, None, 0.015 / SHARE),
+        (10.0, None, LONGEST_PAUSE),
+        (10.0, -1.0, 0.0),
+        (10.0, 0.5, 0.5),
+        (10.0, 400.0, 1.0),
+    ],
+)
+def test_looks_at_many_members_take_their_share_of_a_core(look_took, until_push, expected):
+    """No pause is longer than the longest, or than until the push of a batch that waits."""
+    assert pause(1.0, look_took, until_push) == pytest.approx(expected)

@@ -11,7 +11,7 @@ from uploaders import uploader
 
 from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Moved, Retry
+from hf_mpwriter.base.verdicts import Retry
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.status import LINGER, UploaderStatus
@@ -33,7 +33,7 @@ class Node:
         self.limit = RateLimit(HERE, limit, [at(folder)], lambda: self.now, nodes=nodes, host=host, rng=rng)
         self.pace = Pacing(Clocks(lambda: self.now, lambda: self.now, rng), self.limit)
 
-    def next_commit(self, *, urgent: bool = False, beside_others: bool = True) -> float:
+    def next_commit(self, *, urgent: bool = False, beside_others: bool | None = True) -> float:
         """Commit as soon as it may; the time of that."""
         while not self.pace.take(urgent=urgent):
             self.now = max(self.now, self.pace.next_try)
@@ -92,16 +92,10 @@ def test_a_node_that_logs_alone_divides_nothing(tmp_path, rank):
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert pauses[0] == (0.0 if rank == 0 else pytest.approx(64 * HOUR / 80))
     assert max(pauses[1:]) <= 300.0, "the commit interval"
+    node.next_commit(beside_others=None)
+    assert node.limit.rule.nodes == 1, "an audit tells nothing of other nodes"
     node.next_commit(beside_others=True)
     assert node.limit.rule.nodes == 64, "another one logs, too"
-
-
-def test_an_audit_tells_nothing_of_other_nodes(tmp_path):
-    """`sync` reads back what has not moved, too."""
-    node = Node(tmp_path, Nodes(64, 0))
-    for beside_others in (True, False, None):
-        node.pace.done(committed=True, beside_others=beside_others)
-    assert node.limit.rule.nodes == 1
 
 
 def test_nodes_that_share_the_run_directory_divide_nothing(tmp_path):
@@ -119,13 +113,6 @@ def test_nodes_that_share_the_run_directory_divide_nothing(tmp_path):
     assert half.limit.rule == Rule(100.0, nodes=16.0), "each of them has an uploader"
 
 
-def test_a_cache_folder_on_nfs_holds_a_bucket_for_each_host(tmp_path):
-    """Each takes its share, whether it sees the files of the others or not."""
-    nodes = [Node(tmp_path, Nodes(4, rank)) for rank in range(1, 4)]
-    assert all(node.pace.take(urgent=True) for node in nodes for _ in range(5))
-    assert not any(node.pace.take(urgent=True) for node in nodes)
-
-
 def test_who_has_to_end_now_does_not_wait_for_its_share(tmp_path):
     """The Hub takes more than the limit; a push that fails gives no token back that it has not taken."""
     node = Node(tmp_path, Nodes(64, 63))
@@ -135,18 +122,6 @@ def test_who_has_to_end_now_does_not_wait_for_its_share(tmp_path):
     node.pace.learn(Retry("no connection"))
     assert not node.pace.take(urgent=True)
     assert node.pace.next_try == before
-
-
-@pytest.mark.parametrize("verdict", [Retry("429", limited=True), Moved("412"), Retry("503")])
-def test_a_failure_leaves_the_intervals_as_they_are(tmp_path, verdict):
-    """The Hub says how long to wait, or the backoff does."""
-    node = Node(tmp_path, Nodes())
-    usual = node.limit.rule
-    for _ in range(9):
-        node.pace.learn(verdict)
-    assert node.limit.rule == usual
-    node.pace.scanned(5)
-    assert node.pace.next_commit == node.now + 300
 
 
 class Clock:
@@ -179,6 +154,10 @@ def test_an_uploader_without_workers_waits_for_its_share_and_says_when_that_is(o
     """The wait ends later than the ten minutes of an uploader without workers; those follow."""
     assert not one.sending.pacing.take(urgent=True)
     one.sending._explain_wait()
+    (text,) = [notice.text for notice in UploaderStatus.read(one.host).notices]
+    assert text.startswith("64 nodes share the 100 commits per hour of this repository")
+    assert "about one in 48 minutes" in text
+    assert "one logdir for all nodes" in text
     one._publish()
     status = UploaderStatus.read(one.host)
     assert status.blocked_until == one.sending.pacing.due_at > clock.now + LINGER
@@ -204,13 +183,3 @@ def test_a_wait_that_the_hub_wishes_outlasts_the_ten_minutes(one, clock):
         one._situation()
         clock.now += 3600
     assert one._situation().abandoned_for > LINGER
-
-
-def test_the_user_reads_that_the_nodes_share_the_commits(one):
-    """How many, how often this one commits, and what helps."""
-    assert not one.sending.pacing.take(urgent=True)
-    one.sending._explain_wait()
-    (text,) = [notice.text for notice in UploaderStatus.read(one.host).notices]
-    assert text.startswith("64 nodes share the 100 commits per hour of this repository")
-    assert "about one in 48 minutes" in text
-    assert "one logdir for all nodes" in text

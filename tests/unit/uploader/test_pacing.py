@@ -1,18 +1,20 @@
-"""The pace: when the next push may start, and by which way."""
+"""The pace: when the next push may start, and by which way; waits are bounded and jittered, the Hub's wish counts."""
 
 from __future__ import annotations
 
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.timing import USUAL
-from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
+from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Split, Unknown
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import at
 from hf_mpwriter.uploader import pacing, rate_limit
-from hf_mpwriter.uploader.pacing import Clocks, Pacing
+from hf_mpwriter.uploader.pacing import Clocks, Pacing, next_step
 from hf_mpwriter.uploader.rate_limit import RateLimit
 
 
@@ -61,22 +63,20 @@ def test_others_at_the_bucket_are_no_used_up_budget(time, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("verdict", "tokens"), [(Retry("x"), 4), (Moved("x"), 4), (Unknown("x"), 3), (Split("x"), 3), (Refused("x", ""), 3)]
+    ("verdict", "tokens"),
+    [(Retry("x"), 4), (Moved("x"), 4), (Unknown("x"), 3), (Split("x"), 3), (Refused("x", ""), 3), (None, 4)],
 )
 def test_only_what_surely_made_no_commit_is_given_back(time, verdict, tokens):
-    """The Hub counts what it was asked, so whatever it looked at is paid for."""
-    time.fail(verdict)
+    """The Hub counts what it was asked, so whatever it looked at is paid for. None: it had it all."""
+    if verdict is None:
+        assert time.pace.take(urgent=True)
+        time.pace.done(committed=False)
+    else:
+        time.fail(verdict)
     left = 0
     while time.pace.take(urgent=True):
         left += 1
     assert left == tokens
-
-
-def test_a_push_that_needed_no_commit_is_given_back(time):
-    """The Hub had it all."""
-    for _ in range(10):
-        assert time.pace.take(urgent=True)
-        time.pace.done(committed=False)
 
 
 @pytest.mark.parametrize("verdict", [None, Retry("x")])
@@ -119,14 +119,6 @@ def test_a_xet_storage_that_is_still_broken_after_an_hour_costs_one_push_and_not
     time.pace.done(committed=True)
     time.fail(Retry("x", xet="failing"))
     assert time.pace.uses_xet
-
-
-def test_a_push_that_hangs_is_a_failure_of_xet_too(time):
-    """Its timeouts do not reach everything; with LFS every request has one."""
-    for _ in range(pacing.XET_LIMIT):
-        assert time.pace.uses_xet
-        time.fail(Unknown("the push hung", xet="failing"))
-    assert not time.pace.uses_xet
 
 
 def test_a_hub_without_xet_gets_lfs_at_once(time):
@@ -176,3 +168,64 @@ def test_the_history_is_squashed_once_per_interval(time):
     assert not time.pace.may_squash(5)
     time.now += 301
     assert time.pace.may_squash(5)
+
+
+# a step
+
+ATTEMPTS = st.integers(1, 10**9)
+SEEDS = st.integers(0, 2**32).map(random.Random)
+AFTER = st.none() | st.floats(0, 1e9)
+
+
+@given(st.sampled_from([Retry, Unknown]), ATTEMPTS, AFTER, SEEDS)
+def test_a_failure_is_tried_again_between_the_shortest_and_the_longest_wait(kind, attempts, after, rng):
+    """Never at once (it would hammer), never later than the ceiling or what the Hub asked for, up to a cap."""
+    step = next_step(kind("why", after), attempts, rng)
+    assert step.wait >= pacing.SHORTEST_WAIT
+    if after is None:
+        assert step.wait <= min(pacing.LONGEST_WAIT, USUAL.push_retry_first * 2 ** min(attempts - 1, 20))
+        assert step.may_hurry
+    else:
+        assert min(after, pacing.LONGEST_WISH) <= step.wait <= max(pacing.LONGEST_WAIT, min(after, pacing.LONGEST_WISH))
+        assert not step.may_hurry, "no request ends a wait that the Hub asked for"
+
+
+@given(ATTEMPTS, SEEDS)
+def test_a_refused_destination_is_tried_slowly(attempts, rng):
+    """Minutes, up to an hour, growing; a request may end the wait."""
+    step = next_step(Refused("why", "hint"), attempts, rng)
+    assert pacing.REFUSED_WAIT <= step.wait <= pacing.LONGEST_REFUSED_WAIT
+    assert step.may_hurry
+    assert next_step(Refused("why", "hint"), attempts + 1, rng).wait >= step.wait
+
+
+@given(st.integers(1, pacing.MOVED_LIMIT), SEEDS)
+def test_a_moved_branch_is_tried_again_within_seconds(attempts, rng):
+    """With jitter, so that two that race do not race in step."""
+    assert pacing.SHORTEST_WAIT <= next_step(Moved("412"), attempts, rng).wait <= USUAL.moved_retry
+
+
+def test_a_branch_that_moves_for_ever_is_left_alone_for_longer_and_longer():
+    """A token that may only open pull requests gets nothing but 412, with a parent or without."""
+    rng = random.Random(5)
+    print("seed 5")
+    for attempts, ceiling in ((pacing.MOVED_LIMIT + 1, 5.0), (pacing.MOVED_LIMIT + 4, 40.0), (1000, 300.0)):
+        waits = [next_step(Moved("412"), attempts, rng).wait for _ in range(500)]
+        assert 0.9 * ceiling < max(waits) <= ceiling
+
+
+@pytest.mark.parametrize("verdict", [Done("c", own=True, repo_id="r", files={}), Quarantine({"a": "why"})])
+def test_what_changed_the_queue_goes_on_at_once(verdict):
+    """Nothing was wrong with the Hub."""
+    assert next_step(verdict, 5, random.Random(1)).wait == 0.0
+
+
+def test_the_ceiling_doubles_and_the_waits_are_spread():
+    """Full jitter: many uploaders that fail together do not come back together."""
+    rng = random.Random(3)
+    print("seed 3")
+    for attempts, ceiling in ((1, 5.0), (2, 10.0), (4, 40.0), (7, 300.0), (50, 300.0)):
+        waits = [next_step(Retry("why"), attempts, rng).wait for _ in range(500)]
+        assert max(waits) > 0.9 * ceiling
+        assert min(waits) < 0.1 * ceiling + pacing.SHORTEST_WAIT
+        assert len(set(waits)) > 490

@@ -56,16 +56,6 @@ def test_in_no_hour_there_are_more_commits_than_the_limit(limit, tries):
         assert within <= limit + 1e-3
 
 
-def test_of_a_hasty_uploader_commits_come_at_the_limit_and_no_slower():
-    """Asked all the time, as told by the wait: a burst, then an even pace; a whole day uses what there is."""
-    rule, bucket, now, taken = Rule(100.0), Bucket(), 0.0, 0
-    while now < 24 * HOUR:
-        bucket, wait = rule.spend(bucket, now, urgent=True)
-        taken += not wait
-        now += wait or 0.001
-    assert 24 * 80 <= taken <= 24 * 80 + 20
-
-
 def test_the_last_tokens_are_for_those_who_cannot_wait(host):
     """Periodic commits stop a quarter of the burst before the end; a request still goes."""
     one = host.limit()
@@ -147,19 +137,6 @@ def test_who_is_stopped_while_it_holds_the_lock_stops_nobody_for_long(host):
         locks.release(holder)
     assert rate_limit.BUSY_LIMIT < host.now - began < 2 * rate_limit.BUSY_LIMIT
     assert len(list(Path(host.folders[1]).glob("*.json"))) == 1
-
-
-def test_others_at_the_bucket_are_waited_for_without_giving_up(host):
-    """Who finds it taken now and then goes on sharing it."""
-    one = host.limit()
-    assert not one.take(urgent=True)
-    for _ in range(10):
-        holder = locks.try_exclusive(at(host.folders[0]) / "lock")
-        assert one.take(urgent=True) == rate_limit.BUSY_WAIT
-        locks.release(holder)
-        host.now += rate_limit.BUSY_LIMIT - 1
-        assert not one.take(urgent=True)
-    assert not Path(host.folders[1]).exists()
 
 
 def test_buckets_that_are_full_again_are_forgotten(host):

@@ -1,0 +1,237 @@
+"""What is sent, and when, and what follows a verdict: both lanes in the loop of the uploader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from attached import copies, quarantined, write
+from support import event_file
+from uploaders import has, push_events, uploader
+
+from hf_mpwriter.base import files
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.verdicts import Quarantine, Refused, Retry, Sent, Unknown
+from hf_mpwriter.delivery.sinks import HubSink
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.spool import ledger as ledger_module
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.workers.member_lines import MemberName
+from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import Process, host_id
+from hf_mpwriter.uploader import peers
+from hf_mpwriter.uploader.decision import Action, decide
+
+NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
+THEIRS = "events.out.tfevents.1700000000.theirs"
+
+
+def test_an_uploader_that_leaves_sweeps_once_more(site):
+    """A worker that was killed while it joined may not have been reaped when the uploader started."""
+    one, name = site.uploader(), MemberName("rank_00001", host_id(), 2**22 + 1, 1, 1)
+    path = Path(site.spool.members, f".{name}.tmp")
+    path.touch()
+    assert decide(one._situation()) is not Action.LEAVE, "what was left behind is scanned first"
+    assert one.leave()
+    assert not path.exists()
+
+
+def test_a_look_that_fails_forgets_no_host_that_has_left(site, monkeypatch):
+    """What that host was to send is scanned for at the next tick, whatever the disk refuses meanwhile."""
+    others = [frozenset({"other-12345678"})]
+    monkeypatch.setattr(peers, "living_others", lambda *_: others[0])
+    one = site.uploader()
+    one.tick()
+    one.sending.events.has_scanned, others[0] = True, frozenset()
+    site.now += peers.LOOK_EVERY
+    with monkeypatch.context() as failing:
+        failing.setattr(one.peers.members, "all", lambda: (_ for _ in ()).throw(OSError(5, "EIO")))
+        with pytest.raises(OSError, match="EIO"):
+            one.peers.look()
+    one.peers.look()
+    one.sending.note()
+    assert not one.sending.events.has_scanned
+
+
+# event files
+
+
+def test_a_push_that_the_rate_limit_refuses_has_not_started(site, monkeypatch):
+    """A large file that grows is not taken for copied, and its next turn is not an hour away."""
+    event_file(site.root / NAME, 2)
+    one, started = site.uploader(), []
+    one.sending.scan()
+    monkeypatch.setattr(one.sending.events._large, "started", started.append)
+    monkeypatch.setattr(one.sending.pacing, "take", lambda **_: False)
+    one._act(Action.PUSH)
+    assert (started, one.sending.in_flight.push) == ([], None)
+
+
+def test_sync_gets_a_large_file_again_whose_push_has_failed(site, monkeypatch):
+    """It need not wait for the hour of its last copy, also after the Hub was compared."""
+    monkeypatch.setattr(files, "PAYLOAD_LIMIT", 1)
+    one = site.uploader()
+    MemberFile(site.spool, "main", Process.current(), Settings())
+    MemberFile(site.spool, OBSERVER, Process.current(), Settings()).count(requests=1)
+    one.peers.look()
+    one.sending.note()
+    event_file(site.root / THEIRS, 1)
+    one.requests.audit = False  # a smaller batch has gone before
+    for _ in range(2):
+        one.sending.scan()
+        assert any(file.is_large for batch in one.sending.events.batches for file in batch.files)
+        for batch in one.sending.events.batches:
+            one.sending.events._large.started(batch.files)
+
+
+def test_a_failure_after_the_first_batch_does_not_make_sync_forget_the_rest(tmp_path, site, monkeypatch):
+    """The first push has read back all; the files that are not of this host are asked for all the same."""
+    for number in range(150):
+        (tmp_path / "tb" / f"v{number}").mkdir(parents=True)
+        event_file(tmp_path / "tb" / f"v{number}" / "events.out.tfevents.1700000000.elsewhere", 1)
+    spool = Spool.of(str(tmp_path / "tb"), str(tmp_path / "staging" / ".hf_mpwriter"))
+    spool.create()
+    (tmp_path / "staging" / ".hf_mpwriter" / "claims" / "rank_00001.lock").touch()  # a worker has lived here
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+    one = uploader(spool, lambda: site.now, lock=locks.try_exclusive(spool.uploader_lock))
+    monkeypatch.setattr(one, "_sleep", lambda: None)
+    MemberFile(spool, OBSERVER, Process.current(), Settings()).count(requests=1)
+
+    def sent() -> int:
+        before = len(site.jobs)
+        while len(site.jobs) == before or not site.jobs[-1].files:
+            site.now += 30
+            one.tick()
+        return len(site.jobs[-1].files)
+
+    assert sent() == 100
+    one.sending._conclude(has(checked=True, **{file.path: file.length for file in site.jobs[-1].files}))
+    assert sent() == 50
+    one.sending._conclude(Retry("503"))
+    assert sent() == 50
+
+
+def test_a_copy_that_is_not_ours_any_more_counts_for_nothing(site):
+    """The ledger claims the length no more, so a wait does not end; of other files it says what it said."""
+    one, other = site.uploader(), "other.tfevents"
+    ledger = one.sending.ledger
+    ledger.acknowledge({NAME: Sent(5, "00"), other: Sent(7, "00")}, "c", 1.0)
+    for verdict, length in (
+        (Quarantine({NAME: "a .gitignore"}, committed=True), 5),
+        (Quarantine({NAME: "differs"}), 0),
+    ):
+        one.sending.push_events()
+        one.sending._conclude(verdict)
+        assert (ledger.length(NAME), ledger.length(other)) == (length, 7)
+        assert list(ledger.quarantined) == [NAME]
+        assert ledger_module.load(site.spool, ledger.destination).length(NAME) == length, "on disk, too"
+
+
+def test_a_path_that_the_hub_takes_again_has_the_other_refused_ones_tried(site):
+    """A .gitignore that was mended lets them all in, not one of them an hour."""
+    one = site.uploader()
+    for path in (NAME, THEIRS):
+        event_file(site.root / path, 1)
+        one.sending.retries.refused(path, "the repository's .gitignore leaves it out", certain=True)
+    site.now += 600.0
+    one.sending.retries.postpone([THEIRS])
+    push_events(one)
+    (file,) = site.jobs[-1].files
+    assert file.path == NAME
+    one.sending._conclude(has(**{NAME: file.length}))
+    assert one.sending.retries.due(attachments=False) == {THEIRS}
+
+
+def test_the_log_counts_only_what_the_hub_did_not_have(site):
+    """An event file counts with what it has grown by; an attachment as a whole, unless it is the same."""
+    one = site.uploader()
+    new = one.sending._new_bytes
+    assert new(NAME, Sent(100, "a")) == 100
+    one.sending.ledger.acknowledge({NAME: Sent(100, "a"), "notes.txt": Sent(7, "b")}, "c" * 40, 5.0)
+    assert (new(NAME, Sent(130, "c")), new(NAME, Sent(90, "d"))) == (30, 0)
+    assert (new("notes.txt", Sent(7, "b")), new("notes.txt", Sent(8, "e"))) == (0, 8)
+
+
+# attachments
+
+
+def test_a_refused_attachment_is_sent_with_what_the_hub_may_hold_of_it(site):
+    """Its last content is no file of others."""
+    write(site.root, "a.txt", b"one")
+    one, held = site.uploader(), Sent(1, "0" * 64, "0" * 40)
+    one.sending.ledger.acknowledge({"a.txt": held}, "c", 1.0)
+    one.sending.retries.refused("a.txt", "400", certain=False)
+    site.now += 600.0
+    one.sending.attach()
+    assert [file.path for file in site.jobs[-1].files] == ["a.txt"]
+    assert site.jobs[-1].uncertain == {"a.txt": [held]}
+
+
+def test_what_the_hub_has_lost_is_looked_at_again_at_once(site):
+    """Nobody lives and nothing waits, but a read-back has found a file gone: it is not left to the next start."""
+    write(site.root, "gone.txt", b"one")
+    one, sink = site.uploader(), HubSink(Spool(str(site.root)))
+    (file,) = attachments.Attachments(site.spool.run).scan(lambda _: True).files
+    one.sending.ledger.acknowledge({file.path: file.content}, "c", 1.0)
+    one.sending.scan()
+    assert decide(one._situation()) is Action.ATTACH
+    one.sending.attach()
+    assert decide(one._situation()) is Action.LEAVE
+    assert sink.missing({file.path: 3}) == {}
+    one.sending.push_events()
+    one.sending._conclude(has(own=False, checked=True, **{file.path: Sent(0, "")}))
+    assert decide(one._situation()) is Action.SCAN
+    assert sink.missing({file.path: 3}) == {file.path: 3}
+    one.sending.scan()
+    one.sending.attach()
+    assert site.jobs[-1].files == (file,)
+
+
+def test_a_file_above_the_limit_is_parked_with_what_to_do(site, monkeypatch):
+    """It is named in the ledger and neither read nor copied; what is beside it goes on; small enough, it goes too."""
+    monkeypatch.setattr(attachments, "LIMIT", 5)
+    write(site.root, "big.bin", b"too much")
+    write(site.root, "small.txt", b"fits")
+    one = site.uploader()
+    one.sending.attach()
+    assert [file.path for file in site.jobs[-1].files] == ["small.txt"]
+    assert "hf upload" in quarantined(site.root)["big.bin"]
+    assert len(copies(site.root)) == 1
+    write(site.root, "big.bin", b"less")
+    one.sending._conclude(has(**{file.path: file.content for file in site.jobs[-1].files}))
+    one.sending.attach()
+    assert [file.path for file in site.jobs[-1].files] == ["big.bin"]
+    assert one.sending.ledger.quarantined == {}
+
+
+def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(site):
+    """Its outcome is unknown, so it is uncertain; then the events are looked at and pushed, and nothing else."""
+    write(site.root, "slow.bin", b"slow")
+    one = site.uploader()
+    one.sending.attach()
+    event_file(site.root / NAME, 3)
+    assert one.tick()
+    assert not site.pushes[0].killed
+    one.terminate()
+    assert one.tick()
+    assert (site.pushes[0].killed, list(one.sending.ledger.uncertain), copies(site.root)) == (True, ["slow.bin"], [])
+    assert one.tick()
+    assert [file.path for file in site.jobs[-1].files] == [NAME]
+
+
+def test_attachments_that_fail_do_not_hold_back_events(site):
+    """The Hub has trouble with them alone: events are looked at as before, and may be pushed."""
+    write(site.root, "a.txt", b"one")
+    one = site.uploader()
+    for _ in range(9):
+        one.sending.attach()
+        one.sending._conclude(Unknown("502"))
+    assert one.sending.pacing.next_try <= site.now
+    event_file(site.root / NAME, 3)
+    assert decide(one._situation()) is Action.SCAN
+    one.sending.scan()
+    assert decide(one._situation()) is Action.PUSH
+    one.sending.attach()
+    one.sending._conclude(Refused("403", "a token"))
+    assert one.sending.pacing.next_try > site.now, "then nothing is sent"
