@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-PRELOADED = ("numpy", "tensorboardX", "google.protobuf.json_format")
+PRELOADED = ("numpy", "tensorboardX", "tensorboardX.proto.api_pb2", "google.protobuf.json_format", "filelock")
 BEFORE_ANY_CODE = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_")  # variables that are read while an interpreter starts
 ORDER = 1 << 20  # bytes, at most
 CLONE = 56  # the system call, on x86-64
