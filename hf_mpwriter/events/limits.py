@@ -5,8 +5,8 @@
     file size    of each file, see `largest_file`
 
 Invariants:
-- Both are counted from what each file reports. The total of the memory is counted along; a report that was interrupted
-  is corrected when it is counted again, after as many reports as there are files that wait.
+- Both are counted from what each file reports. A total that an interrupted report has spoiled is put right when nothing
+  waits any more.
 - Nothing here waits: a file that is in use at the moment keeps its descriptor.
 - All event files together keep to a share of RLIMIT_NOFILE: the rest is for training.
 """
@@ -53,7 +53,6 @@ class Limits:
         """Begin with nothing that waits or is open, as at the start and in a forked child."""
         self._waiting: dict[object, int] = {}  # bytes of each backlog
         self._total = 0  # of these, counted along
-        self._until_recount = 0  # calls until it is counted again, as many as there are backlogs
         self._main: dict[Closeable, None] = {}  # the one that was opened first comes first
         self._sub: dict[Closeable, None] = {}
 
@@ -61,15 +60,12 @@ class Limits:
         """Note the size of a backlog; whether all backlogs together are within the memory limit."""
         self._total += size - self._waiting.get(backlog, 0)
         self._waiting[backlog] = size
-        self._until_recount -= 1
-        if self._until_recount <= 0:
-            waiting = list(self._waiting.values())
-            self._total, self._until_recount = sum(waiting), len(waiting)
         return self._total <= self.memory
 
     def clear(self, backlog: object) -> None:
         """Note that nothing waits in a backlog."""
-        self._total -= self._waiting.pop(backlog, 0)
+        size = self._waiting.pop(backlog, 0)
+        self._total = self._total - size if self._waiting else 0
 
     @property
     def is_calm(self) -> bool:
@@ -98,7 +94,7 @@ class Limits:
 
     def awake(self) -> list[Closeable]:
         """Who has a descriptor."""
-        return [*list(self._main), *list(self._sub)]
+        return [*self._main, *self._sub]
 
     def closed(self, file: Closeable) -> None:
         """Note a descriptor that was closed."""

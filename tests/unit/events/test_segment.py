@@ -78,17 +78,6 @@ def test_purge_step_zero_is_a_start_at_zero(place):
     assert [(e.session_log.status, e.step) for e in events(file.path)[1:3]] == [(START, 0), (START, 0)]
 
 
-def test_an_append_after_close_opens_the_next_segment(place):
-    """Nothing that was closed is appended to or truncated (h11)."""
-    file = place.file(suffix=".x")
-    for step in (1, 2, 3):
-        file.append(scalar(step))
-        file.close()
-    assert len(place.paths()) == 3
-    assert all(path.endswith(".x") for path in place.paths())
-    assert place.steps() == [1, 2, 3]
-
-
 def test_a_file_that_exists_is_never_opened(place, monkeypatch):
     """O_EXCL: on a clash of names the record waits and another name is taken; the other file is not touched."""
     names = iter(["events.out.tfevents.0000000001.a", "events.out.tfevents.0000000002.a"])

@@ -133,13 +133,6 @@ def test_a_scalar_may_have_any_type_that_either_library_takes(tmp_path, caplog, 
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("value", [np.zeros(3), np.zeros((2, 2)), None, object(), 1j, "text"])
-def test_what_is_no_scalar_is_refused_as_tensorboardx_does(tmp_path, value):
-    """An error of the program, not of the disk: it is raised."""
-    with SummaryWriter(tmp_path) as writer, pytest.raises((TypeError, ValueError, AssertionError, NotImplementedError)):
-        writer.add_scalar("a", value, 1)
-
-
 @pytest.mark.parametrize("step", ["5", 5.0, np.int32(5), np.float32(5), np.array(5), decimal.Decimal(5)])
 def test_a_step_may_be_any_whole_number_that_int_takes(tmp_path, step):
     """As in both libraries."""
@@ -168,12 +161,6 @@ def test_a_step_that_is_no_whole_number_is_refused_by_name(tmp_path, call, step)
     with SummaryWriter(tmp_path) as writer, pytest.raises(NotLoggableError, match=r"^global_step is .*whole number"):
         call(writer, step)
     assert not list(tmp_path.rglob("*tfevents*"))
-
-
-def test_a_step_beyond_64_bits_is_an_error(tmp_path):
-    """As in both libraries."""
-    with SummaryWriter(tmp_path) as writer, pytest.raises(ValueError, match="64 bits"):
-        writer.add_scalar("a", 1.0, 2**63)
 
 
 # add_scalars, export, memory
@@ -209,17 +196,6 @@ def test_directories_of_add_scalars_stay_where_they_belong(tmp_path):
     assert len(found) == len(tags)
     assert all((tmp_path / "run" / "deep") in path.parents for path in found)
     assert not [path for path in found if ".hf_mpwriter" in path.parts]
-
-
-def test_a_tool_that_patches_add_event_sees_every_event(tmp_path, monkeypatch):
-    """Upstream's own tests do so; then a scalar takes no shorter way."""
-    seen = []
-    monkeypatch.setattr("tensorboardX.event_file_writer.EventFileWriter.add_event", lambda _, event: seen.append(event))
-    with SummaryWriter(tmp_path) as writer:
-        writer.add_scalar("a", 0.5, 3)
-        writer.add_scalars("b", {"c": 1.5}, 4)
-        writer.add_text("t", "x", 5)
-    assert [event.step for event in seen] == [3, 4, 5]
 
 
 def test_default_metadata_is_over_after_an_exception(tmp_path):
