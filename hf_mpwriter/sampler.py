@@ -58,8 +58,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.series import SEGMENT_MAX, SEGMENT_MIN
 from hf_mpwriter.snapshot.event_files import walk
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.ownership import FORMAT_NAME
+from hf_mpwriter.spool.layout import FORMAT_NAME, Spool
 from hf_mpwriter.spool.staging import Listing, MirrorRecord, least_age
 from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, claim
 from hf_mpwriter.spool.workers.samplers import SamplerStatus, Workers

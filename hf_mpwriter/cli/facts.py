@@ -39,9 +39,8 @@ from hf_mpwriter.cli.runs import newest_settings
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.snapshot.attachments import NEVER_SENT, Attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import RUN_JSON, Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.ownership import RUN_JSON
 from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus

@@ -40,9 +40,9 @@ from hf_mpwriter.base.storage import (
 )
 from hf_mpwriter.base.words import as_argument, typed
 from hf_mpwriter.snapshot.event_files import walk
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import FORMAT_NAME, Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.ownership import FORMAT_NAME, check_ownership
+from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.storage import beside, find, is_staged_here, spool_of
 from hf_mpwriter.spool.workers.member_lines import Member

@@ -33,29 +33,44 @@ Invariants:
 - Run directory and spool are opened once, and all is reached beneath their descriptors: who may rename in the run
   directory, as its group often may, puts no other spool in place of this one.
 - Every file has one writing process. Lock files are never unlinked.
-- FORMAT and run.json are published whole: of many racing workers one makes them, the others read.
+- FORMAT and run.json are published whole: of many racing workers one makes them, the others read. Either counts as not
+  there while it is empty or ends too soon, as some filesystems leave it when the power fails. The inode in run.json is
+  that of the spool, so a copy, or what was unpacked from an archive, has another one.
 - No name in the spool contains `tfevents`: TensorBoard would open it.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import STAGING_VARIABLE
 from hf_mpwriter.spool import ownership
-from hf_mpwriter.spool.ownership import FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
+from hf_mpwriter.spool.ownership import check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory, Place, at
 from hf_mpwriter.system.filesystem import reason_of
 from hf_mpwriter.system.process import host_id
+
+FORMAT = "hf-mpwriter 4"
+FORMAT_NAME, RUN_JSON = "FORMAT", "run.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` holds."""
+
+    destination: Destination  # of the run
+    inode: int = 0  # of the spool in which it was written; a copy has another one
 
 
 def no_directory(run_dir: str, error: OSError) -> LogdirError:
@@ -97,51 +112,22 @@ class DaemonFiles(NamedTuple):
     log: Place  # of it, and of what it starts
 
 
-@dataclass(frozen=True)
 class HostSpool:
     """The files of one host."""
 
-    root: Place
+    def __init__(self, root: Place) -> None:
+        self.root = root
+        self.told = root / "told.json"  # by the first rank of this node, where the reporter is on another one
+        self.died = root / "died.json"  # what is remembered of workers that died
+        self.outbox = root / "outbox"  # directory of the batches
+        self.copies = self.outbox / "copies"  # directory of the copies of attachments
+        self.cache = root / "cache"  # directory for what the Hub's client, which knows it by its path, cannot keep
+        self.in_flight = root / "in_flight.json"  # the record of the batch that is being sent
+        self.ledger = root / "ledger.json"
 
     def daemon(self, kind: str) -> DaemonFiles:
         """The files of its daemon of a kind, see `system/launch`."""
-        names = f"{kind}_status.json", f"{kind}.log"
-        return DaemonFiles(*(self.root / name for name in names))
-
-    @property
-    def told(self) -> Place:
-        """What the first rank of this node has told, where the reporter is on another one."""
-        return self.root / "told.json"
-
-    @property
-    def died(self) -> Place:
-        """What is remembered of workers that died."""
-        return self.root / "died.json"
-
-    @property
-    def outbox(self) -> Place:
-        """Directory of the batches."""
-        return self.root / "outbox"
-
-    @property
-    def copies(self) -> Place:
-        """Directory of the copies of attachments."""
-        return self.outbox / "copies"
-
-    @property
-    def cache(self) -> Place:
-        """Directory for what the Hub's client cannot keep in the user's home; the client knows it by its path."""
-        return self.root / "cache"
-
-    @property
-    def in_flight(self) -> Place:
-        """The record of the batch that is being sent."""
-        return self.root / "in_flight.json"
-
-    @property
-    def ledger(self) -> Place:
-        """The ledger."""
-        return self.root / "ledger.json"
+        return DaemonFiles(self.root / f"{kind}_status.json", self.root / f"{kind}.log")
 
 
 class Spool:
@@ -153,6 +139,12 @@ class Spool:
         path, above = (str(aside), aside.directory) if aside else (os.path.join(run_dir, SPOOL_NAME), self.run)
         # of the spool; opened only if it passes `check_ownership`
         self.directory = Directory(path, above=above, check=check_descriptor)
+        self.uploader_lock = self.directory / "uploader.lock"
+        self.reporter_lock = self.directory / "reporter.lock"  # of the process that tells what becomes of the run
+        self.told = self.directory / "told.json"  # what was told
+        self.members = self.directory / "members"  # directory of the member files
+        self.hosts = self.directory / "hosts"  # directory of the hosts
+        self.claims = self.directory / "claims"  # directory of the claims
 
     def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
         """Travel as the paths; the directories are opened again on arrival."""
@@ -198,43 +190,9 @@ class Spool:
         """The lock of a daemon: a run has one uploader and one mirror, each host a sampler of its own."""
         return (self.host(host_id()).root if kind == "sampler" else Place(self.directory)) / f"{kind}.lock"
 
-    @property
-    def uploader_lock(self) -> Place:
-        """The lock of the uploader."""
-        return self.lock_of("uploader")
-
-    @property
-    def reporter_lock(self) -> Place:
-        """The lock of the process that tells the user what becomes of the run."""
-        return self.directory / "reporter.lock"
-
-    @property
-    def told(self) -> Place:
-        """The record of what was told."""
-        return self.directory / "told.json"
-
-    @property
-    def members(self) -> Place:
-        """Directory of the member files."""
-        return self.directory / "members"
-
-    @property
-    def hosts(self) -> Place:
-        """Directory of the hosts."""
-        return self.directory / "hosts"
-
-    @property
-    def claims(self) -> Place:
-        """Directory of the claims."""
-        return self.directory / "claims"
-
     def claim(self, worker: str) -> Place:
         """The lock of a worker's name."""
         return self.claims / f"{worker}.lock"
-
-    def member_file(self, name: MemberName) -> Place:
-        """Place of a member file."""
-        return self.members / str(name)
 
     def host(self, host_id: str) -> HostSpool:
         """The files of a host's uploader."""
@@ -263,7 +221,8 @@ class Spool:
 
     def is_original(self) -> bool:
         """Whether it is where its destination was recorded; False for what was copied, or unpacked from an archive."""
-        return ownership.is_original(self.directory)
+        record = self._record()
+        return record is not None and record.inode == os.fstat(self.directory.fd).st_ino
 
     def is_private(self) -> bool:
         """Whether run directory and spool belong to this user, and no other user may write into the spool."""
@@ -277,7 +236,7 @@ class Spool:
         """
         self.refresh()
         check_ownership(self.directory)
-        was_made = self.directory.is_held and ownership.check_format(self.directory)
+        was_made = self.directory.is_held and self._has_format()
         makes = False
         try:
             if not self.run.is_held:
@@ -286,7 +245,9 @@ class Spool:
             with Place(self.directory).entered() as spool:
                 for name in ("claims", "members", "hosts"):
                     disk.make_dirs(spool / name, durable=False)  # they are together with FORMAT
-                makes = not was_made and ownership.publish_format(spool)
+                makes = not was_made and locks.publish(
+                    spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format", _is_format
+                )
         except ForeignSpoolError:
             raise
         except OSError as error:
@@ -304,14 +265,33 @@ class Spool:
 
     def check_format(self) -> None:
         """Refuse a spool that another version wrote."""
-        ownership.check_format(self.directory)
+        self._has_format()
+
+    def _has_format(self) -> bool:
+        """Whether FORMAT is there, and ours. Of one that was torn the rest is written by the next worker."""
+        try:
+            found = disk.read(self.directory / FORMAT_NAME)
+        except ForeignSpoolError:
+            raise
+        except OSError:  # a file in the place of a directory: `create` has the better message
+            return False
+        if found is None or not _is_format(found):
+            return False
+        if found.decode(errors="replace").strip() != FORMAT:
+            raise SpoolFormatError(
+                f"{self.root} has the format {found[:40].decode(errors='replace').strip()!r}, not {FORMAT!r}.",
+                hint="Use the version of hf_mpwriter that wrote it, or another logdir.",
+            )
+        return True
 
     def record_destination(self, destination: Destination) -> None:
         """Write the destination into run.json; if one is recorded, check that it is the same."""
         recorded = self.destination()
         if recorded is None:
             try:
-                ownership.record_destination(self.directory, destination)
+                with Place(self.directory).entered() as inside:
+                    record = state.dump(RunRecord(destination, inside.stat().st_ino))
+                    locks.publish(inside / RUN_JSON, record, "spool.run", _is_whole)
             except OSError as error:
                 raise unwritable(self.run_dir, error) from error
             recorded = self.destination()
@@ -326,4 +306,30 @@ class Spool:
 
     def destination(self) -> Destination | None:
         """The recorded destination, None for a local run."""
-        return ownership.recorded_destination(self.directory)
+        record = self._record()
+        return None if record is None else record.destination
+
+    def _record(self) -> RunRecord | None:
+        check_ownership(self.directory)
+        try:
+            data = disk.read(self.directory / RUN_JSON)
+            return state.load(RunRecord, data) if data is not None and _is_whole(data) else None
+        except (state.DamagedError, OSError) as error:
+            raise SpoolFormatError(
+                f"{self.directory / RUN_JSON} is damaged: {error}.",
+                hint="Remove that file; the next start writes it again.",
+            ) from error
+
+
+def _is_format(found: bytes) -> bool:
+    """Whether what was found is a FORMAT, of whatever version, and not the beginning of ours."""
+    return found == FORMAT.encode() or not FORMAT.encode().startswith(found)
+
+
+def _is_whole(found: bytes) -> bool:
+    """Whether what was found in the place of run.json is neither empty nor ends too soon."""
+    try:
+        json.loads(found)
+    except (ValueError, RecursionError):
+        return bool(found) and not found.startswith(b"{")
+    return True

@@ -40,8 +40,7 @@ from hf_mpwriter.sampler import (
     last_step,
     machine_sources,
 )
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.ownership import FORMAT_NAME
+from hf_mpwriter.spool.layout import FORMAT_NAME, Spool
 from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.spool.workers.samplers import SamplerStatus

@@ -1,9 +1,9 @@
 """The lines of a member file: what a worker writes, with its types, and what they say all in all.
 
     members/<worker>.<host>.<pid>.<ticks>-<n>
-    {"worker": "rank_00001", "process": {...}, "started_at": 1795236610.0,     first line: who it is, and the supervisor
-     "settings": {...}, "agent": {...}, "launcher": {...}, "rank": 1,          or launcher without which it is an orphan
-     "is_daemon": false, "task": null}
+    {"process": {...}, "started_at": 1795236610.0, "settings": {...},          first line: who it is, and the supervisor
+     "agent": {...}, "launcher": {...}, "rank": 1, "is_daemon": false,         or launcher without which it is an orphan
+     "task": null}
     {"requests": 7, "dropped": 3, "in_memory": 0}                               second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from hf_mpwriter.base import state
@@ -73,11 +73,10 @@ class MemberName:
         return cls(worker, process.host, process.pid, process.ticks, n)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FirstLine:
     """The first line."""
 
-    worker: str  # its name
     process: Process  # that writes
     started_at: float  # unix time when it joined
     settings: Settings  # how it wants to be uploaded
@@ -88,7 +87,7 @@ class FirstLine:
     task: int | None = None  # its array task, None outside of an array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Counters:
     """The second line."""
 
@@ -132,27 +131,16 @@ LaterLine = Opened | Sealed | Creates
 _KINDS: dict[bytes, type[LaterLine]] = {b"open": Opened, b"seal": Sealed, b"create": Creates}
 
 
-@dataclass(frozen=True)
-class Member:
+@dataclass(frozen=True, kw_only=True)
+class Member(FirstLine, Counters):
     """What a member file says, and whether its process lives."""
 
     name: MemberName  # from the file name
     alive: bool  # whether the lock is held
-    started_at: float  # unix time when it joined
-    process: Process  # that writes
-    settings: Settings  # how it wants to be uploaded
     growing: frozenset[str] = frozenset()  # files it has open
     files: frozenset[str] = frozenset()  # all files it ever opened, sealed ones included
-    requests: int = 0  # for a push, so far
-    dropped: int = 0  # records that the disk refused for good
     create: bool = False  # whether a repository that is gone may be created again
-    agent: Process | None = None  # the supervisor or launcher without which it is an orphan, None if there is none
-    launcher: Process | None = None  # that has started it as a rank, None for others
-    in_memory: int = 0  # records that wait in memory; they are lost with the process
     has_died: bool = False  # whether it is dead and has left a file open, as none does that ends by itself
-    rank: int | None = None  # of the worker, or from which it descends; None if there is none
-    is_daemon: bool = False  # whether it is ended with the process that has started it
-    task: int | None = None  # its array task, None outside of an array
 
     @property
     def is_sampler(self) -> bool:
@@ -257,13 +245,16 @@ class Reading:
         who, said = self._who, self._said
         if who is None or (said is not None and said.alive == alive):
             return said
-        counters, growing = self._counters, frozenset(self.open_files if alive else ())
-        said = Member(self.name, alive, who.started_at, who.process, who.settings, growing, frozenset(self._opened))
-        said = replace(said, create=self._creates, agent=who.agent, launcher=who.launcher)
-        said = replace(said, rank=who.rank, is_daemon=who.is_daemon, task=who.task)
-        said = replace(said, has_died=not alive and bool(self.open_files))
-        said = replace(said, requests=counters.requests, dropped=counters.dropped, in_memory=counters.in_memory)
-        self._said = said
+        self._said = Member(
+            **vars(who),
+            **vars(self._counters),
+            name=self.name,
+            alive=alive,
+            growing=frozenset(self.open_files if alive else ()),
+            files=frozenset(self._opened),
+            create=self._creates,
+            has_died=not alive and bool(self.open_files),
+        )
         return self._said
 
 

@@ -105,7 +105,7 @@ class MemberFile:
         task: int | None = None,
     ) -> None:
         self.name = MemberName.of(worker, process, next(_numbers))
-        self.path = spool.member_file(self.name)
+        self.path = spool.members / str(self.name)
         self._lock = process_state.thread_lock()  # between threads: each line is one
         self._is_torn = False  # whether the last write may have left a part of a line
         self._counters = Counters()
@@ -118,7 +118,16 @@ class MemberFile:
             try:
                 # unix time when the worker joined
                 self.started_at = wall_clock() if wall_clock else os.fstat(fd).st_mtime
-                said = FirstLine(worker, process, self.started_at, settings, agent, launcher, rank, is_daemon, task)
+                said = FirstLine(
+                    process=process,
+                    started_at=self.started_at,
+                    settings=settings,
+                    agent=agent,
+                    launcher=launcher,
+                    rank=rank,
+                    is_daemon=is_daemon,
+                    task=task,
+                )
                 first = state.dump(said) + b"\n"
                 self._counters_at = len(first)
                 self._append(first + self._counters.line())
@@ -152,7 +161,7 @@ class MemberFile:
         with self._lock:
             locks.check(self._fd)
             old, waiting = self._counters, self._counters.in_memory if in_memory is None else in_memory
-            counters = Counters(old.requests + requests, old.dropped + dropped, waiting)
+            counters = Counters(requests=old.requests + requests, dropped=old.dropped + dropped, in_memory=waiting)
             os.pwrite(self._fd, counters.line(), self._counters_at)
             self._counters = counters
 

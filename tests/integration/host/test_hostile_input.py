@@ -129,7 +129,7 @@ def test_giants_are_not_read_into_memory(tmp_path):
     os.makedirs(host.outbox)
     name = MemberName("main", "h", 1, 2, 3)
     batch = os.path.join(host.outbox, "00000001.json")
-    for path in (host.ledger, host.in_flight, host.daemon("uploader").status, batch, spool.member_file(name)):
+    for path in (host.ledger, host.in_flight, host.daemon("uploader").status, batch, spool.members / str(name)):
         with open(path, "wb") as file:
             file.truncate(1 << 30)
 

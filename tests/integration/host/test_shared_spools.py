@@ -92,7 +92,7 @@ def test_a_spool_that_is_opened_while_training_runs_costs_no_record(hub, run_dir
 
 def test_an_uploader_does_not_follow_a_strange_spool(own_spool, start):
     """However it is started, it checks the spool before it reads the destination or removes a ruin."""
-    ruin = Path(own_spool.member_file(MemberName("main", "host-0", 1, 2, 3)))
+    ruin = Path(own_spool.members / str(MemberName("main", "host-0", 1, 2, 3)))
     ruin.touch()
     own_spool.record_destination(Destination("http://127.0.0.1:9", "me/other"))
     os.chmod(own_spool.root, 0o777)  # noqa: S103 - that is what must be noticed

@@ -105,7 +105,7 @@ FILES: dict[str, tuple[Callable[[Spool, HostSpool], Place], Callable[[Spool, Hos
     "batch": (lambda _, host: host.outbox / "00000009.json", see_batch),
     "ledger": (lambda _, host: host.ledger, see_ledger),
     "destination": (lambda spool, _: spool.directory / "run.json", see_destination),
-    "member": (lambda spool, _: spool.member_file(MEMBER), see_members),
+    "member": (lambda spool, _: spool.members / str(MEMBER), see_members),
     "status": (lambda _, host: host.daemon("uploader").status, see_nothing(UploaderStatus.read)),
     "mirrored": (lambda _, host: mirrored_place(host), see_nothing(Mirrored.read)),
     "mirror": (lambda _, host: host.daemon("mirror").status, see_nothing(MirrorStatus.read)),

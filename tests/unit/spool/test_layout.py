@@ -18,8 +18,7 @@ from support import failing
 from hf_mpwriter.base import names as names_module
 from hf_mpwriter.base.errors import DestinationError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.ownership import FORMAT
+from hf_mpwriter.spool.layout import FORMAT, Spool
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import failpoints, locks
 
@@ -78,7 +77,7 @@ def test_no_name_in_the_spool_looks_like_an_event_file(place):
         place.root,
         place.uploader_lock,
         place.claim("main"),
-        place.member_file(MemberName("main", "h", 1, 2, 3)),
+        place.members / str(MemberName("main", "h", 1, 2, 3)),
         host.daemon("uploader").status,
     ]
     paths += [host.daemon("uploader").log, host.outbox, host.in_flight, host.ledger]
@@ -283,7 +282,7 @@ def test_unfinished_means_a_destination_and_a_member_file(place):
     with open(os.path.join(place.members, f".{found}.tmp"), "wb"):
         pass
     assert not place.is_unfinished(HERE.endpoint), "a member file that was never finished is none"
-    with open(place.member_file(found), "wb"):
+    with open(place.members / str(found), "wb"):
         pass
     assert place.is_unfinished(HERE.endpoint)
     assert not place.is_unfinished("https://elsewhere"), "the token of this Hub is not for another one"

@@ -29,7 +29,6 @@ from hf_mpwriter.testing import processes
 NAME = MemberName("main", "h-1", 1, 2, 3)
 ME = Process.current()
 FIRST = {
-    "worker": "main",
     "process": dataclasses.asdict(ME),
     "started_at": 5.0,
     "settings": json.loads(state.dump(Settings())),
@@ -403,8 +402,8 @@ def test_a_new_uploader_removes_what_is_no_member_file_and_never_will_be(place):
 
     living = join()
     assert in_child(join, "members.file.rename=kill") == KILLED
-    for number, content in enumerate([b"", b"\0" * 600, b'{"worker": "rank_00002"']):
-        place_of = place.member_file(MemberName("rank_00002", "host-0", 1, 2, number))
+    for number, content in enumerate([b"", b"\0" * 600, b'{"process": {"host"']):
+        place_of = place.members / str(MemberName("rank_00002", "host-0", 1, 2, number))
         with open(place_of, "wb") as file:
             file.write(content)
     with open(os.path.join(place.members, "notes"), "wb") as file:
@@ -427,7 +426,7 @@ def test_a_new_uploader_leaves_a_member_file_that_is_being_made(place):
 
 def test_what_the_disk_has_refused_to_remove_goes_with_a_later_sweep(place):
     """An empty member file, as a power cut leaves it: the first removal fails, the next sweep has another try."""
-    ruin = place.member_file(MemberName("rank_00002", "host-0", 1, 2, 3))
+    ruin = place.members / str(MemberName("rank_00002", "host-0", 1, 2, 3))
     with open(ruin, "wb"):
         pass
     members = Members(place)

@@ -19,7 +19,12 @@ OPEN = frozenset({"_system/here/events.out.tfevents.1795233002.here.1.0123abcd"}
 
 def member(worker: str, **facts: object) -> Member:
     """A member that lives."""
-    return replace(Member(MemberName.of(worker, PROCESS, 1), True, 1.0, PROCESS, Settings()), **facts)
+    return replace(
+        Member(
+            name=MemberName.of(worker, PROCESS, 1), alive=True, started_at=1.0, process=PROCESS, settings=Settings()
+        ),
+        **facts,
+    )
 
 
 WORKER, SAMPLER = member("main"), member(sampler_name("here"), growing=OPEN)

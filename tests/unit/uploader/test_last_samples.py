@@ -26,7 +26,15 @@ from hf_mpwriter.uploader.decision import Action, decide
 PROCESS = Process.current()
 NAME = MemberName.of(sampler_name("here"), PROCESS, 1)
 OPEN = frozenset({"_system/here/events.out.tfevents.1795233002.here.1.0123abcd"})
-SAMPLER = Member(NAME, True, 5e9, PROCESS, Settings(commit_every=77.0), OPEN, OPEN)  # younger than any token
+SAMPLER = Member(
+    name=NAME,
+    alive=True,
+    started_at=5e9,
+    process=PROCESS,
+    settings=Settings(commit_every=77.0),
+    growing=OPEN,
+    files=OPEN,
+)  # younger than any token
 
 
 def test_an_uploader_waits_for_the_seal_before_it_scans_once_more(spool):

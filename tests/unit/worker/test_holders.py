@@ -17,10 +17,19 @@ from hf_mpwriter.worker import holders, role
 HERE = Process.current()
 THERE = Process("host-1", "boot", 7, 100, 1000)
 AGENT, WORKER = replace(THERE, pid=50, ticks=500), replace(THERE, pid=60, ticks=600)
-ORPHAN = Member(MemberName.of("main", WORKER, 1), True, 0.0, WORKER, Settings(), agent=AGENT)
+ORPHAN = Member(
+    name=MemberName.of("main", WORKER, 1), alive=True, started_at=0.0, process=WORKER, settings=Settings(), agent=AGENT
+)
 LIVING = {60: 600}
 LAUNCHER = replace(HERE, pid=50, ticks=500)
-HOLDER = Member(MemberName.of("rank_00001", HERE, 1), True, 0.0, HERE, Settings(), launcher=LAUNCHER)
+HOLDER = Member(
+    name=MemberName.of("rank_00001", HERE, 1),
+    alive=True,
+    started_at=0.0,
+    process=HERE,
+    settings=Settings(),
+    launcher=LAUNCHER,
+)
 
 
 @pytest.mark.parametrize(
