@@ -83,7 +83,7 @@ class Rewind:
             self._rewind_others(self._step)
         taken = self._membership.taken
         if taken is not None and taken is not self._own:
-            self._take_note(taken.name, taken.claim)
+            self._hide_noted(taken.name, taken.claim)
             self._own = taken
 
     def _rewind_others(self, step: int) -> None:
@@ -99,11 +99,13 @@ class Rewind:
             if role.rank is None:
                 self._membership.tell_holder(resumes=True)
             elif taken is not None:
-                back = _to_come_back(spool)
-                tops = _top_names(spool, back)
+                tops = _top_names(spool)
                 missing = _missing_ranks(tops, role.world) if role.rank == 0 and role.world is not None else ()
-                for name in dict.fromkeys([*self._other_names(taken, tops), *missing]):
-                    if name != taken.name and not self._rewind_free(name, step, back):
+                for name in {*self._other_names(taken, tops), *missing} - {taken.name}:
+                    with self._claimed(name) as claim:
+                        if claim is not None:
+                            self._hide_noted(name, claim, step)
+                    if claim is None:
                         self._note(name, step, role)
         except OSError as error:
             logger.warning("%s: not all other directories are rewound: %s", spool.logdir, error)
@@ -119,18 +121,25 @@ class Rewind:
             if name.startswith(start) and name[len(start) :].isdecimal():
                 yield name
 
-    def _rewind_free(self, name: str, step: int, back: set[str]) -> bool:
-        """Rewind a name that no process holds; False if one does."""
-        if (claim := locks.try_exclusive(self._membership.spool.claim(name))) is None:
-            return False
+    @contextlib.contextmanager
+    def _claimed(self, name: str) -> Iterator[int | None]:
+        """The claim of a name, None if a process holds it."""
+        claim = locks.try_exclusive(self._membership.spool.claim(name))
         try:
-            noted = _read_note(claim)
-            self._hide(name, step if noted is None else min(step, noted), back)
-            if noted is not None:
-                _clear_note(claim)
+            yield claim
         finally:
-            locks.release(claim)
-        return True
+            if claim is not None:
+                locks.release(claim)
+
+    def _hide_noted(self, name: str, claim: int, step: int | None = None) -> None:
+        """Act on the note of a name that is held here, if it is still there; hide from `step` on in any case."""
+        noted = _read_note(claim)
+        steps = [one for one in (step, noted) if one is not None]
+        if steps:
+            self._hide(name, min(steps))
+        if noted is not None:
+            locks.check(claim)
+            os.ftruncate(claim, 0)
 
     def _note(self, name: str, step: int, role: Role) -> None:
         """Leave a note for the time when the holder is gone."""
@@ -150,24 +159,13 @@ class Rewind:
     def retry(self) -> None:
         """Rewind what was held and is free now; costs nothing where nothing waits. What the disk refuses waits on."""
         for name in sorted(self._waiting):
-            with contextlib.suppress(OSError):
-                claim = locks.try_exclusive(self._membership.spool.claim(name))
-                if claim is None:
-                    continue
-                try:
-                    self._take_note(name, claim)
-                finally:
-                    locks.release(claim)
-                self._waiting.discard(name)
+            with contextlib.suppress(OSError), self._claimed(name) as claim:
+                if claim is not None:
+                    self._hide_noted(name, claim)
+                    self._waiting.discard(name)
 
-    def _take_note(self, name: str, claim: int) -> None:
-        """Act on the note of a name that is held here, if it is still there."""
-        if (step := _read_note(claim)) is not None:
-            self._hide(name, step, _to_come_back(self._membership.spool))
-            _clear_note(claim)
-
-    def _hide(self, name: str, step: int, back: set[str]) -> None:
-        for directory in _directories(self._membership.spool, name, back):
+    def _hide(self, name: str, step: int) -> None:
+        for directory in _directories(self._membership.spool, name):
             file = EventFile(_Elsewhere(directory, self._home))
             file.purge(step)
             file.ensure_open()
@@ -186,11 +184,6 @@ def _read_note(claim: int) -> int | None:
         locks.check(claim)
         return int(os.pread(claim, NOTE_LENGTH, 0))
     return None
-
-
-def _clear_note(claim: int) -> None:
-    locks.check(claim)
-    os.ftruncate(claim, 0)
 
 
 def _write_note(place: Place, step: int | None) -> None:
@@ -212,9 +205,9 @@ def _to_come_back(spool: Spool) -> set[str]:
     return {os.path.dirname(path) for path in Listing.read(spool).still_missing(spool)}
 
 
-def _top_names(spool: Spool, back: set[str]) -> list[str]:
+def _top_names(spool: Spool) -> list[str]:
     """The names in the run directory, also of what is still to come back."""
-    return sorted({*Place(spool.run).names(), *(path.partition("/")[0] for path in back)} - {""})
+    return sorted({*Place(spool.run).names(), *(path.partition("/")[0] for path in _to_come_back(spool))} - {""})
 
 
 def _missing_ranks(tops: list[str], world: int) -> Iterator[str]:
@@ -225,8 +218,9 @@ def _missing_ranks(tops: list[str], world: int) -> Iterator[str]:
             yield name
 
 
-def _directories(spool: Spool, name: str, back: set[str]) -> list[Place]:
+def _directories(spool: Spool, name: str) -> list[Place]:
     """The directories of a name that hold event files, or will."""
+    back = _to_come_back(spool)
     if name != MAIN_WORKER:
         found = {place.name for place in event_directories(spool.run / name)}
         found |= {directory for directory in back if f"{directory}/".startswith(f"{name}/")}
