@@ -36,13 +36,11 @@ OOM_SCORE_ADJ = 500  # the kernel ends an uploader before it ends training
 def detach(keep: int) -> None:
     """Fork and end the first half; close all descriptors above `keep`; reset the working directory and the umask.
 
-    A child of process 1 would become its child again, but one that it does not know; so it does not fork.
-
     Call it before anything that takes time: until then the process is a child of the worker. This module imports
     little for that reason.
     """
     fill_standard()
-    if os.getppid() != 1 and os.fork():
+    if os.fork():
         os._exit(0)
     _close_above(keep)
     os.chdir("/")

@@ -28,7 +28,6 @@ from dataclasses import replace
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.daemon.orphans import Orphans, has_ended
 from hf_mpwriter.daemon.starts import STATUSES, AnyStart, StartRecord, opened
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import status as counting
@@ -72,7 +71,6 @@ class Election:
     def forget(self) -> None:
         """After fork: started processes are the parent's."""
         self.children: list[int] = []  # processes that were started here and are not collected yet
-        self._orphans = Orphans(self._spool, self._kind)
         self._unsaved = Starts() if self._by_hand else None  # the count that is not, or cannot be, on disk
         self.quiet_until = 0.0  # monotonic seconds; as far as this process knows, no start before
         self._pause = 0.0  # seconds; this process fails to start one
@@ -143,7 +141,6 @@ class Election:
             self._save(status, before)  # another process may have what this one lacks
             raise
         self.children.append(pid)
-        self._orphans.add_child(pid)
         self.quiet_until = before.with_start(now).quiet_until
         return True
 
@@ -159,9 +156,9 @@ class Election:
 
     def reap(self) -> bool:
         """Collect processes that were started here and ended, without waiting; whether one will end soon."""
-        self._orphans.collect()
-        self.children = [pid for pid in self.children if not has_ended(pid)]
-        return bool(self.children) and os.getpid() != 1  # a child of process 1 is the daemon itself, see `background`
+        launch.collect_orphans()
+        self.children = [pid for pid in self.children if not launch.has_ended(pid)]
+        return bool(self.children)
 
 
 def is_left_to_others(record: AnyStart, before: DaemonStatus) -> bool:

@@ -45,10 +45,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from hf_mpwriter.system.process import fill_standard, import_path, open_above, take_standard
+from hf_mpwriter.system.process import fill_standard, import_path, open_above, processes, take_standard
 
 LOCK_FD, RECORD_FD, RUN_DIR_FD, SPOOL_FD, MORE_FD = 3, 4, 5, 6, 7
 READ_SIZE = 1 << 16  # bytes
+OWN_NAME = "hfmpw"  # what our processes are called in /proc; the command is hf-mpwriter
 END_POLL = 0.01  # seconds
 GRACE = 5.0  # seconds after its time until a child is killed, and until one that was killed counts as stuck
 
@@ -74,9 +75,10 @@ _BEGIN = (
     f"h=json.loads(os.pread({RECORD_FD},os.fstat({RECORD_FD}).st_size,0).partition(b'\\n')[0]);"
     "sys.path[:]=h['path'] if h['python']==sys.implementation.cache_tag else sys.path;"
 )
+_NAME = f"from hf_mpwriter.system import process;process.take_name({OWN_NAME!r});"
 _DETACH = f"from hf_mpwriter.daemon import background;background.detach({SPOOL_FD});"  # before anything that takes time
 BOOTS = {
-    kind: f"{_BEGIN}{_DETACH if kind in DAEMONS else ''}from {module} import main;main()"
+    kind: f"{_BEGIN}{_NAME}{_DETACH if kind in DAEMONS else ''}from {module} import main;main()"
     for kind, module in KINDS.items()
 }
 _UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
@@ -239,6 +241,29 @@ class Child:
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child of this process has ended; then it is collected."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:  # the user's own wait() took it
+        return True
+
+
+def collect_orphans() -> None:
+    """Collect our zombies that are children of this process because it is process 1, as in a container.
+
+    An init would do that. Uploaders that other ranks have started become its children, and their pushes when they are
+    killed. The user's children keep their exit codes.
+    """
+    if os.getpid() != 1:
+        return
+    with contextlib.suppress(ChildProcessError):
+        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            for pid, found in processes().items():
+                if (found.parent, found.state, found.name) == (1, "Z", OWN_NAME):
+                    has_ended(pid)
 
 
 def title(kind: str, run_dir: str) -> str:

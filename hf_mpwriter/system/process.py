@@ -60,15 +60,21 @@ class Entry(NamedTuple):
 
     parent: int  # its process id
     state: str  # a letter, Z for a zombie
-    session: int  # number of its session
+    name: str  # of its program, or what it calls itself; a zombie keeps it
     ticks: int  # start time in clock ticks since boot
 
 
 def entry(pid: int) -> Entry | None:
     """What /proc shows of a process; None if it is gone, or there is no /proc."""
-    # the program's name may hold any character
-    fields = contents(f"/proc/{pid}/stat").rpartition(b")")[2].decode().split()
-    return Entry(int(fields[1]), fields[0], int(fields[3]), int(fields[19])) if fields else None
+    named, _, rest = contents(f"/proc/{pid}/stat").rpartition(b")")  # the name may hold any character
+    fields = rest.decode().split()
+    return Entry(int(fields[1]), fields[0], os.fsdecode(named.partition(b"(")[2]), int(fields[19])) if fields else None
+
+
+def take_name(name: str) -> None:
+    """Be called so in /proc, where the system allows it; 15 characters."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(name)
 
 
 def processes() -> dict[int, Entry]:

@@ -33,7 +33,6 @@ from hf_mpwriter.base.storage import is_staged_path
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.daemon.background import start_logging
 from hf_mpwriter.daemon.election import Election
-from hf_mpwriter.daemon.orphans import has_ended
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
@@ -59,7 +58,7 @@ class Search:
 
     def reap(self) -> None:
         """Collect the process if it has ended."""
-        if self._pid and has_ended(self._pid):
+        if self._pid and launch.has_ended(self._pid):
             self._pid = 0
 
 

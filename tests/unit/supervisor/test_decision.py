@@ -89,15 +89,15 @@ def test_which_signals_are_passed_on(number, passed, is_there, expected):
 def test_what_remains_leaves_out_uploads_and_zombies():
     """With all that an uploader has started; a table with a circle is no trap."""
     table = {
-        1: Entry(0, "S", 1, 1),
-        2: Entry(1, "S", 1, 1),  # the program
-        3: Entry(2, "S", 1, 1),  # its child
-        4: Entry(1, "Z", 1, 1),
-        5: Entry(1, "S", 1, 1),  # an uploader
-        6: Entry(5, "R", 1, 1),  # its push
-        7: Entry(4, "S", 1, 1),
-        8: Entry(8, "S", 1, 1),
-        9: Entry(99, "S", 1, 1),  # of another
+        1: Entry(0, "S", "", 1),
+        2: Entry(1, "S", "", 1),  # the program
+        3: Entry(2, "S", "", 1),  # its child
+        4: Entry(1, "Z", "", 1),
+        5: Entry(1, "S", "", 1),  # an uploader
+        6: Entry(5, "R", "", 1),  # its push
+        7: Entry(4, "S", "", 1),
+        8: Entry(8, "S", "", 1),
+        9: Entry(99, "S", "", 1),  # of another
     }
 
     def is_upload(pid: int) -> bool:

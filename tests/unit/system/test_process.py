@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 
 from forks import fork, reap
 from programs import succeed
@@ -61,3 +62,19 @@ def test_the_host_id_is_stable_and_fits_into_a_file_name():
     """The same in every process of the machine, with nothing that a file name could not carry."""
     assert re.fullmatch(r"[A-Za-z0-9_-]+-[0-9a-f]{8}", process.host_id())
     assert succeed("from hf_mpwriter.system import process; print(process.host_id())").strip() == process.host_id()
+
+
+def test_a_zombie_keeps_the_name_that_it_took_which_may_hold_any_character():
+    """By that, training that is process 1 knows which zombies are ours."""
+    named, done = os.pipe()
+    if not (pid := os.fork()):
+        process.take_name(") Z 1 (")
+        os.write(done, b"+")
+        signal.pause()
+    os.read(named, 1)
+    lives = process.entry(pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    dead = process.entry(pid)
+    os.waitpid(pid, 0)
+    assert (lives.name, lives.state != "Z", dead.name, dead.state) == (") Z 1 (", True, ") Z 1 (", "Z")
