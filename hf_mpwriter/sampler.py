@@ -6,29 +6,18 @@
 
     _system/<host>/events.out.tfevents...    step: whole seconds since the run was created
 
-    cpu/percent                              of all processors, since the last sample
-    cpu/load_1m                              processes that run or want to, over the last minute
-    memory/used_gb, memory/percent           what programs could not get
-    memory/swap_used_gb                      where there is swap
-    disk/used_gb, disk/percent               of the filesystem that holds the run directory
-    disk/read_mb_per_s, disk/written_mb_per_s            of all disks, since the last sample
-    network/received_mb_per_s, network/sent_mb_per_s     of all interfaces but loopback, since the last sample
-    gpu.<n>/utilization_percent              of the time, in which a kernel was at work
-    gpu.<n>/memory_used_gb, gpu.<n>/memory_percent, gpu.<n>/power_watts, gpu.<n>/temperature_celsius
+The guide says what is measured, and a test compares. What the system does not tell is left out; of a GPU that has no
+power meter, as of one that has vanished, the rest goes on.
 
-GB and MB are powers of ten. `<n>` is the number that `nvidia-smi` shows, whatever CUDA_VISIBLE_DEVICES says. What the
-system does not tell is left out; of a GPU that has no power meter, as of one that has vanished, the rest goes on.
-
-A worker that comes later starts the next sampler, whose steps go on behind. A program may close its writer and build
-another one, so it lingers.
+A worker that comes later starts the next sampler. A program may close its writer and build another one, so it lingers.
 
 Invariants:
 - It opens no event file unless a worker lives: an uploader may be gone, and nothing else would send it.
 - It writes only under the claim of its directory. Hosts of one name have directories of their own.
 - At its end it leaves a member file only if an uploader or a mirror has still to come for what it has written.
 - It needs no token and gets none.
-- Steps only grow: within a process whatever the clock of the system does, and from one process to the next.
-- What others have put among its event files does not keep it from its work, nor does what a driver raises.
+- Steps only grow within a process, whatever the clock of the system does.
+- What a driver raises does not keep it from its work.
 """
 
 from __future__ import annotations
@@ -46,7 +35,7 @@ from typing import Any
 
 import psutil
 
-from hf_mpwriter.base.names import event_second, is_event_file, is_ours, sampler_directory, sampler_name
+from hf_mpwriter.base.names import event_second, is_ours, sampler_directory, sampler_name
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.daemon import loop
@@ -56,9 +45,9 @@ from hf_mpwriter.daemon.status_file import DaemonStatusFile
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.event_file import EventFile
-from hf_mpwriter.events.series import SEGMENT_MAX, SEGMENT_MIN
+from hf_mpwriter.events.series import SEGMENT_MIN
 from hf_mpwriter.snapshot.event_files import walk
-from hf_mpwriter.spool.layout import FORMAT_NAME, Spool
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing, MirrorRecord, least_age
 from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, claim
 from hf_mpwriter.spool.workers.samplers import SamplerStatus, Workers
@@ -70,8 +59,6 @@ logger = logging.getLogger("hf_mpwriter")
 
 LEAST_APART = 1.0  # seconds between the last sample and the one before
 LINGER = 5.0  # seconds without a worker
-LARGEST_STEP = 1 << 40  # seconds; more than that is no age of a run
-LARGEST_FILE = 2 * SEGMENT_MAX  # bytes of an event file of a sampler
 LOOPBACK = "lo"
 RATE = "_per_s"  # the end of the name of a rate, of which a source gives the counter
 GB, MB = 1e9, 1e6  # bytes
@@ -100,19 +87,16 @@ class Sampler(loop.Daemon[SamplerStart]):
         self.status = DaemonStatusFile(self.host, SamplerStatus(process=self._process), clock, wall_clock, math.inf)
         self._measure, self._wall_clock = measure or _machine(spool), wall_clock
         self._workers, self._is_ending = Workers(spool, self._process.host), False
+        now = wall_clock()
+        self._born = clock() - (now - created_at(spool, now))  # monotonic seconds when the run was created
         self.recover()
 
     def recover(self) -> None:
-        """Join, and see how far the steps are."""
-        now, wall = self._clock(), self._wall_clock()
+        """Join."""
+        now = self._clock()
         self._samples = Samples(self._spool, self._start.settings, self._clock)
         self.status.beat()
-        try:
-            self._staged_at = record.made_at if (record := MirrorRecord.read(self._spool)) else None
-            self._steps = Steps(wall - created_at(self._spool, wall), last_step(self._samples.directory()), now)
-        except BaseException:
-            self._samples.leave()  # of those that are started again and again, none leaves a member file
-            raise
+        self._staged_at = record.made_at if (record := MirrorRecord.read(self._spool)) else None
         self._worked_at, self._sampled_at, self._next_sample = now, now, now + self._timing.first_sample_after
 
     def tick(self) -> bool:
@@ -155,7 +139,7 @@ class Sampler(loop.Daemon[SamplerStart]):
         self._sampled_at = now
         every = self._timing.sample_every
         self._next_sample += every * max(0.0, (now - self._next_sample) // every + 1)
-        self._samples.add(self._steps.take(now), self._wall_clock(), self._measure())
+        self._samples.add(int(now - self._born), self._wall_clock(), self._measure())
         if self._staged_at is not None:
             age = max(0.0, self._wall_clock() - self._staged_at)
             self._samples.file.seal_older(now - least_age(age, self._start.settings.commit_every))
@@ -252,60 +236,10 @@ class Samples:
         )
 
 
-class Steps:
-    """The steps of one process: the age of the run, and at least one more than the step before, here or on disk."""
-
-    def __init__(self, age: float, last: int | None, now: float) -> None:
-        self._first = max(int(age), 0, -1 if last is None else last + 1)
-        self._began, self._last = now, self._first - 1
-
-    def take(self, now: float) -> int:
-        """The step of a sample."""
-        self._last = max(self._last + 1, self._first + int(now - self._began))
-        return self._last
-
-
 def created_at(spool: Spool, now: float) -> float:
-    """Unix time when a run was created: when its spool was, or its oldest event file, here or in its logdir.
-
-    A run that was pulled, or comes back from its logdir, has a new spool.
-    """
-    oldest = min((event_second(name) for name in map(os.path.basename, walk(spool.run)) if is_ours(name)), default=now)
-    try:
-        made = (spool.directory / FORMAT_NAME).stat().st_mtime
-    except OSError:
-        made = now
-    return min(oldest, made, Listing.read(spool).first or now, now)
-
-
-def last_step(directory: Place) -> int | None:
-    """The last step in the directory of a sampler, None if there is none; OSError if it cannot be read.
-
-    What is no regular file, not ours to read, or too large to be of a sampler, is passed over; so is a step beyond
-    LARGEST_STEP. `events/last_step` finds it too, in much larger files, but needs numpy, which a sampler does not load.
-    """
-    try:
-        names = directory.names()
-    except FileNotFoundError:
-        return None
-    for name in sorted(filter(is_event_file, names), reverse=True):
-        steps = map(framing.step_of, _payloads(directory / name))
-        if found := [step for step in steps if step is not None and step <= LARGEST_STEP]:
-            return max(found)
-    return None
-
-
-def _payloads(file: Place) -> list[bytes]:
-    try:
-        fd = disk.open_beneath(file)
-    except OSError as error:
-        if error.errno in disk.NOT_REGULAR or isinstance(error, PermissionError):
-            return []
-        raise
-    if os.fstat(fd).st_size > LARGEST_FILE:
-        os.close(fd)
-        return []
-    return framing.payloads(fd)
+    """Unix time when a run was created, as the name of its oldest event file says, here or in its logdir."""
+    seconds = [event_second(name) for name in map(os.path.basename, walk(spool.run)) if is_ours(name)]
+    return min([*seconds, Listing.read(spool).first or now, now])
 
 
 class Metrics:
