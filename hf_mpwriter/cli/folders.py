@@ -39,13 +39,13 @@ import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.job import is_first_of_host
-from hf_mpwriter.base.settings import Destination, Environment, is_on, typed_repo_id
+from hf_mpwriter.base.settings import Destination, is_on
 from hf_mpwriter.base.storage import is_url, normalised_logdir
 from hf_mpwriter.base.words import command_line
 from hf_mpwriter.cli.runs import (
+    RepoPlace,
     existing_spool,
     has_event_files,
-    path_of_run,
     recorded_destination,
     run_above,
     runs_below,
@@ -67,9 +67,7 @@ QUIET = 600.0  # seconds; a validation or a checkpoint may take minutes
 class Wishes:
     """What the user has asked for, the same for all runs of a call."""
 
-    repo_id: str | None = None  # repository of runs that were local so far, as it was typed; None if none was named
-    revision: str = "main"  # branch of it, see `runs.place_options`
-    folder: str = "tensorboard"  # directory there, see `runs.place_options`
+    place: RepoPlace | None = None  # of runs that were local so far; None if none was named
     timeout: float | None = None  # seconds to wait for a run, None for as long as it takes
     endpoint: str | None = None  # Hub that the token may go to, see `runs.recorded_destination`
     create: bool = False  # whether a repository that is gone may be made anew
@@ -79,11 +77,7 @@ class Wishes:
 
     def place_of(self, logdir: str) -> Destination | None:
         """Where a run goes that has no destination yet; None if no repository was named."""
-        if self.repo_id is None:
-            return None
-        path = path_of_run(self.folder, normalised_logdir(logdir))
-        kind, repo_id = typed_repo_id(self.repo_id)
-        return Destination(Environment.read().endpoint, repo_id, kind, self.revision, path)
+        return self.place and self.place.of(logdir)
 
 
 def spool_for(logdir: str, *, is_wanted: bool) -> Spool:
@@ -149,13 +143,14 @@ def followed(
         raise click.UsageError("--follow takes folders on a disk of this host.")
     if is_on(environ.get("HF_MPWRITER_DISABLED", "")):
         return {}
-    wishes = Wishes(repo_id or environ.get("HF_MPWRITER_REPO_ID") or None)
-    if wishes.repo_id is None and (homeless := [name for name in named if recorded(name) is None]):
+    wanted = repo_id or environ.get("HF_MPWRITER_REPO_ID")
+    wishes = Wishes(RepoPlace(wanted) if wanted else None)
+    if not wanted and (homeless := [name for name in named if recorded(name) is None]):
         raise click.UsageError(printable(f"--follow {homeless[0]} needs --repo-id: where it goes."))
     if len(named) > 1:
         check_places(named, wishes)
     visibility = environ.get("HF_MPWRITER_REPO_PRIVATE")
-    private = is_on(visibility) if visibility and wishes.repo_id else None
+    private = is_on(visibility) if visibility and wanted else None
     found = folders_of(named, wishes, is_chosen=repo_id is not None, private=private)
     if logdir is not None and repo_id is not None and not is_url(logdir) and is_first_of_host(environ):
         make = functools.partial(_unnamed, logdir, wishes)

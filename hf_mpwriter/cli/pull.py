@@ -38,16 +38,16 @@ import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.job import TORCHRUN, nodes_of, number, rank_of, world_size_of
-from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline, typed_repo_id
+from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline, typed_repo_id
 from hf_mpwriter.base.words import command_line, counted, sentence, size_text
 from hf_mpwriter.cli.output import UploadBar
 from hf_mpwriter.cli.runs import (
+    RepoPlace,
     endpoint_option,
     examples,
     logdir_argument,
     named,
     nearest_first,
-    path_of_run,
     place_options,
     recorded_destination,
     spool_at,
@@ -104,11 +104,10 @@ _RANK = re.compile(r"(?:^|_)rank_(\d{5,})$")
 @endpoint_option
 def pull_run(
     logdir: str,
-    repo_id: str | None,
-    revision: str,
-    path_in_repo: str,
     workers: tuple[str, ...],
     endpoint: str | None,
+    *,
+    place: RepoPlace | None,
 ) -> None:
     """Bring the run of LOGDIR back from the Hub.
 
@@ -126,11 +125,11 @@ def pull_run(
     check_ownership(spool.directory)
     spool.check_format()
     _bring_back(spool, logdir)
-    options = [] if repo_id is None else ["--repo-id", repo_id]
+    options = [] if place is None else ["--repo-id", place.repo_id]
     options += [word for worker in workers for word in ("--worker", worker)]
     destination = spool.destination()
-    if repo_id is not None:
-        destination = _asked_for(spool, destination, repo_id, revision, path_in_repo)
+    if place is not None:
+        destination = _asked_for(spool, destination, place)
     if destination is None and is_staged(spool):
         return
     if destination is None:
@@ -155,11 +154,9 @@ def _bring_back(spool: Spool, logdir: str) -> None:
     click.echo(printable(f"All of {spool.logdir} is in {spool.run_dir}."))
 
 
-def _asked_for(spool: Spool, recorded: Destination | None, named: str, revision: str, folder: str) -> Destination:
+def _asked_for(spool: Spool, recorded: Destination | None, place: RepoPlace) -> Destination:
     """The destination that the options name, if it is the one that is recorded, or none is."""
-    hub = recorded.endpoint if recorded else Environment.read().endpoint
-    kind, repo_id = typed_repo_id(named)
-    asked = Destination(hub, repo_id, kind, revision, path_of_run(folder, spool.logdir))
+    asked = place.of(spool.logdir, recorded.endpoint if recorded else "")
     if recorded is not None and not recorded.is_same(asked):
         where = spool.run_dir
         raise click.ClickException(f"{where} is recorded for {recorded}, not for {asked}. Give another LOGDIR.")
@@ -251,7 +248,7 @@ def pull_before(run_dir: str, named: str, wanted: Callable[[str], bool], *, is_q
     recorded, (kind, repo_id) = spool.destination(), typed_repo_id(named)
     names = (recorded.can_be(repo_id) or recorded.repo_id == repo_id.rpartition("/")[2]) if recorded else False
     if recorded is None or recorded.repo_type != kind or not names:
-        recorded = _asked_for(spool, recorded, named, "main", "tensorboard")
+        recorded = _asked_for(spool, recorded, RepoPlace(named))
     destination = recorded_destination(recorded, None, command_line("pull", run_dir, "--repo-id", named))
 
     def bring() -> None:

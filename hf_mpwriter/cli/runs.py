@@ -19,17 +19,18 @@ Invariant: this is decided before a command writes, starts or sends anything.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import click
 
 from hf_mpwriter.base.names import SPOOL_NAME, is_event_file
-from hf_mpwriter.base.settings import Destination, Environment, Settings
+from hf_mpwriter.base.settings import Destination, Environment, Settings, typed_repo_id
 from hf_mpwriter.base.storage import (
     Storage,
     is_staged_path,
@@ -54,8 +55,6 @@ from hf_mpwriter.system.redaction import printable
 DEEPEST = 8  # folders below the first one
 NAMED = 5  # runs that a message names
 MOST = 50_000  # entries that are looked at: a folder of data sets is no place for runs
-
-F = TypeVar("F", bound=Callable[..., object])
 
 logdir_argument = click.argument("logdir")
 endpoint_option = click.option(
@@ -238,9 +237,18 @@ def newest_settings(members: Collection[Member], ledger: Ledger | None) -> Setti
     return (ledger.settings if ledger else None) or Settings()
 
 
-def path_of_run(folder: str, logdir: str) -> str:
-    """The folder in the repository of a run that was local so far."""
-    return "/".join(filter(None, [folder.strip("/"), Path(logdir).name]))
+class RepoPlace(NamedTuple):
+    """Where in a repository a run is, as it was typed."""
+
+    repo_id: str
+    revision: str = "main"
+    path_in_repo: str = "tensorboard"  # to which the name of the run directory is appended
+
+    def of(self, logdir: str, endpoint: str = "") -> Destination:
+        """The destination of a run that has none yet; by default on the Hub of this environment."""
+        kind, repo_id = typed_repo_id(self.repo_id)
+        path = "/".join(filter(None, [self.path_in_repo.strip("/"), Path(normalised_logdir(logdir)).name]))
+        return Destination(endpoint or Environment.read().endpoint, repo_id, kind, self.revision, path)
 
 
 def recorded_destination(recorded: Destination, endpoint: str | None, command: str) -> Destination:
@@ -273,17 +281,27 @@ def prepare_client(endpoint: str) -> None:
 # what commands have in common on the command line
 
 
-def place_options(command: F) -> F:
-    """Add the options that say where in a repository a run is."""
-    folder = "Folder in the repository, to which the name of LOGDIR is appended; with --repo-id."
-    branch = "Of the repository; with --repo-id."
+def place_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say where in a repository a run is; the command gets a `RepoPlace`, None without one."""
+
+    @functools.wraps(command)
+    def with_place(repo_id: str | None, revision: str | None, path_in_repo: str | None, **others: Any) -> None:
+        options = (("revision", revision), ("path_in_repo", path_in_repo))
+        given = {name: value for name, value in options if value is not None}
+        if repo_id is None and given:
+            option = f"--{min(given).replace('_', '-')}"
+            raise click.UsageError(f"{option} goes with --repo-id: where a run goes is recorded at its start.")
+        command(place=None if repo_id is None else RepoPlace(repo_id, **given), **others)
+
+    folder = "Folder in the repository, to which the name of LOGDIR is appended; with --repo-id. Default: tensorboard."
+    named = "Repository, if none is recorded; of a dataset: datasets/NAME."
     for option in (
-        click.option("--path-in-repo", metavar="FOLDER", default="tensorboard", show_default=True, help=folder),
-        click.option("--revision", metavar="BRANCH", default="main", show_default=True, help=branch),
-        click.option("--repo-id", metavar="NAME", help="Repository, if none is recorded; of a dataset: datasets/NAME."),
+        click.option("--path-in-repo", metavar="FOLDER", help=folder),
+        click.option("--revision", metavar="BRANCH", help="Of the repository; with --repo-id. Default: main."),
+        click.option("--repo-id", metavar="NAME", help=named),
     ):
-        command = option(command)
-    return command
+        option(with_place)
+    return with_place
 
 
 def examples(*lines: str) -> str:

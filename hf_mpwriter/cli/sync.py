@@ -27,7 +27,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import click
-from click.core import ParameterSource
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.names import is_ours, is_worker
@@ -37,6 +36,7 @@ from hf_mpwriter.base.words import as_argument, command_line, counted, size_text
 from hf_mpwriter.cli.folders import Wishes, Writers, check_places, clashes, folders_of, recorded, spool_for, tend
 from hf_mpwriter.cli.output import DAMAGED, UploadBar, failure, show_damage
 from hf_mpwriter.cli.runs import (
+    RepoPlace,
     endpoint_option,
     examples,
     has_one_of,
@@ -92,12 +92,10 @@ class RemovedError(click.ClickException):
 @endpoint_option
 def sync_runs(
     logdirs: tuple[str, ...],
-    repo_id: str | None,
-    revision: str,
-    path_in_repo: str,
     timeout: float | None,
     endpoint: str | None,
     *,
+    place: RepoPlace | None,
     all_below: bool,
     create: bool,
     follow: bool,
@@ -110,9 +108,7 @@ def sync_runs(
 
     Exit code 0: all of it is on the Hub; 1: it is not; 3: a file is damaged here.
     """
-    if repo_id is None and (extra := _given("path_in_repo", "revision")):
-        raise click.UsageError(f"{extra} goes with --repo-id: where a run goes is recorded at its start.")
-    wishes = Wishes(repo_id, revision, path_in_repo, timeout, endpoint, create=create, only_new=all_below)
+    wishes = Wishes(place, timeout, endpoint, create=create, only_new=all_below)
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
     if not names:
         raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
@@ -143,13 +139,6 @@ def _sync(names: list[str], wishes: Wishes) -> None:
     if failed := [code for code in codes if code]:
         is_damage = all(code == DAMAGED for code in failed)
         raise failure(f"{len(failed)} of {counted(len(names), 'run')} not whole on the Hub.", damaged=is_damage)
-
-
-def _given(*names: str) -> str:
-    """The first of these options that was typed, "" if none was."""
-    context = click.get_current_context()
-    typed = (name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
-    return next((f"--{name.replace('_', '-')}" for name in typed), "")
 
 
 def _follow(names: list[str], wishes: Wishes) -> None:
@@ -198,7 +187,7 @@ def _below(folders: Sequence[str], wishes: Wishes) -> list[str]:
             name = as_argument(os.path.normpath(os.path.join(folder, path)))
             if path in mixed:
                 _say(f"{name} has runs below it, so its own event files are left out. Move them to a folder.")
-            elif wishes.repo_id is not None or recorded(name) is not None:
+            elif wishes.place is not None or recorded(name) is not None:
                 found.append(name)
             else:
                 left.append(name)

@@ -49,10 +49,10 @@ def test_a_directory_that_is_no_run_is_refused(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("option", "value"), [("--path-in-repo", "x"), ("--revision", "main")])
-def test_where_a_run_goes_is_not_changed_without_a_word(tmp_path, option, value):
+@pytest.mark.parametrize(("name", "option"), [("sync", "--path-in-repo"), ("pull", "--revision")])
+def test_where_a_run_goes_is_not_changed_without_a_word(tmp_path, name, option):
     """It is recorded: an option that would have no effect is refused."""
-    result = run("sync", tmp_path, option, value)
+    result = run(name, tmp_path, option, "x")
     assert (result.exit_code, f"{option} goes with --repo-id" in result.output) == (2, True)
 
 

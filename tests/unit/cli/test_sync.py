@@ -14,6 +14,7 @@ from hf_mpwriter.base.settings import OFFLINE, Destination, Settings
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.cli import sync
 from hf_mpwriter.cli.folders import Wishes
+from hf_mpwriter.cli.runs import RepoPlace
 from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.daemon.starts import AnyStart
 from hf_mpwriter.delivery.wait import Wanted
@@ -299,5 +300,5 @@ def test_all_with_a_repository_leaves_the_other_runs_where_they_are_recorded_for
     spool.create()
     spool.record_destination(elsewhere)
     with pytest.raises(click.ClickException, match=r"not on the Hub|could not be asked"):
-        sync.sync_one(str(tmp_path), Wishes("me/run", timeout=0.0, only_new=True))
+        sync.sync_one(str(tmp_path), Wishes(RepoPlace("me/run"), timeout=0.0, only_new=True))
     assert spool.destination() == elsewhere

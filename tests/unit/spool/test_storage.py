@@ -12,7 +12,7 @@ import pytest
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.storage import Layout, staged_name, staging_root
-from hf_mpwriter.cli.runs import path_of_run
+from hf_mpwriter.cli.runs import RepoPlace
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
@@ -60,7 +60,8 @@ def test_a_logdir_that_is_reached_by_a_link_has_the_same_home(tmp_path, staging)
     (tmp_path / "other").symlink_to("exp2")
     assert find(str(tmp_path / "one")).run_dir == find(str(tmp_path / "exp1")).run_dir
     assert find(str(tmp_path / "one")).logdir == str(tmp_path / "one")
-    assert path_of_run("", spool_of(find(str(tmp_path / "one"))).logdir) == "one", "as its writer names the folder"
+    logdir = spool_of(find(str(tmp_path / "one"))).logdir
+    assert RepoPlace("me/run", path_in_repo="").of(logdir).path_in_repo == "one", "as its writer names the folder"
     assert find(str(tmp_path / "other")).run_dir == find(str(tmp_path / "exp2")).run_dir
 
 
