@@ -6,7 +6,6 @@
       .hf_mpwriter/                                   spool, mode 0700                   written by
         FORMAT                                        "hf-mpwriter 4"                    the first worker
         run.json                                      {"destination": {...}, "inode": n} the first with a destination
-        create.lock                                   lock of who makes the first two    no process (empty)
         <kind>.lock                                   that of the uploader, the mirror   no process (empty)
         claims/<worker>.lock                          claims; a note                     see worker/rewind
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
@@ -56,7 +55,7 @@ from hf_mpwriter.base.storage import STAGING_VARIABLE
 from hf_mpwriter.spool import ownership
 from hf_mpwriter.spool.ownership import check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
-from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at
 from hf_mpwriter.system.filesystem import reason_of
 from hf_mpwriter.system.process import host_id
@@ -245,7 +244,7 @@ class Spool:
             with Place(self.directory).entered() as spool:
                 for name in ("claims", "members", "hosts"):
                     disk.make_dirs(spool / name, durable=False)  # they are together with FORMAT
-                makes = not was_made and locks.publish(
+                makes = not was_made and disk.publish(
                     spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format", _is_format
                 )
         except ForeignSpoolError:
@@ -291,7 +290,7 @@ class Spool:
             try:
                 with Place(self.directory).entered() as inside:
                     record = state.dump(RunRecord(destination, inside.stat().st_ino))
-                    locks.publish(inside / RUN_JSON, record, "spool.run", _is_whole)
+                    disk.publish(inside / RUN_JSON, record, "spool.run", _is_whole)
             except OSError as error:
                 raise unwritable(self.run_dir, error) from error
             recorded = self.destination()

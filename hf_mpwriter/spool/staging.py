@@ -35,7 +35,7 @@ from typing import Self
 from hf_mpwriter.base import names, state
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.status import DaemonStatus
-from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 from hf_mpwriter.system.filesystem import Mount
 
@@ -72,7 +72,7 @@ class MirrorRecord:
 
     def publish(self, spool: Spool) -> None:
         """Write the record, unless there is one; OSError if the disk refuses."""
-        locks.publish(self.place(spool), state.dump(self), "mirror.record")
+        disk.publish(self.place(spool), state.dump(self), "mirror.record")
 
     def replace(self, spool: Spool) -> None:
         """Write the record in place of the one that is there; OSError if the disk refuses."""

@@ -1,10 +1,10 @@
 """Files of ours on disk: the only caller of fsync and rename, and so the one seam for faults.
 It is longer than other modules, so that all that changes something on disk stands in one place.
 
-A state on disk is made in one of two ways. Each leaves a whole file or none at any kill, and a durable one at return;
-what only one of many processes may make is made by `locks.publish`:
+A state on disk is made in one of three ways. Each leaves a whole file or none at any kill, and a durable one at return:
 
     replace(place, data)   temporary name -> fsync -> rename   readers see the old content or the new one
+    publish(place, data)   temporary name -> fsync -> link     of many racing processes one makes it
     remove(place)          unlink -> fsync of the directory
 
 Without the first fsync, xfs shows an empty file after a power cut; without the second, the older one came back.
@@ -42,6 +42,7 @@ FILE_MODE = 0o600
 DIR_MODE = 0o700
 FICLONE = 0x40049409  # of <linux/fs.h>
 NOT_REGULAR = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EMLINK)  # a directory, link, pipe, socket
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)  # what a filesystem without links says
 SYNCED_AT_ONCE = ("ext4", "xfs", "btrfs")  # where syncfs() gives the guarantees of fsync() for all files
 MANY = 256  # files from which on syncfs() is the cheaper one, although it waits for the data of other programs
 CHUNK = 1 << 20  # bytes that are copied at once
@@ -164,15 +165,10 @@ def _write_temporary(place: Place, data: bytes, word: str, *, durable: bool) -> 
     return temporary
 
 
-def replace(
-    place: Place, data: bytes, word: str, *, durable: bool = True, unless: Callable[[], bool] = lambda: False
-) -> bool:
-    """Put `data` in place of what is there. A directory is moved aside; whether it was put there."""
+def replace(place: Place, data: bytes, word: str, *, durable: bool = True) -> None:
+    """Put `data` in place of what is there. A directory is moved aside."""
     temporary = _write_temporary(place, data, word, durable=durable)
     try:
-        if unless():
-            temporary.unlink()
-            return False
         failpoints.reach(f"{word}.rename")
         try:
             _rename(temporary, place)
@@ -184,6 +180,49 @@ def replace(
         raise
     if durable:
         fsync_dir(place.parent, word)
+
+
+def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
+    """Create a file with `data` unless a whole one is there; whether this call did.
+
+    Where a filesystem has no links, and in place of a torn file, the last one of racing processes wins: each compares
+    what is there with what it wanted.
+    """
+    if _is_published(place, is_whole):  # a restart on a full disk must not fail for what is there already
+        return False
+    temporary = _write_temporary(place, data, word, durable=True)
+    try:
+        failpoints.reach(f"{word}.link")
+        is_made = _link(temporary, place)
+    finally:
+        temporary.unlink()
+    if is_made:
+        fsync_dir(place.parent, word)
+    elif _is_published(place, is_whole):
+        return False
+    else:
+        replace(place, data, word)
+    return True
+
+
+def _is_published(place: Place, is_whole: Callable[[bytes], bool]) -> bool:
+    """Whether there is a whole file; what cannot be read counts as one, its readers say what is wrong with it."""
+    try:
+        data = read(place)
+    except OSError:
+        return True
+    return data is not None and is_whole(data)
+
+
+def _link(old: Place, new: Place) -> bool:
+    """Give a file another name in its directory; False if that is taken, or the filesystem has no links."""
+    try:
+        with old.held() as (where, name):
+            os.link(name, new.basename, src_dir_fd=where, dst_dir_fd=where, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, *NO_LINKS):
+            raise
+        return False
     return True
 
 

@@ -11,7 +11,7 @@ The n-th passage through a point, by default the first, strikes:
     eio       OSError EIO
 
 The word names what is written and comes from the caller. The step is the system call that would come next: `open`,
-`write`, `fsync`, `syncfs`, `rename`, `dirsync` or `unlink`.
+`write`, `fsync`, `syncfs`, `rename`, `link`, `dirsync` or `unlink`.
 
 Without the variable a point costs one test of an empty dict.
 """

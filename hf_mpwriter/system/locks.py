@@ -1,7 +1,6 @@
 """File locks: the table of lock descriptors of this process, and the only caller of filelock.
 
     try_exclusive, is_held      a lock that is held for life, and the question whether it is
-    publish(place, data)        create.lock beside it -> is it there? -> replace: one of many racing processes makes it
 
 A lock is a whole-file `flock` on an open file description. The kernel frees it when the last descriptor of that
 description is closed, however the process ends. So a lock that is held for life tells exactly which process lives.
@@ -12,10 +11,7 @@ Invariants:
 - A program may close our descriptors, and have files of its own on their numbers. These are never closed.
 - Lock files that other processes may open are never unlinked. After locking, the descriptor and the place are the same
   file; else the lock is worthless and given back.
-- Nothing here waits for another process, but for the one that publishes at this moment: PATIENCE seconds at most.
-  After that nothing is known of it, and this process publishes without the lock. Each renames a whole
-  file, so a reader sees one of them. Who was frozen with the lock looks again before it renames; a process that could
-  still be overtaken has to compare what is there with what it wanted.
+- Nothing here waits for another process.
 """
 
 from __future__ import annotations
@@ -23,8 +19,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
-from collections.abc import Callable
 
 from filelock import lock_descriptor
 
@@ -32,9 +26,6 @@ from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place, identity
 from hf_mpwriter.system.process_state import after_fork, fork_mutex
 
-CREATION_LOCK = "create.lock"
-PATIENCE = 2.0  # seconds that a process waits for one that publishes
-FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05  # seconds between two looks at it; they double
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
 _table: dict[int, tuple[int, int]] = {}  # descriptors, and the files that they were opened on
@@ -72,48 +63,6 @@ def try_exclusive(place: Place) -> int | None:
             raise
         _close(fd)
         return None
-
-
-def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
-    """Create a file with `data` unless a whole one is there. No link is needed: a lock lets one process do it.
-
-    Whether this call created it.
-    """
-    if _is_published(place, is_whole):  # a restart on a full disk must not fail for what is there already
-        return False
-    lock = _creation_lock(place, is_whole)
-    started = time.monotonic()
-    try:
-        if _is_published(place, is_whole):
-            return False
-
-        def is_overtaken() -> bool:
-            return time.monotonic() - started > PATIENCE / 2 and _is_published(place, is_whole)
-
-        return disk.replace(place, data, word, unless=is_overtaken)
-    finally:
-        if lock is not None:
-            release(lock)
-
-
-def _creation_lock(place: Place, is_whole: Callable[[bytes], bool]) -> int | None:
-    """The lock of those that publish here; None if another one has published, or PATIENCE is over."""
-    gate, pause, deadline = place.parent / CREATION_LOCK, FIRST_PAUSE, time.monotonic() + PATIENCE
-    while (lock := try_exclusive(gate)) is None:
-        if _is_published(place, is_whole) or time.monotonic() >= deadline:
-            return None
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
-    return lock
-
-
-def _is_published(place: Place, is_whole: Callable[[bytes], bool]) -> bool:
-    """Whether there is a whole file; what cannot be read counts as one, its readers say what is wrong with it."""
-    try:
-        data = disk.read(place)
-    except OSError:
-        return True
-    return data is not None and is_whole(data)
 
 
 def work_in(directory: Place) -> bool:

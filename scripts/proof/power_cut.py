@@ -41,7 +41,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
-from hf_mpwriter.system import disk, failpoints, locks
+from hf_mpwriter.system import disk, failpoints
 
 KINDS = ("ext4", "xfs")
 HERE = Destination("https://hub", "me/run")
@@ -172,7 +172,7 @@ class Trial:
         """Make a file that only one caller can make."""
         data, before = self._content(), self.files["published"]
         self.files["published"] = before | {data}
-        made = locks.publish(self.host.root / "published", data, "trial")
+        made = disk.publish(self.host.root / "published", data, "trial")
         self.files["published"] = {data} if made else before
 
     def remove(self) -> None:

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from unittest import mock
 
-CALLS = ("open", "close", "write", "fsync", "rename", "unlink", "mkdir", "listdir")
+CALLS = ("open", "close", "write", "fsync", "rename", "link", "unlink", "mkdir", "listdir")
 REAL = {name: getattr(os, name) for name in CALLS}
 ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO}
-GROWS = ("open", "write", "rename", "mkdir")  # what a full disk refuses
+GROWS = ("open", "write", "rename", "link", "mkdir")  # what a full disk refuses
 
 
 class Dead(BaseException):
@@ -207,6 +207,11 @@ class Disk:
         REAL["rename"](old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
         source = _path(old, src_dir_fd)
         self._change(source, _path(new, dst_dir_fd), self._names[source])
+
+    def _link(self, old, new, *, src_dir_fd=None, dst_dir_fd=None, follow_symlinks=True):
+        self._step("link")
+        REAL["link"](old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=follow_symlinks)
+        self._change("", _path(new, dst_dir_fd), self._names[_path(old, src_dir_fd)])
 
     def _unlink(self, name, *, dir_fd=None):
         path = _path(name, dir_fd)

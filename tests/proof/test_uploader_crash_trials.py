@@ -58,8 +58,8 @@ APART = {"demo", "integrations", "localhub", "testing"}  # no uploader runs thro
 
 
 def words() -> set[str]:
-    """The failpoint names that the package passes to `system/disk` and `system/locks`."""
-    found, makers = set(), ("disk.", "locks.publish", "failpoint", "fsync")
+    """The failpoint names that the package passes to `system/disk`."""
+    found, makers = set(), ("disk.", "failpoint", "fsync")
     package = Path(hf_mpwriter.__file__).parent
     for path in package.rglob("*.py"):
         if path.relative_to(package).parts[0] in APART:

@@ -20,11 +20,11 @@ from hf_mpwriter.base.errors import DestinationError, LogdirError, SpoolFormatEr
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import FORMAT, Spool
 from hf_mpwriter.spool.workers.member_lines import MemberName
-from hf_mpwriter.system import failpoints, locks
+from hf_mpwriter.system import disk, failpoints
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
 RACERS = 16
-STEPS = ("open", "write", "fsync", "rename", "dirsync")
+STEPS = ("open", "write", "fsync", "link", "dirsync")
 WORDS = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
 
 
@@ -88,7 +88,7 @@ def test_racing_workers_make_one_spool(place):
     """All succeed, one FORMAT results, nothing temporary is left."""
     children = [fork(place.create) for _ in range(8)]
     assert [reap(pid) for pid in children] == [0] * 8
-    assert sorted(os.listdir(place.root)) == ["FORMAT", "claims", "create.lock", "hosts", "members"]
+    assert sorted(os.listdir(place.root)) == ["FORMAT", "claims", "hosts", "members"]
     with open(os.path.join(place.root, "FORMAT"), encoding="ascii") as file:
         assert file.read() == f"{FORMAT}\n"
     assert os.stat(place.root).st_mode & 0o777 == 0o700
@@ -203,26 +203,12 @@ def test_of_many_racers_any_may_be_killed_while_it_publishes(place, step):
     place.record_destination(recorded)
 
 
-def test_a_publisher_that_is_frozen_holds_up_no_other(place, monkeypatch):
-    """Its lock is waited for with a limit: what it would write, the next one writes without it."""
+def test_who_was_frozen_while_it_published_does_not_overwrite_the_next_one(place):
+    """Nobody waits for it; it finds the other destination in its place, and is told of it."""
     place.create()
-    os.unlink(os.path.join(place.root, "FORMAT"))
-    monkeypatch.setattr(locks, "PATIENCE", 0.1)
-    held = fork(lambda: locks.try_exclusive(place.directory / locks.CREATION_LOCK) and os.kill(os.getpid(), 19))
-    os.waitpid(held, os.WUNTRACED)
-    place.create()
-    place.record_destination(HERE)
-    assert place.destination() == HERE
-    os.kill(held, 9)
-    reap(held)
-    assert locks.publish(place.directory / "other", b"x", "w"), "a lock that is free is taken again"
-
-
-def frozen(place, step: str) -> int:
-    """A process that records another destination and is stopped before a step."""
 
     def stop(name: str) -> None:
-        if name == f"spool.run.{step}":
+        if name == "spool.run.link":
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def record() -> None:
@@ -234,15 +220,6 @@ def frozen(place, step: str) -> int:
 
     pid = fork(record)
     os.waitpid(pid, os.WUNTRACED)
-    return pid
-
-
-@pytest.mark.parametrize("step", ["open", "write", "fsync"])
-def test_who_was_frozen_while_it_published_does_not_overwrite_the_next_one(place, monkeypatch, step):
-    """It looks again before it renames, and is told of the other destination."""
-    place.create()
-    monkeypatch.setattr(locks, "PATIENCE", 0.1)
-    pid = frozen(place, step)
     place.record_destination(HERE)
     os.kill(pid, signal.SIGCONT)
     assert reap(pid) == 10
@@ -250,24 +227,11 @@ def test_who_was_frozen_while_it_published_does_not_overwrite_the_next_one(place
     assert [name for name in os.listdir(place.root) if name.endswith(".tmp")] == []
 
 
-def test_who_was_frozen_at_the_rename_is_noticed_by_the_next_comparison(place, monkeypatch):
-    """One destination is there, whole; who wanted the other one is told when it starts again."""
-    place.create()
-    monkeypatch.setattr(locks, "PATIENCE", 0.1)
-    pid = frozen(place, "rename")
-    place.record_destination(HERE)
-    os.kill(pid, signal.SIGCONT)
-    assert reap(pid) == 0
-    assert place.destination().repo_id == "me/frozen"
-    with pytest.raises(DestinationError):
-        place.record_destination(HERE)
-
-
 def test_what_is_recorded_is_read_once_at_a_restart(place, monkeypatch):
-    """No lock is taken for what is there: a mount with slow calls pays for each."""
+    """Nothing is written for what is there: a mount with slow calls pays for each."""
     place.create()
     place.record_destination(HERE)
-    monkeypatch.setattr(locks, "publish", None)
+    monkeypatch.setattr(disk, "publish", None)
     place.create()
     place.record_destination(HERE)
 

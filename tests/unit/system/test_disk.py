@@ -14,17 +14,18 @@ from forks import KILLED, fork, in_child, reap
 from programs import succeed
 from support import failing, limit_files, open_descriptors
 
-from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at
 from hf_mpwriter.system.filesystem import Mount, mount_of_descriptor
 
 REPLACE = ("open", "write", "fsync", "rename", "dirsync")
+PUBLISH = ("open", "write", "fsync", "link", "dirsync")
 REMOVE = ("unlink", "dirsync")
 OLD, NEW = b"old" * 1000, b"new" * 2000
 
 
 CHANGES = {
-    "publish": (lambda path: locks.publish(path, NEW, "w"), None, NEW, REPLACE),
+    "publish": (lambda path: disk.publish(path, NEW, "w"), None, NEW, PUBLISH),
     "replace": (lambda path: disk.replace(path, NEW, "w"), OLD, NEW, REPLACE),
     "remove": (lambda path: disk.remove(path, "w"), OLD, None, REMOVE),
 }
@@ -50,15 +51,26 @@ def test_a_fault_is_raised_and_leaves_neither_half_a_file_nor_a_temporary(tmp_pa
     assert path.directory.is_there()
     gc.collect()  # what other tests have left open
     before = open_descriptors()
-    for make, number in itertools.product((locks.publish, disk.replace), (errno.ENOSPC, errno.EIO)):
+    for make, number in itertools.product((disk.publish, disk.replace), (errno.ENOSPC, errno.EIO)):
         disk.remove(path, "x")
-        point = f"w.{step}={errno.errorcode[number].lower()}"
+        named = "link" if make is disk.publish and step == "rename" else step
+        point = f"w.{named}={errno.errorcode[number].lower()}"
         with failing(point), pytest.raises(OSError, match="failpoint") as caught:
             make(path, NEW, "w")
         assert caught.value.errno == number
         assert disk.read(path) in (None, NEW)
-        assert set(os.listdir(tmp_path)) <= {"file", "create.lock"}
+        assert set(os.listdir(tmp_path)) <= {"file"}
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("number", disk.NO_LINKS)
+def test_a_file_is_published_where_there_are_no_links(tmp_path, monkeypatch, number):
+    """As on some mounts: it is there, whole, under its one name, and is not made again."""
+    monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(number, "refused")))
+    path = at(tmp_path / "file")
+    assert disk.publish(path, NEW, "w")
+    assert not disk.publish(path, OLD, "w")
+    assert (disk.read(path), os.listdir(tmp_path)) == (NEW, ["file"])
 
 
 def test_of_many_racing_publishers_exactly_one_wins(tmp_path):
@@ -69,7 +81,7 @@ def test_of_many_racing_publishers_exactly_one_wins(tmp_path):
     def race(n: int) -> None:
         os.close(go)
         os.read(start, 1)
-        won = locks.publish(path, b"%d" % n * 5000, "w")
+        won = disk.publish(path, b"%d" % n * 5000, "w")
         os._exit(10 if won else 0)
 
     children = [fork(lambda n=n: race(n)) for n in range(8)]
@@ -78,14 +90,14 @@ def test_of_many_racing_publishers_exactly_one_wins(tmp_path):
     os.close(start)
     assert sorted(codes) == [0] * 7 + [10]
     assert disk.read(path) == b"%d" % codes.index(10) * 5000
-    assert sorted(os.listdir(tmp_path)) == ["create.lock", "file"]
+    assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("make", [disk.replace, locks.publish])
+@pytest.mark.parametrize("make", [disk.replace, disk.publish])
 def test_the_file_is_durable_before_its_name_and_the_name_before_the_return(tmp_path, monkeypatch, make):
     """The order is fsync of the file, rename, fsync of the directory (else power cuts lose content)."""
     calls = []
-    for name, real in {"write": os.write, "fsync": os.fsync, "rename": os.rename}.items():
+    for name, real in {"write": os.write, "fsync": os.fsync, "rename": os.rename, "link": os.link}.items():
 
         def record(*args, name=name, real=real, **kwargs):
             directory = name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)
@@ -94,7 +106,7 @@ def test_the_file_is_durable_before_its_name_and_the_name_before_the_return(tmp_
 
         monkeypatch.setattr(disk.os, name, record)
     make(at(tmp_path / "file"), NEW, "w")
-    assert calls == ["write", "fsync", "rename", "dirsync"]
+    assert calls == ["write", "fsync", "link" if make is disk.publish else "rename", "dirsync"]
 
 
 @pytest.mark.parametrize("fault", ["", "w.fsync=enospc"])
@@ -152,7 +164,7 @@ def test_files_of_ours_are_for_their_owner_only(tmp_path):
     try:
         disk.make_dirs(at(tmp_path / "spool"))
         disk.replace(at(tmp_path / "spool" / "a"), b"", "w")
-        locks.publish(at(tmp_path / "spool" / "b"), b"", "w")
+        disk.publish(at(tmp_path / "spool" / "b"), b"", "w")
     finally:
         os.umask(before)
     modes = [stat.S_IMODE(os.stat(tmp_path / "spool" / name).st_mode) for name in (".", "a", "b")]
