@@ -74,8 +74,18 @@ SABOTAGES = {  # what to break, and how it is found
         lambda *_: None,
         "a batch refers to what is not|is on the Hub and not|nor a durable batch covers",  # the others after the drain
     ),
-    "no fsync of files of ours": (disk, "fsync", lambda *_: None, "its record is not durable"),
-    "no fsync of directories": (disk, "fsync_dir", lambda *_: None, "its record is not durable"),
+    "no fsync of files of ours": (
+        disk,
+        "fsync",
+        lambda *_: None,
+        "its record is not durable|nor a durable batch covers",
+    ),
+    "no fsync of directories": (
+        disk,
+        "fsync_dir",
+        lambda *_: None,
+        "its record is not durable|nor a durable batch covers",
+    ),
     "older batches dropped first": (
         outbox.Outbox,
         "put",

@@ -1,4 +1,4 @@
-"""The job that an environment names: every system, and what only looks like it."""
+"""The job that an environment names, and its nodes: every system, and what only looks like it."""
 
 from __future__ import annotations
 
@@ -152,3 +152,44 @@ def test_the_batch_script_is_not_a_step(environ, step):
 def test_the_first_process_of_a_host(environ, is_first):
     """By the innermost launcher that tells."""
     assert job.is_first_of_host(environ) is is_first
+
+
+TORCHRUN = {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "4", "RANK": "9", "GROUP_RANK": "2", "GROUP_WORLD_SIZE": "4"}
+STEP = {"SLURM_STEP_ID": "0", "SLURM_NNODES": "4", "SLURM_NODEID": "3"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "nodes"),
+    [
+        ({}, job.Nodes(1, None)),
+        (TORCHRUN, job.Nodes(4, 2)),
+        ({"GROUP_WORLD_SIZE": "4", "GROUP_RANK": "2"}, job.Nodes(1, None)),
+        ({"WORLD_SIZE": "8", "RANK": "3"}, job.Nodes(1, None)),
+        ({"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "4", "RANK": "5"}, job.Nodes(2, 1)),
+        ({"WORLD_SIZE": "16", "LOCAL_SIZE": "8", "RANK": "8"}, job.Nodes(2, 1)),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_RANK": "2"},
+            job.Nodes(2, 1),
+        ),
+        ({"PMI_SIZE": "4", "MPI_LOCALNRANKS": "2", "PMI_RANK": "0"}, job.Nodes(2, 0)),
+        (STEP, job.Nodes(4, 3)),
+        (STEP | {"SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1"}, job.Nodes(2, 1)),
+        # the batch script, and a shell that salloc has opened, are on one node of many
+        ({"SLURM_NNODES": "4", "SLURM_NODEID": "0"}, job.Nodes(1, None)),
+        (STEP | {"SLURM_STEP_ID": "batch"}, job.Nodes(1, None)),
+        (STEP | {"SLURM_STEP_ID": "4294967291"}, job.Nodes(1, None)),
+        # two agents on each of two nodes
+        (TORCHRUN | STEP | {"SLURM_NNODES": "2", "SLURM_NODEID": "1"}, job.Nodes(2, 1)),
+        # torchrun in the batch script, reached by ssh
+        (TORCHRUN | {"SLURM_NNODES": "4"}, job.Nodes(4, 2)),
+        ({"HF_MPWRITER_NODES": "64"}, job.Nodes(64, None)),
+        (TORCHRUN | {"HF_MPWRITER_NODES": "2"}, job.Nodes(2, None)),
+        (TORCHRUN | {"HF_MPWRITER_NODES": "8"}, job.Nodes(8, 2)),
+        (TORCHRUN | {"HF_MPWRITER_NODES": "many"}, job.Nodes(4, 2)),
+        ({"WORLD_SIZE": "0", "LOCAL_WORLD_SIZE": "0"}, job.Nodes(1, None)),
+        ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "²"}, job.Nodes(1, None)),
+    ],
+)
+def test_the_nodes_of_a_job(environ, nodes):
+    """Each launcher, two agents on one node, and what only looks like several nodes."""
+    assert job.nodes_of(environ) == nodes
