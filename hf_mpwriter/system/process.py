@@ -73,7 +73,7 @@ def entry(pid: int) -> Entry | None:
 
 def take_name(name: str) -> None:
     """Be called so in /proc, where the system allows it; 15 characters."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", opener=open_above) as file:
         file.write(name)
 
 
