@@ -9,15 +9,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.verdicts import Quarantine, Verdict
 from hf_mpwriter.daemon.background import rotate_log
 from hf_mpwriter.spool.layout import HostSpool
-from hf_mpwriter.spool.notices import NOTICES_KEPT, with_notice
-from hf_mpwriter.spool.status import DaemonStatus, UploaderStatus
+from hf_mpwriter.spool.status import NOTICES_KEPT, DaemonStatus, UploaderStatus, with_notice
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import redact_known
 
@@ -78,18 +77,8 @@ class StatusFile(DaemonStatusFile[UploaderStatus]):
         super().__init__(host, status, clock, wall_clock, beat_every)
         self._next_at = 0.0
 
-    @property
-    def token_issued_at(self) -> float:
-        """Unix time when the worker that brought the token joined."""
-        return self.status.token_issued_at
-
-    @property
-    def failure(self) -> str:
-        """The kind of the verdict that an outage goes on with, "" if there is no outage."""
-        return self.status.kind
-
     def notify(self, notices: Iterable[str]) -> None:
-        """Log and publish what was found out, unless that was so a moment ago; see `spool/notices`."""
+        """Log and publish what was found out, unless that was so a moment ago; see `spool/status`."""
         for text in map(redact_known, notices):
             known = self.status.notices
             self.change(notices=with_notice(known, text, self._wall_clock()))
@@ -107,8 +96,7 @@ class StatusFile(DaemonStatusFile[UploaderStatus]):
             reason = redact_known("; ".join(f"{path}: {why}" for path, why in verdict.paths.items()))
         else:
             reason = redact_known(getattr(verdict, "reason", ""))
-        is_other = self.failure != kind
-        cause = getattr(verdict, "cause", None)
+        is_other, cause = self.status.kind != kind, getattr(verdict, "cause", None)
         self.change(kind=kind, cause=cause, reason=reason, hint=hint)
         self.change(failures=attempts, failed_at=now, failing_since=since)
         if is_other:
@@ -116,43 +104,20 @@ class StatusFile(DaemonStatusFile[UploaderStatus]):
 
     def waits(self, reason: str) -> None:
         """The next push waits for the rate limit; an outage says more."""
-        if not self.failure:
+        if not self.status.kind:
             self.change(reason=reason, hint="")
 
     def recovered(self) -> None:
         """A push has succeeded."""
-        if self.failure:
+        if self.status.kind:
             logger.info("the outage is over")
-        if self.failure or self.status.reason:
+        if self.status.kind or self.status.reason:
             self.change(kind="", cause=None, reason="", hint="", failures=0, failed_at=0.0, failing_since=0.0)
         self.change(succeeded_at=self._wall_clock())
 
-    def goes_to(self, repo_id: str, *, private: bool | None) -> None:
-        """Have the next `publish` name the repository and its visibility, as far as they are known."""
-        self.change(repo_id=repo_id, private=private)
-
-    def saw(self, elsewhere: Collection[str] | None) -> None:
-        """Have the next `publish` name the other hosts that have an uploader, None before the first look."""
-        self.change(elsewhere=None if elsewhere is None else tuple(sorted(elsewhere)))
-
-    def publish(
-        self,
-        *,
-        phase: str,
-        waiting: int,
-        push: int | None,
-        commits: int,
-        blocked_until: float,
-        next_at: float = 0.0,
-        asked_at: float = 0.0,
-        is_answered: bool = False,
-    ) -> None:
-        """Write the file if something has changed, or if the heartbeat is due; see `UploaderStatus`.
-
-        `next_in` is what is left until `next_at`, in monotonic seconds.
-        """
-        self.change(phase=phase, waiting=waiting, push=push or 0, commits=commits, blocked_until=blocked_until)
-        self.change(asked_at=asked_at, is_answered=is_answered)
+    def publish(self, next_at: float = 0.0, **fields: object) -> None:
+        """Change fields, and write the file if that is due; `next_in` is what is left until monotonic seconds."""
+        self.change(**fields)
         if next_at != self._next_at:
             self._next_at, self._published = next_at, None
         self.beat()

@@ -6,7 +6,8 @@
      "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub", "reason": "...", "hint": "", "failures": 2,
      "failed_at": ..., "failing_since": ...,
      "succeeded_at": ..., "repo_id": "me/run", "private": false,                          "" and 0 without a failure
-     "starts": {"boot": "...", "count": 4, "last": 90.6}, "notices": [...]}
+     "starts": {"boot": "...", "count": 4, "last": 90.6},
+     "notices": [{"number": 1795236610123, "time": 1795236610.1, "text": "created https://..."}, ...]}
 
 Invariants:
 - It is for display. It is not made durable, so it may be older after a power cut, or damaged; then it counts as empty.
@@ -17,6 +18,12 @@ Invariants:
   counts as none. So no clock prevents starts for ever.
 - Of several hosts, the one counts that was heard of last, by the clock of the filesystem.
 - A full disk takes no newer status, and no ledger. So the reader sees for itself whether the disk is full: `or_full`.
+- Numbers of notices grow, from one uploader to the next, and also after the file was lost: the first one of a file is
+  the time in milliseconds. So a reader that knows the last number it has told tells each notice once.
+- A notice is on disk before the ledger has what the push did that found it out. A process that has waited for the Hub
+  knows them all.
+- A text that is found out again and again is one notice for SAME_WITHIN seconds. A repository that is created is always
+  news, and what is found out about it afterwards is, too.
 - No secret stands in it.
 """
 
@@ -31,14 +38,14 @@ from typing import ClassVar, Self
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.timing import USUAL
-from hf_mpwriter.base.verdicts import Cause, Refused, Retry
+from hf_mpwriter.base.verdicts import CREATED, Cause, Refused, Retry
 from hf_mpwriter.base.words import with_cure
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import HostSpool, Spool
-from hf_mpwriter.spool.notices import Notices
 from hf_mpwriter.system import disk, filesystem
 from hf_mpwriter.system.process import Process, boot_id
 from hf_mpwriter.system.process import host_id as this_host
+from hf_mpwriter.system.redaction import printable
 
 STARTS_LIMIT = 3  # daemons in a row that did not do well; after one more there are pauses
 SOUND_AFTER = 60.0  # seconds of a life that does well
@@ -46,6 +53,9 @@ FIRST_PAUSE = 5.0  # seconds
 LONGEST_PAUSE = 300.0  # seconds
 FORGET_AFTER = 2 * LONGEST_PAUSE  # seconds without a start
 _DOUBLINGS = 20  # more than there are between the two pauses
+NOTICES_KEPT = 20
+SAME_WITHIN = 3600.0  # seconds in which a text is one notice
+SHOWN = 500  # characters of a notice
 SILENT_FOR = 2 * USUAL.heartbeat_every
 LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
 LONGEST_STAY = 86_400.0  # seconds that it stays to wait for its share, or for what the Hub asks for, before those
@@ -126,6 +136,42 @@ class DaemonStatus:
             where = self.process.place if self.process else ""
             return f"process {self.pid}{where} has said nothing for {now - self.beat:.0f} s"
         return ""
+
+
+@dataclass(frozen=True)
+class NumberedNotice:
+    """What the user should know."""
+
+    number: int  # greater than that of all earlier ones of the host
+    time: float  # unix time
+    text: str  # for people
+
+    @property
+    def line(self) -> str:
+        """The text as it may be shown: the file may come from anywhere."""
+        return printable(self.text)[:SHOWN]
+
+
+Notices = tuple[NumberedNotice, ...]  # the newest last
+
+
+def with_notice(notices: Notices, text: str, now: float) -> Notices:
+    """These notices and one more, unless it is known."""
+    if _is_known(notices, text, now):
+        return notices
+    last = notices[-1].number if notices else int(1000 * now)
+    return (*notices, NumberedNotice(last + 1, now, text))[-NOTICES_KEPT:]
+
+
+def _is_known(notices: Notices, text: str, now: float) -> bool:
+    if text.startswith(CREATED):
+        return False
+    for notice in reversed(notices):
+        if notice.text.startswith(CREATED):
+            return False
+        if notice.text == text:
+            return abs(now - notice.time) < SAME_WITHIN
+    return False
 
 
 @dataclass(frozen=True)

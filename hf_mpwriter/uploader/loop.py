@@ -81,7 +81,7 @@ class Uploader(loop.Daemon[StartRecord]):
         self.sending = Sending(
             self._spool, self.host, self._start, self.status, self.peers, self.requests, self._clocks
         )
-        self.status.saw(None)
+        self.status.change(elsewhere=None)
         # those of other hosts name their parents from here on, or we see their records
         self.sending.publish("idle")
         self.sending.recover()
@@ -94,7 +94,7 @@ class Uploader(loop.Daemon[StartRecord]):
         reason = f"the recorded destination has changed; it is {recorded}, but this run goes to {ours}"
         hint = f"If others have not changed it, use another logdir. Else remove run.json in {self._spool.root}."
         self.status.failed(Refused(reason, hint), 1)
-        self.status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
+        self.status.publish(phase="left", waiting=0, push=0, commits=0, blocked_until=0.0)
         raise HfMpWriterError(f"{reason}.", hint=hint)
 
     # tick
@@ -139,12 +139,12 @@ class Uploader(loop.Daemon[StartRecord]):
 
     def _is_better_token_there(self) -> bool:
         """Whether a younger worker may have a better token; it may have closed already and wait for its data."""
-        if self.status.failure != Refused.__name__:
+        if self.status.status.kind != Refused.__name__:
             return False
         if (stamp := hf_home.token_stamp(os.environ)) != self._token_stamp:  # `hf auth login`: the next push reads it
             self._token_stamp = stamp
             self.sending.try_now()
-        younger = (member for member in self.peers.here if member.started_at > self.status.token_issued_at)
+        younger = (member for member in self.peers.here if member.started_at > self._start.token_issued_at)
         return any(one.works or not self.requests.is_satisfied(one) for one in younger if not one.is_sampler)
 
     def _situation(self) -> Situation:

@@ -80,7 +80,7 @@ class Peers:
         self._has_news |= bool(self.hosts - hosts)
         self.hosts, self._beside = hosts, beside
         self.members.know(hosts)
-        self._status.saw(hosts)
+        self._status.change(elsewhere=tuple(sorted(hosts)))
         self._theirs = {host: files for host, files in self._theirs.items() if host in hosts}
 
     def _living_others(self, since: float) -> frozenset[str]:

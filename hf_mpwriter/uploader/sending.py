@@ -356,16 +356,17 @@ class Sending:
     def publish(self, phase: str = "") -> None:
         """Publish what waits, what is sent, and when the next push is due."""
         push, waiting = self.in_flight.push, self.events.batches + self.attachments.batches
-        self._status.goes_to(self.ledger.repo_id, private=self.ledger.private)
         self._status.publish(
             phase=phase or ("pushing" if push else "waiting" if self.events.batches else "idle"),
             waiting=len(waiting),
-            push=push.pid if push else None,
+            push=push.pid if push else 0,
             commits=self.events.commits + self.attachments.commits,
             blocked_until=self.pacing.blocked_until,
             next_at=self._next_at,
             asked_at=push.asked_at if push else 0.0,
             is_answered=push is not None and push.is_answered,
+            repo_id=self.ledger.repo_id,
+            private=self.ledger.private,
         )
 
     def close(self) -> None:

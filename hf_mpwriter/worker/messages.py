@@ -45,8 +45,7 @@ from hf_mpwriter.delivery.sentences import TRIES_AGAIN, beginning, done, outage
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.notices import NumberedNotice
-from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
+from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, NumberedNotice, UploaderStatus
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.reporter import Reporter, ToldRecord
 from hf_mpwriter.worker.role import current_role

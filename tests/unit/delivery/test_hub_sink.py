@@ -219,7 +219,7 @@ def publish(spool: Spool, host: str, phase: str, process: Process, at: float, bl
     """Publish the status of an uploader, by the clock of its host."""
     os.makedirs(spool.host(host).root, exist_ok=True)
     file = StatusFile(spool.host(host), process, lambda: 1000.0, 0.0, lambda: at)
-    file.publish(phase=phase, waiting=0, push=None, commits=0, blocked_until=blocked_until)
+    file.publish(phase=phase, waiting=0, commits=0, blocked_until=blocked_until)
 
 
 def test_the_uploader_is_the_one_that_was_heard_of_last_on_whichever_host(spool):
@@ -264,7 +264,7 @@ def test_a_refusal_while_the_files_were_still_scanned_ends_the_wait(spool):
     asked_at = time.time()
     file = StatusFile(spool.host("h"), Process.current(), lambda: 1000.0, 0.0)
     file.failed(Refused("token refused (401)", "log in"), 1)
-    file.publish(phase="waiting", waiting=1, push=None, commits=0, blocked_until=0.0)
+    file.publish(phase="waiting", waiting=1, commits=0, blocked_until=0.0)
     assert looks(spool, Question(asked_at)) == 0
     assert looks(spool, Question(time.time() + 1)) == 1
 

@@ -41,8 +41,8 @@ def publish(
     host = spool.host(process.host)
     disk.make_dirs(host.root)
     status = StatusFile(host, process, time.monotonic, 0.0, lambda: time.time() - age)
-    status.saw(elsewhere)
-    status.publish(phase=phase, waiting=0, push=None, commits=0, blocked_until=0.0)
+    status.change(elsewhere=None if elsewhere is None else tuple(sorted(elsewhere)))
+    status.publish(phase=phase, waiting=0, commits=0, blocked_until=0.0)
     os.utime(host.daemon("uploader").status, (time.time() - age, time.time() - age))
 
 

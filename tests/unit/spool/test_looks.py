@@ -10,7 +10,7 @@ from forks import kill, living
 
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.workers import looks
+from hf_mpwriter.spool.workers import members as looks
 from hf_mpwriter.spool.workers.member_lines import Reading
 from hf_mpwriter.spool.workers.members import MemberFile, Members
 from hf_mpwriter.system.process import Process

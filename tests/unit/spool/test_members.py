@@ -148,7 +148,7 @@ def test_a_member_file_is_seen_locked_or_not_at_all(place):
             members = [member for _ in range(50) for member in observer.all()]
             seen.extend(members)
             # withdrawn between listing and probing: then the path is gone as well
-            dead.extend(m for m in members if not m.alive and os.path.exists(place.member_file(m.name)))
+            dead.extend(m for m in members if not m.alive and os.path.exists(place.members / str(m.name)))
             return len(seen) > 300
 
         wait_for(look, "the child makes member files")

@@ -9,8 +9,7 @@ from support import failing
 
 from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.spool.layout import HostSpool
-from hf_mpwriter.spool.notices import NOTICES_KEPT, SAME_WITHIN
-from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.status import NOTICES_KEPT, SAME_WITHIN, UploaderStatus
 from hf_mpwriter.system.process import Process
 
 PUBLIC = "me/run is PUBLIC: everybody can read it"

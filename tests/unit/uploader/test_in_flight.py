@@ -80,7 +80,7 @@ def test_no_push_starts_while_the_ledger_is_not_on_disk(place, monkeypatch):
         one.sending._conclude(Unknown("504"))
         push_events(one)
     assert (len(place.jobs), Path(one.host.in_flight).read_bytes()) == (1, record)
-    assert one.status.failure == "Retry"
+    assert one.status.status.kind == "Retry"
     place.now += 1000.0
     one.sending.in_flight.catch_up()
     assert not os.path.exists(one.host.in_flight)
@@ -118,7 +118,7 @@ def test_what_a_dead_host_was_sending_is_uncertain_once(place):
 def idle(place: Site, phase: str = "idle") -> None:
     """An uploader of another host says what it does."""
     status = StatusFile(place.host(), Process.current(), lambda: place.now, 0.0)
-    status.publish(phase=phase, waiting=0, push=None, commits=0, blocked_until=0.0)
+    status.publish(phase=phase, waiting=0, commits=0, blocked_until=0.0)
 
 
 def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place):
@@ -207,11 +207,11 @@ def test_the_outcome_of_a_push_of_before_a_request_for_a_new_repository_is_no_an
     assert not place.jobs[-1].create
     one.sending.in_flight.may_create = True
     one.sending._conclude(Refused("it is gone", "sync --create"))
-    assert one.status.failure == "Retry"
+    assert one.status.status.kind == "Retry"
     one.sending.push_events()
     assert place.jobs[-1].create
     one.sending._conclude(Refused("401", "login"))
-    assert one.status.failure == "Refused"
+    assert one.status.status.kind == "Refused"
     one.sending.in_flight.may_create = False
     for create in (False, True, False):
         event_file(place.root / NAME, len(place.jobs) + 4)
