@@ -4,8 +4,8 @@
     <cache>/hf_mpwriter/rate_limit/<24 hex>.json     {"used": 2.75, "at": 1795236610.0}    of a repository and a host
 
 The Hub allows a repository some commits per hour (128 were seen) and refuses all others, those of people included. So
-every uploader takes a token from the bucket of its repository before each commit. `<cache>` is the user's cache folder,
-or the spool where that cannot be written; then each run directory has a limit of its own.
+every uploader takes a token from the bucket of its repository before each commit. `<cache>` is the user's cache folder;
+where that cannot be written, there is no limit but the Hub's own.
 
 Nodes of a job do not see each other's buckets, so each takes its share: of `n` nodes apart, each has one n-th of the
 burst, and waits `n` times as long for a token. Nodes that share a run directory have one uploader, and one share for
@@ -16,8 +16,8 @@ Invariants:
 - In no hour are there more commits on a host than a full bucket and an hour's refill: together its share of the limit,
   and one more where that is less than a burst of one.
 - The last tokens are for urgent commits: those that a request waits for, and the last records of a run.
-- No uploader waits for the lock. One that is stopped while it holds the lock stops no other for long: a run directory
-  goes on with a limit of its own. Garbage in a bucket, or a clock that was set back, costs no more than a full bucket.
+- No uploader waits for the lock. One that is stopped while it holds the lock stops no other for long: those go on
+  without the bucket. Garbage in a bucket, or a clock that was set back, costs no more than a full bucket.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class RateLimit:
         self,
         destination: Destination,
         limit: float,
-        folders: list[Place],
+        folder: Place,
         clock: Callable[[], float] = time.time,
         *,
         nodes: Nodes = ONE_NODE,
@@ -107,7 +107,7 @@ class RateLimit:
         self._limit, self._clock, self._nodes = limit, clock, nodes
         self._hosts = {host}  # that share this run directory, and its uploader
         self._is_only, self._has_committed = nodes.rank == 0, False
-        self._name, self._folders = _name_of(destination, host), folders
+        self._folder, self._name = folder, _name_of(destination, host)
         self._phase = rng.random() if rng else 0.0  # part of a token that a new bucket of many lacks
         self._busy_since: float | None = None
 
@@ -154,31 +154,23 @@ class RateLimit:
         self._update(lambda bucket, _: (Bucket(max(0.0, bucket.used - 1.0), bucket.at), 0.0))
 
     def _update(self, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float:
-        """Change the bucket. Without any place for it there is no limit but the Hub's own."""
-        while self._folders:
-            try:
-                return self._update_in(self._folders[0], change)
-            except OSError:
-                self._folders = self._folders[1:]
-        return 0.0
-
-    def _update_in(self, folder: Place, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float:
-        disk.make_dirs(folder, durable=False)
-        now, lock = self._clock(), locks.try_exclusive(folder / "lock")
-        if lock is None:
-            self._busy_since = now if self._busy_since is None else self._busy_since
-            if now - self._busy_since > BUSY_LIMIT:
-                raise OSError("the process that holds the lock is stopped")
-            return BUSY_WAIT
-        self._busy_since = None
+        """Change the bucket. Without a place for it there is no limit but the Hub's own."""
+        now = self._clock()
         try:
-            path = folder / self._name
-            bucket, wait = change(self._read(path, now), now)
-            disk.replace(path, state.dump(bucket), "rate_limit", durable=False)
-            _forget_rested(folder, now)
-            return wait
-        finally:
-            locks.release(lock)
+            disk.make_dirs(self._folder, durable=False)
+            if (lock := locks.try_exclusive(self._folder / "lock")) is None:
+                self._busy_since = now if self._busy_since is None else self._busy_since
+                return BUSY_WAIT if now - self._busy_since <= BUSY_LIMIT else 0.0
+            self._busy_since = None
+            try:
+                bucket, wait = change(self._read(self._folder / self._name, now), now)
+                disk.replace(self._folder / self._name, state.dump(bucket), "rate_limit", durable=False)
+                _forget_rested(self._folder, now)
+                return wait
+            finally:
+                locks.release(lock)
+        except OSError:
+            return 0.0
 
     def _read(self, path: Place, now: float) -> Bucket:
         rule = self.rule
@@ -201,10 +193,9 @@ def _forget_rested(folder: Place, now: float) -> None:
                 (folder / name).unlink()
 
 
-def folders(environ: Mapping[str, str], spool: Directory) -> list[Place]:
-    """Where buckets may be: the user's cache folder, else the spool."""
-    own = Directory(os.path.join(hf_home.cache_folder(environ), "hf_mpwriter", "rate_limit"))
-    return [Place(own), spool / "rate_limit"]
+def folder_of(environ: Mapping[str, str]) -> Place:
+    """Where the buckets are: in the user's cache folder."""
+    return Place(Directory(os.path.join(hf_home.cache_folder(environ), "hf_mpwriter", "rate_limit")))
 
 
 def _name_of(destination: Destination, host: str) -> str:

@@ -41,7 +41,7 @@ from hf_mpwriter.uploader.in_flight import InFlight
 from hf_mpwriter.uploader.lanes import EventFileLane, Lane
 from hf_mpwriter.uploader.pacing import Backoff, Clocks, Pacing, Retries, Step
 from hf_mpwriter.uploader.peers import Peers
-from hf_mpwriter.uploader.rate_limit import RateLimit, folders
+from hf_mpwriter.uploader.rate_limit import RateLimit, folder_of
 from hf_mpwriter.uploader.requests import Requests
 
 logger = logging.getLogger("hf_mpwriter")
@@ -72,7 +72,7 @@ class Sending:
         limit = RateLimit(
             start.destination,
             Environment.read().commits_per_hour,
-            folders(os.environ, spool.directory),
+            folder_of(os.environ),
             nodes=start.nodes,
             host=host.root.basename,
             rng=clocks.rng,

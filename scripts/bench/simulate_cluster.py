@@ -221,7 +221,7 @@ def nodes_of(options: argparse.Namespace, time: Time, hub: Hub, folder: Path, en
         if options.shared and joined > min(joins.values()):
             continue
         nodes, own = Nodes(count, None if options.undivided else rank), random.Random(options.seed + rank)
-        place = [at(folder / str(rank))]
+        place = at(folder / str(rank))
         limit = RateLimit(HERE, DEFAULT_COMMITS_PER_HOUR, place, lambda: time.now, nodes=nodes, host=host, rng=own)
         pacing = Pacing(Clocks(lambda: time.now, lambda: time.now, own), limit)
         pacing.next_commit = joined + USUAL.first_scan_after

@@ -146,7 +146,7 @@ class Durability(RuleBasedStateMachine):
         for change in (
             mock.patch.object(loop, "time", clock),
             mock.patch.object(daemon_loop, "Process", me),
-            mock.patch.object(sending, "folders", return_value=[]),
+            mock.patch.object(sending.RateLimit, "_update", return_value=0.0),
             mock.patch.object(in_flight, "PushHandle", lambda job, *_: Push(self, job)),
             mock.patch.object(peers, "OTHERS_SILENCE", 0.0),  # one uploader at a time, on whatever host
             mock.patch.object(pacing, "MOVED_LIMIT", 1),

@@ -332,17 +332,6 @@ def test_no_copy_outlives_its_uploader(run):
     assert (run.copies(), os.listdir(other)) == (0, [])
 
 
-def test_what_the_hub_lost_is_looked_at_again(run):
-    """A finished round starts anew, also if requests were answered."""
-    run.scan()
-    run.land()
-    assert run.is_over(living=0)
-    run.ledger.files.clear()
-    run.one.restart()
-    assert not run.is_over(living=0)
-    assert len(run.scan()) == 5
-
-
 def test_what_this_disk_refuses_is_noted_in_each_round(run, monkeypatch):
     """A wait knows by it that the path was tried since; what the Hub refuses keeps the time of its last try."""
     run.ledger.quarantine("1.txt", "400", refusals=3, tried=1.0)

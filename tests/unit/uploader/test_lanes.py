@@ -265,16 +265,6 @@ def test_of_a_file_that_stays_too_large_the_most_is_sent_that_the_hub_takes(run,
     assert (run.waiting(), run.ledger.quarantined[run.paths[0]].refusals) == ([], 2)
 
 
-def test_a_single_record_that_is_too_large_is_refused_at_once(run):
-    """Nothing shorter is a whole record."""
-    (run.root / run.paths[0]).write_bytes(framing.frame(framing.version_event(1.0)))
-    for path in run.paths[1:]:
-        (run.root / path).unlink()
-    run.scan()
-    run.fail(Split("413", too_large=True))
-    assert run.ledger.reasons == {run.paths[0]: "413"}
-
-
 def test_a_first_record_that_takes_most_of_a_file_is_sent_before_the_rest(run):
     """Half of the file has no whole record."""
     record = framing.frame(framing.version_event(1.0))
@@ -351,16 +341,6 @@ def ours(run, count: int = 3) -> list[str]:
     for path in paths:
         event_file(run.root / path, 2)
     return paths
-
-
-def test_halves_with_later_files_of_a_refused_writer_are_not_sent(run):
-    """They wait for the refused one, though they were split off before it was refused."""
-    paths = ours(run, 4)
-    run.scan()
-    run.send_all({paths[0]: Split("400")})
-    assert list(run.ledger.files) == []
-    run.scan()
-    assert run.waiting() == []
 
 
 def test_a_file_whose_copy_was_rewritten_is_compared_again_though_the_ledger_covers_it(run):
@@ -450,17 +430,6 @@ def test_a_batch_whose_content_is_refused_leaves_the_others_as_they_are(run):
     many(run, 350)
     run.fail(Split("400"))
     assert sizes(run) == [50, 50, 100, 150]
-
-
-def test_after_a_504_the_next_scan_makes_half_as_large_batches(run):
-    """A proxy has ended the request, as it took too long."""
-    many(run, 150)
-    run.fail(Unknown("504", too_slow=True))
-    run.scan()
-    assert sizes(run) == [50, 100]
-    run.fail(Unknown("502"))
-    run.scan()
-    assert sizes(run) == [50, 100]
 
 
 def test_a_file_that_was_refused_alone_stays_alone_when_a_batch_before_it_is_too_large(run):

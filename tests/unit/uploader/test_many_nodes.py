@@ -30,7 +30,7 @@ class Node:
         self.now = 1_000_000.0
         host = f"host-{nodes.rank}"
         rng = random.Random(nodes.rank)
-        self.limit = RateLimit(HERE, limit, [at(folder)], lambda: self.now, nodes=nodes, host=host, rng=rng)
+        self.limit = RateLimit(HERE, limit, at(folder), lambda: self.now, nodes=nodes, host=host, rng=rng)
         self.pace = Pacing(Clocks(lambda: self.now, lambda: self.now, rng), self.limit)
 
     def next_commit(self, *, urgent: bool = False, beside_others: bool | None = True) -> float:

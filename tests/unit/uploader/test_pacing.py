@@ -23,7 +23,7 @@ class Time:
 
     def __init__(self, folder) -> None:
         self.now = 1000.0
-        shared = RateLimit(Destination("https://hub", "me/run"), 20.0, [at(folder)], lambda: self.now)
+        shared = RateLimit(Destination("https://hub", "me/run"), 20.0, at(folder), lambda: self.now)
         self.pace = Pacing(Clocks(lambda: self.now, lambda: self.now, random.Random(1)), shared)
 
     def fail(self, verdict) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.directory import Directory, at
+from hf_mpwriter.system.directory import at
 from hf_mpwriter.uploader import rate_limit
 from hf_mpwriter.uploader.rate_limit import HOUR, Bucket, RateLimit, Rule
 
@@ -26,11 +26,11 @@ class Host:
     """A host with a clock that the test moves."""
 
     def __init__(self, folder: Path) -> None:
-        self.folders, self.now = [str(folder / "cache"), str(folder / "spool")], 1_000_000.0
+        self.folder, self.now = folder / "cache", 1_000_000.0
 
     def limit(self, limit: float = 100.0, destination: Destination = HERE) -> RateLimit:
         """The limit as one uploader sees it."""
-        return RateLimit(destination, limit, list(map(at, self.folders)), lambda: self.now)
+        return RateLimit(destination, limit, at(self.folder), lambda: self.now)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_garbage_in_a_bucket_stops_nobody_for_long(host, garbage):
     """Nor does it allow more than a full bucket."""
     one = host.limit()
     one.take(urgent=True)
-    (bucket,) = Path(host.folders[0]).glob("*.json")
+    (bucket,) = host.folder.glob("*.json")
     bucket.write_bytes(garbage)
     taken = sum(1 for _ in itertools.takewhile(lambda _: not one.take(urgent=True), range(1000)))
     assert taken in (0, 20)
@@ -114,20 +114,18 @@ def test_a_clock_that_is_set_back_stops_nobody(host):
     assert not one.take(urgent=True)
 
 
-def test_without_a_cache_folder_the_spool_has_the_bucket(host, tmp_path):
-    """A home that cannot be written is no obstacle, and no place at all neither."""
+def test_without_a_cache_folder_there_is_no_limit_but_that_of_the_hub(host, tmp_path):
+    """A home that cannot be written is no obstacle."""
     (tmp_path / "cache").write_text("a file")
     one = host.limit()
     assert not one.take(urgent=True)
-    assert list((tmp_path / "spool").glob("*.json"))
-    nowhere = RateLimit(HERE, 100.0, [at("/dev/null/x")], lambda: host.now)
-    assert not any(nowhere.take(urgent=True) for _ in range(200))
+    assert not any(one.take(urgent=True) for _ in range(200))
 
 
 def test_who_is_stopped_while_it_holds_the_lock_stops_nobody_for_long(host):
-    """Others come again at once; in the end each run directory goes on with a budget of its own."""
+    """Others come again at once; in the end they go on without the bucket."""
     assert not host.limit().take(urgent=True)
-    holder = locks.try_exclusive(at(host.folders[0]) / "lock")
+    holder = locks.try_exclusive(at(host.folder) / "lock")
     try:
         one, began = host.limit(), host.now
         while wait := one.take(urgent=True):
@@ -136,14 +134,13 @@ def test_who_is_stopped_while_it_holds_the_lock_stops_nobody_for_long(host):
     finally:
         locks.release(holder)
     assert rate_limit.BUSY_LIMIT < host.now - began < 2 * rate_limit.BUSY_LIMIT
-    assert len(list(Path(host.folders[1]).glob("*.json"))) == 1
 
 
 def test_buckets_that_are_full_again_are_forgotten(host):
     """Many repositories over many weeks leave no heap of files."""
     for number in range(20):
         host.limit(destination=Destination("https://hub", f"me/run{number}")).take(urgent=True)
-    folder = Path(host.folders[0])
+    folder = host.folder
     for bucket in folder.glob("*.json"):
         os.utime(bucket, (host.now, host.now))
     host.now += rate_limit.RESTED_AFTER + 1
@@ -159,7 +156,7 @@ import random, sys, time
 from hf_mpwriter.uploader.rate_limit import BUSY_WAIT, RateLimit
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system.directory import at
-one, taken = RateLimit(Destination("https://hub", "me/run"), 100.0, [at(sys.argv[1])], lambda: 1000.0), 0
+one, taken = RateLimit(Destination("https://hub", "me/run"), 100.0, at(sys.argv[1]), lambda: 1000.0), 0
 while (wait := one.take(urgent=True)) in (0.0, BUSY_WAIT):
     taken += not wait
 print(taken)
@@ -170,8 +167,7 @@ print(taken)
     assert sum(int(program.communicate()[0]) for program in programs) == 20
 
 
-def test_the_folders_are_the_users_cache_and_then_the_spool():
-    """As other programs find the cache folder."""
-    found = rate_limit.folders({"XDG_CACHE_HOME": "/c"}, Directory("/s"))
-    assert list(map(str, found)) == ["/c/hf_mpwriter/rate_limit", "/s/rate_limit"]
-    assert str(rate_limit.folders({}, Directory("/s"))[0]).endswith("/.cache/hf_mpwriter/rate_limit")
+def test_the_buckets_are_in_the_users_cache_folder():
+    """As other programs find it."""
+    assert str(rate_limit.folder_of({"XDG_CACHE_HOME": "/c"})) == "/c/hf_mpwriter/rate_limit"
+    assert str(rate_limit.folder_of({})).endswith("/.cache/hf_mpwriter/rate_limit")
