@@ -5,7 +5,7 @@
                    --pending-------------->  what the ledger does not cover yet, in an order that may be published
                    --bounded-------------->  groups that fit into one batch each
 
-Attachments are in no snapshot. They are sent while no event file waits, see `uploader/attachment_lane.py`.
+Attachments are in no snapshot. They are sent while no event file waits, see `uploader/lanes.py`.
 
 Invariants:
 - The length of an event file is the end of a whole record whose checksums hold. `st_size` is not: a record may be half

@@ -6,7 +6,7 @@
 
 A batch is an intention. It can be derived again from the files of the run directory and the ledger, which are the
 truth: if the disk refuses a batch, the uploader goes on from memory. Attachments are not kept here; their batches are
-made one at a time and live in memory, see `uploader/attachment_lane`.
+made one at a time and live in memory, see `uploader/lanes`.
 
 Invariants:
 - A batch refers only to bytes that are durable in event files; `put` syncs them first. After an fsync that has failed,

@@ -35,10 +35,9 @@ from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL
 from hf_mpwriter.system import filesystem
 from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import Situation
 from hf_mpwriter.uploader.in_flight import InFlight
-from hf_mpwriter.uploader.lanes import EventFileLane, Lane
+from hf_mpwriter.uploader.lanes import AttachmentLane, EventFileLane, Lane
 from hf_mpwriter.uploader.pacing import Backoff, Clocks, Pacing, Retries, Step
 from hf_mpwriter.uploader.peers import Peers
 from hf_mpwriter.uploader.rate_limit import RateLimit, folder_of

@@ -9,6 +9,7 @@ import itertools
 import os
 import random
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from types import SimpleNamespace
@@ -400,7 +401,7 @@ class Durability(RuleBasedStateMachine):
             shutil.rmtree(self._folder)
 
     def _drain(self):
-        if self.branch.problems:
+        if self.branch.problems or sys.exc_info()[0]:  # a rule was broken already
             return
         with self.disk.recorded():
             while self.workers:

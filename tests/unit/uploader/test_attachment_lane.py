@@ -15,9 +15,9 @@ from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
-from hf_mpwriter.uploader import attachment_lane
-from hf_mpwriter.uploader.attachment_lane import AttachmentLane
+from hf_mpwriter.uploader import lanes
 from hf_mpwriter.uploader.decision import Attached
+from hf_mpwriter.uploader.lanes import AttachmentLane
 from hf_mpwriter.uploader.pacing import Backoff, Clocks, Retries
 
 SETTINGS = Settings(allow_patterns=None, commit_every=5)
@@ -93,7 +93,7 @@ def run(tmp_path) -> Run:
 
 def test_an_entry_is_small_and_the_rest_follows(run, monkeypatch):
     """One entry has copies at a time; when all are sent the round is over, and nothing stays behind."""
-    monkeypatch.setattr(attachment_lane, "BATCH_FILES", 2)
+    monkeypatch.setattr(lanes, "BATCH_FILES", 2)
     sent = []
     while not run.is_over(living=0):
         assert run.is_due(living=0)
@@ -107,7 +107,7 @@ def test_an_entry_is_small_and_the_rest_follows(run, monkeypatch):
 
 def test_the_bytes_of_an_entry_are_those_of_the_copies(run, monkeypatch):
     """A file that grows after it was looked at goes into the next entry."""
-    monkeypatch.setattr(attachment_lane, "ATTACHED_BYTES", 4)
+    monkeypatch.setattr(lanes, "ATTACHED_BYTES", 4)
     run.one = run.made()
     identify = run.one._scanner.identify
 
@@ -126,7 +126,7 @@ def test_the_bytes_of_an_entry_are_those_of_the_copies(run, monkeypatch):
 
 def test_one_look_reads_no_more_than_its_share(run, monkeypatch):
     """The next one goes on where it ended, without an entry in between."""
-    monkeypatch.setattr(attachment_lane, "SCAN_BYTES", 2)
+    monkeypatch.setattr(lanes, "SCAN_BYTES", 2)
     run.ledger.acknowledge({file.path: file.content for file in run.one._scanner.scan(lambda _: True).files}, "c", 1.0)
     run.one = run.made()
     looks = 0
@@ -140,7 +140,7 @@ def test_one_look_reads_no_more_than_its_share(run, monkeypatch):
 
 def test_while_somebody_lives_there_is_one_commit_per_interval(run, monkeypatch):
     """A request brings the rest sooner: at once; without workers, too."""
-    monkeypatch.setattr(attachment_lane, "BATCH_FILES", 1)
+    monkeypatch.setattr(lanes, "BATCH_FILES", 1)
     assert run.scan(alone=False) == ["0.txt"]
     run.land()
     assert not run.is_due(living=1)
@@ -156,7 +156,7 @@ def test_while_somebody_lives_there_is_one_commit_per_interval(run, monkeypatch)
 
 def test_whoever_asks_is_answered_by_a_round_that_begins_afterwards(run, monkeypatch):
     """What the round under way has looked at already may have changed."""
-    monkeypatch.setattr(attachment_lane, "BATCH_FILES", 3)
+    monkeypatch.setattr(lanes, "BATCH_FILES", 3)
     run.scan(alone=False)
     run.one.request()
     run.write("0.txt", b"new")
@@ -235,7 +235,7 @@ def test_a_refused_file_that_was_changed_back_is_let_in_by_a_push_only(run):
 
 def test_a_refused_file_that_gets_due_during_a_round_is_tried_in_the_next_one(run, monkeypatch):
     """The round has passed it by then."""
-    monkeypatch.setattr(attachment_lane, "BATCH_FILES", 1)
+    monkeypatch.setattr(lanes, "BATCH_FILES", 1)
     run.retries.refused("0.txt", "400", certain=False)
     assert run.scan() == ["1.txt"]
     run.now += USUAL.refused_retry_first
@@ -260,7 +260,7 @@ def test_a_park_offers_nothing_unless_it_was_found_after_the_commit(run):
 
 def test_files_that_cannot_be_copied_hold_back_no_others(run, monkeypatch):
     """They are named, tried once per round, and let in when it works."""
-    monkeypatch.setattr(attachment_lane, "BATCH_FILES", 2)
+    monkeypatch.setattr(lanes, "BATCH_FILES", 2)
     take, tried = run.one._copies.take, []
 
     def refuse(file):
@@ -289,7 +289,7 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
     run.scan()
     run.start()
     assert not run.one.must_yield(due=True, terminating=False)
-    run.now += 1 + attachment_lane.YIELD_AFTER
+    run.now += 1 + lanes.YIELD_AFTER
     assert not run.one.must_yield(due=False, terminating=False)
     assert not run.one.must_yield(due=True, terminating=False), "due only since now"
     assert run.one.must_yield(due=False, terminating=True)
@@ -300,13 +300,13 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
     run.scan()
     run.start()
     assert not run.one.must_yield(due=True, terminating=False)
-    run.now += 1 + attachment_lane.YIELD_AFTER
+    run.now += 1 + lanes.YIELD_AFTER
     assert run.one.must_yield(due=True, terminating=False)
 
 
 def test_attachments_starve_only_after_their_interval_and_some_patience(run):
     """From the last look or push on; then they get one turn, and the time runs anew."""
-    allowed = 60 * SETTINGS.commit_every + attachment_lane.YIELD_AFTER
+    allowed = 60 * SETTINGS.commit_every + lanes.YIELD_AFTER
     for turn in (run.scan, run.start):
         turn()
         assert run.one.state(1) is not Attached.STARVED
