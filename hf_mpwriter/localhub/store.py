@@ -14,15 +14,16 @@
 
 Invariants, at any time:
 
-1. A file under its final name is complete and durable: it is written under `tmp/`, synced, and renamed. A published
-   blob never changes, so readers need no lock and may keep it open.
-2. A commit and all content that it names are durable before a branch points at it: content, then the commit, then the
+1. A file under its final name is complete: it is written under `tmp/` and renamed. A published blob never changes, so
+   readers need no lock and may keep it open.
+2. A commit and all content that it names are there before a branch points at it: content, then the commit, then the
    ref.
 3. `repo.json` makes a directory a repository: it is written last. A repository is deleted by one rename.
 
 One server process writes a store, under one lock per repository. Any process may read it from disk at the same time
-with a `Store`. There is no garbage collection: every version of a growing file stays, even after a squash. With
-`discard`, LFS blobs are sparse files of the right size: the name keeps the digest, and downloads return zeros.
+with a `Store`. A store survives the end of its server at any moment, but no power cut: nothing is synced. There is no
+garbage collection: every version of a growing file stays, even after a squash. With `discard`, LFS blobs are sparse
+files of the right size: the name keeps the digest, and downloads return zeros.
 """
 
 from __future__ import annotations
@@ -80,26 +81,6 @@ def file_sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync_dir(path: str) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_dirs(path: str) -> None:
-    """Create a directory and its parents, durably."""
-    if os.path.isdir(path):
-        return
-    parent = os.path.dirname(path)
-    make_dirs(parent)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path)
-    sync_dir(parent)
-
-
 class Disk:
     """The only writer of files under the root of a Hub."""
 
@@ -109,41 +90,25 @@ class Disk:
 
     def scratch(self) -> str:
         """Return a new name under `tmp/`, for a file or a directory."""
-        make_dirs(self.tmp)
+        os.makedirs(self.tmp, exist_ok=True)
         return os.path.join(self.tmp, secrets.token_hex(12))
 
-    def empty_scratch(self) -> None:
-        """Remove the unfinished files of a killed server."""
-        shutil.rmtree(self.tmp, ignore_errors=True)
-
     def publish(self, temporary: str, path: str) -> None:
-        """Move a finished file to its final name, durably."""
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        make_dirs(os.path.dirname(path))
+        """Move a finished file to its final name."""
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         os.replace(temporary, path)
-        sync_dir(os.path.dirname(path))
 
     def write(self, path: str, data: bytes, mode: int = 0o666) -> None:
-        """Create or replace a file atomically and durably."""
+        """Create or replace a file in one step."""
         temporary = self.scratch()
         with open(temporary, "xb", opener=functools.partial(os.open, mode=mode)) as file:
             file.write(data)
         self.publish(temporary, path)
 
-    def remove(self, path: str) -> None:
-        """Remove a file, durably."""
-        os.unlink(path)
-        sync_dir(os.path.dirname(path))
-
     def discard(self, path: str) -> None:
         """Remove a directory: rename it away in one step, then free its space."""
         grave = self.scratch()
         os.rename(path, grave)
-        sync_dir(os.path.dirname(path))
         shutil.rmtree(grave, ignore_errors=True)
 
 
@@ -433,7 +398,7 @@ class WritableStore(Store):
 
     def prepare(self) -> None:
         """Initialize an empty folder, or check the format of an existing store; remove unfinished files."""
-        make_dirs(self.root)
+        os.makedirs(self.root, exist_ok=True)
         path = os.path.join(self.root, "FORMAT")
         try:
             with open(path, encoding="ascii") as file:
@@ -443,7 +408,7 @@ class WritableStore(Store):
         else:
             if found != FORMAT:
                 raise ValueError(f"{path} says {found!r}, this version reads {FORMAT!r}")
-        self.disk.empty_scratch()
+        shutil.rmtree(self.disk.tmp, ignore_errors=True)  # the unfinished files of a killed server
 
     def create_repo(
         self, repo_type: str, repo_id: str, *, private: bool, author: str, files: Mapping[str, bytes]
@@ -522,7 +487,7 @@ class WritableStore(Store):
             self._branch_head(repo_type, repo_id, branch)
             if branch == MAIN:
                 raise Forbidden("Cannot delete the main branch")
-            self.disk.remove(self._ref_path(home, branch))
+            os.unlink(self._ref_path(home, branch))
 
     def _lock(self, home: str) -> threading.Lock:
         with self._guard:

@@ -52,7 +52,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_mpwriter.localhub.errors import BadRequest
-from hf_mpwriter.localhub.store import WritableStore, make_dirs
+from hf_mpwriter.localhub.store import WritableStore
 
 REBUILDS = 2  # concurrent downloads; each holds an API thread while it waits
 CACHED_XORBS = 512
@@ -89,7 +89,7 @@ class XetStore:
     def load(self) -> None:
         """Build the index from the shards on disk."""
         folder = os.path.join(self.root, "shards")
-        make_dirs(folder)
+        os.makedirs(folder, exist_ok=True)
         for name in sorted(os.listdir(folder), key=lambda name: os.stat(os.path.join(folder, name)).st_mtime_ns):
             with open(os.path.join(folder, name), "rb") as file:
                 self._index(name, parse_shard(file.read()))
