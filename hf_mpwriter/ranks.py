@@ -153,7 +153,7 @@ class _Tag:
 class Aligner:
     """The values of all ranks; `new`, `joining`: seconds in which a rank may log a tag that is new to it, or join."""
 
-    def __init__(self, new: float = NEW, joining: float = USUAL.ranks_joining) -> None:
+    def __init__(self, new: float, joining: float) -> None:
         self._new, self._joining = new, joining
         self.waiting, self.highest = 0, BEFORE  # values that wait; the highest step that was taken
         self._now, self._last_joined = 0.0, -math.inf
@@ -164,11 +164,10 @@ class Aligner:
         """Take note of the time, in monotonic seconds, and of who lives, before what is read then is taken."""
         self._now = now
         for rank in set(live) - self._joined.keys():
-            self._joined[rank] = self._last_joined = now
+            self._last_joined = now
             for tag in self._tags.values():
                 tag.last.pop(rank, None)
-        for rank in self._joined.keys() - set(live):
-            del self._joined[rank]
+        self._joined = {rank: self._joined.get(rank, now) for rank in live}
 
     def take(self, rank: int, event: Any) -> None:
         """Take in what a rank has logged."""
@@ -388,20 +387,10 @@ class Derived:
 
 
 class Following:
-    """The derived run of one process; `host`: whose event files count, "" for all."""
+    """The derived run of one process; `host`: whose event files count, "" for all; for the rest see `Aligner`."""
 
-    def __init__(
-        self,
-        spool: Spool,
-        folder: str,
-        host: str,
-        settings: Settings,
-        *,
-        waits: bool,
-        joining: float = USUAL.ranks_joining,
-    ) -> None:
-        self._spool, self._settings = spool, settings
-        self._new, self._joining = (NEW, joining) if waits else (0.0, 0.0)
+    def __init__(self, spool: Spool, folder: str, host: str, settings: Settings, new: float, joining: float) -> None:
+        self._spool, self._settings, self._new, self._joining = spool, settings, new, joining
         self.folder, self._inputs = folder, Inputs(spool.run, host)
         self._begin()
 
@@ -454,6 +443,7 @@ def derive(
     if (lock := locks.try_exclusive(spool.directory / "ranks.lock")) is None:
         return None
     members, following = Members(spool), None
+    new, joining = (NEW, timing.ranks_joining) if follow else (0.0, 0.0)
     try:
         while True:
             there = members.all()
@@ -463,7 +453,7 @@ def derive(
                     following.derived.close()
                 newest = max(there, key=lambda member: member.started_at, default=None)
                 settings = newest.settings if newest else settings
-                following = Following(spool, folder, host, settings, waits=follow, joining=timing.ranks_joining)
+                following = Following(spool, folder, host, settings, new, joining)
             ranks = (rank_of(member.name.worker) for member in there if member.alive)
             is_over = not _any_works(there)
             try:

@@ -25,13 +25,13 @@ A token goes where that of `sync` would: to the Hub of HF_ENDPOINT, or to the on
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -215,26 +215,21 @@ def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, w
     if report.left:
         again = command_line("pull", logdir)
         raise click.ClickException(f"{len(report.left)} of {len(report.sizes)} files were not pulled. Again: {again}")
-    if not report.sizes:
-        if report.workers:
-            there = named(nearest_first(workers[0], report.workers))
-            raise click.ClickException(printable(f"{destination.url} has nothing of {named(workers)}, but: {there}."))
-        click.echo(printable(_nothing(report, destination)), err=True)
-        return
-    click.echo(printable(_summary(report, destination, spool)))
+    if report.workers and not report.sizes:
+        there = named(nearest_first(workers[0], report.workers))
+        raise click.ClickException(printable(f"{destination.url} has nothing of {named(workers)}, but: {there}."))
+    click.echo(printable(_summary(report, destination, spool)), err=not report.sizes)
 
 
-def _nothing(report: Pulled, destination: Destination) -> str:
-    """What to say where the repository has nothing of a run: before its first start, or of a name that is mistyped."""
+def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
+    """What came; where the Hub has nothing, before a first start or by a name that is mistyped, what is beside it."""
+    if report.sizes:
+        came = f"{counted(len(report.fetched), 'file')} ({size_text(sum(report.fetched.values()))}) came"
+        return f"All {size_text(sum(report.sizes.values()))} of {destination.url} are in {spool.run_dir}: {came}."
     text = f"{destination.url} has nothing of this run yet."
     if report.beside:
         text += f" Runs beside it: {named(report.beside)}. If one of these is meant, LOGDIR must end with its name."
     return text
-
-
-def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
-    fetched = f"{counted(len(report.fetched), 'file')} ({size_text(sum(report.fetched.values()))}) came"
-    return f"All {size_text(sum(report.sizes.values()))} of {destination.url} are in {spool.run_dir}: {fetched}."
 
 
 def pull_before(run_dir: str, named: str, wanted: Callable[[str], bool], *, is_quiet: bool) -> Callable[[], None]:
@@ -275,36 +270,28 @@ def _brought(spool: Spool, destination: Destination, wanted: Callable[[str], boo
         yield from (f"{path} was not pulled: {reason}" for path, reason in report.left.items())
         if not is_quiet and not report.commit:
             yield f"nothing was pulled: {destination.url}{NOT_THERE}"
-        elif not is_quiet and not report.sizes:
-            yield _nothing(report, destination)
         elif not is_quiet and not report.left:
             yield _summary(report, destination, spool)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The workers whose files are pulled."""
-
-    ranks: range = range(sys.maxsize)  # of this process, or of this node
-    world: int | None = None  # ranks from here on belong to rank 0; None if that is not known
-
-    def __call__(self, worker: str) -> bool:
-        """Whether the files of a worker are pulled."""
-        match = _RANK.search(worker)
-        rank = int(match[1]) if match else 0
-        return rank in self.ranks or (0 in self.ranks and self.world is not None and rank >= self.world)
+def _is_needed(worker: str, ranks: range, world: int | None) -> bool:
+    """Whether the files of a worker are pulled for these ranks; those from `world` on, if it is known, for rank 0."""
+    match = _RANK.search(worker)
+    rank = int(match[1]) if match else 0
+    return rank in ranks or (0 in ranks and world is not None and rank >= world)
 
 
-def selection_of(environ: Mapping[str, str], command: Sequence[str]) -> Selection:
+def selection_of(environ: Mapping[str, str], command: Sequence[str]) -> Callable[[str], bool]:
     """Whose files a program needs."""
     if (rank := _own_rank(environ)) is not None and not _starts_ranks(command):
-        return Selection(range(rank, rank + 1), world_size_of(environ))
+        return functools.partial(_is_needed, ranks=range(rank, rank + 1), world=world_size_of(environ))
     node, size = number(environ, TORCHRUN.node), number(environ, TORCHRUN.local_world)
     if TORCHRUN.rank not in environ and node is not None and size:
         first, count = node * size, nodes_of(environ).count
         if first or count > 1:
-            return Selection(range(first, first + size), count * size if count > 1 else None)
-    return Selection()
+            world = count * size if count > 1 else None
+            return functools.partial(_is_needed, ranks=range(first, first + size), world=world)
+    return lambda _: True
 
 
 def _own_rank(environ: Mapping[str, str]) -> int | None:

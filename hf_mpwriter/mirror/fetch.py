@@ -45,61 +45,48 @@ def fetched(run: Directory, target: Target, items: Sequence[Item]) -> Iterator[A
     disk.make_dirs(Place(run, SPOOL_NAME) / ARRIVING, durable=False)
     for directory in sorted({os.path.dirname(item.path) for item in items}):
         disk.make_dirs(run / directory, 0o777)
-    pool, one, in_a_row = ThreadPoolExecutor(AT_ONCE), _Fetch(run, target), 0
+    pool, in_a_row = ThreadPoolExecutor(AT_ONCE), 0
     try:
-        for outcome in pool.map(one.outcome, items):
+        for outcome in pool.map(lambda item: _outcome(run, target, item), items):
             in_a_row = in_a_row + 1 if isinstance(outcome, Unread) else 0
             yield outcome
             if isinstance(outcome, Unread) and in_a_row == GIVE_UP_AFTER:
                 raise UnreadSourceError(f"{in_a_row} files in a row cannot be read: {outcome.reason}")
     finally:  # a thread that hangs is not waited for: its process ends soon
-        one.is_over = True
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Fetch:
-    """What the threads of one fetch share."""
-
-    def __init__(self, run: Directory, target: Target) -> None:
-        self._run, self._target = run, target
-        self.is_over = False
-
-    def outcome(self, item: Item) -> Arrived | Conflict | Unread:
-        """Fetch one file."""
-        temporary = Place(self._run, SPOOL_NAME) / ARRIVING / os.urandom(16).hex()
-        fd = temporary.open(os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            self._fill(fd, item)
-            if not continues(fd, self._run / item.path):
-                return Conflict(item.path, f"the file there ({item.length} bytes) does not begin with the one here")
-            _put_in_place(fd, temporary, self._run / item.path)
-            return Arrived(item.path, item.length)
-        except UnreadSourceError as error:
-            return Unread(item.path, str(error))
-        finally:
-            os.close(fd)
-            with contextlib.suppress(FileNotFoundError):  # as a rule it has been moved
-                temporary.unlink()
-
-    def _fill(self, fd: int, item: Item) -> None:
-        """Write all of a file of the logdir."""
+def _outcome(run: Directory, target: Target, item: Item) -> Arrived | Conflict | Unread:
+    """Fetch one file."""
+    temporary = Place(run, SPOOL_NAME) / ARRIVING / os.urandom(16).hex()
+    fd = temporary.open(os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
         came = 0
-        for piece in self._pieces(item.path):
+        for piece in _pieces(target, item.path):
             disk.write_all(fd, piece)
             came += len(piece)
         if came != item.length:
-            raise UnreadSourceError(f"{came} bytes came, and {item.length} are listed")
+            return Unread(item.path, f"{came} bytes came, and {item.length} are listed")
+        if not continues(fd, run / item.path):
+            return Conflict(item.path, f"the file there ({item.length} bytes) does not begin with the one here")
+        _put_in_place(fd, temporary, run / item.path)
+        return Arrived(item.path, item.length)
+    except UnreadSourceError as error:
+        return Unread(item.path, str(error))
+    finally:
+        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):  # as a rule it has been moved
+            temporary.unlink()
 
-    def _pieces(self, path: str) -> Iterator[bytes]:
-        try:
-            for piece in self._target.pieces(path):
-                if self.is_over:
-                    break
-                yield piece
-        except Exception as error:
-            if isinstance(error, OSError) and not is_of_one_file(error):
-                raise
-            raise UnreadSourceError(describe(error)) from error  # a filesystem of fsspec may raise anything
+
+def _pieces(target: Target, path: str) -> Iterator[bytes]:
+    """The content of a file; UnreadSourceError if only that one cannot be read."""
+    try:
+        yield from target.pieces(path)
+    except Exception as error:
+        if isinstance(error, OSError) and not is_of_one_file(error):
+            raise
+        raise UnreadSourceError(describe(error)) from error  # a filesystem of fsspec may raise anything
 
 
 def _put_in_place(fd: int, temporary: Place, place: Place) -> None:

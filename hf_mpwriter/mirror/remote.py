@@ -8,7 +8,6 @@ Invariant: no other code imports fsspec, and this module only when it opens a ta
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,25 +27,16 @@ class RemoteTarget:
         self._filesystem: Any
         self._filesystem, self._root = fsspec.core.url_to_fs(to)
         self._to = to
-        self._listed: dict[str, dict[str, int]] = {}
 
     def _place(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}".rstrip("/")
 
     def length(self, path: str) -> int | None:
         """Bytes of a file, None if there is none."""
-        directory, name = os.path.split(path)
-        if directory not in self._listed:
-            self._listed[directory] = self._listing(self._place(directory))
-        return self._listed[directory].get(name)
-
-    def _listing(self, directory: str) -> dict[str, int]:
         try:
-            entries = self._filesystem.ls(directory, detail=True)
+            return int(self._filesystem.info(self._place(path))["size"] or 0)
         except (FileNotFoundError, NotADirectoryError):
-            return {}
-        files = (entry for entry in entries if entry["type"] == "file")
-        return {entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0) for entry in files}
+            return None
 
     def files(self) -> dict[str, int]:
         """Bytes of all files."""

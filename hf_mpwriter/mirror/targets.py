@@ -103,7 +103,7 @@ class Target(Protocol):
     """A logdir."""
 
     def length(self, path: str) -> int | None:
-        """Bytes of a file, None if there is none; directories are listed once."""
+        """Bytes of a file, None if there is none."""
 
     def files(self) -> dict[str, int]:
         """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link."""

@@ -44,7 +44,7 @@ class Job:
         """One step of the process, after a second."""
         self.now += 1.0
         if self.following is None:
-            self.following = Following(self.spool, FOLDER, "", Settings(), waits=True)
+            self.following = Following(self.spool, FOLDER, "", Settings(), ranks.NEW, USUAL.ranks_joining)
         return self.following.step(self.now, self.live, is_over=is_over)
 
     def steps(self, count):
@@ -292,7 +292,7 @@ def test_start_in_the_middle_of_a_file_hides_what_was_read_before(job):
 
 def aligner(live, now=1e6):
     """An aligner that has known its ranks for long."""
-    found = Aligner()
+    found = Aligner(NEW, USUAL.ranks_joining)
     found.begin(0.0, live)
     found.begin(now, live)
     return found
