@@ -218,7 +218,7 @@ class Wire:
 
 def _kind(fault: Fault) -> str:
     """Return the name of a fault in the table."""
-    if fault.reply is None:
+    if fault.kind != "status":
         return fault.kind
-    told = dict(fault.reply.headers).get("X-Soak")
-    return f"{told} tree" if told else "HTML" if fault.reply.body else str(fault.reply.status)
+    told = dict(fault.headers).get("X-Soak")
+    return f"{told} tree" if told else "HTML" if fault.body else str(fault.status)
