@@ -239,7 +239,7 @@ def _other_token(source: str, which: str = "") -> str:
     """How to use another token: a variable overrides a login."""
     name = next((name for name in TOKEN_VARIABLES if source.startswith(f"from {name}")), "")
     if name:
-        return f"Mend {name}"
+        return f"Set {name} to a token{which or ' that is valid'}"
     return f"Run: {LOGIN}" + (f", with a token{which}" if which else "")
 
 

@@ -111,12 +111,6 @@ def recorded(name: str) -> Destination | None:
         return None
 
 
-def check_places(names: Iterable[str], wishes: Wishes) -> None:
-    """Refuse runs that would go to the same folder of a repository, such as two of one name."""
-    for text in clashes(names, wishes).values():
-        raise click.UsageError(printable(text))
-
-
 def clashes(names: Iterable[str], wishes: Wishes) -> dict[str, str]:
     """The runs that would go where an earlier one of these goes, each with what to tell."""
     taken, found = dict[Destination, str](), dict[str, str]()
@@ -147,8 +141,8 @@ def followed(
     wishes = Wishes(RepoPlace(wanted) if wanted else None)
     if not wanted and (homeless := [name for name in named if recorded(name) is None]):
         raise click.UsageError(printable(f"--follow {homeless[0]} needs --repo-id: where it goes."))
-    if len(named) > 1:
-        check_places(named, wishes)
+    for text in clashes(named, wishes).values():
+        raise click.UsageError(printable(text))
     visibility = environ.get("HF_MPWRITER_REPO_PRIVATE")
     private = is_on(visibility) if visibility and wanted else None
     found = folders_of(named, wishes, is_chosen=repo_id is not None, private=private)

@@ -33,7 +33,7 @@ from hf_mpwriter.base.names import is_ours, is_worker
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import is_url, normalised_logdir
 from hf_mpwriter.base.words import as_argument, command_line, counted, size_text, typed
-from hf_mpwriter.cli.folders import Wishes, Writers, check_places, clashes, folders_of, recorded, spool_for, tend
+from hf_mpwriter.cli.folders import Wishes, Writers, clashes, folders_of, recorded, spool_for, tend
 from hf_mpwriter.cli.output import DAMAGED, UploadBar, failure, show_damage
 from hf_mpwriter.cli.runs import (
     RepoPlace,
@@ -112,10 +112,10 @@ def sync_runs(
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
     if not names:
         raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
-    if not all_below:
-        check_places(names, wishes)
     left_out = clashes(names, wishes)
-    for name, text in left_out.items():  # of many runs, two of one place hold up no other
+    for name, text in left_out.items():  # of all runs below, two of one place hold up no other
+        if not all_below:
+            raise click.UsageError(printable(text))
         _say(f"{name}: left out. {text}")
         names.remove(name)
     try:
@@ -197,9 +197,7 @@ def _below(folders: Sequence[str], wishes: Wishes) -> list[str]:
     if left:
         _say(f"Left out, as no destination is known: {named(left)}. To upload all: {with_name}")
     if not found:
-        raise failure(
-            "There is no run below, and no event file. Name the folder of one: hf-mpwriter sync LOGDIR", damaged=False
-        )
+        raise failure("There is no run below, and no event file. Name the folder of one: hf-mpwriter sync LOGDIR")
     return found
 
 

@@ -6,7 +6,7 @@
 A status of HTTP stands behind the words: `token refused (401)`. Where the words end and the cure begins is seen by its
 first letter: `words: cure`, `words. Cure`.
 
-Invariant: a token of the environment counts before that of `hf auth login`, so then it is the one to be mended.
+Invariant: a token of the environment counts before that of `hf auth login`, so then it is the one to be replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hf_mpwriter.base.verdicts import Cause
 from hf_mpwriter.system.redaction import VARIABLES
 
 LOGIN = "run `hf auth login`"
-MEND = "mend HF_TOKEN, or the token that the writer was given"
+SET = "set HF_TOKEN, or the token that the writer is given, to one that {}"
 _HUB = "Is HF_ENDPOINT a Hugging Face Hub, and is a proxy in between?"
 _TOKEN = (Cause.NO_TOKEN, Cause.TOKEN, Cause.RIGHTS)
 
@@ -69,4 +69,4 @@ def cure(cause: Cause, environ: Mapping[str, str]) -> str:
     """What helps against a cause, "" if only time does."""
     if cause not in _TOKEN or not any(environ.get(name) for name in VARIABLES):
         return TABLE[cause][1]
-    return f"{MEND}: it has to be one that may write" if cause is Cause.RIGHTS else MEND
+    return SET.format("may write" if cause is Cause.RIGHTS else "is valid")

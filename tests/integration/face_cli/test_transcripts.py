@@ -21,6 +21,7 @@ import pytest
 from programs import DEADLINE, Program, wait_for
 from runs import living_uploader, no_uploader, run
 from support import event_file
+from transcripts import VALID_TOKEN
 
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.localhub import LocalHub
@@ -175,10 +176,13 @@ def test_a_bad_token_and_one_that_may_only_read_are_told_by_verify_and_doctor(pl
     """One line with the cure: HF_TOKEN is set, so a login would change nothing."""
     assert transcript(place, "verify", "runs/exp1", HF_TOKEN="hf_wrong") == (
         1,
-        "Error: Nothing was compared: token refused (401). Mend HF_TOKEN, or the token that the writer was given\n",
+        f"Error: Nothing was compared: token refused (401). S{VALID_TOKEN[1:]}\n",
     )
     code, text = transcript(place, "doctor", "runs/exp1", HF_TOKEN="hf_wrong")
-    assert (code, "fail  token       from HF_TOKEN: token refused (401). Mend HF_TOKEN\n" in text) == (
+    assert (
+        code,
+        "fail  token       from HF_TOKEN: token refused (401). Set HF_TOKEN to a token that is valid\n" in text,
+    ) == (
         4,
         True,
     ), text
@@ -196,8 +200,8 @@ def test_sync_of_a_healthy_run_and_with_a_bad_token(place):
     wait_for(lambda: no_uploader(place.folder / "runs" / "exp1"), "its uploader leaves")
     code, text = transcript(place, "sync", "runs/exp1", HF_TOKEN="hf_wrong")
     error = (
-        "Error: The Hub does not tell what it has: token refused (401). Mend HF_TOKEN, or the token that "
-        "the writer was given; then: hf-mpwriter sync runs/exp1"
+        f"Error: The Hub does not tell what it has: token refused (401). S{VALID_TOKEN[1:]}; then: "
+        "hf-mpwriter sync runs/exp1"
     )
     assert (code, [line for line in text.splitlines() if "401" in line]) == (1, [error]), text
     assert transcript(place, "stop", "runs/exp1")[0] == 0

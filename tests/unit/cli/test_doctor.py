@@ -143,7 +143,7 @@ def who(role: str) -> dict[str, object]:
         (200, who("write"), "from HF_TOKEN", OK, "from HF_TOKEN: me, write"),
         (200, who("fineGrained"), "from /token", OK, "me, fineGrained"),
         (200, who("read"), "from /token", FAIL, "Run: hf auth login, with a token that may write"),
-        (401, {"error": "no"}, "from HF_TOKEN", FAIL, "Mend HF_TOKEN"),
+        (401, {"error": "no"}, "from HF_TOKEN", FAIL, "Set HF_TOKEN to a token that is valid"),
         (401, {"error": "no"}, "from /token", FAIL, "token refused (401). Run: hf auth login"),
         (401, {"error": "no"}, "", FAIL, "there is none. Run: hf auth login"),
         (503, {}, "from /token", WARN, "not known what it may do (503)"),

@@ -41,19 +41,19 @@ def said_of(error: Exception, **environ: str) -> str:
     return UploaderStatus(reason=verdict.reason, hint=getattr(verdict, "hint", "")).why
 
 
-MEND = "mend HF_TOKEN, or the token that the writer was given"
+OTHER = "set HF_TOKEN, or the token that the writer is given, to one that"
 LOGIN = "run `hf auth login`"
 REFUSALS = [
     (http(401), {}, f"token refused (401): {LOGIN}"),
-    (http(401), {"HF_TOKEN": "hf_x"}, f"token refused (401): {MEND}"),
-    (http(401), {"HUGGING_FACE_HUB_TOKEN": "hf_x"}, f"token refused (401): {MEND}"),
+    (http(401), {"HF_TOKEN": "hf_x"}, f"token refused (401): {OTHER} is valid"),
+    (http(401), {"HUGGING_FACE_HUB_TOKEN": "hf_x"}, f"token refused (401): {OTHER} is valid"),
     (http(401, token=False), {}, f"no token (401): {LOGIN}"),
     (hf.LocalTokenNotFoundError("x"), {}, f"no token: {LOGIN}"),
     (http(403), {}, f"the token lacks rights to me/run (403): {LOGIN} with a token that may write"),
     (
         http(403),
         {"HF_TOKEN": "hf_x"},
-        f"the token lacks rights to me/run (403): {MEND}: it has to be one that may write",
+        f"the token lacks rights to me/run (403): {OTHER} may write",
     ),
     (
         http(402),
