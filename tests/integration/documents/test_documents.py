@@ -190,7 +190,7 @@ def test_every_test_of_a_failure_exists():
     (path,) = re.findall(r"without a path are in `(.*?)`", differences)
     source = (ROOT / path).read_text()
     named = re.findall(r"`(test_\w+_)\.\.\.`", differences)
-    assert len(named) >= 10
+    assert named
     assert [name for name in named if f"def {name}" not in source] == []
 
 
@@ -259,7 +259,7 @@ SPOOL = DESIGN.split("## On disk")[1].split("\n## ")[0]  # with the picture of i
 
 def owners(name: str) -> list[str]:
     """The modules whose heads show a file: a line of theirs is its name in the picture, with JSON there or below."""
-    shown = re.compile(rf"^    {re.escape(name)}(?: +\{{.*|\n    \{{.*)$", re.MULTILINE)
+    shown = re.compile(rf"^ {{4,}}{re.escape(name)}(?: +\{{.*|\n    \{{.*)$", re.MULTILINE)
     return [module for module, text in HEADS.items() if shown.search(text)]
 
 
