@@ -35,7 +35,7 @@ from typing import Any
 
 import psutil
 
-from hf_mpwriter.base.names import event_second, is_ours, sampler_directory, sampler_name
+from hf_mpwriter.base.names import event_second, is_ours, is_worker, sampler_directory, sampler_name
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.daemon import loop
@@ -49,8 +49,9 @@ from hf_mpwriter.events.series import SEGMENT_MIN
 from hf_mpwriter.snapshot.event_files import walk
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing, MirrorRecord, least_age
+from hf_mpwriter.spool.status import SamplerStatus
+from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, claim
-from hf_mpwriter.spool.workers.samplers import SamplerStatus, Workers
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id
@@ -169,6 +170,26 @@ def _machine(spool: Spool) -> Source:
 def main() -> None:
     """Entry point of the process."""
     loop.main(Sampler, SamplerStart)
+
+
+class Workers:
+    """Whether a worker of one host lives; as a rule one lock is looked at, however many workers there are."""
+
+    def __init__(self, spool: Spool, host: str) -> None:
+        self._spool, self._host = spool, host
+        self._last = ""  # member file of the worker that was seen alive last
+
+    def any_alive(self) -> bool:
+        """Whether one lives; OSError if the spool cannot be read."""
+        if self._last and locks.is_held(self._spool.members / self._last):
+            return True
+        for file_name in self._spool.members.names():
+            name = MemberName.parse(file_name)
+            is_here = name is not None and name.host == self._host and is_worker(name.worker)
+            if is_here and locks.is_held(self._spool.members / file_name):
+                self._last = file_name
+                return True
+        return False
 
 
 class Samples:

@@ -32,7 +32,7 @@ from hf_mpwriter.cli.status import SeenRun, table
 from hf_mpwriter.daemon.loop import GRACE
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.workers.samplers import SamplerStatus
+from hf_mpwriter.spool.status import SamplerStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.launch import DAEMONS, is_command_of
 from hf_mpwriter.system.process import Process, host_id

@@ -45,7 +45,7 @@ from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.member_lines import Member
-from hf_mpwriter.spool.workers.members import Members, last_of, remembered
+from hf_mpwriter.spool.workers.members import Members, last_of
 from hf_mpwriter.spool.workers.peers import Share
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import host_id, safe_name
@@ -240,7 +240,8 @@ def _workers(spool: Spool, members: Iterable[Member], files: Iterable[FileFacts]
     for member in sorted(members, key=lambda member: (member.alive, member.started_at)):
         if is_worker(member.name.worker):
             best[member.name.worker] = member
-    found, died = {name: _of_member(member) for name, member in best.items()}, remembered(spool)
+    found = {name: _of_member(member) for name, member in best.items()}
+    died = {path for host in spool.host_ids() for path in UploaderStatus.read(spool.host(host)).died}
     for name, paths in _by_worker(spool, files).items():
         if name not in found:
             last = last_of(paths)

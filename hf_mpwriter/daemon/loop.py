@@ -7,6 +7,14 @@ Invariants:
 - It works only while it holds its lock. On every tick the lock is checked to be the file at the path.
 - It lets others start the next one at once, if it has done well itself: the count of its starts is forgotten once it
   has run for a minute, or leaves in good order.
+
+A sampler seals its event file when no worker of its host lives, and opens none without one. So there is a moment in
+which all workers are gone and its last records are still to come:
+
+    workers live --the last one ends--> SEALING, at most SEAL_WAIT --its file is sealed--> the last batch, or copy
+
+Invariant: where liveness is asked for, a sampler does not count: it ends because workers do. One that hangs costs
+SEAL_WAIT seconds, once.
 """
 
 from __future__ import annotations
@@ -16,7 +24,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Generic
 
 from hf_mpwriter.base.errors import HfMpWriterError
@@ -26,12 +34,14 @@ from hf_mpwriter.daemon.starts import StartT, inherited
 from hf_mpwriter.daemon.status_file import DaemonStatusFile
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SOUND_AFTER, Starts
+from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.process import Process
 
 logger = logging.getLogger("hf_mpwriter")
 
 REFUSALS = 60  # ticks in a row that the disk refuses, before a daemon gives up
+SEAL_WAIT = 5.0  # seconds after the end of the last worker, in which its host's sampler seals its file
 GRACE = 25.0  # seconds between SIGTERM and the end; SLURM and Kubernetes kill after 30
 
 
@@ -105,6 +115,25 @@ class Daemon(abc.ABC, Generic[StartT]):
         logger.info("took the %s lock of %s", self.kind, self._spool.run_dir)
         keep_on(self.tick, pause)
         logger.info("left the %s lock", self.kind)
+
+
+class Seals:
+    """Whether the last records of a sampler are still to come."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._idle_since: float | None = clock()  # when no member was seen at work first
+
+    def are_pending(self, members: Iterable[Member]) -> bool:
+        """Whether no member works any more, and a sampler is about to seal its file; call it at each look."""
+        found = list(members)
+        if any(member.works for member in found):
+            self._idle_since = None
+            return False
+        if self._idle_since is None:  # a push, or a pause, may have kept the observer from looking for longer
+            self._idle_since = self._clock()
+        is_open = any(member.is_sampler and member.growing for member in found)
+        return is_open and self._clock() - self._idle_since < SEAL_WAIT
 
 
 def keep_on(step: Callable[[], bool], pause: float) -> None:

@@ -21,8 +21,7 @@ from hf_mpwriter.base.job import Nodes, nodes_of
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.spool.layout import RunPaths, Spool
 from hf_mpwriter.spool.staging import MirrorStatus
-from hf_mpwriter.spool.status import DaemonStatus, UploaderStatus
-from hf_mpwriter.spool.workers.samplers import SamplerStatus
+from hf_mpwriter.spool.status import DaemonStatus, SamplerStatus, UploaderStatus
 from hf_mpwriter.system import disk, launch
 from hf_mpwriter.system.directory import Place
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.verdicts import Quarantine, Verdict
 from hf_mpwriter.daemon.background import rotate_log
 from hf_mpwriter.spool.layout import HostSpool
-from hf_mpwriter.spool.status import NOTICES_KEPT, DaemonStatus, UploaderStatus, with_notice
+from hf_mpwriter.spool.status import DEATHS_KEPT, NOTICES_KEPT, DaemonStatus, UploaderStatus, with_notice
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import redact_known
 
@@ -72,8 +72,13 @@ class StatusFile(DaemonStatusFile[UploaderStatus]):
         wall_clock: Callable[[], float] = time.time,
         beat_every: float = USUAL.heartbeat_every,
     ) -> None:
-        notices = UploaderStatus.read(host).notices[-NOTICES_KEPT:]
-        status = UploaderStatus(process=process, token_issued_at=token_issued_at, notices=notices)
+        before = UploaderStatus.read(host)
+        status = UploaderStatus(
+            process=process,
+            token_issued_at=token_issued_at,
+            notices=before.notices[-NOTICES_KEPT:],
+            died=before.died[-DEATHS_KEPT:],
+        )
         super().__init__(host, status, clock, wall_clock, beat_every)
         self._next_at = 0.0
 
@@ -86,6 +91,11 @@ class StatusFile(DaemonStatusFile[UploaderStatus]):
                 logger.info("%s", text)
         if self._published is None or self.status.notices != self._published.notices:
             self.beat()
+
+    def remember(self, died: Sequence[str]) -> None:
+        """Have the next `publish` name workers that died, by their last event files."""
+        new = [path for path in died if path not in self.status.died]
+        self.change(died=(*self.status.died, *new)[-DEATHS_KEPT:])
 
     def failed(self, verdict: Verdict, attempts: int, *, is_outage: bool = True) -> None:
         """A push has failed."""

@@ -53,7 +53,6 @@ from hf_mpwriter.spool.staging import ARRIVING, Mirrored, MirrorStatus
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member, News
 from hf_mpwriter.spool.workers.members import OBSERVER, Members
-from hf_mpwriter.spool.workers.samplers import Seals
 from hf_mpwriter.system import disk
 
 logger = logging.getLogger("hf_mpwriter")
@@ -82,7 +81,7 @@ class Mirror(loop.Daemon[MirrorStart]):
         self.status = DaemonStatusFile(self.host, status, clock, beat_every=timing.heartbeat_every)
         self._is_ending = self._is_unsaved = False
         self._copy: CopyHandle | None = None
-        self._alive_at, self._seals = clock(), Seals(clock)
+        self._alive_at, self._seals = clock(), loop.Seals(clock)
         self.recover()
 
     def recover(self) -> None:

@@ -15,11 +15,10 @@
         pull.lock                                     lock of the pulls                  no process (empty)
         pulled.json                                   what came from the Hub             the holder of that lock
         pulling/                                      the file on its way from the Hub   the holder of that lock
-        hosts/<host>/<kind>_status.json               heartbeat, starts, notices         the holder of that lock
+        hosts/<host>/<kind>_status.json               heartbeat, starts, notices, deaths the holder of that lock
         hosts/<host>/<kind>.log                       rotating log                       that host's daemon
         hosts/<host>/sampler.lock                     that of the sampler of a host      no process (empty)
         hosts/<host>/told.json                        the same of a node without it      the node's first rank
-        hosts/<host>/died.json                        workers that died, see deaths      that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
         hosts/<host>/outbox/copies/<sha256>           copies of attachments              that host's uploader
         hosts/<host>/in_flight.json                   the batch that is being sent       that host's uploader
@@ -117,7 +116,6 @@ class HostSpool:
     def __init__(self, root: Place) -> None:
         self.root = root
         self.told = root / "told.json"  # by the first rank of this node, where the reporter is on another one
-        self.died = root / "died.json"  # what is remembered of workers that died
         self.outbox = root / "outbox"  # directory of the batches
         self.copies = self.outbox / "copies"  # directory of the copies of attachments
         self.cache = root / "cache"  # directory for what the Hub's client, which knows it by its path, cannot keep

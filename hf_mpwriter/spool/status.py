@@ -7,7 +7,8 @@
      "failed_at": ..., "failing_since": ...,
      "succeeded_at": ..., "repo_id": "me/run", "private": false,                          "" and 0 without a failure
      "starts": {"boot": "...", "count": 4, "last": 90.6},
-     "notices": [{"number": 1795236610123, "time": 1795236610.1, "text": "created https://..."}, ...]}
+     "notices": [{"number": 1795236610123, "time": 1795236610.1, "text": "created https://..."}, ...],
+     "died": ["rank_00001/events.out...", ...]}
 
 Invariants:
 - It is for display. It is not made durable, so it may be older after a power cut, or damaged; then it counts as empty.
@@ -54,6 +55,7 @@ LONGEST_PAUSE = 300.0  # seconds
 FORGET_AFTER = 2 * LONGEST_PAUSE  # seconds without a start
 _DOUBLINGS = 20  # more than there are between the two pauses
 NOTICES_KEPT = 20
+DEATHS_KEPT = 1000
 SAME_WITHIN = 3600.0  # seconds in which a text is one notice
 SHOWN = 500  # characters of a notice
 SILENT_FOR = 2 * USUAL.heartbeat_every
@@ -175,6 +177,13 @@ def _is_known(notices: Notices, text: str, now: float) -> bool:
 
 
 @dataclass(frozen=True)
+class SamplerStatus(DaemonStatus):
+    """What a sampler publishes about itself: which process it is."""
+
+    daemon = "sampler"
+
+
+@dataclass(frozen=True)
 class UploaderStatus(DaemonStatus):
     """What an uploader publishes about itself; its phases are idle, pushing, waiting and left."""
 
@@ -200,6 +209,9 @@ class UploaderStatus(DaemonStatus):
     # other hosts with a living uploader of their own, None if it has not looked yet
     elsewhere: tuple[str, ...] | None = None
     notices: Notices = ()  # what the user should know
+    # the last event file of each worker that died and whose member file has gone, the newest last; a later life of the
+    # worker makes a later file
+    died: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, host: HostSpool) -> Self:

@@ -35,7 +35,6 @@ from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import filesystem_time
 from hf_mpwriter.spool.status import LINGER
-from hf_mpwriter.spool.workers.samplers import Seals
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.uploader.decision import Action, Situation, abandoned_for, decide, pause
 from hf_mpwriter.uploader.pacing import Clocks
@@ -68,7 +67,7 @@ class Uploader(loop.Daemon[StartRecord]):
         self.status = StatusFile(  # what it publishes
             self.host, self._process, clock, start.token_issued_at, beat_every=timing.heartbeat_every
         )
-        self.requests, self._seals = Requests(), Seals(clock)
+        self.requests, self._seals = Requests(), loop.Seals(clock)
         self._abandoned_since, self._waited_until = clock(), 0.0
         self.recover()
         self._search = Search(start, timing.sibling_search)

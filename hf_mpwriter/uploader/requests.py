@@ -18,7 +18,7 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.workers.member_lines import Member, News
-from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, Members
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, Members, last_of
 from hf_mpwriter.uploader.decision import Ending
 
 
@@ -61,12 +61,14 @@ class Requests:
         """Remember who was there at a scan of the event files, and what it found."""
         self._scanned = members, {file.path: file for file in files}
 
-    def satisfy(self, batches: Iterable[Batch], ledger: Ledger, registered: Members) -> None:
+    def satisfy(self, batches: Iterable[Batch], ledger: Ledger, registered: Members) -> list[str]:
         """Note which of the members of the last scan have nothing left in the outbox.
 
-        The files of dead members go, unless one of their event files is quarantined.
+        The files of dead members go, unless one of their event files is quarantined. Of those that died, the last event
+        files.
         """
         members, files = self._scanned
+        died = list[str]()
         waiting = {file.path for batch in batches for file in batch.files}
         for member in members:
             asks_for_all = member.alive and member.name.worker in ASK_FOR_ALL
@@ -76,6 +78,8 @@ class Requests:
             held = (ledger.covers(files[path]) for path in member.files if path in files)
             if not member.alive and all(held):
                 registered.remove(member)
+                died += [last_of(member.files)] if member.has_died else []
+        return died
 
     def terminate(self) -> None:
         """SIGTERM asks for one last try."""

@@ -189,7 +189,8 @@ class Sending:
             self.push_events()
 
     def _satisfy(self) -> None:
-        self.requests.satisfy(self.events.batches, self.ledger, self._peers.members)
+        died = self.requests.satisfy(self.events.batches, self.ledger, self._peers.members)
+        self._status.remember(died)
 
     def _is_asked_for_all(self) -> bool:
         here = self._peers.here

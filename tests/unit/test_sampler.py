@@ -34,8 +34,8 @@ from hf_mpwriter.sampler import (
 )
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
+from hf_mpwriter.spool.status import SamplerStatus
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
-from hf_mpwriter.spool.workers.samplers import SamplerStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, host_id
 

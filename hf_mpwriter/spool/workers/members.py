@@ -25,15 +25,6 @@ Invariants:
 - The uploader removes the member file of a dead worker once all its bytes are acknowledged. It sweeps away what cannot
   be read: when it starts, when it leaves, and now and then, as the disk may refuse to remove a file.
 
-Deaths: what is remembered of workers that died, when their member files go.
-
-    hosts/<host>/died.json    {"last": ["rank_00001/events.out..."]}    the last event file of each, the newest KEPT
-
-A worker that ends seals its files. One that left a file open has died, and its member file shows it until the uploader
-removes that. A later life of the worker makes a later file: so a worker has died if its last file is remembered here.
-
-Invariant: it is for display. It is not made durable, and where it cannot be read or written, nothing is remembered.
-
 Looks: which member files of this host are read, where thousands of workers live.
 
     at most AT_ONCE live workers     all
@@ -57,7 +48,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hf_mpwriter.base import state
@@ -76,7 +66,6 @@ SUPERVISOR = "~run"  # of an observer that believes the ledger
 DERIVER = "~ranks"  # of the process that derives a run of all ranks
 ASK_FOR_ALL = frozenset({OBSERVER, SUPERVISOR})
 _numbers = itertools.count(1)
-KEPT = 1000  # workers that died
 AT_ONCE = 64  # live workers that each look reads
 QUIET = 2 * 10**9  # nanoseconds, the coarsest clock of a filesystem
 
@@ -323,7 +312,6 @@ class Members:
         self._elsewhere = elsewhere
         self._spool, self._directory, self._run, self._host = spool, spool.members, spool.run, host_id()
         self._known, self._looks = dict[str, Reading](), Looks()
-        self._died = spool.host(self._host).died
         self._unread: OSError | None = None  # why a member file could not be read the last time
         self._others: Collection[str] | None = None  # who is elsewhere, once it was asked for
 
@@ -396,9 +384,7 @@ class Members:
         return {path for member in members for path in member.growing}
 
     def remove(self, member: Member) -> None:
-        """Remove the file of a dead member, or leave it to the next uploader. That it died is remembered."""
-        if member.has_died:
-            remember(self._died, member.files)
+        """Remove the file of a dead member, or leave it to the next uploader."""
         with contextlib.suppress(OSError):
             disk.remove(self._directory / str(member.name), "members.file", durable=False)
 
@@ -407,33 +393,6 @@ def _listdir(place: Place) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         return place.names()
     return []
-
-
-@dataclass(frozen=True)
-class Deaths:
-    """What `died.json` holds."""
-
-    last: tuple[str, ...] = ()  # paths, the newest death last
-
-    @classmethod
-    def read(cls, place: Place) -> Deaths:
-        """The record; an empty one if there is none, or if it cannot be read."""
-        return state.read(cls, place)
-
-
-def remember(place: Place, files: Collection[str]) -> None:
-    """Remember a worker that died."""
-    known, last = Deaths.read(place).last, last_of(files)
-    if last not in known:
-        with contextlib.suppress(OSError):
-            disk.replace(place, state.dump(Deaths((*known, last)[-KEPT:])), "died.save", durable=False)
-
-
-def remembered(spool: Spool) -> frozenset[str]:
-    """The last event file of each worker that died, as the uploaders of all hosts remember it."""
-    with contextlib.suppress(OSError):
-        return frozenset(path for host in spool.host_ids() for path in Deaths.read(spool.host(host).died).last)
-    return frozenset()
 
 
 def last_of(files: Collection[str]) -> str:

@@ -17,8 +17,7 @@ from hf_mpwriter.snapshot.event_files import Damage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.staging import MirrorStatus
-from hf_mpwriter.spool.status import FULL_DISK
-from hf_mpwriter.spool.workers import members
+from hf_mpwriter.spool.status import FULL_DISK, UploaderStatus
 from hf_mpwriter.spool.workers.members import claim
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
@@ -60,7 +59,7 @@ def test_every_worker_that_has_a_file_is_shown_when_its_member_file_has_gone(tmp
         (tmp_path / path).parent.mkdir(exist_ok=True)
         event_file(tmp_path / path, 1)
     for last, state in ((paths[3], "ended"), (paths[4], "died")):
-        members.remember(spool.host(host_id()).died, [last])
+        UploaderStatus(died=(last,)).save(spool.host(host_id()))
         workers = {worker.name: worker.state for worker in gather(spool).workers}
         assert workers == {"main": "ended", "proc_00001": "ended", "rank_00001": state}
 

@@ -28,7 +28,7 @@ from hf_mpwriter.spool.outbox import Outbox, interrupted
 from hf_mpwriter.spool.staging import Mirrored, MirrorStatus, mirrored_place
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.member_lines import MemberName
-from hf_mpwriter.spool.workers.members import Deaths, Members
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.directory import Place
 
 HERE = Destination("https://hub", "me/run")
@@ -109,7 +109,6 @@ FILES: dict[str, tuple[Callable[[Spool, HostSpool], Place], Callable[[Spool, Hos
     "status": (lambda _, host: host.daemon("uploader").status, see_nothing(UploaderStatus.read)),
     "mirrored": (lambda _, host: mirrored_place(host), see_nothing(Mirrored.read)),
     "mirror": (lambda _, host: host.daemon("mirror").status, see_nothing(MirrorStatus.read)),
-    "deaths": (lambda _, host: host.root / "died.json", see_nothing(lambda host: Deaths.read(host.root / "died.json"))),
 }
 
 

@@ -21,9 +21,9 @@ from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers import members as members_module
 from hf_mpwriter.spool.workers.member_lines import COUNTERS_LENGTH, Member, MemberName, News, Reading
-from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, Members, claim, last_of, remembered
-from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.process import Process, host_id
+from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, Members, claim, last_of
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import Process
 from hf_mpwriter.testing import processes
 
 NAME = MemberName("main", "h-1", 1, 2, 3)
@@ -260,8 +260,8 @@ def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
         assert list(noted._noted) == [mine.name]
 
 
-def test_a_worker_that_died_is_remembered_when_its_member_file_goes(place):
-    """By its last file, so a later life that ends well is no death. One that sealed its files has ended."""
+def test_a_worker_that_died_has_left_a_file_open(place):
+    """One that sealed its files has ended. The last file names a death, so a later life that ends well is none."""
     members = Members(place)
     died, ended = member_file(place, "rank_00001"), member_file(place, "rank_00002")
     for path in ("rank_00001/events.2", "rank_00001/sub/events.1"):
@@ -271,13 +271,11 @@ def test_a_worker_that_died_is_remembered_when_its_member_file_goes(place):
     ended.write({"seal": "rank_00002/events.1"})
     for one in (died, ended):
         one.leave()
-    disk.make_dirs(place.host(host_id()).root)
     found = members.all()
     assert [member.has_died for member in found] == [True, False]
     for member in found:
         members.remove(member)
-    assert remembered(place) == {"rank_00001/events.2"}
-    assert last_of({"rank_00001/events.2", "rank_00001/events.3"}) not in remembered(place)
+    assert last_of(found[0].files) == "rank_00001/events.2"
     assert members.all() == []
 
 

@@ -12,13 +12,13 @@ from uploaders import uploader
 from hf_mpwriter.base.names import sampler_name
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.daemon.loop import SEAL_WAIT
 from hf_mpwriter.daemon.starts import MirrorStart
 from hf_mpwriter.mirror.decision import MirrorAction
 from hf_mpwriter.mirror.decision import decide as decide_of_a_mirror
 from hf_mpwriter.mirror.loop import Mirror
 from hf_mpwriter.spool.copies import Listed
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
-from hf_mpwriter.spool.workers.samplers import SEAL_WAIT
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.uploader.decision import Action, decide

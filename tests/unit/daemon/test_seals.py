@@ -8,9 +8,10 @@ import pytest
 
 from hf_mpwriter.base.names import sampler_name
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.daemon.loop import SEAL_WAIT, Seals
+from hf_mpwriter.sampler import Workers
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
-from hf_mpwriter.spool.workers.samplers import SEAL_WAIT, SamplerStatus, Seals, Workers
 from hf_mpwriter.system.process import Process, host_id
 
 PROCESS = Process.current()
@@ -83,14 +84,3 @@ def test_workers_are_those_of_one_host_that_live(own_spool):
     assert not workers.any_alive()
     for file in quiet:
         file.leave()
-
-
-def test_a_record_tells_which_process_samples(own_spool):
-    """One that is damaged tells nothing."""
-    host = own_spool.host(host_id())
-    assert SamplerStatus.read(host).pid == 0
-    (own_spool.hosts / host_id()).make_directory(0o700)
-    SamplerStatus(process=PROCESS).save(host)
-    assert SamplerStatus.read(host) == SamplerStatus(process=PROCESS)
-    (host.root / "sampler_status.json").unlink()
-    assert SamplerStatus.read(host).pid == 0
