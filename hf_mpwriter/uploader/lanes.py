@@ -75,7 +75,7 @@ class Lane(abc.ABC):
 
     def __init__(self, ledger: Ledger, backoff: Backoff, retries: Retries) -> None:
         self._ledger, self.backoff, self._retries = ledger, backoff, retries
-        self.commits, self.yielded = 0, False
+        self.yielded = False
 
     @property
     @abc.abstractmethod
@@ -94,7 +94,6 @@ class Lane(abc.ABC):
     @abc.abstractmethod
     def done(self, batch: Batch, *, committed: bool) -> None:
         """The Hub has a batch; `committed` if that took a commit."""
-        self.commits += committed
 
     def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
         """A push has failed: the verdict, a Quarantine instead of a Split of one file; when to try again.
@@ -214,7 +213,6 @@ class EventFileLane(Lane):
 
     def done(self, batch: Batch, *, committed: bool) -> None:
         """The Hub has a batch; what waits behind it is of the same scan."""
-        super().done(batch, committed=committed)
         in_time = not committed or self._size.done(len(batch.files))
         if all(map(self._ledger.covers, batch.files)):
             self._outbox.remove(batch)
@@ -432,7 +430,6 @@ class AttachmentLane(Lane):
 
     def done(self, batch: Batch, *, committed: bool) -> None:
         """The Hub has a batch; `committed` if that took a commit."""
-        super().done(batch, committed=committed)
         self.drop(batch)
         self.backoff.succeeded()
         self._bound = min(ATTACHED_BYTES, 2 * self._bound)

@@ -161,11 +161,6 @@ class Pacing(Backoff):
         """Whether the whole rate limit is that of this bucket."""
         return self._rate_limit.rule.nodes == 1
 
-    @property
-    def explanation(self) -> str:
-        """Why the rate limit refused the last push, for people."""
-        return self._rate_limit.explanation
-
     def saw(self, hosts: Collection[str], apart: Collection[str] = ()) -> None:
         """Note which hosts share the run directory, `apart` from those with an uploader of their own."""
         if self._rate_limit.saw(hosts, apart) and self.used_up:

@@ -65,10 +65,11 @@ class Sending:
     ) -> None:
         self._spool, self._status, self._peers = spool, status, peers
         self.requests, self._clocks = requests, clocks
+        self._commits = 0
         self._knows_other_runs = False  # whether the user was told of them
         self.ledger = _loaded(spool, host, start)
         self._outbox = outbox = Outbox(host, spool.run)
-        limit = RateLimit(
+        self._limit = limit = RateLimit(
             start.destination,
             Environment.read().commits_per_hour,
             folder_of(os.environ),
@@ -233,7 +234,7 @@ class Sending:
         """Tell the user why a push has to wait for the rate limit."""
         wait = self.pacing.next_try - self._clocks.now()
         if self.pacing.is_alone or wait > NOTABLE_WAIT:
-            self._status.notify([self.pacing.explanation])
+            self._status.notify([self._limit.explanation])
         if self.pacing.due_at and wait > NOTABLE_WAIT:
             due = time.strftime("%H:%M", time.localtime(time.time() + wait))
             self._status.waits(f"the next commit is due at about {due}.")
@@ -272,6 +273,7 @@ class Sending:
         if not isinstance(verdict, Done):
             self._failed(verdict, lane, batch)
             return False
+        self._commits += verdict.own
         if verdict.own:
             count, size = len(verdict.files), sum(self._new_bytes(*held) for held in verdict.files.items())
             files, took = f"{count} file{'s' * (count != 1)}", self.in_flight.took
@@ -360,7 +362,7 @@ class Sending:
             phase=phase or ("pushing" if push else "waiting" if self.events.batches else "idle"),
             waiting=len(waiting),
             push=push.pid if push else 0,
-            commits=self.events.commits + self.attachments.commits,
+            commits=self._commits,
             blocked_until=self.pacing.blocked_until,
             next_at=self._next_at,
             asked_at=push.asked_at if push else 0.0,

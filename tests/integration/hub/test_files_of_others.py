@@ -1,4 +1,4 @@
-"""Large event files of other writers: what a push takes of memory, and what stands on the Hub while they grow."""
+"""Files of other writers that go by their paths: what a push takes of memory, and what the Hub has while they grow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import os
 
 import pytest
-from pushing import Pushes, is_as
+from pushing import NAME, Pushes, hits, is_as
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Done, Retry
@@ -84,3 +84,50 @@ def test_a_large_file_that_became_shorter_is_scanned_again(run, shorter):
     os.truncate(run.root / THEIRS, (length - RECORD) * shorter)
     verdict = run.pushes.verdict(run.job({"files": (LocalFile(THEIRS, length, True),)}))
     assert is_as(verdict, Retry)
+
+
+# quiet files that grow after all
+
+GROWS = """
+import os
+import huggingface_hub
+upload = huggingface_hub.HfApi.preupload_lfs_files
+
+def upload_while_it_grows(self, *args, additions, **options):
+    for addition in additions:
+        if isinstance(addition.path_or_fileobj, str):
+            with open(os.path.realpath(addition.path_or_fileobj), "ab") as file:
+                file.write(b"half a record")
+    upload(self, *args, additions=additions, **options)
+
+huggingface_hub.HfApi.preupload_lfs_files = upload_while_it_grows
+"""
+
+
+@pytest.fixture(scope="module", params=["0", "1"], ids=["xet", "lfs"])
+def growing(running, request):
+    """Pushes of files to which their writer appends between two reads of the client."""
+    made = Pushes(running.endpoint, prelude=GROWS, env={"HF_HUB_DISABLE_XET": request.param})
+    yield made
+    made.end()
+
+
+def test_a_file_that_grows_while_it_is_sent_is_committed_as_long_as_its_snapshot(run, hub, growing):
+    """What was read is not committed, not even once; the same push sends the length of the snapshot."""
+    run, whole = dataclasses.replace(run, pushes=growing), (run.root / NAME).read_bytes()
+    hub.fault("POST /commit/ slow seconds=0.1 times=0")
+    verdict = run.push(files=(LocalFile(NAME, run.length, growing=False),))
+    assert is_as(verdict, Done, own=True)
+    assert verdict.files[NAME].length == run.length
+    assert (run.root / NAME).read_bytes() == whole + b"half a record"
+    assert run.on_hub(hub) == whole
+    assert hits(hub) == [1], "the first commit was not asked for"
+
+
+def test_a_file_that_has_grown_since_the_scan_is_cut(run, hub):
+    """Before the push: it is not handed over by its path at all."""
+    whole = (run.root / NAME).read_bytes()
+    (run.root / NAME).write_bytes(whole + b"half a record")
+    verdict = run.push(files=(LocalFile(NAME, run.length, growing=False),))
+    assert is_as(verdict, Done, own=True)
+    assert run.on_hub(hub) == whole
