@@ -14,7 +14,10 @@ Invariants:
 from __future__ import annotations
 
 import resource
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hf_mpwriter.events.event_file import EventFile
 
 MEMORY_LIMIT = 16 << 20  # bytes
 OPEN_FILES = 64  # in sub directories; a sixteenth of the usual limit on Linux
@@ -34,13 +37,6 @@ def descriptor_share() -> int:
     return UNLIMITED if soft == resource.RLIM_INFINITY else max(1, soft // SHARE)
 
 
-class Closeable(Protocol):
-    """A file that can close its descriptor and open it again."""
-
-    def rest(self) -> bool:
-        """Close the descriptor unless it is in use; True if it was closed."""
-
-
 class Limits:
     """The shared limits of one process."""
 
@@ -53,8 +49,8 @@ class Limits:
         """Begin with nothing that waits or is open, as at the start and in a forked child."""
         self._waiting: dict[object, int] = {}  # bytes of each backlog
         self._total = 0  # of these, counted along
-        self._main: dict[Closeable, None] = {}  # the one that was opened first comes first
-        self._sub: dict[Closeable, None] = {}
+        self._main: dict[EventFile, None] = {}  # the one that was opened first comes first
+        self._sub: dict[EventFile, None] = {}
 
     def has_room(self, backlog: object, size: int) -> bool:
         """Note the size of a backlog; whether all backlogs together are within the memory limit."""
@@ -72,18 +68,18 @@ class Limits:
         """Whether nothing waits anywhere."""
         return not self._waiting
 
-    def opened(self, file: Closeable, *, is_main: bool) -> None:
+    def opened(self, file: EventFile, *, is_main: bool) -> None:
         """Note a descriptor that is open; beyond the limits, those that were opened first are closed."""
         (self._main if is_main else self._sub)[file] = None
         self._rest(self._sub, len(self._sub) - self._open_files, file)
         excess = len(self._main) + len(self._sub) - descriptor_share()
         self._rest(self._main, excess - self._rest(self._sub, excess, file), file)
 
-    def rest_all(self, but: Closeable) -> bool:
+    def rest_all(self, but: EventFile) -> bool:
         """Close all descriptors but that of one file, because the process has none left; True if one was closed."""
         return sum(self._rest(files, len(files), but) for files in (self._sub, self._main)) > 0
 
-    def _rest(self, files: dict[Closeable, None], excess: int, but: Closeable) -> int:
+    def _rest(self, files: dict[EventFile, None], excess: int, but: EventFile) -> int:
         """Close up to `excess` descriptors; how many were closed."""
         closed = 0
         for file in list(files)[: max(0, excess)]:
@@ -92,11 +88,11 @@ class Limits:
                 closed += 1
         return closed
 
-    def awake(self) -> list[Closeable]:
+    def awake(self) -> list[EventFile]:
         """Who has a descriptor."""
         return [*self._main, *self._sub]
 
-    def closed(self, file: Closeable) -> None:
+    def closed(self, file: EventFile) -> None:
         """Note a descriptor that was closed."""
         self._main.pop(file, None)
         self._sub.pop(file, None)

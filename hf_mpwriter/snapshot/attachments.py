@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from hf_mpwriter.base.files import LocalFile, git_hasher
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.snapshot import event_files
-from hf_mpwriter.system import disk, failpoints, hf_home
+from hf_mpwriter.system import disk, failpoints, filesystem, hf_home
 from hf_mpwriter.system.directory import Directory, Place
 
 LIMIT = 128 << 20  # bytes of one attachment
@@ -55,11 +55,6 @@ class ChangedError(OSError):
 def stamp_of(status: os.stat_result) -> tuple[int, ...]:
     """Inode, size, mtime and ctime (ns), which change with the file; ctime also where mtime is set back."""
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def reason_of(error: OSError) -> str:
-    """Why an attachment is left out, without its path."""
-    return error.strerror or str(error)
 
 
 def _is_utf8(name: str) -> bool:
@@ -146,7 +141,7 @@ class Attachments:
             except FileNotFoundError:  # removed between listing and reading
                 continue
             except OSError as error:
-                found.refused[relative] = reason_of(error)
+                found.refused[relative] = filesystem.reason_of(error)
         return found
 
     def identify(self, relative: str) -> LocalFile:
@@ -180,11 +175,6 @@ def check_room(directory: Place, size: int) -> None:
         raise OSError("too little room is left on this disk for a copy")
 
 
-def copy_path(directory: Place, file: LocalFile) -> Place:
-    """Place of the copy of an attachment."""
-    return directory / file.sha256
-
-
 class Copies:
     """The copies of one uploader; those of an earlier one are removed."""
 
@@ -196,7 +186,7 @@ class Copies:
     def take(self, file: LocalFile) -> LocalFile:
         """Copy an attachment; the file with the content of the copy, which may be newer than `file`."""
         with contextlib.suppress(FileNotFoundError):
-            if copy_path(self._directory, file).stat().st_size == file.length:
+            if (self._directory / file.sha256).stat().st_size == file.length:
                 return file
         disk.make_dirs(self._directory)
         temporary = self._directory / "taking"
@@ -210,7 +200,7 @@ class Copies:
                 except ChangedError:
                     continue
                 if file.stamp and file == before:
-                    disk.rename(temporary, copy_path(self._directory, file), "copies")
+                    disk.rename(temporary, self._directory / file.sha256, "copies")
                     return file
             raise ChangedError
         finally:
@@ -247,11 +237,4 @@ def sizes(run: Directory, allows: Callable[[str], bool], without: Collection[tup
     `without`: files to leave out, by device and inode, such as `secrets`. Training does not know them: what it
     waits for is over as soon as the uploader has found them.
     """
-    found = {}
-    with event_files.Statuses(run) as statuses:
-        for relative in _allowed(run, allows):
-            with contextlib.suppress(OSError):
-                status = statuses.of(relative)
-                if (status.st_dev, status.st_ino) not in without:
-                    found[relative] = status.st_size
-    return found
+    return event_files.sizes_of(run, _allowed(run, allows), without)

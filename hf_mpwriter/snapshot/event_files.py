@@ -102,12 +102,18 @@ class Statuses:
 
 def sizes(run: Directory, allows: Callable[[str], bool]) -> dict[str, int]:
     """Size in bytes of each event file that the user's patterns allow; none is read."""
+    return sizes_of(run, (path for path in walk(run) if not names.is_attachment(path) and allows(path)))
+
+
+def sizes_of(run: Directory, paths: Iterable[str], without: Collection[tuple[int, int]] = ()) -> dict[str, int]:
+    """Size in bytes of each of these files that is there, but not `without`, by device and inode."""
     found = {}
     with Statuses(run) as statuses:
-        for path in walk(run):
-            if not names.is_attachment(path) and allows(path):
-                with contextlib.suppress(OSError):
-                    found[path] = statuses.of(path).st_size
+        for path in paths:
+            with contextlib.suppress(OSError):
+                status = statuses.of(path)
+                if (status.st_dev, status.st_ino) not in without:
+                    found[path] = status.st_size
     return found
 
 

@@ -50,7 +50,6 @@ from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.verdicts import Quarantine, Split, Unknown, Verdict
 from hf_mpwriter.events import framing
-from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.attachments import Attachments, Copies
 from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending, writer_of
 from hf_mpwriter.snapshot.large_files import NO_COPY, LargeFiles
@@ -58,7 +57,7 @@ from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, filesystem
 from hf_mpwriter.uploader.decision import Attached, Outgoing
 from hf_mpwriter.uploader.pacing import LARGEST, Backoff, BatchSize, Clocks, Retries, Step
 
@@ -351,7 +350,7 @@ class AttachmentLane(Lane):
             except FileNotFoundError:  # nothing is left to send
                 continue
             except OSError as error:
-                self._retries.left_out(path, attachments.reason_of(error))
+                self._retries.left_out(path, filesystem.reason_of(error))
                 continue
             if not covered and not self._fits(files, file):
                 left.append(path)

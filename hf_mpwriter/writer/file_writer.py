@@ -14,7 +14,6 @@ Invariant:
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,8 +28,6 @@ from hf_mpwriter.events.framing import StepEncoder
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.values import as_step
 
-# the dictionary behind `__dict__`: a look into it costs less than one through its proxy, or an attribute of the class
-TENSORBOARDX: dict[str, Any] = gc.get_referents(_EventFileWriter.__dict__)[0]
 ADD_EVENT = _EventFileWriter.add_event
 
 

@@ -1,13 +1,216 @@
-"""`HFSummaryWriter`: the signature and the attributes of huggingface_hub's class, on `SummaryWriter`."""
+"""The interface of huggingface_hub: `HFSummaryWriter`, and the CommitScheduler of its `scheduler`, without a thread.
+
+`trigger()` writes a request into the member file of this worker, and the uploader answers through its ledger. No thread
+resolves the Future that `trigger()` returns: its methods read the ledger when they are called.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from typing import Any, TypedDict, Unpack
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Self, TypedDict, Unpack
 
-from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, check_repo_id
-from hf_mpwriter.writer.commit_scheduler import CommitScheduler
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, Destination, Settings, check_repo_id
+from hf_mpwriter.delivery.sentences import damage_text
+from hf_mpwriter.delivery.sinks import Delivery, HubSink, LogdirSink
+from hf_mpwriter.delivery.status import Logged
+from hf_mpwriter.delivery.wait import POLL, Wanted, wait_for
+from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.summary_writer import SummaryWriter
+
+DISK_PATIENCE = 30.0  # seconds that a disk may refuse what a push asks for; it is tried again every 16 s at least
+
+
+class UploadError(HfMpWriterError):
+    """The requested push has failed. What is on disk stays there, and the uploader tries again."""
+
+
+class PushFuture(Future[str | None]):
+    """Resolves to the commit that holds what was logged before the request, None if there was nothing to push.
+
+    Of a staged run it resolves when the logdir has it, too.
+
+    Args:
+        worker: of this process.
+        logged: before the request.
+        requested_at: unix time; older failures do not count.
+    """
+
+    def __init__(self, worker: Worker, logged: Logged, requested_at: float) -> None:
+        super().__init__()
+        self._worker, self._requested_at = worker, requested_at
+        self._hub, self._logdir = HubSink(worker.spool), LogdirSink(worker.spool)
+        self._ask(logged)
+        self._patient_until = time.monotonic() + DISK_PATIENCE
+
+    def _ask(self, logged: Logged) -> None:
+        """Ask for what was logged; what was refused until now is tried again."""
+        self._logged = logged
+        self._wanted = Wanted.now(self._hub, logged.lengths), Wanted.now(self._logdir, logged.written)
+
+    def _resolve_within(self, timeout: float) -> None:
+        """Wait for an outcome, at most `timeout` seconds, and resolve the Future if there is one."""
+        end = time.monotonic() + timeout
+        if super().done():
+            return
+        try:
+            if self._is_written_by(end) and self._is_there_by(end):
+                self._raise_lost()
+                self.set_result(self._commit())
+        except UploadError as error:
+            self.set_exception(error)
+
+    def _is_written_by(self, end: float) -> bool:
+        """Wait until the disk has taken what waits in memory, at most until `end` (monotonic seconds)."""
+        while self._logged.in_memory:
+            self._ask(self._worker.request_push())
+            if not self._logged.in_memory:
+                break
+            if time.monotonic() > self._patient_until:
+                text = f"{self._logged.in_memory} records wait in memory, the disk refuses them"
+                raise UploadError(f"{text}: {self._logged.disk_error}")
+            if time.monotonic() >= end:
+                return False
+            time.sleep(POLL)
+        return True
+
+    def _is_there_by(self, end: float) -> bool:
+        """Wait until the sinks have all, at most until `end` (monotonic seconds)."""
+        for look in wait_for(self._wanted, end):
+            if look.is_due:
+                self._worker.keep_house()
+            self._raise_failure(look.deliveries)
+        deliveries = [one.look() for one in self._wanted]
+        for delivery in deliveries:
+            if delivery.refused:
+                raise UploadError("; ".join(dict.fromkeys(delivery.refused.values())))
+        self._raise_failure(deliveries)
+        return all(delivery.is_complete for delivery in deliveries)
+
+    def _raise_failure(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            carrier = delivery.carrier
+            if delivery.missing and carrier.reason and carrier.failed_at > self._requested_at:
+                raise UploadError(f"not {delivery.place}: {carrier.why}")
+
+    def _raise_lost(self) -> None:
+        if lost := damage_text(self._hub.missing(self._logged.damaged)):
+            raise UploadError(f"{lost} The others are on the Hub.")
+        if self._logged.dropped:
+            raise UploadError(f"The disk refused {self._logged.dropped} records for good; the others are on the Hub.")
+
+    def _commit(self) -> str | None:
+        ledger = self._hub.ledger()
+        held = [ledger.files[path] for path in self._logged.lengths if ledger and path in ledger.files]
+        return max(held, key=lambda one: one.time).commit if held else None
+
+    def done(self) -> bool:
+        """Return whether what was logged is on the Hub, and in the logdir of a staged run, or the push has failed."""
+        self._resolve_within(0.0)
+        return super().done()
+
+    def result(self, timeout: float | None = None) -> str | None:
+        """Return the commit.
+
+        Args:
+            timeout: seconds; None waits until the push has an outcome.
+
+        Raises:
+            UploadError: the push has failed.
+            TimeoutError: there is no outcome yet.
+        """
+        self._resolve_within(math.inf if timeout is None else timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the error of a failed push, None if the push succeeded.
+
+        Args:
+            timeout: seconds; None waits until the push has an outcome.
+
+        Raises:
+            TimeoutError: there is no outcome yet.
+        """
+        self._resolve_within(math.inf if timeout is None else timeout)
+        return super().exception(0)
+
+
+class CommitScheduler:
+    """Requests pushes, which the uploader makes.
+
+    Attributes:
+        folder_path: the run directory.
+        path_in_repo: folder in the repository.
+        every: minutes between two commits.
+        lock: for code that holds CommitScheduler's lock while it writes files; nothing here waits for it.
+        last_future: of the last `trigger`.
+        repo_type: as it was given, None for the default.
+        revision: as it was given, None for the default.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        destination: Destination,
+        settings: Settings,
+        token: str | None,
+        repo_type: str | None,
+        revision: str | None,
+    ) -> None:
+        self._worker, self._destination = worker, destination
+        self.repo_type, self.revision = repo_type, revision
+        self.folder_path = Path(worker.spool.run_dir)
+        self.path_in_repo = destination.path_in_repo
+        self.every = settings.commit_every
+        self.squash_history = settings.squash_history
+        self.allow_patterns = settings.allow_patterns
+        self.ignore_patterns = settings.ignore_patterns
+        self.token = token
+        self.lock = threading.Lock()
+        self.last_future: Future[str | None] | None = None
+
+    @property
+    def repo_id(self) -> str:
+        """The repository; with its namespace once a push has resolved it."""
+        ledger = HubSink(self._worker.spool).ledger()
+        return (ledger.repo_id if ledger else "") or self._destination.repo_id
+
+    def trigger(self) -> Future[str | None]:
+        """Request a push of what this process has logged so far, and return at once."""
+        if self._worker.is_stopped:
+            future: Future[str | None] = Future()
+            future.set_result(None)
+        else:
+            future = PushFuture(self._worker, self._worker.request_push(), time.time())
+        self.last_future = future
+        return future
+
+    def push_to_hub(self) -> str | None:
+        """Push what this process has logged, wait for it, and return the commit, None if there was nothing to push.
+
+        Raises:
+            UploadError: the push has failed.
+        """
+        return self.trigger().result()
+
+    def stop(self) -> None:
+        """Let this process request no more pushes, start no uploader, and not wait at its end."""
+        self._worker.stop()
+
+    def __enter__(self) -> Self:
+        """Return the scheduler; there is nothing to start."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Push, then stop."""
+        self.push_to_hub()
+        self.stop()
 
 
 class WriterArguments(TypedDict, total=False):
@@ -90,14 +293,13 @@ class HFSummaryWriter(SummaryWriter):
             token=token,
             **kwargs,
         )
-        self.repo_type = repo_type
-        self.repo_revision = repo_revision
+        self.repo_type, self.repo_revision = repo_type, repo_revision
         self._on_arrival()
 
     def _on_arrival(self) -> None:
         if self._destination is not None and self._worker is not None:
-            self.scheduler = CommitScheduler(self._worker, self._destination, self._settings, self._token)
-            self.scheduler.repo_type, self.scheduler.revision = self.repo_type, self.repo_revision
+            given = self._token, self.repo_type, self.repo_revision
+            self.scheduler = CommitScheduler(self._worker, self._destination, self._settings, *given)
             if not self._uploads:
                 self.scheduler.stop()
 

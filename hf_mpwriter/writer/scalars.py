@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
+from tensorboardX.event_file_writer import EventFileWriter as _EventFileWriter
 from tensorboardX.summary import _clean_tag, scalar
 from tensorboardX.writer import DummyFileWriter
 from tensorboardX.writer import SummaryWriter as _SummaryWriter
@@ -38,7 +39,7 @@ from hf_mpwriter.events.framing import StepEncoder
 from hf_mpwriter.system.process import open_above
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import summaries
-from hf_mpwriter.writer.file_writer import ADD_EVENT, TENSORBOARDX, FileWriter
+from hf_mpwriter.writer.file_writer import ADD_EVENT, FileWriter
 from hf_mpwriter.writer.metrics import Encoders, Names, read
 from hf_mpwriter.writer.refusals import REPLACED, refuse, wrong_tag
 from hf_mpwriter.writer.values import Number, Step, as_number, as_step
@@ -121,7 +122,7 @@ class ScalarMethods(_SummaryWriter):
             file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
             value = scalar_value if type(scalar_value) is float else as_number(scalar_value)
             now = time.time() if walltime is None else walltime
-            special = display_name or summary_description or new_style or TENSORBOARDX["add_event"] is not ADD_EVENT
+            special = display_name or summary_description or new_style or _EventFileWriter.add_event is not ADD_EVENT
             if special or value is None or worker is None or file_writer._default_metadata:
                 summary = _special_summary(
                     tag,
@@ -157,7 +158,7 @@ class ScalarMethods(_SummaryWriter):
             encoder = self._encoders[names]
             self._last_logged = names, encoder
         file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
-        is_special = wall_time is not None or TENSORBOARDX["add_event"] is not ADD_EVENT
+        is_special = wall_time is not None or _EventFileWriter.add_event is not ADD_EVENT
         if type(step) is not int or worker is None or is_special or file_writer._default_metadata:
             self._log_otherwise(encoder, values, step, None if wall_time is None else float(wall_time))
             return

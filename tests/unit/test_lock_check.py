@@ -66,4 +66,4 @@ def test_every_lock_between_threads_is_known():
     """`system/process_state` makes them; `scheduler.lock` is the user's."""
     ours = (path for path in PACKAGE.rglob("*.py") if not {"localhub", "demo"} & set(path.parts))
     makers = {path.relative_to(PACKAGE).as_posix() for path in ours if makes_locks(ast.parse(path.read_text()))}
-    assert makers == {"system/process_state.py", "writer/commit_scheduler.py"}
+    assert makers == {"system/process_state.py", "writer/hf_summary_writer.py"}

@@ -84,7 +84,7 @@ assert writer.status().on_hub == on_disk() > 0
 DROPPED = """
 import sys
 from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.writer.commit_scheduler import UploadError
+from hf_mpwriter.writer.hf_summary_writer import UploadError
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], memory_limit=0)
 home = writer._worker.files
 def refuse():

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SettingsError, SpoolFormatError
-from hf_mpwriter.writer.commit_scheduler import UploadError
+from hf_mpwriter.writer.hf_summary_writer import UploadError
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from support import event_file, failing
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.attachments import Attachments, ChangedError, Copies, copy_path, secrets, sizes
+from hf_mpwriter.snapshot.attachments import Attachments, ChangedError, Copies, secrets, sizes
 from hf_mpwriter.system.directory import Directory, at
 
 BLOCK = 1 << 16
@@ -137,7 +137,7 @@ def test_a_copy_has_the_content_whatever_becomes_of_the_file(copies, tmp_path):
     assert copies.take(file) == file
     (tmp_path / "run" / "a.txt").write_bytes(b"two")
     assert copies.take(file) == file
-    path = copy_path(at(tmp_path / "copies"), file)
+    path = tmp_path / "copies" / file.sha256
     with open(path, "rb") as copy:
         assert copy.read() == b"one"
     assert os.stat(path).st_mode & 0o777 == 0o600
@@ -177,7 +177,7 @@ def test_a_copy_is_never_torn(tmp_path):
                 file = making.take(content("a.bin", b""))
             except ChangedError:
                 continue
-            with open(copy_path(at(tmp_path / "copies"), file), "rb") as copy:
+            with open(tmp_path / "copies" / file.sha256, "rb") as copy:
                 data = copy.read()
             assert content("a.bin", data) == file
             steps = [data[n * BLOCK] for n in range(blocks)]

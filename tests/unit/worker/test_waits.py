@@ -20,7 +20,7 @@ from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.looking import publish_record
 from hf_mpwriter.worker.patience import Terms
 from hf_mpwriter.worker.worker import Worker
-from hf_mpwriter.writer.commit_scheduler import PushFuture, UploadError
+from hf_mpwriter.writer.hf_summary_writer import PushFuture, UploadError
 
 REFUSED = "events.out.tfevents.1000000000.there.1.0123abcd"
 TIMEOUT = 0.5  # seconds
