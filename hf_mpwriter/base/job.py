@@ -166,14 +166,6 @@ def number(environ: Environ, name: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else None
 
 
-@dataclass(frozen=True)
-class JobSystem:
-    """A system that names jobs."""
-
-    system: str  # begins the name of a job
-    job: Callable[[Environ], str]  # its id in an environment, "" if this is not that system
-
-
 def _match(environ: Environ, variable: str, pattern: str) -> str:
     """The value of a variable if all of it matches, else ""."""
     value = environ.get(variable)
@@ -238,26 +230,25 @@ def _torchrun(environ: Environ) -> str:
     return "" if job == "none" else job  # so torchrun without --rdzv-id calls every job
 
 
-ROWS = (
-    JobSystem("slurm", _slurm),
-    JobSystem("pbs", _pbs),
-    JobSystem("lsf", _lsf),
-    JobSystem("sge", _sge),
-    JobSystem("sky", _skypilot),
-    JobSystem("sagemaker", _sagemaker),
-    JobSystem("hf", _hf_jobs),
-    JobSystem("torchx", _torchx),
-    JobSystem("ray", _ray),
-    JobSystem("torchrun", _torchrun),
-)
-
-
-BATCH_SYSTEMS = (("SLURM", _slurm), ("PBS", _pbs), ("LSF", _lsf), ("Grid Engine", _sge), ("Hugging Face", _hf_jobs))
+# what begins the name of a job -> its id in an environment, "" if this is not that system
+ROWS: dict[str, Callable[[Environ], str]] = {
+    "slurm": _slurm,
+    "pbs": _pbs,
+    "lsf": _lsf,
+    "sge": _sge,
+    "sky": _skypilot,
+    "sagemaker": _sagemaker,
+    "hf": _hf_jobs,
+    "torchx": _torchx,
+    "ray": _ray,
+    "torchrun": _torchrun,
+}
+BATCH_SYSTEMS = {"SLURM": _slurm, "PBS": _pbs, "LSF": _lsf, "Grid Engine": _sge, "Hugging Face": _hf_jobs}
 
 
 def job_name(environ: Environ) -> str:
     """The name of the job, "" if the environment names none that lasts over a restart."""
-    return next((_name(row.system, job) for row in ROWS if (job := row.job(environ))), "")
+    return next((_name(system, job) for system, id_of in ROWS.items() if (job := id_of(environ))), "")
 
 
 def _name(system: str, job: str) -> str:
@@ -281,7 +272,7 @@ def run_name(environ: Environ, launched_at: float, host: str) -> str:
 
 def batch_system(environ: Environ) -> str:
     """The system that ends all processes of a job with it, "" if there is none."""
-    return next((name for name, job in BATCH_SYSTEMS if job(environ)), "")
+    return next((name for name, id_of in BATCH_SYSTEMS.items() if id_of(environ)), "")
 
 
 def is_ray_worker(environ: Environ) -> bool:

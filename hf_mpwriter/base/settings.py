@@ -24,6 +24,7 @@ Environment:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import math
@@ -82,11 +83,6 @@ def typed_repo_id(text: str) -> tuple[str, str]:
     return kind, check_repo_id(text.removeprefix(f"{kind}s/"))
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SettingsError(f"{name} is {value!r}.", hint=f"Use one of {', '.join(choices)}.")
-
-
 @dataclass(frozen=True)
 class Destination:
     """Where a run goes: one folder of one branch of one repository."""
@@ -102,7 +98,8 @@ class Destination:
             if not isinstance(getattr(self, field.name), str):
                 raise SettingsError(f"{field.name} is {getattr(self, field.name)!r}, but must be a string.")
         check_repo_id(self.repo_id)
-        _check_choice("repo_type", self.repo_type, REPO_TYPES)
+        if self.repo_type not in REPO_TYPES:
+            raise SettingsError(f"repo_type is {self.repo_type!r}.", hint=f"Use one of {', '.join(REPO_TYPES)}.")
         check_endpoint(self.endpoint)
         object.__setattr__(self, "path_in_repo", name_on_hub(self.path_in_repo))
         if ".." in self.path_in_repo.split("/"):
@@ -216,17 +213,11 @@ class Environment:
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read and check the variables."""
-        exit_timeout = _number(environ, "HF_MPWRITER_EXIT_TIMEOUT", SECONDS)
-        if exit_timeout is not None and not 0 <= exit_timeout < math.inf:
-            raise SettingsError(f"HF_MPWRITER_EXIT_TIMEOUT is {exit_timeout}.", hint=SECONDS)
-        hint = "It is a number of commits, 2 or more."
-        commits = _number(environ, "HF_MPWRITER_COMMITS_PER_HOUR", hint)
-        if commits is not None and not 2 <= commits < math.inf:
-            raise SettingsError(f"HF_MPWRITER_COMMITS_PER_HOUR is {commits}.", hint=hint)
+        commits = _number(environ, "HF_MPWRITER_COMMITS_PER_HOUR", 2, "It is a number of commits, 2 or more.")
         return cls(
             endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
             disabled=is_on(environ.get("HF_MPWRITER_DISABLED", "")),
-            exit_timeout=exit_timeout,
+            exit_timeout=_number(environ, "HF_MPWRITER_EXIT_TIMEOUT", 0, SECONDS),
             commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
             system_metrics=is_on(environ.get("HF_MPWRITER_SYSTEM_METRICS", "")),
         )
@@ -263,12 +254,13 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     return [name for name in sorted(environ) if name.startswith(PREFIX) and name not in VARIABLES]
 
 
-def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
-    value = environ.get(name)
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        raise SettingsError(f"{name} is {value!r}.", hint=hint) from None
+def _number(environ: Mapping[str, str], name: str, least: float, hint: str) -> float | None:
+    if (value := environ.get(name)) is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if least <= (number := float(value)) < math.inf:
+            return number
+    raise SettingsError(f"{name} is {value!r}.", hint=hint)
 
 
 def is_on(text: str) -> bool:
