@@ -5,7 +5,7 @@
       rank_00001/events.out.tfevents....
       .hf_mpwriter/                                   spool, mode 0700                   written by
         FORMAT                                        "hf-mpwriter 4"                    the first worker
-        run.json                                      {"destination": {...}, "inode": n} the first with a destination
+        run.json                                      the destination                    the first with a destination
         <kind>.lock                                   that of the uploader, the mirror   no process (empty)
         claims/<worker>.lock                          claims; a note                     see worker/rewind
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
@@ -24,6 +24,8 @@
         hosts/<host>/in_flight.json                   the batch that is being sent       that host's uploader
         hosts/<host>/ledger.json                      ledger                             that host's uploader
         hosts/<host>/cache/                           if the client's own is read-only   the pushes
+
+    run.json    {"destination": {...}, "inode": 131073}    of the spool
 
 Invariants:
 - To use a spool is to send a token to the endpoint in its `run.json`. So it is used only if it is this user's and no
