@@ -352,28 +352,6 @@ SECOND = {
 }
 
 
-def test_each_value_of_each_gpu_is_measured_where_it_can_be(nvml, caplog):
-    """A GPU without a power meter has the rest; that is told once."""
-    metrics = Metrics(gpu_sources(nvml.__name__))
-    with caplog.at_level(logging.INFO):
-        found = [metrics.sample() for _ in range(2)]
-    assert (
-        found[0]
-        == found[1]
-        == SECOND
-        | {
-            "gpu.0/utilization_percent": 90.0,
-            "gpu.0/memory_used_gb": 20.0,
-            "gpu.0/memory_percent": 25.0,
-            "gpu.0/power_watts": 345.678,
-            "gpu.0/temperature_celsius": 60.0,
-        }
-    )
-    assert [record.getMessage() for record in caplog.records] == [
-        "power of GPU 1 cannot be measured: LostError: Not Supported"
-    ]
-
-
 def test_a_gpu_that_vanishes_and_comes_back_stops_no_other(nvml, monkeypatch):
     """As after a reset: its handle is asked for anew."""
     metrics = Metrics(gpu_sources(nvml.__name__))
