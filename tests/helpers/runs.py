@@ -28,8 +28,6 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
         writer.add_scalar("loss", 1 / (step + 1), step)
 """
 
-LOG_AND_WAIT = LOG_AND_EXIT + "writer.close(wait=True)\n"  # also for what fails for a while
-
 LOG_AT_ONCE = """
 import sys
 from hf_mpwriter import HFSummaryWriter
