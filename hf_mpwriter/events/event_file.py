@@ -283,9 +283,8 @@ class EventFile:
     def purge(self, step: int, unless_since: float = math.inf) -> None:
         """Make TensorBoard hide what was logged until now in this directory at this step and later.
 
-        `unless_since`: unix time; no purge if the directory has an event file that was modified then or later.
-        A child that takes over the directory of an earlier one must not hide what that one logged in this
-        attempt.
+        `unless_since`: see `Purge`. A child that takes over the directory of an earlier one must not hide what that
+        one logged in this attempt.
         """
         with self._lock:
             if self._series.current is None:

@@ -32,22 +32,12 @@ ADD_EVENT = _EventFileWriter.add_event
 
 
 def is_intercepted() -> bool:
-    """Return whether a test or a tool has replaced tensorboardX's `add_event`, to see every event.
-
-    The two short ways compare it themselves: a call costs microseconds where it is in no cache.
-    """
+    """Return whether a test or a tool has replaced tensorboardX's `add_event`; the short ways compare it themselves."""
     return _EventFileWriter.add_event is not ADD_EVENT
 
 
 class EventFileWriter(_EventFileWriter):
-    """Appends events to an event file of this worker.
-
-    Args:
-        worker: of this process.
-        sub: directory below the worker directory, "" for the worker directory itself.
-        suffix: appended to the names of event files.
-        purge_step: step from which TensorBoard hides what was logged in that directory; None to hide nothing.
-    """
+    """Appends events to an event file of a directory below the worker directory, "" for that itself."""
 
     def __init__(self, worker: Worker, sub: str, suffix: str, purge_step: int | None) -> None:
         self._worker, self._sub = worker, sub
@@ -96,14 +86,7 @@ class EventFileWriter(_EventFileWriter):
 
 
 class FileWriter(_FileWriter):
-    """tensorboardX's FileWriter without an atexit hook, a queue or a thread.
-
-    Args:
-        worker: of this process.
-        sub: directory below the worker directory, "" for the worker directory itself.
-        suffix: appended to the names of event files.
-        purge_step: step from which TensorBoard hides what was logged in that directory; None to hide nothing.
-    """
+    """tensorboardX's FileWriter without an atexit hook, a queue or a thread; for the arguments see EventFileWriter."""
 
     def __init__(self, worker: Worker, sub: str = "", suffix: str = "", purge_step: int | None = None) -> None:
         self.event_writer = EventFileWriter(worker, sub, suffix, purge_step)

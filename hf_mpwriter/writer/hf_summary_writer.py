@@ -34,12 +34,7 @@ class UploadError(HfMpWriterError):
 class PushFuture(Future[str | None]):
     """Resolves to the commit that holds what was logged before the request, None if there was nothing to push.
 
-    Of a staged run it resolves when the logdir has it, too.
-
-    Args:
-        worker: of this process.
-        logged: before the request.
-        requested_at: unix time; older failures do not count.
+    Of a staged run it resolves when the logdir has it, too. Failures from before the request do not count.
     """
 
     def __init__(self, worker: Worker, logged: Logged, requested_at: float) -> None:

@@ -259,16 +259,7 @@ class ScalarMethods(_SummaryWriter):
 
 
 def as_numbers(name: str, values: Any) -> dict[str, float]:
-    """Return several scalars as floats, so that one that is none is refused before anything is written.
-
-    Args:
-        name: of the argument.
-        values: value per tag.
-
-    Raises:
-        TypeError: this is no mapping of strings.
-        ValueError, AssertionError, NotImplementedError: a value is not one number; of `as_number` and tensorboardX.
-    """
+    """Return several scalars as floats, so that one that is none is refused before anything is written."""
     if not isinstance(values, Mapping):
         raise TypeError(f"{name} is {reprlib.repr(values)}, but must be a dictionary.")
     for tag in values:
