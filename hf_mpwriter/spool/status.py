@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -232,11 +233,16 @@ class UploaderStatus(DaemonStatus):
             for host_id in spool.host_ids():
                 with contextlib.suppress(OSError):
                     heard.append((spool.host(host_id).daemon("uploader").status.stat().st_mtime_ns, host_id))
+        return cls.newest_of(heard, lambda host: cls.read(spool.host(host)))
+
+    @classmethod
+    def newest_of(cls, heard: Iterable[tuple[int, str]], read: Callable[[str], Self]) -> Self:
+        """The same, of hosts, each with the time (ns) when its uploader was heard of last."""
         order = sorted(heard, reverse=True)
         own = [host for at, host in order if host == this_host() and order[0][0] - at < 1e9 * SILENT_FOR]
-        if own and (status := cls.read(spool.host(own[0]))).process and not status.is_over:
+        if own and (status := read(own[0])).process and not status.is_over:
             return status
-        found = (cls.read(spool.host(host)) for _, host in order)
+        found = (read(host) for _, host in order)
         return next((status for status in found if status.process), cls())
 
     def or_full(self, spool: Spool, now: float, silent_for: float = 0.0) -> Self:

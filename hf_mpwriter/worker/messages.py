@@ -55,7 +55,7 @@ RECENT = 60.0  # seconds before the start of a worker from which notices are sti
 DISABLED = "HF_MPWRITER_DISABLED"
 NVIDIA = "/proc/driver/nvidia"  # there is one where NVIDIA's driver is loaded
 
-Stamps = dict[str, tuple[int, int]]  # inode and mtime (ns) of a file of each host that has it
+Stamp = tuple[int, int]  # inode and mtime (ns) of a file
 _told: set[str] = set()  # what the process has told of itself; a forked child inherits it, so it tells nothing again
 
 
@@ -66,13 +66,11 @@ class Messages:
         self, membership: Membership, reporter: Reporter, started_at: float, clock: Callable[[], float] = time.time
     ) -> None:
         self._membership, self._reporter, self._started_at, self._clock = membership, reporter, started_at, clock
-        self._status, self._status_stamps = UploaderStatus(), Stamps()
+        self._seen: dict[str, tuple[Stamp, UploaderStatus]] = {}  # of the uploader of each host
         self._has_begun, self._since = False, 0.0
         self.told = ""  # what the user knows of an outage that goes on, "" if there is none
         self._is_unrecorded = False  # whether a full disk has refused the record of the outage that was told
         self._numbers: dict[str, int] | None = None  # of the last notice that was told, per host
-        self._notice_stamps = Stamps()
-        self._untold: dict[str, list[NumberedNotice]] = {}  # per host, until this process or another one tells them
 
     @property
     def _spool(self) -> Spool:
@@ -81,43 +79,54 @@ class Messages:
     def tell(self, *, at_end: bool = False) -> None:
         """Log what is new, as far as it is for this process to tell it; a wait at the end tells of outages itself."""
         if self._membership.destination is not None:
+            self._look()
             self._tell_notices()
             if not at_end:
                 self._tell_upload(self._membership.destination)
 
+    def _look(self) -> None:
+        """Read what uploaders have to tell, where a file has changed."""
+        seen = {}
+        for host, stamp in _stamps(self._spool).items():
+            known = self._seen.get(host)
+            seen[host] = known if known and known[0] == stamp else (stamp, UploaderStatus.read(self._spool.host(host)))
+        self._seen = seen  # as a whole: another thread may tell, too
+
     # notices
 
     def _tell_notices(self) -> None:
-        spool = self._spool
-        stamps = _stamps(spool)
+        told = self._spool.told
         if self._numbers is None:
-            self._numbers = {host: self._last_old(host) for host in _hosts(spool)} | ToldRecord.read(spool.told).numbers
-        if stamps != self._notice_stamps:
-            self._notice_stamps = stamps
-            self._untold = {host: list(UploaderStatus.read(spool.host(host)).notices) for host in stamps}
-        if not any(self._untold.values()):
+            old = {host: self._last_old(host) for host in _hosts(self._spool)}
+            self._numbers = old | ToldRecord.read(told).numbers
+        if not self._news(self._numbers):
             return
-        record = ToldRecord.read(spool.told)
-        for host, notices in self._untold.items():
-            last = self._numbers[host] = max(self._numbers.get(host, 0), record.numbers.get(host, 0))
-            self._untold[host] = [notice for notice in notices if notice.number > last]
-        if not self._reporter.reports or not any(self._untold.values()):
-            return
-        for host, notices in self._untold.items():
-            for notice in notices:
-                self._numbers[host] = notice.number
-                logger.warning("%s", notice.line)
-        self._untold = {}
-        replace(record, numbers=record.numbers | self._numbers).save(spool.told)
+        record = ToldRecord.read(told)
+        for host in self._seen:
+            self._numbers[host] = max(self._numbers.get(host, 0), record.numbers.get(host, 0))
+        news = self._news(self._numbers) if self._reporter.reports else []
+        for host, notice in news:
+            self._numbers[host] = notice.number
+            logger.warning("%s", notice.line)
+        if news:
+            replace(record, numbers=record.numbers | self._numbers).save(told)
 
     def _last_old(self, host: str) -> int:
-        notices = UploaderStatus.read(self._spool.host(host)).notices
+        notices = self._seen[host][1].notices if host in self._seen else ()
         return max((notice.number for notice in notices if notice.time < self._started_at - RECENT), default=0)
+
+    def _news(self, numbers: Mapping[str, int]) -> list[tuple[str, NumberedNotice]]:
+        """The notices of all hosts behind those numbers."""
+        found = ((host, notice) for host, (_, status) in self._seen.items() for notice in status.notices)
+        return [(host, notice) for host, notice in found if notice.number > numbers.get(host, 0)]
 
     # the upload
 
     def _tell_upload(self, destination: Destination) -> None:
-        status = self._newest()
+        seen = self._seen
+        heard = [(stamp[1], host) for host, (stamp, _) in seen.items()]
+        newest = UploaderStatus.newest_of(heard, lambda host: seen[host][1])
+        status = newest.or_full(self._spool, self._clock(), SILENT_FOR)
         fails = is_outage(status, self._started_at, self._clock())
         if fails:
             self._since = min(self._since or status.failing_since, status.failing_since)
@@ -161,14 +170,6 @@ class Messages:
     def _is_told(self, status: UploaderStatus) -> bool:
         """Whether this outage was told: once, and again if only now a person has to help."""
         return bool(self.told) and (status.kind != Refused.__name__ or self.told == status.why)
-
-    def _newest(self) -> UploaderStatus:
-        """The status of the uploader; it is read only if one of the files has changed."""
-        spool = self._spool
-        stamps = _stamps(spool)
-        if stamps != self._status_stamps:
-            self._status_stamps, self._status = stamps, UploaderStatus.newest(spool)
-        return self._status.or_full(spool, self._clock(), SILENT_FOR)
 
     # around a wait at the end
 
@@ -228,9 +229,9 @@ def _hosts(spool: Spool) -> list[str]:
     return []
 
 
-def _stamps(spool: Spool) -> Stamps:
+def _stamps(spool: Spool) -> dict[str, Stamp]:
     """Whether the status of an uploader has changed, for each host."""
-    found = Stamps()
+    found = dict[str, Stamp]()
     for host in _hosts(spool):
         with contextlib.suppress(OSError):
             status = spool.host(host).daemon("uploader").status.stat()
