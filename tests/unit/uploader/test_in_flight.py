@@ -121,7 +121,12 @@ def idle(place: Site, phase: str = "idle") -> None:
     status.publish(phase=phase, waiting=0, commits=0, blocked_until=0.0)
 
 
-def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place):
+def no_time(_: object) -> float:
+    """The disk refuses to tell the time."""
+    raise OSError(5, "EIO")
+
+
+def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, monkeypatch):
     """Another host's uploader has a heartbeat; it has left, or has been silent for minutes."""
     status = place.host().daemon("uploader").status
 
@@ -138,6 +143,9 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place):
     earlier = os.stat(status).st_mtime - peers.OTHERS_SILENCE - 60
     os.utime(status, (earlier, earlier))
     assert not is_fenced()
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "time_of", no_time)
+        assert is_fenced(), "nothing tells how long it has been silent"
     idle(place, "left")
     assert not is_fenced()
 
