@@ -53,7 +53,7 @@ def show_logs(logdir: str, *, follow: bool) -> None:
     The words of the Hub's client are there as well.
     """
     spool = existing_spool(logdir)
-    logs = list(_logs(spool))
+    logs = list(_logs(spool, follow=follow))
     if not logs:
         click.echo(printable(f"No uploader has run here yet. To start one: {command_line('sync', logdir)}"), err=True)
         return
@@ -67,12 +67,13 @@ def show_logs(logdir: str, *, follow: bool) -> None:
             tail.terminate()
 
 
-def _logs(spool: Spool) -> Iterator[str]:
-    """The paths of all logs, on whichever host."""
+def _logs(spool: Spool, *, follow: bool) -> Iterator[str]:
+    """The paths of all logs, on whichever host. An older half that is followed would be printed again by a rotation."""
     for host in spool.host_ids():
         for kind in DAEMONS:
             log = os.fspath(spool.host(host).daemon(kind).log)
-            yield from filter(os.path.exists, (f"{log}.1", log))
+            there = list(filter(os.path.exists, (f"{log}.1", log)))
+            yield from [log] * bool(there) if follow else there
 
 
 @click.command("stop", epilog=examples("stop runs/exp1"))
