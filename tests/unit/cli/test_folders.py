@@ -168,20 +168,17 @@ def test_the_token_goes_to_no_other_hub(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
-    [(["exp1"], "needs --repo-id"), (["s3://bucket/exp1"], "on a disk of this host")],
+    ("named", "repo_id", "said"),
+    [
+        (["exp1"], None, "needs --repo-id"),
+        (["s3://bucket/exp1"], None, "on a disk of this host"),
+        (["a/exp1", "b/exp1"], "me/run", "would both go to"),
+    ],
 )
-def test_what_cannot_be_followed_is_refused_before_the_program_starts(named, said):
-    """Without a repository for it, and what is no folder."""
-    with pytest.raises(Exception, match=said):
-        followed(named, None, None, ENVIRON)
-
-
-def test_two_folders_for_one_place_are_refused():
-    """One would lie over the other."""
-    with pytest.raises(Exception, match="would both go to"):
-        followed(["a/exp1", "b/exp1"], None, "me/run", ENVIRON)
-    assert len(followed(["a/exp1", "b/exp2"], None, "me/run", ENVIRON)) == 2
+def test_what_cannot_be_followed_is_refused_before_the_program_starts(named, repo_id, said):
+    """Without a repository for it, what is not a folder, and two for one place: one would lie over the other."""
+    with pytest.raises(click.UsageError, match=said):
+        followed(named, None, repo_id, ENVIRON)
 
 
 def test_the_run_directory_is_followed_unless_its_writers_are_ours(tmp_path):
@@ -208,6 +205,7 @@ def test_of_the_ranks_of_a_host_the_first_follows_the_run_directory(environ):
     assert len(followed(["exp1"], "exp1", "me/run", environ)) == 1
     assert len(followed([], "exp1", "me/run", {"LOCAL_RANK": "0"})) == 1
     assert followed([], "exp1", None, {"HF_MPWRITER_REPO_ID": "me/run"}) == {}, "both options ask for it"
+    assert followed(["exp1"], "exp1", "me/run", environ | {"HF_MPWRITER_DISABLED": "1"}) == {}
 
 
 @pytest.mark.parametrize(("said", "private"), [("1", True), ("0", False), ("", None)])
@@ -221,11 +219,6 @@ def test_a_repository_is_made_as_private_as_the_environment_says(tmp_path, monke
     (member,) = Members(Spool(str(tmp_path / "exp1"))).all()
     upload.leave()
     assert member.settings.private is private
-
-
-def test_nothing_is_followed_where_writers_are_disabled():
-    """HF_MPWRITER_DISABLED: nothing is uploaded."""
-    assert followed(["exp1"], "exp1", "me/run", {"HF_MPWRITER_DISABLED": "1"}) == {}
 
 
 def test_the_line_about_a_followed_folder_has_a_page_that_opens(tmp_path):
