@@ -231,7 +231,7 @@ class Spool:
     def create(self) -> bool:
         """Create the spool, or check its format; any number of processes may do so at once.
 
-        Whether this call has written FORMAT, and so has had a lock there.
+        Whether this call has written FORMAT.
         """
         self.refresh()
         check_ownership(self.directory)

@@ -88,7 +88,7 @@ def enter(
 def _usable(spool: Spool) -> tuple[Spool, bool]:
     """A spool that exists, where locks work; True if it lies aside because the one in the run directory is foreign."""
     try:
-        has_locked = spool.create()
+        spool.create()
     except ForeignSpoolError as error:
         if not os.access(spool.run_dir, os.W_OK | os.X_OK):
             raise
@@ -98,8 +98,7 @@ def _usable(spool: Spool) -> tuple[Spool, bool]:
         spool.create()
         _check_locks(spool)
         return spool, True
-    if not has_locked:
-        _check_locks(spool)
+    _check_locks(spool)
     return spool, False
 
 
