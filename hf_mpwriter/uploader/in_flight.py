@@ -29,7 +29,7 @@ from hf_mpwriter.push.job import SCRATCH, Job, deadline
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox, interrupted, stamp
-from hf_mpwriter.spool.workers.peers import living_others
+from hf_mpwriter.spool.workers.peers import is_apart, living_others
 from hf_mpwriter.system import disk
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.pacing import Clocks, Pacing
@@ -100,8 +100,8 @@ class InFlight:
 
     def start(self, lane: Lane, batch: Batch, *, squash: bool) -> None:
         """Start a push."""
-        self._fenced = batch.has_attachments or self._pacing.is_fenced or self.is_settling or not self._is_alone()
         self._sent, self._began_at = (lane, batch), self._clocks.now()
+        self._fenced = batch.has_attachments or self._pacing.is_fenced or self.is_settling or not self._is_alone()
         if batch.files:
             lane.started(batch)
         if self._unsaved:
@@ -166,6 +166,8 @@ class InFlight:
 
     def _is_alone(self) -> bool:
         """Whether no uploader of another host can send: there is none, it has left, or it says nothing any more."""
+        if is_apart(self._spool):  # those of other hosts have spools of their own, and nothing tells of them here
+            return False
         return not living_others(self._spool, self._host.root.basename, 0.0, self._clocks.there)
 
     def acknowledge(self, verdict: Done, batch: Batch) -> None:

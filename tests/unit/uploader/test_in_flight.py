@@ -17,6 +17,7 @@ from hf_mpwriter.push.job import SCRATCH
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers import peers
 from hf_mpwriter.spool.workers.members import MemberFile
@@ -148,6 +149,33 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, monke
         assert is_fenced(), "nothing tells how long it has been silent"
     idle(place, "left")
     assert not is_fenced()
+
+
+def test_where_each_host_has_a_spool_of_its_own_every_commit_names_its_parent(place):
+    """Uploaders of other hosts may send the same files, and nothing in this spool tells of them."""
+    MirrorRecord(str(place.root.parent / "logdir"), 1.0).publish(place.spool)
+    one = place.uploader()
+    one.sending.pacing._moved = 100
+    push_events(one)
+    assert place.jobs[-1].fenced
+
+
+def refuse_status(_: object) -> UploaderStatus:
+    """The disk refuses to tell what another host's uploader does."""
+    raise OSError(5, "EIO")
+
+
+def test_a_disk_that_does_not_tell_of_other_hosts_delays_a_push(place, monkeypatch):
+    """That is a failure as any other, and the uploader goes on."""
+    idle(place)
+    one = place.uploader()
+    one.sending.pacing._moved = 100
+    with monkeypatch.context() as patch:
+        patch.setattr(UploaderStatus, "read", refuse_status)
+        push_events(one)
+    assert (place.jobs, one.status.status.kind) == ([], "Retry")
+    one.sending.push_events()
+    assert len(place.jobs) == 1
 
 
 def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, monkeypatch):
