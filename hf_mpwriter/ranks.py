@@ -246,11 +246,11 @@ class Inputs:
     def __init__(self, run: Directory, host: str = "") -> None:
         self._run, self._host = run, host
         self._files: dict[str, _File] = {}
-        self.starts: list[int] = []  # steps of START records that were met since the last look
+        self.starts: list[int] = []  # steps of START records that were met, and that nobody has asked for yet
 
     def look(self) -> None:
         """See which files there are, and how long they are."""
-        found, self.starts = list[_File](), []
+        found = list[_File]()
         directories, listed, _ = Place(self._run).scan()
         ranks = sorted((rank, name) for name in directories if (rank := rank_of(name)) is not None)
         if ranks:  # else there is nothing to compare
@@ -399,11 +399,9 @@ class Following:
         self._aligner = Aligner(self._new, self._joining)
         self._outdated_at = math.inf  # monotonic seconds; since then a START hides what was taken
 
-    def restart(self) -> None:
-        """Derive all anew."""
-        self.derived.close()
-        self._inputs.restart()
-        self._begin()
+    def fail(self) -> None:
+        """Derive all anew at the next step: some of it is not on disk."""
+        self._outdated_at = -math.inf
 
     def step(self, now: float, live: Collection[int], *, is_over: bool) -> bool:
         """Take in what is new, for PART seconds; whether all was taken in."""
@@ -420,15 +418,19 @@ class Following:
         if self._outdated_at < math.inf:
             if now - self._outdated_at < self._joining and not is_over:  # other ranks may write their START soon
                 return True
-            self.restart()
+            self.derived.close()
+            self._inputs.restart()
+            self._begin()
             return False
         unread = self._inputs.unread
         self.derived.append(self._aligner.settle(live, unread, is_over=is_over and not unread))
         return not unread
 
     def _note_starts(self, now: float) -> None:
+        """See whether a START is new that hides what was taken; what it hides of the rest is not taken."""
         if min(self._inputs.starts, default=NEVER) <= self._aligner.highest:
             self._outdated_at = min(self._outdated_at, now)
+        self._inputs.starts.clear()
 
 
 def derive(
@@ -461,8 +463,8 @@ def derive(
             except OSError:  # what the disk refuses now is derived anew
                 if not follow:
                     raise
+                following.fail()
                 time.sleep(timing.ranks_look_every)
-                following.restart()
                 continue
             if is_done and (is_over or not follow):
                 return following.derived

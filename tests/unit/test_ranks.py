@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,32 @@ def test_start_in_the_middle_of_a_file_hides_what_was_read_before(job):
     job.end()
     assert job.derived == job.wanted
     assert len(job.derived["loss/mean"]) == 6
+
+
+def test_what_a_start_hides_that_was_there_before_is_not_taken_first(job, monkeypatch):
+    """The ranks have been resumed: who derives then reads all once, whatever the parts are in which it reads."""
+    monkeypatch.setattr(ranks, "CHUNK", 300)
+    log_in_turn(job, range(20))
+    start_all(job, purge_step=12)
+    log_in_turn(job, range(12, 30))
+    job.steps(int(USUAL.ranks_joining) + 2)
+    assert [step for step, _ in job.derived["loss/mean"]] == list(range(30))
+
+
+def test_a_disk_that_refuses_again_and_again_costs_time_only(job, monkeypatch):
+    """First a point, then the member file of what is derived anew; once it takes them all is there."""
+    refuses, append, join = ["point", "member"], ranks.Derived.append, ranks.MemberFile
+
+    def refuse(what):
+        if refuses[:1] == [what]:
+            raise OSError(refuses.pop(0))
+
+    monkeypatch.setattr(ranks.Derived, "append", lambda self, points: refuse("point") or append(self, points))
+    monkeypatch.setattr(ranks, "MemberFile", lambda *given: refuse("member") or join(*given))
+    log_in_turn(job, range(5))
+    job.live = set()
+    assert derive(job.spool, Settings(), follow=True, timing=replace(USUAL, ranks_look_every=0.0)) is not None
+    assert (refuses, job.derived) == ([], job.wanted)
 
 
 def aligner(live, now=1e6):
