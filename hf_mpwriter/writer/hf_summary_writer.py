@@ -77,10 +77,12 @@ class PushFuture(Future[str | None]):
 
     def _is_there_by(self, end: float) -> bool:
         """Wait until the sinks have all, at most until `end` (monotonic seconds)."""
-        for look in wait_for(self._wanted, end):
+        for look in wait_for(self._wanted, end) if time.monotonic() < end else ():
             if look.is_due:
                 self._worker.keep_house()
             self._raise_failure(look.deliveries)
+        for one in self._wanted:
+            one.sink.until = math.inf  # that of the wait is over; who only asks is to be told what is new
         deliveries = [one.look() for one in self._wanted]
         for delivery in deliveries:
             if delivery.refused:

@@ -148,3 +148,21 @@ def test_a_future_resolves_when_the_logdir_has_it_too(ignoring):
     disk.replace(worker.spool.host(host_id()).daemon("mirror").status, state.dump(status), "test")
     with pytest.raises(UploadError, match="no room"):
         failed.result(60)
+
+
+def test_a_future_that_is_only_asked_learns_what_has_arrived_since(ignoring):
+    """Who polls `done` gives no time to wait; the records are read again all the same."""
+    worker, sent, ignored = ignoring
+    mirrored(worker, sent, ignored)
+    host, now = worker.spool.host(host_id()), time.time()
+    before = Ledger(worker.membership.destination)
+    before.save(host.ledger)
+    future = PushFuture(worker, worker.logged(), now)
+    assert not future.done() and not future.done()
+    before.acknowledge({sent: Sent(worker.files.written()[sent], "0" * 64)}, "commit", now)
+    before.save(host.ledger)
+    end = time.monotonic() + 60
+    while not future.done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert future.result(0) == "commit"
