@@ -56,7 +56,7 @@ from hf_mpwriter.base.storage import STAGING_VARIABLE
 from hf_mpwriter.spool import ownership
 from hf_mpwriter.spool.ownership import check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory, Place, at
 from hf_mpwriter.system.filesystem import reason_of
 from hf_mpwriter.system.process import host_id
@@ -228,11 +228,8 @@ class Spool:
         run = self.run if self.directory.above is self.run else self.directory  # elsewhere, owners may tell nothing
         return ownership.is_private(run, self.directory)
 
-    def create(self) -> bool:
-        """Create the spool, or check its format; any number of processes may do so at once.
-
-        Whether this call has written FORMAT.
-        """
+    def create(self) -> None:
+        """Create the spool, or check its format; any number of processes may do so at once."""
         self.refresh()
         check_ownership(self.directory)
         was_made = self.directory.is_held and self._has_format()
@@ -244,10 +241,11 @@ class Spool:
             with Place(self.directory).entered() as spool:
                 for name in ("claims", "members", "hosts"):
                     disk.make_dirs(spool / name, durable=False)  # they are together with FORMAT
-                makes = not was_made and disk.publish(
-                    spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format", _is_format
-                )
-        except ForeignSpoolError:
+                if not was_made:
+                    if not locks.work_in(spool):
+                        raise without_locks(self.run_dir)
+                    makes = disk.publish(spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format", _is_format)
+        except LogdirError:
             raise
         except OSError as error:
             is_file = isinstance(error, FileExistsError | NotADirectoryError)
@@ -260,7 +258,6 @@ class Spool:
             raise unwritable(self.run_dir, error) from error
         if not was_made and not makes:  # another process was faster
             self.check_format()
-        return makes
 
     def check_format(self) -> None:
         """Refuse a spool that another version wrote."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import itertools
 import json
 import os
@@ -107,6 +109,14 @@ def test_a_disk_that_refuses_is_a_logdir_error(place, point, fault):
         begin()
     assert caught.value.hint
     begin()
+
+
+def test_no_spool_is_made_where_no_lock_can_be_had(place, monkeypatch):
+    """Whoever is the first: a worker, which would join never, or a command."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
+    with pytest.raises(LogdirError, match=r"has no file locks\. Set HF_MPWRITER_STAGING"):
+        place.create()
+    assert not place.exists()
 
 
 def test_what_is_to_be_typed_for_another_destination_names_one_folder(tmp_path):
