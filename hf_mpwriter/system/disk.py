@@ -42,7 +42,6 @@ FILE_MODE = 0o600
 DIR_MODE = 0o700
 FICLONE = 0x40049409  # of <linux/fs.h>
 NOT_REGULAR = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EMLINK)  # a directory, link, pipe, socket
-NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)  # what a filesystem without links says
 SYNCED_AT_ONCE = ("ext4", "xfs", "btrfs")  # where syncfs() gives the guarantees of fsync() for all files
 MANY = 256  # files from which on syncfs() is the cheaper one, although it waits for the data of other programs
 CHUNK = 1 << 20  # bytes that are copied at once
@@ -215,13 +214,15 @@ def _is_published(place: Place, is_whole: Callable[[bytes], bool]) -> bool:
 
 
 def _link(old: Place, new: Place) -> bool:
-    """Give a file another name in its directory; False if that is taken, or the filesystem has no links."""
+    """Give a file another name in its directory; False if that is taken.
+
+    Also if there are no links: filesystems and confinements say so in many ways, and a disk that fails refuses the
+    next step, too.
+    """
     try:
         with old.held() as (where, name):
             os.link(name, new.basename, src_dir_fd=where, dst_dir_fd=where, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, *NO_LINKS):
-            raise
+    except OSError:
         return False
     return True
 
