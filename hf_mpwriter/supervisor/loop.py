@@ -129,8 +129,9 @@ class Supervisor:
     def _turn(self) -> bool:
         for received in self._queue.read():
             self._take(received)
-        ended = self._child.reap()
-        self._ranks = {run_dir: pid for run_dir, pid in self._ranks.items() if pid not in ended}
+        self._child.reap()
+        # as process 1, what sees that uploaders live has perhaps collected it, in its thread
+        self._ranks = {run_dir: pid for run_dir, pid in self._ranks.items() if not launch.has_ended(pid)}
         for run_dir in self._inbox.read():
             self.drain.add(run_dir)
             if self._derives_ranks and run_dir not in self._ranks:

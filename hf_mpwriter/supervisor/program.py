@@ -83,15 +83,12 @@ class Program:
             os.waitpid(self.pid, 0)
             raise OSError(int(refusal), os.strerror(int(refusal)), command[0])
 
-    def reap(self) -> set[int]:
-        """Collect all children that have ended, without waiting; their process ids."""
-        ended = set[int]()
+    def reap(self) -> None:
+        """Collect all children that have ended, without waiting."""
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)) is not None:
-                ended.add(found.si_pid)
                 if found.si_pid == self.pid:
                     self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-        return ended
 
     def send(self, number: int) -> None:
         """Send a signal to the program; it is not reaped, so the process id is its own."""

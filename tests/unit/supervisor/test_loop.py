@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from forks import fork, reap
 
 from hf_mpwriter.cli.main import main
-from hf_mpwriter.supervisor.loop import environment_below
+from hf_mpwriter.supervisor.loop import Supervisor, environment_below
 from hf_mpwriter.supervisor.program import end_orphans
 from hf_mpwriter.system import contact, process
 from hf_mpwriter.worker import role
@@ -91,3 +93,15 @@ def test_a_directory_without_a_spool_has_no_orphans(tmp_path):
     """As before the first attempt; nothing is made there."""
     assert list(end_orphans(str(tmp_path / "none"))) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_derives_all_ranks_has_ended_whoever_has_collected_it():
+    """As process 1, the thread that sees to uploaders collects our zombies, too; nothing waits for it in vain then."""
+    child = SimpleNamespace(status=None, reap=lambda: None)
+    nothing = SimpleNamespace(read=lambda: ())
+    one = Supervisor(child, nothing, nothing, 1.0, shares_group=False, has_peers=False, derives_ranks=True)
+    ended = fork(lambda: None)
+    reap(ended)
+    one._ranks = {"/runs/exp1": ended}
+    assert not one._turn()
+    assert one._ranks == {}
