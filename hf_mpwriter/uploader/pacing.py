@@ -170,7 +170,7 @@ class Pacing(Backoff):
         """Whether the rate limit allows a push now; else the next try waits for it."""
         now = self._last_try = self._clocks.now()
         wait = self._rate_limit.take(urgent=urgent)
-        self._holds_token, self.used_up, self.due_at = not wait, wait > BUSY_WAIT, 0.0
+        self._holds_token, self.used_up, self.due_at = self._rate_limit.has_taken, wait > BUSY_WAIT, 0.0
         if not wait or (at_once and not self.is_alone):  # what is lost otherwise goes now: the Hub takes more
             return True
         self.hold(Step(wait))

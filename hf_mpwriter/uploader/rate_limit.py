@@ -110,6 +110,7 @@ class RateLimit:
         self._folder, self._name = folder, _name_of(destination, host)
         self._phase = rng.random() if rng else 0.0  # part of a token that a new bucket of many lacks
         self._busy_since: float | None = None
+        self.has_taken = False  # whether there was a bucket to take the last token from
 
     @property
     def rule(self) -> Rule:
@@ -146,21 +147,23 @@ class RateLimit:
         self._has_committed = True
 
     def take(self, *, urgent: bool) -> float:
-        """Take a token; 0 if there was one, else the seconds until another try is worth it."""
-        return self._update(lambda bucket, now: self.rule.spend(bucket, now, urgent=urgent))
+        """Take a token; 0 if there was one, or no bucket, else the seconds until another try is worth it."""
+        wait = self._update(lambda bucket, now: self.rule.spend(bucket, now, urgent=urgent))
+        self.has_taken = wait == 0.0
+        return wait or 0.0
 
     def give_back(self) -> None:
         """Give a token back: no commit was made."""
         self._update(lambda bucket, _: (Bucket(max(0.0, bucket.used - 1.0), bucket.at), 0.0))
 
-    def _update(self, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float:
-        """Change the bucket. Without a place for it there is no limit but the Hub's own."""
+    def _update(self, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float | None:
+        """Change the bucket; the seconds to wait. None without it: there is no limit then but the Hub's own."""
         now = self._clock()
         try:
             disk.make_dirs(self._folder, durable=False)
             if (lock := locks.try_exclusive(self._folder / "lock")) is None:
                 self._busy_since = now if self._busy_since is None else self._busy_since
-                return BUSY_WAIT if now - self._busy_since <= BUSY_LIMIT else 0.0
+                return BUSY_WAIT if now - self._busy_since <= BUSY_LIMIT else None
             self._busy_since = None
             try:
                 bucket, wait = change(self._read(self._folder / self._name, now), now)
@@ -170,7 +173,7 @@ class RateLimit:
             finally:
                 locks.release(lock)
         except OSError:
-            return 0.0
+            return None
 
     def _read(self, path: Place, now: float) -> Bucket:
         rule = self.rule

@@ -50,6 +50,19 @@ def test_a_used_up_budget_puts_off_the_next_try_and_a_request_may_ask_sooner(tim
     assert time.pace.take(urgent=True)
 
 
+def test_what_was_not_taken_is_not_given_back(time, tmp_path):
+    """A push that went without the bucket, as its lock could not be had, frees no token of others when it fails."""
+    while time.pace.take(urgent=True):
+        time.pace.done(committed=True)
+    holder = locks.try_exclusive(at(tmp_path / "lock"))
+    assert not time.pace.take(urgent=True)
+    time.now += rate_limit.BUSY_LIMIT + 1
+    assert time.pace.take(urgent=True)
+    locks.release(holder)
+    time.pace.learn(Retry("503"))
+    assert not time.pace.take(urgent=True)
+
+
 def test_others_at_the_bucket_are_no_used_up_budget(time, tmp_path):
     """The user is not told that commits come slower, and the entry is not made anew."""
     assert time.pace.take(urgent=True)
