@@ -91,13 +91,20 @@ class Daemon(abc.ABC, Generic[StartT]):
             self.status.change(starts=Starts())
 
     def leave(self) -> bool:
-        """Give up the lock, look once more, take it back if something came in between; True if it is over."""
+        """Give up the lock, look once more, take it back if something came in between; True if it is over.
+
+        It is over, too, if the disk refuses that: what it knows from before may be wrong by now.
+        """
         self.close()
         locks.release(self._lock)
-        if self.is_over() or (lock := locks.try_exclusive(self._spool.lock_of(self.kind))) is None:
+        try:
+            if self.is_over() or (lock := locks.try_exclusive(self._spool.lock_of(self.kind))) is None:
+                return True
+            self._lock = lock
+            self.recover()  # another one may have been here
+        except OSError as error:
+            logger.info("the disk refuses another look: %s", error)
             return True
-        self._lock = lock
-        self.recover()  # another one may have been here
         return False
 
     def is_over(self) -> bool:

@@ -69,6 +69,19 @@ def test_a_daemon_that_leaves_takes_its_lock_back_if_something_came_in_between(s
     assert (one.tick(), one.recovered, locks.is_held(spool.uploader_lock)) == (False, 1, False)
 
 
+@pytest.mark.parametrize("what", ["is_over", "recover"])
+def test_a_daemon_whose_disk_refuses_another_look_is_over(spool, monkeypatch, what):
+    """It would go on with what it knew before, though another one may have been here; the next one reads the disk."""
+
+    def refuse() -> None:
+        raise OSError(5, "EIO")
+
+    one = One(spool)
+    one.comes_back = True
+    monkeypatch.setattr(one, what, refuse)
+    assert not one.tick()
+
+
 def test_a_daemon_works_no_more_once_its_lock_is_another_file(spool):
     """Or two would work at a time."""
     one = One(spool)
