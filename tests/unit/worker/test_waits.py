@@ -158,7 +158,8 @@ def test_a_future_that_is_only_asked_learns_what_has_arrived_since(ignoring):
     before = Ledger(worker.membership.destination)
     before.save(host.ledger)
     future = PushFuture(worker, worker.logged(), now)
-    assert not future.done() and not future.done()
+    assert not future.done()
+    assert not future.done()
     before.acknowledge({sent: Sent(worker.files.written()[sent], "0" * 64)}, "commit", now)
     before.save(host.ledger)
     end = time.monotonic() + 60
