@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from hf_mpwriter.base.job import rank_of, world_size_of
-from hf_mpwriter.base.settings import Environment
+from hf_mpwriter.base.settings import DEFAULT_EXIT_TIMEOUT, Environment
 from hf_mpwriter.delivery.sentences import report
 from hf_mpwriter.supervisor import drain, program
 from hf_mpwriter.supervisor.decision import (
@@ -81,11 +81,11 @@ def supervise(
 
 
 def environment_below(environ: Mapping[str, str], name: str, grace: float) -> dict[str, str]:
-    """The environment of the program: no process of it waits at its end until it is killed."""
+    """The environment of the program: no process of it waits at its end until it is killed, or longer than ever."""
     rank, longest = rank_of(environ), max(0.0, kill_after(grace) - MARGIN)
     given = Environment.read(environ).exit_timeout
     told = contact.value(name, None if rank is None else role.launch_time(rank, environ))
-    timeout = longest if given is None else min(given, longest)
+    timeout = min(DEFAULT_EXIT_TIMEOUT if given is None else given, longest)  # this process goes on waiting
     return {**environ, contact.VARIABLE: told, "HF_MPWRITER_EXIT_TIMEOUT": f"{timeout:g}"}
 
 

@@ -51,10 +51,11 @@ def test_what_is_below_knows_its_supervisor(environ):
 
 
 @pytest.mark.parametrize(
-    ("given", "grace", "longest"), [("", 25.0, "22"), ("40", 25.0, "22"), ("10", 25.0, "10"), ("", 1.0, "0")]
+    ("given", "grace", "longest"),
+    [("", 25.0, "22"), ("40", 25.0, "22"), ("10", 25.0, "10"), ("", 1.0, "0"), ("", 300.0, "60"), ("90", 300.0, "90")],
 )
-def test_no_wait_below_lasts_until_the_kill(given, grace, longest):
-    """A process ends by itself before, and says what is missing."""
+def test_no_wait_below_lasts_until_the_kill_or_longer_than_without_a_supervisor(given, grace, longest):
+    """A process ends by itself before, and says what is missing; the supervisor waits on."""
     environ = {"HF_MPWRITER_EXIT_TIMEOUT": given} if given else {}
     assert environment_below(environ, NAME, grace)["HF_MPWRITER_EXIT_TIMEOUT"] == longest
 
