@@ -86,7 +86,6 @@ class Retry:
     reason: str  # for people
     after: float | None = None  # seconds to wait at least, None if the Hub gave none
     xet: str = ""  # "failing" if the Xet storage is to blame, "missing" if the Hub has none, else ""
-    limited: bool = False  # whether the Hub has had too many commits or requests (HTTP 429)
     cause: Cause = Cause.OTHER
     hint: str = ""  # what helps, "" if only time does
 

@@ -1,12 +1,12 @@
 """Sinks: the places where what is logged is to be. The Hub is one, the logdir of a staged run another.
 
     ledgers of all hosts            -->  HubSink      missing, refused    per path
-    status.json of all hosts        -->               carrier             the uploader
+    uploader_status.json            -->               carrier             the uploader of each host
     mirror.json, mirrored.json      -->  LogdirSink   missing, refused
     mirror_status.json              -->               carrier             the mirror
 
-`look` makes of both one `Delivery`; all that waits or tells knows no more of a sink.
-Another sink is another class here.
+`look` makes of both one `Delivery`; all that waits or tells knows no more of a sink. CONTRIBUTING says what else a
+third sink needs.
 
 Invariants:
 - It only reads the spool. It makes no request to the Hub, reads no event file, and never touches the logdir, which may
@@ -51,9 +51,8 @@ class Question:
     """What was known when something was asked for. What is older does not answer it."""
 
     at: float = 0.0  # unix time; a refusal of the whole sink counts from then on
-    changes: Mapping[str, int] = field(
-        default_factory=dict
-    )  # ctime (ns) per attachment: as it is, or was then, will do
+    # ctime (ns) of each attachment when it was asked for; the version of then, or a later one, is an answer
+    changes: Mapping[str, int] = field(default_factory=dict)
     refusals: Mapping[str, Quarantined] = field(default_factory=dict)  # of then: they may be over
     compared: float = NEVER  # only what the sink was compared after counts; by its own measure, see `has_compared`
 

@@ -4,6 +4,7 @@
     explained(error, destination)    the same verdict with a sentence, and what helps, see `spool/causes`
 
     HTTP status      412 Moved   409, 429 Retry   408, 5xx Unknown   401, 402, 403, 404 Refused   400, 413, 422 Split
+                     a missing repository or branch   Retry
     exception        no connection Retry   timeout, lost connection Unknown   token, repository, proxies Refused
     Xet storage      Retry, and LFS is tried later
     ValueError       Split, as the client refuses content that way      OSError, MemoryError   Retry
@@ -54,7 +55,7 @@ RATE_WAIT = 60.0  # seconds, after too many requests to the Xet storage; hf_xet 
 LONGEST_SAID = 200  # characters of what the Hub says about a file
 TEXT_LIMIT = 8192  # characters of an error that are read; a proxy may answer with a whole page
 QUOTA_WAIT = 900.0  # seconds, when the text of a commit quota names no time
-LONGEST_WISH = 86_400.0  # seconds; a wait that the Hub wishes is cut here
+LONGEST_WAIT = 3600.0  # seconds; a longer Retry-After of the Hub is not believed
 
 _QUOTA_TIME = re.compile(r"in about (\d+|an?) (second|minute|hour)")
 _CLASS = re.compile(r"^\w+Error: ")
@@ -176,7 +177,7 @@ def _classify_status(response: httpx2.Response, error: HfHubHTTPError, text: str
     if status == 409:
         return Retry(text, after if after is not None else BUSY_WAIT)
     if status == 429:
-        return Retry(text, after if after is not None else QUOTA_WAIT, limited=True)
+        return Retry(text, after if after is not None else QUOTA_WAIT)
     if status == 408 or (status >= 500 and status != 501):
         return Unknown(text, after, too_slow=status == 504)
     return _classify_content(status, response.request, text) or _classify_destination(status, error, text)
@@ -210,9 +211,9 @@ def _is_quota(text: str) -> bool:
 
 
 def wished_wait(headers: Mapping[str, str], text: str = "") -> float | None:
-    """Seconds for which the Hub asks for no request, None if it does not say; at most LONGEST_WISH."""
+    """Seconds for which the Hub asks for no request, None if it does not say; at most LONGEST_WAIT."""
     wish = _wish(headers, text)
-    return None if wish is None else min(wish, LONGEST_WISH)
+    return None if wish is None else min(wish, LONGEST_WAIT)
 
 
 def _wish(headers: Mapping[str, str], text: str) -> float | None:

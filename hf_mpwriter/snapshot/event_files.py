@@ -21,10 +21,6 @@ Invariants:
   finds out if one grows after all (`push/client`).
 - A folder with a spool of its own is another run, which may go elsewhere or nowhere: nothing below it is part of this
   one. It has its spool before it has its first event file.
-
-Damage: what an event file has behind its last whole record, and how that is told.
-
-Found by `event_files`, told by the commands and at the end of a process.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Files of ours on disk: the only caller of fsync and rename, and so the one seam for faults.
-It is longer than other modules, so that all that changes something on disk stands in one place.
 
 A state on disk is made in one of three ways. Each leaves a whole file or none at any kill, and a durable one at return:
 
-    replace(place, data)   temporary name -> fsync -> rename   readers see the old content or the new one
-    publish(place, data)   temporary name -> fsync -> link     of many racing processes one makes it
+    replace(place, data)   temporary name -> fsync -> rename -> fsync of the directory   the old content or the new one
+    publish(place, data)   temporary name -> fsync -> link -> fsync of the directory     one of many processes makes it
     remove(place)          unlink -> fsync of the directory
 
-Without the first fsync, xfs shows an empty file after a power cut; without the second, the older one came back.
+Without the fsync of the file, xfs shows an empty one after a power cut; without that of the directory, the older one
+came back.
 
 Invariants:
 - All is reached beneath a held directory, see `directory`, and not through a link. What is made is for its owner only.

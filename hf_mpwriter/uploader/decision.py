@@ -1,9 +1,9 @@
-"""What the uploader does next: a pure function of its situation.
+"""What the uploader does next: a pure function of its situation. The first row that fits decides.
 
     situation                                                                   action
     workers are gone and there was no progress for LINGER                       LEAVE
     workers are gone, and a sampler is about to seal its file                   WAIT
-    SIGTERM: tried already and nothing is orphaned, or no try is allowed        LEAVE
+    after SIGTERM no try is allowed, or the last one is made and none has died  LEAVE
     event files are wanted: they wait, are due, or SIGTERM asks for a last try  SCAN or PUSH; WAIT if no try is allowed
     attachments are due, no commit without a parent may be under way            ATTACH
     workers are gone, nothing is left, no refused path is to be tried soon      LEAVE

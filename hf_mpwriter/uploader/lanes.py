@@ -15,8 +15,8 @@ Invariants:
 - A file is quarantined when the Hub refuses it alone, or names it. When it is tried again, it is alone in its batch,
   behind all others; the later files of its writer wait until the Hub has it.
 - A large file of another writer that cannot be copied waits, or is quarantined; see `snapshot/large_files`.
-- Batches that are older than the last failure, or made for faster commits, are not sent: a scan replaces them. Halves
-  of a refused batch, and what waits while a request may still be under way, are sent as they are.
+- After a failure, or a slow commit, a scan makes the batches anew. Two kinds are sent unchanged: halves of a refused
+  batch, and what waits during the settle time.
 
 Attachments take the time that event files leave:
 

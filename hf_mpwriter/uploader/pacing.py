@@ -12,7 +12,7 @@ When a push is tried again is a pure decision of `next_step`, with attempts and 
 
     Done, Quarantine   at once, if more waits
     Split              soon, in smaller batches
-    Moved              within seconds; after MOVED_LIMIT in a row as Retry
+    Moved              within seconds; after MOVED_LIMIT since the last success as Retry
     Retry, Unknown     full jitter below a ceiling that doubles from 5 s to 5 min; Retry-After of the Hub counts
     Refused            slowly: 5 min, doubling to an hour; a new token or a request ends the wait
 
@@ -27,6 +27,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -41,7 +42,6 @@ logger = logging.getLogger("hf_mpwriter")
 
 LONGEST_WAIT = 300.0  # seconds
 SHORTEST_WAIT = 0.5  # seconds; full jitter may draw 0, which would hammer
-LONGEST_WISH = HOUR  # a longer Retry-After is not believed
 REFUSED_WAIT = 300.0  # seconds
 LONGEST_REFUSED_WAIT = HOUR  # of a destination, or of a path
 REFUSALS = 3  # of a path alone, minutes apart, before the Hub is believed
@@ -86,7 +86,7 @@ def next_step(verdict: Verdict, attempts: int, rng: random.Random, timing: Timin
     ceiling = min(LONGEST_WAIT, timing.push_retry_first * 2 ** min(attempts - 1, 10))
     wait = rng.uniform(SHORTEST_WAIT, ceiling)
     if not isinstance(verdict, Moved) and verdict.after is not None:
-        return Step(max(wait, min(verdict.after, LONGEST_WISH)), may_hurry=False)
+        return Step(max(wait, verdict.after), may_hurry=False)
     return Step(wait)
 
 
@@ -96,17 +96,15 @@ class Backoff:
     def __init__(self, clocks: Clocks) -> None:
         self._clocks = clocks
         self.next_try, self.may_hurry = 0.0, True
-        self.attempts = self._moved = self._failures = 0
+        self.attempts = 0
+        self._counts = Counter[type]()  # each sort of trouble has a wait of its own
 
     def failed(self, verdict: Verdict) -> Step:
         """Count a failure, and wait as it asks for."""
         self.attempts += 1
-        if isinstance(verdict, Moved):
-            self._moved += 1
-        else:
-            self._failures += 1
-        attempts = self._moved if isinstance(verdict, Moved) else self._failures
-        step = next_step(verdict, attempts, self._clocks.rng, self._clocks.timing)
+        sort = type(verdict) if isinstance(verdict, (Moved, Refused)) else Retry
+        self._counts[sort] += 1
+        step = next_step(verdict, self._counts[sort], self._clocks.rng, self._clocks.timing)
         self.hold(step)
         return step
 
@@ -116,15 +114,17 @@ class Backoff:
 
     def hurry(self, since: float) -> None:
         """A request ends a wait, the shortest one after `since` at the earliest, unless the Hub asked for it."""
-        self._end_wait(since + self._clocks.timing.push_retry_first)
+        self.end_wait(since + self._clocks.timing.push_retry_first)
 
-    def _end_wait(self, earliest: float) -> None:
+    def end_wait(self, earliest: float) -> None:
+        """Start the next push then, if it would be later, unless the Hub asked for the wait."""
         if self.may_hurry:
             self.next_try = min(self.next_try, earliest)
 
     def succeeded(self) -> None:
         """Forget the failures and the wait."""
-        self.attempts = self._failures = self._moved = 0
+        self.attempts = 0
+        self._counts.clear()
         self.next_try, self.may_hurry = 0.0, True
 
 
@@ -144,7 +144,7 @@ class Pacing(Backoff):
     @property
     def is_fenced(self) -> bool:
         """Whether the next push names its parent."""
-        return self._moved < MOVED_LIMIT
+        return self._counts[Moved] < MOVED_LIMIT
 
     @property
     def uses_xet(self) -> bool:
@@ -164,7 +164,7 @@ class Pacing(Backoff):
     def saw(self, hosts: Collection[str], apart: Collection[str] = ()) -> None:
         """Note which hosts share the run directory, `apart` from those with an uploader of their own."""
         if self._rate_limit.saw(hosts, apart) and self.used_up:
-            self._end_wait(self._clocks.now())
+            self.end_wait(self._clocks.now())
 
     def take(self, *, urgent: bool, at_once: bool = False) -> bool:
         """Whether the rate limit allows a push now; else the next try waits for it."""
@@ -209,7 +209,7 @@ class Pacing(Backoff):
             self._rate_limit.committed(beside_others=beside_others)
         moved = 0 if self.is_fenced else MOVED_LIMIT - 1  # a busy branch stays busy: one try is enough
         self.succeeded()
-        self._moved = moved
+        self._counts[Moved] = moved
         if committed and self.uses_xet:
             self._xet_failures = 0
         self._spend(committed=committed)
@@ -221,7 +221,7 @@ class Pacing(Backoff):
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:
                 self._xet_failures, self._lfs_until = XET_LIMIT - 1, self._clocks.now() + XET_PAUSE
-                self.attempts = self._failures = 0  # the other way is tried soon
+                self.attempts = self._counts[Retry] = 0  # the other way is tried soon
 
 
 class BatchSize:

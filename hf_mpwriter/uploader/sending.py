@@ -114,11 +114,10 @@ class Sending:
         self.pacing.requested()
 
     def terminate(self) -> None:
-        """SIGTERM: do not wait for what cannot be read, nor for the disk or a token."""
+        """SIGTERM: try once more now, unless the Hub asked for a wait; do not wait for what cannot be read."""
         self.requests.terminate()
         self.events.blind_scans = 0
-        if not self.pacing.attempts:
-            self.pacing.requested()
+        self.pacing.end_wait(self._clocks.now())
 
     def try_now(self) -> None:
         """Let the next push start at once: what the last one failed for has changed."""

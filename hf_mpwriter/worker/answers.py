@@ -11,8 +11,8 @@ event files, the Hub those that the patterns allow. Who tells the user of it is 
 
 Invariants:
 - Delivered means: the record of every call that had returned is on the Hub if the run has a destination, and in the
-  logdir if it is staged. What waits in memory is not, and what was dropped never will be. Of an event file that was
-  damaged, the Hub has all or not.
+  logdir if it is staged. What waits in memory is not, and what was dropped never will be. A damaged event
+  file counts as delivered only if the Hub has all that was written to it.
 - It counts what this process has logged in this run directory, by whichever writer.
 """
 

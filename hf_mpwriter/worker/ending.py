@@ -1,9 +1,9 @@
 """Ending: the bounded wait of a process for what it answers for, and what the user is told of it.
 
-A process waits at the end of a `with` block, of `close(wait=True)`, and of the interpreter:
+A process waits at the end of a `with` block, of `close(wait=True)`, and of the interpreter. SIGTERM ends it without a
+wait: the uploader goes on, and below `hf-mpwriter run` the supervisor waits. A handler of the program that leaves by
+`sys.exit` leads to the end of the interpreter.
 
-    SIGTERM    it ends the process, as ever, without a wait: the uploader goes on. Below `hf-mpwriter run` the
-               supervisor waits. A handler of the program that leaves by `sys.exit` leads to the end of the interpreter
     answers    what is to be on the Hub if the run has a destination, and in the logdir if it is staged
     End        one wait for both, and what is told of it, in the words of `delivery/sentences`; how long: see `patience`
     Ends       whether to wait at all, and once more for what others have left meanwhile

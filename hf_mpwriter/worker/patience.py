@@ -14,8 +14,8 @@ In seconds; the first row that fits; no row exceeds `exit_timeout`:
                            asks a Hub that has not answered for SOON  0                 any
                            any other                                  `exit_timeout`    any
 
-It is the last time where no uploader outlives this process, see below, and below `hf-mpwriter run`, within its
-grace. Elsewhere a process waits only while that helps: the uploader goes on without it.
+An end is the last time to wait if the uploader ends with this process (see Lifetime), or below `hf-mpwriter run`,
+which limits the wait to its grace. Elsewhere a process waits only while that helps: the uploader goes on without it.
 
 After an exception in a `with` block, the block does not wait: the end of the interpreter does, when it has printed the
 traceback. Progress is what the Hub has taken, and each step of the uploader: it starts a push, or ends one.

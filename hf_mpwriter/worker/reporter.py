@@ -12,13 +12,13 @@
                       "why": "...", "done": ..., "host": "<host>"}    for each see `ToldRecord`
 
 The reporter tells where the run goes, outages, recoveries and the end. The first rank of every other node tells its
-user what is wrong; what it has told is in told.json in the folder of that host. Beside rank 0, rank 3 prints nothing
-else but `rank 3: ...` if it fails with something missing, and a warning if its name is held.
+user what is wrong; what it has told is in told.json in the folder of that host. Of the run, rank 3 tells nothing while
+rank 0 is a member; the last to leave tells `done`, or what is missing. Of itself, each rank warns: `rank 3: ...` if it
+fails with something missing, a name that is held, a disk that refuses records, an uploader that it cannot start.
 
 Invariants:
-- The end of a run is told once: by the reporter that, at its end, is the last member but for its own daemons. It
-  gives the lock up before it goes because others are there, and looks once more: they may have left meanwhile, and
-  have found the lock held.
+- The last member tells the end of the run, once; its own daemonic children do not count. A reporter that others
+  outlive releases the lock, then looks again: if they left while it held the lock, it tells the end itself.
 - A process that fails tells what is missing although another one reports: the launcher may kill that one. So does a
   program of its own that shares the run directory: it may have another terminal.
 - Where the disk refuses the lock, all report but children, of which there may be hundreds.

@@ -17,7 +17,7 @@ A worker has lived on a host if there is the lock file of its claim in that host
 
 Invariants:
 - This host waits for its own share only, and sends its own share, and what others seem to have left behind.
-- So two hosts may send one file at a time: where spools are of one host each, each commit names its parent.
+- So two hosts may send the same file at once. That is safe: where each host has a spool, each commit names its parent.
 - The age of a file is that by the clock of the filesystem that it is on.
 
 Elsewhere: the other hosts that have a living uploader of their own, as far as this one can know.

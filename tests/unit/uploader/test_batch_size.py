@@ -25,7 +25,7 @@ CASES = [  # the size before, the files and seconds of a commit or the verdict o
     (100, 1, TOO_LARGE, 100),
     (100, 100, Split("400"), 100),
     (100, 100, Unknown("502"), 100),
-    (100, 100, Retry("429", limited=True), 100),
+    (100, 100, Retry("429"), 100),
     (100, 100, Moved("412"), 100),
     (100, 100, Refused("401", ""), 100),
     (100, 100, Quarantine({"a": "b"}), 100),

@@ -173,13 +173,13 @@ def test_an_uploader_without_workers_waits_for_its_share_and_says_when_that_is(o
 def test_a_wait_that_the_hub_wishes_outlasts_the_ten_minutes(one, clock):
     """429 with an hour: the uploader tries again after it, and has ten minutes from then; but not for ever."""
     one.sending.in_flight._sent = (one.sending.events, Batch(0, ()))
-    one.sending._conclude(Retry("429", 3600.0, limited=True))
+    one.sending._conclude(Retry("429", 3600.0))
     clock.now += 3599
     assert one._situation().abandoned_for < 0
     clock.now += LINGER
     assert one._situation().abandoned_for < LINGER
     for _ in range(30):
-        one.sending.pacing.failed(Retry("429", 3600.0, limited=True))
+        one.sending.pacing.failed(Retry("429", 3600.0))
         one._situation()
         clock.now += 3600
     assert one._situation().abandoned_for > LINGER

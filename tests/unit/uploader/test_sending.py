@@ -220,6 +220,22 @@ def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(site)
     assert [file.path for file in site.jobs[-1].files] == [NAME]
 
 
+@pytest.mark.parametrize(("after", "pushes"), [(None, 2), (600.0, 1)])
+def test_after_a_failure_sigterm_pushes_once_more_unless_the_hub_asked_for_a_wait(site, after, pushes):
+    """Its node may be taken away, and with it what is not sent."""
+    event_file(site.root / NAME, 3)
+    one = site.uploader()
+    while not site.jobs:
+        assert one.tick()
+    for _ in range(4):
+        one.sending.pacing.failed(Unknown("503"))
+    one.sending._conclude(Unknown("503", after))
+    one.terminate()
+    while one.tick() and len(site.jobs) < 2:
+        site.now += 0.01
+    assert len(site.jobs) == pushes
+
+
 def test_attachments_that_fail_do_not_hold_back_events(site):
     """The Hub has trouble with them alone: events are looked at as before, and may be pushed."""
     write(site.root, "a.txt", b"one")
