@@ -218,7 +218,9 @@ class EventFileScan:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
             start = start if same and start <= status.st_size else 0
             end, is_damaged = framing.ending(fd, start, status.st_size)
-            if is_damaged and end == start > 0 and not known.is_damaged:  # it may be another file than the Hub has
+            # the Hub may have another file, or the beginning of a record; a few bytes behind it tell nothing of that
+            is_doubtful = not known.end and 0 < status.st_size - end < framing.HEADER_SIZE
+            if end == start > 0 and (is_doubtful or (is_damaged and not known.is_damaged)):
                 end, is_damaged = framing.ending(fd, 0, status.st_size)
             return _Parsed(*stamp, end, _last_bytes(fd, end), is_damaged, known.grows)
         finally:

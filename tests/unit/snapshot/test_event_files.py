@@ -437,6 +437,14 @@ def test_what_the_hub_has_tells_where_to_begin(tmp_path, base, known, parsed):
     assert (found.length, parsed) == (len(framing.frame(b"a")), [*begins, 0])
 
 
+@pytest.mark.parametrize("missing", [1, 4, 11, 12, 20])
+def test_the_end_of_a_record_whose_beginning_the_hub_has_is_found(tmp_path, missing):
+    """Another program may have sent a file while its last record was written; however little is missing of it."""
+    whole = event_file(tmp_path / name(1), 9)
+    (found,) = EventFileScan(Directory(tmp_path), lambda _: whole - missing).files(lambda _: True, set)
+    assert found.length == whole
+
+
 THEIRS = "events.out.tfevents.1700000000.theirs"
 
 
