@@ -63,6 +63,21 @@ def test_the_settle_time_outlives_the_uploader(place):
         assert decide(two._situation()) is (Action.WAIT if settles else Action.SCAN)
 
 
+def test_after_the_settle_time_the_hub_is_read_back(place):
+    """What came late may have changed any file, also one that no commit since has carried."""
+    one = place.uploader()
+    one.sending.pacing._moved = 100
+    push_events(one)
+    one.sending._conclude(Unknown("504"))
+    for records, waits, head in ((4, 0.0, None), (5, 1.0, "c" * 40), (6, in_flight.SETTLE_TIME, None)):
+        event_file(place.root / NAME, records)
+        place.now += waits
+        one.sending.in_flight.catch_up()
+        push_events(one)
+        assert place.jobs[-1].own_head == head
+        one.sending._conclude(has(**{NAME: place.jobs[-1].files[0].length}))
+
+
 def refuse(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
     """The disk has room for anything but the ledger."""
     if word == "ledger.save":
