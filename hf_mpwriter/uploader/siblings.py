@@ -20,6 +20,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -50,7 +51,7 @@ class Search:
 
     def __init__(self, start: StartRecord, limit: float = USUAL.sibling_search) -> None:
         self._pid = 0
-        if start.seeks_siblings and any(path != start.run_dir for path in _beside(start.run_dir)):
+        if start.seeks_siblings and not _is_alone(start.run_dir):
             try:
                 self._pid = launch.start("search", state.dump(start), start.run_dir, {}, limit=limit)
             except OSError as error:
@@ -94,6 +95,16 @@ def unfinished(
         found = _look(other, endpoint, patience) if other != run_dir else None
         if found is not None:
             yield found
+
+
+def _is_alone(run_dir: str) -> bool:
+    """Whether nothing is beside a run directory; of a folder with a million names the first ones tell."""
+    parent = os.path.dirname(run_dir)
+    for place in [parent, os.path.dirname(parent)] if is_staged_path(run_dir, os.geteuid()) else [parent]:
+        with contextlib.suppress(OSError), os.scandir(place) as entries:  # as in `_listed`
+            if any(entry.path not in (run_dir, parent) for entry in entries):
+                return False
+    return True
 
 
 def _beside(run_dir: str) -> list[str]:

@@ -126,6 +126,14 @@ def test_nothing_is_searched_beside_a_run_that_is_alone(start):
     search.reap()
 
 
+def test_an_uploader_does_not_list_the_folder_of_its_run(tmp_path, start, monkeypatch):
+    """It may hold a million names, on a slow mount: the search lists them, which has a timer."""
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(siblings, "_listed", None)
+    search = siblings.Search(start)
+    assert os.waitpid(search._pid, 0)[0] == search._pid
+
+
 def test_an_uploader_that_is_not_to_search_starts_nothing(tmp_path, start):
     """That of a sibling, and that of `hf-mpwriter sync`."""
     (tmp_path / "other").mkdir()
