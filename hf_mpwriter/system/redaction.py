@@ -3,7 +3,7 @@
     text                                                        redacted by
     output of the uploader, a push and the command line,        `guard`
         with uncaught tracebacks and the logs of libraries
-    uploader_status.json                                        `spool.status`
+    uploader_status.json                                        `daemon.status_file`
     reasons in verdicts and in the ledger                       `push.classify`, before they are cut to their length
     messages of exceptions                                      `base.errors`
     warnings of workers                                         the filter of our logger, below
