@@ -216,6 +216,7 @@ def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(site)
     one.terminate()
     assert one.tick()
     assert (site.pushes[0].killed, list(one.sending.ledger.uncertain), copies(site.root)) == (True, ["slow.bin"], [])
+    assert one.status.status.kind == "", "it was ended from here, which is no failure"
     assert one.tick()
     assert [file.path for file in site.jobs[-1].files] == [NAME]
 
