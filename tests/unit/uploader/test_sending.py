@@ -68,6 +68,28 @@ def test_a_push_that_the_rate_limit_refuses_has_not_started(site, monkeypatch):
     assert (started, one.sending.in_flight.push) == ([], None)
 
 
+@pytest.mark.parametrize("verdict", [Retry("503"), Unknown("504"), Refused("401", "")])
+def test_after_a_failure_a_scan_comes_before_the_next_push(site, verdict):
+    """It may be minutes later, and there is more to send then."""
+    event_file(site.root / NAME, 2)
+    one = site.uploader()
+    push_events(one)
+    one.sending._conclude(verdict)
+    site.now = one.sending.pacing.next_try
+    assert decide(one._situation()) is Action.SCAN
+
+
+def test_a_file_that_the_hub_has_refused_takes_no_commit_of_those_that_are_kept_for_requests(site, monkeypatch):
+    """It is tried again for ever; the last records of a run, and what a request waits for, come before it."""
+    event_file(site.root / NAME, 2)
+    one, asked = site.uploader(), []
+    monkeypatch.setattr(one.sending.pacing, "take", lambda *, urgent, **_: asked.append(urgent))
+    push_events(one)
+    one.sending.ledger.quarantine(NAME, "too bad", 1, 0.0)
+    one.sending.push_events()
+    assert asked == [True, False]
+
+
 def test_sync_gets_a_large_file_again_whose_push_has_failed(site, monkeypatch):
     """It need not wait for the hour of its last copy, also after the Hub was compared."""
     monkeypatch.setattr(files, "PAYLOAD_LIMIT", 1)
