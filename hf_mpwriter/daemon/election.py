@@ -148,9 +148,13 @@ class Election:
         self._unsaved = count
         if self._by_hand:
             return
+        host = self._spool.host(host_id())
+        place = host.daemon(self._kind).status
         try:
-            replace(status, starts=count).save(self._spool.host(host_id()))
+            heard_of = place.stat().st_mtime_ns if place.exists() else 0
+            replace(status, starts=count).save(host)
             self._unsaved = None
+            disk.set_time(place, heard_of)  # a heartbeat is of the daemon alone: hosts go by its time
         except OSError:  # the next start tries again
             return
 

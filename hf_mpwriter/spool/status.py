@@ -17,7 +17,8 @@ Invariants:
   daemons than one of them alone: STARTS_LIMIT that did not do well, then with pauses that double. Its times are
   monotonic seconds of one boot. A count of another boot, of the future, or without a start for FORGET_AFTER seconds
   counts as none. So no clock prevents starts for ever.
-- Of several hosts, the one counts that was heard of last, by the clock of the filesystem.
+- Of several hosts, the one counts that was heard of last, by the clock of the filesystem. Who counts a start leaves the
+  time of the file as it was.
 - A full disk takes no newer status, and no ledger. So the reader sees for itself whether the disk is full: `or_full`.
 - Numbers of notices grow, from one uploader to the next, and also after the file was lost: the first one of a file is
   the time in milliseconds. So a reader that knows the last number it has told tells each notice once.

@@ -408,6 +408,12 @@ def time_of(directory: Place) -> float:
         probe.unlink()
 
 
+def set_time(place: Place, modified: int) -> None:
+    """Set the modification time of a file, unix time in nanoseconds."""
+    with place.held() as (where, name):
+        os.utime(name, ns=(modified, modified), dir_fd=where, follow_symlinks=False)
+
+
 def same_file(fd: int, place: Place) -> bool:
     """Whether the descriptor and the place are the same file; False once that was deleted or replaced.
 

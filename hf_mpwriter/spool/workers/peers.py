@@ -124,10 +124,8 @@ def living_others(spool: Spool, host: str, since: float, now: Callable[[], float
             beat = other.daemon("uploader").status.stat().st_mtime
             time_there = time_there or now()
             is_silent = bool(time_there) and abs(time_there - beat) >= OTHERS_SILENCE  # 0 if the disk refuses
-            if since < beat and not is_silent:
-                status = UploaderStatus.read(other)
-                if status.process is not None and not status.is_over:  # None: there was none, it was tried to start one
-                    found.add(other.root.basename)
+            if since < beat and not is_silent and not UploaderStatus.read(other).is_over:
+                found.add(other.root.basename)
     return frozenset(found)
 
 

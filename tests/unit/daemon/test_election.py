@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 
 import pytest
 from programs import run_python, wait_for
@@ -14,8 +15,9 @@ from hf_mpwriter.daemon.election import Election, environment
 from hf_mpwriter.daemon.starts import uploader_start
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import LONGEST_PAUSE, STARTS_LIMIT, UploaderStatus
-from hf_mpwriter.system import failpoints, launch, locks
-from hf_mpwriter.system.process import host_id
+from hf_mpwriter.spool.workers.peers import living_others
+from hf_mpwriter.system import disk, failpoints, launch, locks
+from hf_mpwriter.system.process import Process, host_id
 
 
 @pytest.fixture
@@ -76,6 +78,22 @@ def test_many_workers_start_no_more_than_one(spool, record, crashing, caplog, wo
     assert found == STARTS_LIMIT + 1 + 3, "then after 5 s, 10 s and 20 s; the next would be after 40 s"
     assert {one.quiet_until for one in all_of_them} == {1000.0 + last_of_the_first + 35.0 + 40.0}
     assert len(caplog.records) == workers, "each warns once"
+
+
+@pytest.mark.parametrize("heard_of", [0, 1000])
+def test_a_start_is_no_heartbeat(spool, record, crashing, heard_of):
+    """A host on which no uploader lives has none for others, however often it is tried: they send its files."""
+    host = spool.host(host_id())
+    status = host.daemon("uploader").status
+    if heard_of:
+        disk.make_dirs(host.root)
+        UploaderStatus(process=Process.current()).save(host)
+        os.utime(status, (heard_of, heard_of))
+    one = Election(spool, "uploader")
+    assert one.ensure(record)
+    ended(one, spool)
+    assert (os.stat(status).st_mtime, UploaderStatus.read(host).starts.count) == (heard_of, 1)
+    assert living_others(spool, "another", 0.0, time.time) == frozenset()
 
 
 def test_a_disk_that_refuses_the_count_prevents_no_start(spool, record, crashing):

@@ -11,7 +11,7 @@ import pytest
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.status import SILENCE, Starts, UploaderStatus
+from hf_mpwriter.spool.status import SILENCE
 from hf_mpwriter.spool.workers import members as members_module
 from hf_mpwriter.spool.workers.members import MemberFile, Members
 from hf_mpwriter.spool.workers.peers import OTHERS_SILENCE, seen_from_here
@@ -64,14 +64,6 @@ def test_without_an_uploader_here_the_lock_tells_whether_locks_reach(spool):
     publish(spool, OTHER, "left")
     assert not lives(spool)
     publish(spool, OTHER, age=OTHERS_SILENCE + 1)
-    assert not lives(spool)
-
-
-def test_a_host_that_can_start_no_uploader_has_none(spool):
-    """Its workers count each start in the status, so the file is new; what they write is sent by another host."""
-    host = spool.host(OTHER.host)
-    disk.make_dirs(host.root)
-    UploaderStatus(starts=Starts("boot", 4, 1.0)).save(host)
     assert not lives(spool)
 
 
