@@ -105,11 +105,14 @@ def _ended(spool: Spool) -> list[str]:
     for kind, process in processes.items():
         if not locks.is_held(spool.lock_of(kind)):
             continue
+        unknown = click.ClickException(f"The {kind} has not said yet who it is. Try again in some seconds.")
         if process is None:
-            raise click.ClickException(f"The {kind} has not said yet who it is. Try again in some seconds.")
+            raise unknown
         here = Process.current()
         if (process.host, process.boot, process.namespace) != (here.host, here.boot, here.namespace):
             raise click.ClickException(f"The {kind} is on {process.host.rpartition('-')[0]}: run this command there.")
+        if Process.of(process.pid) != process and locks.is_held(spool.lock_of(kind)):  # it is the one before
+            raise unknown
         how = "ended" if _end(kind, process, spool.run_dir) else "killed, as it did not end"
         done.append(f"{kind} {process.pid} is {how}")
     return done

@@ -34,7 +34,7 @@ TABLE: dict[Cause, tuple[str, str]] = {
         "no connection can be made with these proxies and certificates",
         "Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR.",
     ),
-    Cause.OFFLINE: (OFFLINE, "Unset it to upload; until then everything is kept."),
+    Cause.OFFLINE: (OFFLINE, "unset HF_HUB_OFFLINE to upload"),
     Cause.NOT_A_HUB: ("the answer is not that of a Hub", _HUB),
     Cause.ENDPOINT: ("{endpoint} does not answer as a Hub does", _HUB),
     Cause.HUB: ("the Hub fails", ""),

@@ -1,4 +1,4 @@
-"""`logs`: the last lines of the logs of a run, and those that come."""
+"""`logs`: the last lines of the logs of a run, and those that come. `stop`: which process it ends."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from runs import run
 
 from hf_mpwriter.cli.daemons import LINES
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system.process import host_id
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import Process, host_id
 
 
 def test_who_follows_a_log_sees_what_is_written_after_a_rotation(own_spool):
@@ -53,3 +56,19 @@ def test_a_run_without_an_uploader_has_no_log(tmp_path):
     text = f"No uploader has run here yet. To start one: hf-mpwriter sync {tmp_path}\n"
     assert run("logs", tmp_path).output == run("logs", "-f", tmp_path).output == text
     assert run("stop", tmp_path).output.splitlines()[0] == "no uploader runs"
+
+
+def test_an_uploader_that_has_not_said_who_it_is_does_not_count_as_ended(own_spool):
+    """It holds the lock, while the status is still that of the one before."""
+    host, here = own_spool.host(host_id()), Process.current()
+    os.makedirs(host.root)
+    with subprocess.Popen(["true"]) as before:
+        pass
+    UploaderStatus(process=replace(here, pid=before.pid), beat=1.0).save(host)
+    lock = locks.try_exclusive(own_spool.uploader_lock)
+    try:
+        result = run("stop", own_spool.run_dir)
+    finally:
+        locks.release(lock)
+    assert result.exit_code == 1
+    assert "has not said yet who it is" in result.output
