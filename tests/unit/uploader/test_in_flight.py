@@ -11,8 +11,7 @@ from support import event_file
 from uploaders import Site, has, push_events, uploader
 
 from hf_mpwriter.base.settings import Settings
-from hf_mpwriter.base.verdicts import Refused, Retry, Sent, Unknown
-from hf_mpwriter.daemon.status_file import StatusFile
+from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Sent, Unknown
 from hf_mpwriter.push.job import SCRATCH
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.spool import outbox
@@ -45,7 +44,7 @@ def test_the_settle_time_outlives_the_uploader(place):
     A later success of the same batch does not end it. A successor waits as long, from its own start on.
     """
     one = place.uploader()
-    one.sending.pacing._moved = 100
+    one.sending.pacing._counts[Moved] = 100
     push_events(one)
     assert not place.jobs[-1].fenced
     one.sending._conclude(Unknown("504"))
@@ -66,7 +65,7 @@ def test_the_settle_time_outlives_the_uploader(place):
 def test_after_the_settle_time_the_hub_is_read_back(place):
     """What came late may have changed any file, also one that no commit since has carried."""
     one = place.uploader()
-    one.sending.pacing._moved = 100
+    one.sending.pacing._counts[Moved] = 100
     push_events(one)
     one.sending._conclude(Unknown("504"))
     for records, waits, head in ((4, 0.0, None), (5, 1.0, "c" * 40), (6, in_flight.SETTLE_TIME, None)):
@@ -131,12 +130,6 @@ def test_what_a_dead_host_was_sending_is_uncertain_once(place):
     assert place.uploader().sending.ledger.uncertain == {}
 
 
-def idle(place: Site, phase: str = "idle") -> None:
-    """An uploader of another host says what it does."""
-    status = StatusFile(place.host(), Process.current(), lambda: place.now, 0.0)
-    status.publish(phase=phase, waiting=0, commits=0, blocked_until=0.0)
-
-
 def no_time(_: object) -> float:
     """The disk refuses to tell the time."""
     raise OSError(5, "EIO")
@@ -148,13 +141,13 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, monke
 
     def is_fenced() -> bool:
         one = place.uploader()
-        one.sending.pacing._moved = 100
+        one.sending.pacing._counts[Moved] = 100
         push_events(one)
         os.unlink(one.host.in_flight)  # the outcome is known
         return place.jobs[-1].fenced
 
     assert not is_fenced()
-    idle(place)
+    place.hear()
     assert is_fenced()
     earlier = os.stat(status).st_mtime - peers.OTHERS_SILENCE - 60
     os.utime(status, (earlier, earlier))
@@ -162,7 +155,9 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, monke
     with monkeypatch.context() as patch:
         patch.setattr(disk, "time_of", no_time)
         assert is_fenced(), "nothing tells how long it has been silent"
-    idle(place, "left")
+    Path(status).write_bytes(b"garbage")
+    assert is_fenced(), "nothing tells whether it has left"
+    place.hear("left")
     assert not is_fenced()
 
 
@@ -170,7 +165,7 @@ def test_where_each_host_has_a_spool_of_its_own_every_commit_names_its_parent(pl
     """Uploaders of other hosts may send the same files, and nothing in this spool tells of them."""
     MirrorRecord(str(place.root.parent / "logdir"), 1.0).publish(place.spool)
     one = place.uploader()
-    one.sending.pacing._moved = 100
+    one.sending.pacing._counts[Moved] = 100
     push_events(one)
     assert place.jobs[-1].fenced
 
@@ -182,9 +177,9 @@ def refuse_status(_: object) -> UploaderStatus:
 
 def test_a_disk_that_does_not_tell_of_other_hosts_delays_a_push(place, monkeypatch):
     """That is a failure as any other, and the uploader goes on."""
-    idle(place)
+    place.hear()
     one = place.uploader()
-    one.sending.pacing._moved = 100
+    one.sending.pacing._counts[Moved] = 100
     with monkeypatch.context() as patch:
         patch.setattr(UploaderStatus, "read", refuse_status)
         push_events(one)
@@ -205,12 +200,12 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, monkeypatch):
         patch.setattr(in_flight, "interrupted", read)
         one = place.uploader()
     assert said == ["idle"]
-    one.sending.pacing._moved = 100
+    one.sending.pacing._counts[Moved] = 100
 
     def another_starts(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
         replace(path, data, word, durable=durable)
         if word == "outbox.in_flight":
-            idle(place)
+            place.hear()
 
     monkeypatch.setattr(disk, "replace", another_starts)
     push_events(one)
@@ -221,7 +216,7 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, monkeypatch):
 def test_attachments_name_their_parent_however_busy_the_branch_is(place):
     """Without it they might replace what others have just put there; event files only grow."""
     one = place.uploader()
-    one.sending.pacing._moved = 100
+    one.sending.pacing._counts[Moved] = 100
     one.sending.attach()
     assert (place.jobs[-1].fenced, outbox.interrupted(one.host).fenced) == (True, True)
 
