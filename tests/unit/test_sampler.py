@@ -174,14 +174,15 @@ def test_what_is_not_on_the_hub_yet_keeps_its_member_file_for_the_next_uploader(
     assert (member.alive, len(member.files), member.growing) == (False, 1, frozenset())
 
 
-@pytest.mark.parametrize("what", ["spool", "run directory", "lock"])
+@pytest.mark.parametrize("what", ["spool", "run directory", "lock", "members"])
 def test_it_ends_when_what_it_writes_to_is_removed(machine, what):
     """And makes nothing anew."""
     worker = machine.worker()
     machine.start()
     machine.run(3)
-    run_dir = machine.spool.run_dir
-    gone = {"spool": machine.spool.root, "run directory": run_dir, "lock": str(machine.host.root)}[what]
+    spool = machine.spool
+    places = {"spool": spool.root, "run directory": spool.run_dir, "lock": machine.host.root, "members": spool.members}
+    gone = str(places[what])
     shutil.rmtree(gone)
     assert not machine.run(USUAL.sampler_tick)
     assert not os.path.exists(gone)

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import os
 import random
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,6 +141,20 @@ def test_a_mount_that_is_gone_is_compared_anew(spool, mirror):
     mirror._listen(Ended(Failure("not mounted; mount it again", is_refused=False, is_gone=True)))
     assert mirror._outgoing.there == {}
     assert mirror.status.status.reason == "not mounted; mount it again"
+
+
+@pytest.mark.parametrize("task", [Task.BRING, Task.FETCH, Task.LIST])
+def test_sigterm_ends_what_comes_from_the_logdir_and_no_more(mirror, monkeypatch, task):
+    """The time that is left is for what is to go there; what was ended from here is no failure that it waits for."""
+    ends, copy_ = [], Ended(Failure("it ended by signal 9"))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "setitimer", lambda *limit: ends.append(limit))
+    monkeypatch.setattr(copy_, "kill", lambda: ends.append("copy"), raising=False)
+    mirror._copy, mirror._job = copy_, dataclasses.replace(mirror._job, task=task)
+    mirror.terminate()
+    assert ("copy" in ends) is (task is not Task.BRING)
+    mirror._listen(copy_)
+    assert (mirror._copy, mirror.status.status.failures) == (None, 1 if task is Task.BRING else 0)
 
 
 def test_the_limit_of_a_copy_doubles_until_one_ends_well(spool, mirror, monkeypatch):

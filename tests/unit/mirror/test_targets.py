@@ -89,6 +89,23 @@ def test_files_arrive_up_to_their_lengths_and_are_not_written_again(run, to, mon
     assert copied(run, to)[-1] == Finished()
 
 
+def test_a_beginning_that_may_not_be_replaced_is_named(run, to, monkeypatch):
+    """Another user has left it there: a person has to remove it. Where nothing is there, the logdir is at fault."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    put(to, ONE, b"01234")
+    for target in ("posix.PosixTarget.put", "remote.RemoteTarget.put"):
+        monkeypatch.setattr(f"hf_mpwriter.mirror.{target}", refuse)
+    conflict, failure = copied(run, to)
+    assert isinstance(conflict, Conflict)
+    assert "5 bytes" in conflict.reason
+    assert "remove that file" in conflict.reason
+    assert isinstance(failure, Failure)
+    assert failure.is_refused
+
+
 @pytest.mark.parametrize(
     ("there", "outcome"),
     [

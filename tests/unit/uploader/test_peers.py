@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.timing import USUAL
+from hf_mpwriter.delivery.sinks import LogdirSink
+from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import Process, host_id
@@ -45,3 +47,15 @@ def test_an_uploader_that_goes_on_beside_this_one_is_told_of_once(site):
         one.peers.look()
     (notice,) = one.status.status.notices
     assert notice.text == f"{peers.LOCKS_DO_NOT_REACH}: {site.host().root.basename}"
+
+
+def test_once_all_has_come_from_the_logdir_there_is_something_to_scan(site, monkeypatch):
+    """Of a staged run, no worker lives: the last scan came before what has come back. Until then it does not leave."""
+    MirrorRecord(str(site.root.parent / "logdir"), 1.0).publish(site.spool)
+    one, returning = site.uploader(), [True]
+    monkeypatch.setattr(LogdirSink, "is_returning", property(lambda _: returning[0]))
+    one.peers.look()
+    assert (one.peers.awaits_more, one.peers.take_news()) == (True, False)
+    returning[0] = False
+    one.peers.look()
+    assert (one.peers.awaits_more, one.peers.take_news(), one.peers.take_news()) == (False, True, False)
