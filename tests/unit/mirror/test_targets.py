@@ -196,7 +196,8 @@ def test_parts_of_killed_copies_are_removed(run, tmp_path):
     old, new, own, foreign = f".{other}.0.part", f".{other}.1.part", f".{mark}.2.part", ".rsync.part"
     for name in (old, new, own, foreign):
         (to / name).write_text("")
-    os.utime(to / old, (0, time.time() - 2 * posix.STALE))
+    for name in (old, foreign):
+        os.utime(to / name, (0, time.time() - 2 * posix.STALE))
     copied(run, to)
     assert sorted(leftovers(to)) == sorted([new, foreign])
 
