@@ -102,7 +102,9 @@ def test_follow_uploads_beside_training_and_ends_when_the_writer_has_gone(hub, r
             writer.add_scalar("loss", 1.0, step)
             writer.flush()
         assert beside.poll() is None
-        assert SUPERVISOR in {member.name.worker for member in Members(Spool(str(run_dir))).all() if member.alive}
+        spool = Spool(str(run_dir))
+        members = lambda: {member.name.worker for member in Members(spool).all() if member.alive}  # noqa: E731
+        wait_for(lambda: SUPERVISOR in members(), "it follows when its first round is over")
         writer.close()
         assert beside.wait(DEADLINE) == 0
     finally:
