@@ -228,8 +228,11 @@ class Spool:
         run = self.run if self.directory.above is self.run else self.directory  # elsewhere, owners may tell nothing
         return ownership.is_private(run, self.directory)
 
-    def create(self) -> None:
-        """Create the spool, or check its format; any number of processes may do so at once."""
+    def create(self) -> bool:
+        """Create the spool, or check its format; any number of processes may do so at once.
+
+        Whether it was not there, and so this call has had a lock there.
+        """
         self.refresh()
         check_ownership(self.directory)
         was_made = self.directory.is_held and self._has_format()
@@ -258,6 +261,7 @@ class Spool:
             raise unwritable(self.run_dir, error) from error
         if not was_made and not makes:  # another process was faster
             self.check_format()
+        return not was_made
 
     def check_format(self) -> None:
         """Refuse a spool that another version wrote."""

@@ -87,19 +87,19 @@ def enter(
 
 def _usable(spool: Spool) -> tuple[Spool, bool]:
     """A spool that exists, where locks work; True if it lies aside because the one in the run directory is foreign."""
+    is_aside = False
     try:
-        spool.create()
+        has_locked = spool.create()
     except ForeignSpoolError as error:
         if not os.access(spool.run_dir, os.W_OK | os.X_OK):
             raise
         if spool.run_dir not in _workers:
             logger.warning("%s What is logged is kept in %s and not uploaded.", error, spool.run_dir)
-        spool = aside(spool)
-        spool.create()
+        spool, is_aside = aside(spool), True
+        has_locked = spool.create()
+    if not has_locked:
         _check_locks(spool)
-        return spool, True
-    _check_locks(spool)
-    return spool, False
+    return spool, is_aside
 
 
 def _check_locks(spool: Spool) -> None:

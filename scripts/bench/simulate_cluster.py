@@ -95,7 +95,7 @@ class Hub:
         if len(self._last_hour) >= HUB_LIMIT:
             self.refused += 1
             wait = self._last_hour[0] + HOUR - self._time.now
-            return Retry("429", 60.0 * max(1, math.ceil(wait / 60)), limited=True)
+            return Retry("429", 60.0 * max(1, math.ceil(wait / 60)))
         if parent is not None and parent != self.head:
             self.conflicts += 1
             return None

@@ -10,7 +10,9 @@ import psutil
 from programs import wait_for
 from runs import check_oracle, finished, no_uploader, others_may_read, run
 from support import events
+from waits import timing
 
+from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.testing import processes
 
@@ -51,9 +53,10 @@ def test_two_workers_have_one_sampler_and_what_it_logs_is_on_the_hub_after_the_l
 ):
     """Without a token, under a title of its own; another one follows where it was killed, and its steps go on."""
     stop = [tmp_path / "stop0", tmp_path / "stop1"]
+    # a step is a second: where the second sampler samples as late as for users, it samples in another one
+    env = {"HF_TOKEN": "hf_secret", "HF_MPWRITER_TIMING": timing(first_sample_after=USUAL.first_sample_after)}
     ranks = [
-        start(LOG_UNTIL_TOLD, "me/run", run_dir, stop[rank], "on", env={"RANK": str(rank), "HF_TOKEN": "hf_secret"})
-        for rank in range(2)
+        start(LOG_UNTIL_TOLD, "me/run", run_dir, stop[rank], "on", env=env | {"RANK": str(rank)}) for rank in range(2)
     ]
     first = wait_for(lambda: len(steps(run_dir)) > 1 and sampler(run_dir), "samples")
     process = psutil.Process(first)

@@ -202,7 +202,7 @@ def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(ru
     lock, ends = locks.try_exclusive(spool.uploader_lock), []
     try:
         status = StatusFile(host, Process.current(), time.monotonic, 0.0)
-        status.failed(Retry("429", 3600.0, limited=True), 1)
+        status.failed(Retry("429", 3600.0), 1)
         blocked_until = time.monotonic() + 3600
         status.publish(phase="waiting", waiting=1, commits=0, blocked_until=blocked_until)
         ends.append(time.time())
