@@ -77,6 +77,7 @@ class Done:
     files: dict[str, Sent]  # what is new about the Hub's copies, per path; see `Sent.is_gone`
     checked: bool = False  # whether all known copies were read back
     private: bool | None = None  # visibility of the repository, None if it was not seen
+    parent: str = ""  # the head of the branch at which the copies were compared
 
 
 @dataclass(frozen=True)

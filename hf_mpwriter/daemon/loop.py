@@ -45,8 +45,8 @@ SEAL_WAIT = 5.0  # seconds after the end of the last worker, in which its host's
 GRACE = 25.0  # seconds between SIGTERM and the end; SLURM and Kubernetes kill after 30
 
 
-class Daemon(abc.ABC, Generic[StartT]):
-    """The process that holds the lock of its kind."""
+class Holder(abc.ABC, Generic[StartT]):
+    """What holds the lock of a kind for a run."""
 
     kind: ClassVar[str]  # see `system/launch`
     status: DaemonStatusFile[Any]  # what it publishes
@@ -74,10 +74,6 @@ class Daemon(abc.ABC, Generic[StartT]):
     def close(self) -> None:
         """Publish that it leaves, and end what waits for it."""
 
-    @abc.abstractmethod
-    def tick(self) -> bool:
-        """One round; False when it is time to end. OSError if the disk refuses."""
-
     def is_in_place(self) -> bool:
         """Whether the spool, and the lock in it, are where they were."""
         is_there = self._spool.directory.is_at_path() and disk.same_file(self._lock, self._spool.lock_of(self.kind))
@@ -96,7 +92,7 @@ class Daemon(abc.ABC, Generic[StartT]):
         It is over, too, if the disk refuses that: what it knows from before may be wrong by now.
         """
         self.close()
-        locks.release(self._lock)
+        self.release()
         try:
             if self.is_over() or (lock := locks.try_exclusive(self._spool.lock_of(self.kind))) is None:
                 return True
@@ -107,14 +103,27 @@ class Daemon(abc.ABC, Generic[StartT]):
             return True
         return False
 
+    def release(self) -> None:
+        """Give up the lock, unless that is done."""
+        if self._lock >= 0:
+            locks.release(self._lock)
+        self._lock = -1
+
     def is_over(self) -> bool:
         """Look once more, without the lock: whether nothing has come in between."""
         return True
 
+
+class Daemon(Holder[StartT]):
+    """A process that holds the lock of its kind for one run."""
+
+    @abc.abstractmethod
+    def tick(self) -> bool:
+        """One round; False when it is time to end. OSError if the disk refuses."""
+
     def terminate(self) -> None:
         """SIGTERM: do a last time what is to be done, then leave; end in time by SIGALRM, whatever it does then."""
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, GRACE)
+        end_in_time()
 
     def serve(self, pause: float) -> None:
         """Work until it is time to leave; `pause` seconds after the disk has refused something."""
@@ -122,6 +131,12 @@ class Daemon(abc.ABC, Generic[StartT]):
         logger.info("took the %s lock of %s", self.kind, self._spool.run_dir)
         keep_on(self.tick, pause)
         logger.info("left the %s lock", self.kind)
+
+
+def end_in_time() -> None:
+    """End by SIGALRM in time, whatever this process does then."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, GRACE)
 
 
 class Seals:

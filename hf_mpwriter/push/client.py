@@ -61,6 +61,7 @@ from hf_mpwriter.system.directory import at
 
 PATHS_PER_REQUEST = (500, 50)  # fewer where the Hub searches the history, too
 ATTACHMENTS, EVENTS = "Add attachments (", "Add TensorBoard events ("  # so begin the titles of our commits
+RUNS_NAMED = 3  # in a title
 CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
 LARGEST_FILE = 50 << 30  # bytes that the Hub takes in one file
 PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
@@ -82,6 +83,7 @@ class Source:
 
     file: LocalFile  # as it was at the snapshot
     path: str  # where its content is read: it leads to one file, whatever becomes of names
+    target: str  # path in the repository
 
 
 Stamps = dict[Source, tuple[int, int]]  # size and modification time (ns) of files before they were read
@@ -89,7 +91,7 @@ Stamps = dict[Source, tuple[int, int]]  # size and modification time (ns) of fil
 
 def check_unchanged(stamps: Stamps) -> None:
     """Raise NotQuietError if a file is not any more what it was; a commit of it is not to be sent then."""
-    if changed := [source.file.path for source, stamp in stamps.items() if _stamp(os.stat(source.path)) != stamp]:
+    if changed := [source.target for source, stamp in stamps.items() if _stamp(os.stat(source.path)) != stamp]:
         raise NotQuietError(changed)
 
 
@@ -197,7 +199,7 @@ class Hub:
     ) -> tuple[str, dict[str, Sent]]:
         """Commit the snapshot's lengths of these files.
 
-        The commit, and what it holds per path; not in it are paths that the repository's .gitignore leaves out.
+        The commit, and what it holds per target; not in it are those that the repository's .gitignore leaves out.
 
         `tag_card`: add the tag to the model card in the same commit. It is left out without a named parent,
         because it could undo what others have just written there, and if the Hub refuses the commit because of
@@ -216,15 +218,14 @@ class Hub:
         self, sources: Sequence[Source], card: list[CommitOperationAdd], parent: str | None
     ) -> tuple[str, dict[str, Sent]]:
         stamps: Stamps = {}
-        additions = [_addition(source, self._destination.path(source.file.path), stamps) for source in sources]
+        additions = [_addition(source, stamps) for source in sources]
         self._transport.before_commit = functools.partial(check_unchanged, stamps)
-        what = ATTACHMENTS if all(source.file.sha256 for source in sources) else EVENTS
         sent_before = self.commits_sent
         try:
             info = self._api.create_commit(
                 **self._where,
                 operations=additions + card,
-                commit_message=f"{what}{len(sources)} file{'s' if len(sources) > 1 else ''})",
+                commit_message=title_of(sources),
                 revision=self._destination.revision,
                 parent_commit=parent and parent[:PARENT_DIGITS],
             )
@@ -370,7 +371,17 @@ def _remote(info: RepoFile) -> Remote:
     return Remote(info.size, info.lfs.sha256 if info.lfs else None, oid=info.blob_id)
 
 
-def _addition(source: Source, path_in_repo: str, stamps: Stamps) -> CommitOperationAdd:
+def title_of(sources: Sequence[Source]) -> str:
+    """The title of a commit: what it has, of which runs."""
+    what = ATTACHMENTS if all(source.file.sha256 for source in sources) else EVENTS
+    folders = dict.fromkeys(source.target.removesuffix(source.file.path).rstrip("/") for source in sources)
+    runs = [folder.rpartition("/")[2] for folder in folders if folder]
+    more = f" and {count} more" if (count := len(runs) - RUNS_NAMED) > 0 else ""
+    whose = f" of {', '.join(runs[:RUNS_NAMED])}{more}" if runs else ""
+    return f"{what}{len(sources)} file{'s' if len(sources) > 1 else ''}{whose})"
+
+
+def _addition(source: Source, stamps: Stamps) -> CommitOperationAdd:
     """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path.
 
     A large one that may grow has been copied, see `snapshot/large_files`.
@@ -382,24 +393,24 @@ def _addition(source: Source, path_in_repo: str, stamps: Stamps) -> CommitOperat
     if size == file.length and (not file.growing or file.is_large):
         if not file.sha256:
             stamps[source] = _stamp(status)
-        return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=source.path)
+        return CommitOperationAdd(path_in_repo=source.target, path_or_fileobj=source.path)
     if file.length > PAYLOAD_LIMIT:
         raise OSError(f"{file.path} is too long to be held in memory")
     with open(source.path, "rb") as opened:
         data = opened.read(file.length)
     if len(data) != file.length:
         raise FileNotFoundError(f"{file.path} is shorter than its snapshot")
-    return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=data)
+    return CommitOperationAdd(path_in_repo=source.target, path_or_fileobj=data)
 
 
 def _sent(source: Source, addition: CommitOperationAdd) -> tuple[str, Sent] | None:
-    """What a commit holds of a file, by path; None if the repository's .gitignore leaves it out."""
+    """What a commit holds of a file, by its target; None if the repository's .gitignore leaves it out."""
     file = source.file
     if os.stat(source.path).st_size < file.length:
         raise FileNotFoundError(f"{file.path} became shorter while it was sent")
     if getattr(addition, "_should_ignore", False):
         return None
     if file.sha256:
-        return file.path, file.content
+        return source.target, file.content
     known = addition.upload_info.sha256
-    return file.path, Sent(file.length, known.hex() if known else digest(source.path, file.length))
+    return source.target, Sent(file.length, known.hex() if known else digest(source.path, file.length))

@@ -17,6 +17,8 @@ Invariants:
 - A copy that is not ours to replace, though the head is a commit of ours, is downloaded and compared before that is
   believed: a Hub may tell today's sizes at each revision.
 - A repository is not created again unasked after it took something.
+- The parts of a job are compared at one commit and sent in one. What is wrong with the files, the disk or the copies of
+  one run is a verdict on its part alone.
 - What is sent is the very file that was opened below the run directory, not through a link, whatever becomes of names.
 """
 
@@ -29,15 +31,15 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, begins_with
 from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.push.classify import classify, plain, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, NotQuietError, Remote, Source
-from hf_mpwriter.push.job import SCRATCH, Job
+from hf_mpwriter.push.job import SCRATCH, Job, Message, Notice, Part
 from hf_mpwriter.snapshot.large_files import snapshot_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
@@ -59,69 +61,152 @@ OTHERS = (
     "{} has event files that are not of this run directory: of another run of its name, or of an earlier attempt on "
     "another disk. TensorBoard shows them as one run. If they are two, give one of them another path_in_repo."
 )
-Notify = Callable[[str], object]
+Tell = Callable[[Message], object]
 
 
 class GoneError(Exception):
     """The repository or the branch is gone, and may not be created."""
 
 
-def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool | None = None) -> Verdict:
-    """Bring the files of a job to the Hub."""
-    spool = spool or Spool.of(job.run_dir, job.spool, job.logdir)
+@dataclass(frozen=True)
+class Comparison:
+    """What the Hub holds of a run at one commit, compared with its part of the job."""
+
+    found: dict[str, Sent]  # what it holds where that is not known yet; a length of 0 if a file is gone
+    differing: dict[str, str]  # paths whose copy is not ours to replace, each with the reason
+    complete: bool  # whether all that the ledger knows was compared
+
+
+@dataclass(eq=False)
+class Load:
+    """A part of a job on its way, until there is a verdict on it."""
+
+    number: int  # of the part
+    part: Part
+    spool: Spool
+    verdict: Verdict | None = None
+    seen: Comparison = field(default_factory=lambda: Comparison({}, {}, complete=False))
+    to_send: list[LocalFile] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)  # of these, opened
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the Hub has nothing of this run."""
+        return all(sent.is_gone for sent in (self.part.known | self.seen.found).values())
+
+    def compared(self) -> None:
+        """Find out what is to be sent, and whether anything may be."""
+        held = self.part.known | self.seen.found
+        self.to_send = [file for file in self.part.files if not file.is_covered(held.get(file.path, NOTHING))]
+        foreign = {file.path: FOREIGN for file in self.to_send if file.sha256 and held.get(file.path, NOTHING).foreign}
+        if refused := self.seen.differing | foreign:
+            self.verdict = Quarantine(refused)
+
+    def done(self, hub: Hub, parent: str, commit: str, sent: Mapping[str, Sent]) -> None:
+        """The Hub has all that was to be sent; `sent` by its path in the repository."""
+        found = {
+            file.path: sent[self.part.target(file.path)] for file in self.to_send if self.part.target(file.path) in sent
+        }
+        if ignored := [file.path for file in self.to_send if file.path not in found]:
+            self.verdict = Quarantine(dict.fromkeys(ignored, IGNORED), committed=True)
+            return
+        self.verdict = Done(
+            commit,
+            bool(found),
+            hub.repo_id,
+            self.seen.found | found,
+            checked=self.seen.complete,
+            private=hub.private,
+            parent=parent,
+        )
+
+
+def _going(loads: Iterable[Load]) -> list[Load]:
+    return [load for load in loads if load.verdict is None]
+
+
+def carry(job: Job, spools: Sequence[Spool], hub: Hub, tell: Tell, rng: random.Random) -> list[Verdict]:
+    """Bring the parts of a job to the Hub in one commit: a verdict on each.
+
+    What is wrong with one of them keeps no other one back. A failure that is not of one alone is of all that are left.
+    """
+    loads = [Load(number, *one) for number, one in enumerate(zip(job.parts, spools, strict=True))]
     verdict: Verdict = Moved("not tried")
     for attempt in range(MOVED_TRIES):
+        if not (going := _going(loads)):
+            break
         sent_before = hub.commits_sent
         try:
-            verdict = _attempt(job, spool, hub, notify, trust_own_head=attempt == 0)
+            verdict = _attempt(job, going, hub, tell, trust_own_head=attempt == 0) or verdict
         except GoneError as error:
-            verdict = Refused(str(error), GONE.format(spool.logdir))
+            verdict = Refused(str(error), GONE.format(going[0].spool.logdir))
         except NotQuietError as error:
-            verdict, job = Retry(text_of(error)), job.with_growing(error.paths)
+            verdict = Retry(text_of(error))
+            for load in going:
+                load.part = load.part.with_growing(error.paths)
             continue
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
-            verdict = plain(error, job.destination, os.environ)
-            note(text_of(error))
-            if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
-                verdict = Split(text_of(error), too_large=True)
+            verdict = _verdict_on(error, job)
         if isinstance(verdict, Unknown) and hub.commits_sent == sent_before:  # no content of ours can be there
             verdict = Retry(verdict.reason, verdict.after, cause=verdict.cause, hint=verdict.hint)
         if not isinstance(verdict, Moved):
             break
         time.sleep(rng.uniform(0.1, 1.0))
-    return verdict
+    return [load.verdict or verdict for load in loads]
 
 
-def _attempt(job: Job, spool: Spool, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Verdict:
-    """Read back and commit, once."""
-    seen = _compare(job, spool, hub, notify, job.own_head if trust_own_head else None)
-    held = job.known | seen.found
-    to_send = [file for file in job.files if not file.is_covered(held.get(file.path, NOTHING))]
-    foreign = {file.path: FOREIGN for file in to_send if file.sha256 and held.get(file.path, NOTHING).foreign}
-    if refused := seen.differing | foreign:
-        return Quarantine(refused)
-    first = all(sent.is_gone for sent in held.values())
-    _tell_visibility(job, hub, notify, first=first and bool(to_send))
-    if not to_send:
-        return Done(seen.parent, False, hub.repo_id, seen.found, checked=seen.complete, private=hub.private)
-    if first and job.private and hub.private is False:
-        page = _page(job, hub)
-        return Refused(f"{page} is PUBLIC, and repo_private=True was asked for: nothing is sent.", PUBLIC)
-    with sources(job, spool, to_send) as found:
+def _verdict_on(error: Exception, job: Job) -> Verdict:
+    note(text_of(error))
+    if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return Split(text_of(error), too_large=True)
+    return plain(error, job.destination, os.environ)
+
+
+def _attempt(job: Job, loads: list[Load], hub: Hub, tell: Tell, *, trust_own_head: bool) -> Verdict | None:
+    """Read back and commit, once; a verdict on the loads that have none of their own."""
+    parent = _compare(job, loads, hub, tell, job.own_head if trust_own_head else None)
+    for load in _going(loads):
+        load.compared()
+    new = [load for load in _going(loads) if load.to_send and load.is_new]
+    _tell_visibility(job, hub, tell, new)
+    _spare(job, loads, new, hub, parent)
+    with contextlib.ExitStack() as opened:
+        if not (sending := _opened(job, loads, opened)):
+            return None
+        found = [source for load in sending for source in load.sources]
         try:
-            commit, sent = hub.commit(found, seen.parent, fenced=job.fenced, tag_card=first)
+            commit, sent = hub.commit(found, parent, fenced=job.fenced, tag_card=bool(new))
         except Exception as error:
-            verdict = classify(error)
-            if not _may_blame_parent(job, seen.parent, verdict):
+            if not _may_blame_parent(job, parent, classify(error)):
                 raise
             return Moved(f"it may be that the Hub does not take 40 digits of its id as parent: {text_of(error)}")
-    if first:
-        _tell_others(job, spool, hub, notify, seen.parent, os.path.dirname(to_send[0].path))
-    if ignored := [file.path for file in to_send if file.path not in sent]:
-        return Quarantine(dict.fromkeys(ignored, IGNORED), committed=True)
+    for load in set(sending).intersection(new):
+        _tell_others(job, load, hub, tell, parent)
     if job.squash:
-        commit = _squash(hub, notify) or commit
-    return Done(commit, True, hub.repo_id, seen.found | sent, checked=seen.complete, private=hub.private)
+        commit = _squash(hub, tell) or commit
+    for load in sending:
+        load.done(hub, parent, commit, sent)
+    return None
+
+
+def _spare(job: Job, loads: Iterable[Load], new: Sequence[Load], hub: Hub, parent: str) -> None:
+    """Take out the loads that need no commit, and those that must not go to a public repository."""
+    for load in _going(loads):
+        if not load.to_send:
+            load.done(hub, parent, parent, {})
+        elif load in new and load.part.private and hub.private is False:
+            page = _page(job, hub)
+            load.verdict = Refused(f"{page} is PUBLIC, and repo_private=True was asked for: nothing is sent.", PUBLIC)
+
+
+def _opened(job: Job, loads: Iterable[Load], stack: contextlib.ExitStack) -> list[Load]:
+    """The loads without a verdict, with their files opened."""
+    for load in _going(loads):
+        try:
+            load.sources = stack.enter_context(sources(load))
+        except OSError as error:
+            load.verdict = _verdict_on(error, job)
+    return _going(loads)
 
 
 def _may_blame_parent(job: Job, parent: str, verdict: Verdict) -> bool:
@@ -131,20 +216,21 @@ def _may_blame_parent(job: Job, parent: str, verdict: Verdict) -> bool:
 
 
 @contextlib.contextmanager
-def sources(job: Job, spool: Spool, files: Iterable[LocalFile]) -> Iterator[list[Source]]:
-    """The files of a job, opened."""
+def sources(load: Load) -> Iterator[list[Source]]:
+    """The files of a load that are to be sent, opened."""
+    part, spool = load.part, load.spool
     with contextlib.ExitStack() as stack:
         found = []
-        for file in files:
-            place = spool.directory / job.copies / file.sha256 if file.sha256 else spool.run / file.path
+        for file in load.to_send:
+            place = spool.directory / part.copies / file.sha256 if file.sha256 else spool.run / file.path
             fd = disk.open_beneath(place)
             stack.callback(os.close, fd)
             path = path_to(fd)
             is_cut = file.growing or os.fstat(fd).st_size != file.length
             if is_cut and file.length > PAYLOAD_LIMIT and not file.sha256:
-                scratch = (spool.directory / job.copies).parent
+                scratch = (spool.directory / part.copies).parent
                 path = stack.enter_context(snapshot_of(fd, file.length, scratch))
-            found.append(Source(file, path))
+            found.append(Source(file, path, part.target(file.path)))
         yield found
 
 
@@ -178,69 +264,101 @@ def _page(job: Job, hub: Hub) -> str:
     return job.destination.repository_url(hub.repo_id)
 
 
-def _tell_visibility(job: Job, hub: Hub, notify: Notify, *, first: bool) -> None:
-    """Say who can read what is sent: before the first bytes, and when it has changed."""
-    private, at = hub.is_private() if first else hub.private, _page(job, hub)
-    text = "private" if private else "PUBLIC: everybody can read it"
-    if first and private is not None:
-        notify(f"{at} is {text}")
-    elif first and job.private:
-        notify(f"{at}: the Hub does not say whether it is private")
-    elif None not in (private, job.was_private) and private != job.was_private:
-        notify(f"{at} is {text} now")
+def _tell_visibility(job: Job, hub: Hub, tell: Tell, new: list[Load]) -> None:
+    """Say who can read what is sent: before the first bytes, and when it has changed; once for all runs."""
+    private, at = hub.is_private() if new else hub.private, _page(job, hub)
+    text, whose = "private" if private else "PUBLIC: everybody can read it", new[0].number if new else 0
+    if None not in (private, job.was_private):
+        if private != job.was_private:
+            tell(Notice(f"{at} is {text} now", whose))
+    elif new and private is not None:
+        tell(Notice(f"{at} is {text}", whose))
+    elif new and private is None and new[0].part.private:
+        tell(Notice(f"{at}: the Hub does not say whether it is private", whose))
 
 
-def _tell_others(job: Job, spool: Spool, hub: Hub, notify: Notify, parent: str, directory: str) -> None:
+def _tell_others(job: Job, load: Load, hub: Hub, tell: Tell, parent: str) -> None:
     """Say once that others had event files where this run has begun to put its own."""
+    part, first = load.part, os.path.dirname(load.to_send[0].path)
     with contextlib.suppress(Exception):  # the data is on the Hub, and this is not asked a second time
-        others = (path for path in hub.tree(parent, directory) if names.is_event_file(os.path.basename(path)))
-        if any(not (spool.run / path).exists() for path in others):
-            notify(OTHERS.format(job.destination.resolved(hub.repo_id).url))
+        there = hub.tree(parent, part.target(first).rstrip("/"))
+        names_there = (path.removeprefix(part.folder).lstrip("/") for path in there)
+        others = (path for path in names_there if names.is_event_file(os.path.basename(path)))
+        if any(not (load.spool.run / path).exists() for path in others):
+            page = dataclasses.replace(job.destination, path_in_repo=part.folder).resolved(hub.repo_id).url
+            tell(Notice(OTHERS.format(page), load.number))
 
 
-def _squash(hub: Hub, notify: Notify) -> str | None:
+def _squash(hub: Hub, tell: Tell) -> str | None:
     """Squash the history; the new head. The data is on the Hub already, so a failure is only a notice."""
     try:
         hub.squash()
         return hub.head()
     except Exception as error:  # noqa: BLE001 - every error of the client
-        notify(f"the history could not be squashed ({type(error).__name__}): it is tried again after a later commit")
+        tell(
+            Notice(
+                f"the history could not be squashed ({type(error).__name__}): it is tried again after a later commit"
+            )
+        )
         return None
 
 
 # read back
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What the Hub holds at one commit, compared with the job."""
+def _compare(job: Job, loads: Iterable[Load], hub: Hub, tell: Tell, own_head: str | None) -> str:
+    """Compare the Hub's copies with the local files, at `own_head` or, if that is None, at the head of the branch.
 
-    parent: str  # that commit
-    found: dict[str, Sent]  # what it holds where that is not known yet; a length of 0 if a file is gone
-    differing: dict[str, str]  # paths whose copy is not ours to replace, each with the reason
-    complete: bool  # whether all that the ledger knows was compared
+    That commit.
+    """
+    parent = own_head if own_head is not None else _head(job, hub, tell)
+    unsure = {load: _unsure(load.part, own_head) for load in loads}
+    wanted = {load.part.target(path) for load, paths in unsure.items() for path in paths}
+    there = hub.sizes(wanted, parent) if wanted else {}
+    for load, paths in unsure.items():
+        remote = {path: there[target] for path in paths if (target := load.part.target(path)) in there}
+        try:
+            found, differing = read_back(load.part, load.spool, paths, remote)
+        except OSError as error:  # of this disk
+            load.verdict = _verdict_on(error, job)
+            continue
+        is_ours = parent in (job.own_head, load.part.last_commit)
+        found, differing = _looked_into(load, hub, parent, remote, found, differing, is_ours=is_ours)
+        is_complete = own_head is None or not load.part.is_trusted
+        load.seen = Comparison(found, differing, complete=is_complete)
+    return parent
 
 
-def _compare(job: Job, spool: Spool, hub: Hub, notify: Notify, own_head: str | None) -> Comparison:
-    """Compare the Hub's copies with the local files, at `own_head` or, if that is None, at the head of the branch."""
-    unsure = {file.path for file in job.files if file.path not in job.known or file.path in job.uncertain}
-    parent = own_head
-    if parent is None:
-        parent = _head(job, hub, notify)
-        unsure |= set(job.known)
-    there = hub.sizes(unsure, parent) if unsure else {}
-    found, differing = read_back(job, spool, unsure, there)
+def _unsure(part: Part, own_head: str | None) -> set[str]:
+    """The paths of which it is not known what the Hub has there."""
+    paths = {file.path for file in part.files if file.path not in part.known or file.path in part.uncertain}
+    return paths if own_head is not None and part.is_trusted else paths | set(part.known)
+
+
+def _looked_into(
+    load: Load,
+    hub: Hub,
+    parent: str,
+    there: Mapping[str, Remote],
+    found: dict[str, Sent],
+    differing: dict[str, str],
+    *,
+    is_ours: bool,
+) -> tuple[dict[str, Sent], dict[str, str]]:
+    """The same, after copies were downloaded that may be ours although what the Hub tells of them differs."""
+    part, spool = load.part, load.spool
     for path in list(differing):
-        if (is_shorter := _is_shorter(spool, path, there[path])) or parent in (job.own_head, job.last_commit):
-            longest = max(there[path].size, job.known.get(path, NOTHING).length)
-            with hub.copy(path, parent, longest, _scratch(job, spool)) as copy:
-                again, differs = read_back(job, spool, {path}, {path: Remote.of_copy(copy)})
-                if is_shorter and _begins_with(copy, spool.run / path):  # a backup was restored, without its ledger
-                    again, differs = {path: Sent(there[path].size, there[path].sha256 or "")}, {}
-            if not differs:
-                found |= again
-                del differing[path]
-    return Comparison(parent, found, differing, complete=own_head is None)
+        if not ((is_shorter := _is_shorter(spool, path, there[path])) or is_ours):
+            continue
+        longest = max(there[path].size, part.known.get(path, NOTHING).length)
+        with hub.copy(part.target(path), parent, longest, _scratch(load)) as copy:
+            again, differs = read_back(part, spool, {path}, {path: Remote.of_copy(copy)})
+            if is_shorter and _begins_with(copy, spool.run / path):  # a backup was restored, without its ledger
+                again, differs = {path: Sent(there[path].size, there[path].sha256 or "")}, {}
+        if not differs:
+            found |= again
+            del differing[path]
+    return found, differing
 
 
 def _begins_with(copy: str, place: Place) -> bool:
@@ -249,14 +367,14 @@ def _begins_with(copy: str, place: Place) -> bool:
         return begins_with(whole.fileno(), beginning.fileno())
 
 
-def _scratch(job: Job, spool: Spool) -> str:
+def _scratch(load: Load) -> str:
     """Where the Hub's copies are downloaded to; OSError if a part of the way is a link."""
-    place = spool.directory / job.cache / SCRATCH
+    place = load.spool.directory / load.part.cache / SCRATCH
     disk.make_dirs(place, durable=False)
     return place.way
 
 
-def _head(job: Job, hub: Hub, notify: Notify) -> str:
+def _head(job: Job, hub: Hub, tell: Tell) -> str:
     """The head of the branch; repository and branch are created if they do not exist."""
     name = hub.repo_id
     if (head := hub.head()) is None:
@@ -267,14 +385,14 @@ def _head(job: Job, hub: Hub, notify: Notify) -> str:
         if (head := hub.head()) is None:
             page = _page(job, hub)
             raise OSError(f"{page} has no branch {job.destination.revision!r} after it was created")
-        notify(f"{CREATED} {_page(job, hub)}")
+        tell(Notice(f"{CREATED} {_page(job, hub)}"))
     elif "/" in name and hub.repo_id.lower() != name.lower():
-        notify(f"{name} was renamed: it is {hub.repo_id} now")
+        tell(Notice(f"{name} was renamed: it is {hub.repo_id} now"))
     return head
 
 
 def read_back(
-    job: Job, spool: Spool, paths: set[str], remote: dict[str, Remote]
+    part: Part, spool: Spool, paths: set[str], remote: Mapping[str, Remote]
 ) -> tuple[dict[str, Sent], dict[str, str]]:
     """Compare the Hub's copies with the local files.
 
@@ -283,18 +401,18 @@ def read_back(
     run has sent.
     """
     found, differing = {}, {}
-    adoptable = {file.path: dataclasses.replace(file.content, foreign=True) for file in job.files}
+    adoptable = {file.path: dataclasses.replace(file.content, foreign=True) for file in part.files}
     for path in paths:
-        there, known = remote.get(path), job.known.get(path)
-        contents = [*job.uncertain.get(path, ()), adoptable.get(path, NOTHING)] if names.is_attachment(path) else None
+        there, known = remote.get(path), part.known.get(path)
+        contents = [*part.uncertain.get(path, ()), adoptable.get(path, NOTHING)] if names.is_attachment(path) else None
         if there is None or (there.size == 0 and contents is None):
             if known is not None:
                 found[path] = NOTHING
         elif known is not None and _is(known, there):
-            if path in job.uncertain:
+            if path in part.uncertain:
                 found[path] = known
         elif contents is None:
-            if _is_beginning(job, spool, path, there):
+            if _is_beginning(part, spool, path, there):
                 found[path] = Sent(there.size, there.sha256 or "")
             else:
                 differing[path] = f"the Hub's copy ({there.size} bytes) is not the beginning of the local file"
@@ -311,10 +429,10 @@ def _is(content: Sent, there: Remote) -> bool:
     return (content.length, content.blob_id) == (there.size, there.oid)
 
 
-def _is_beginning(job: Job, spool: Spool, path: str, there: Remote) -> bool:
+def _is_beginning(part: Part, spool: Spool, path: str, there: Remote) -> bool:
     """Whether the Hub's copy of an event file is the beginning of the local one."""
     place = spool.run / path
-    if not place.exists() or (path in job.known and _is_shorter(spool, path, there)):
+    if not place.exists() or (path in part.known and _is_shorter(spool, path, there)):
         return True  # the Hub has more of a file of ours than this disk: it is gone here, or a backup was restored
     with opened(place) as local:
         return there.is_beginning_of(local)

@@ -1,12 +1,12 @@
 """The uploader's end of a push: start it, listen, end it.
 
-    PushHandle(job, limit)      the process is started, with descriptors of the job, the run directory and the spool
-    listen                      its notices; its verdict once it has ended, or has done a job and lingers
+    PushHandle(job, limit)      the process is started, and finds the job with descriptors of its runs in a socket
+    listen                      its notices; its verdicts once it has ended, or has done a job and lingers
     take                        the next job for one that lingers
     kill, wait, let_go          end it; wait until it says something; end one that lingers
 
 Invariants:
-- However a push ends, there is a verdict. Without one of its own the outcome is unknown.
+- However a push ends, there is a verdict for each part. Without one of its own the outcome is unknown.
 - The uploader never waits for a push to read or to write: the job is a whole file, and the pipe is not blocking.
 - What a push reads and sends lies beneath the directories that it is given, whatever becomes of their names.
 - A job that one has taken is done by it. It takes none when it has failed, has ended, or was made for another client.
@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import socket
 import time
+from collections.abc import Sequence
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Done, Unknown, Verdict
@@ -34,64 +36,73 @@ ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}  # what the user has not set: else each 
 class PushHandle(Child):
     """A push, seen from the uploader."""
 
-    def __init__(self, job: Job, limit: float, spool: Spool | None = None, linger: int = 0) -> None:
-        spool = spool or Spool.of(job.run_dir, job.spool, job.logdir)
+    def __init__(self, job: Job, limit: float, spools: Sequence[Spool], linger: int = 0) -> None:
         self._more: socket.socket | None = None
         self._linger, self._client, self._reads_many = linger, _client_of(job), _reads_many(job)
-        descriptors = {launch.RUN_DIR_FD: spool.run.fd, launch.SPOOL_FD: spool.directory.fd}
+        take_standard()
         with contextlib.ExitStack() as stack:
-            if linger:
-                take_standard()
-                self._more, theirs = socket.socketpair()
-                descriptors[launch.MORE_FD] = stack.enter_context(theirs).fileno()
-            super().__init__("push", self._record(job), job.run_dir, descriptors, env=ENVIRONMENT | os.environ)
+            self._more, theirs = socket.socketpair()
+            stack.enter_context(theirs)
+            on_error = stack.enter_context(contextlib.ExitStack())
+            on_error.callback(self._more.close)
+            self._send(job, spools)  # before there is a process: it finds its first job
+            descriptors = {launch.MORE_FD: theirs.fileno()}
+            super().__init__("push", b"", spools[0].run_dir, descriptors, env=ENVIRONMENT | os.environ)
+            on_error.pop_all()
+        self._begin(job, limit)
+
+    def _send(self, job: Job, spools: Sequence[Spool]) -> None:
+        if self._more is None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        directories = [fd for spool in spools for fd in (spool.run.fd, spool.directory.fd)]
+        with launch.record_file(state.dump(dataclasses.replace(job, linger=self._linger))) as record:
+            socket.send_fds(self._more, [b"+"], [record, *directories])
+
+    def _begin(self, job: Job, limit: float) -> None:
         self.allow(limit)
-        self._verdict: Verdict | None = None
+        self._parts, self._verdicts = len(job.parts), list[Verdict]()
         self.asked_at, self.is_answered = 0.0, False
 
-    def _record(self, job: Job) -> bytes:
-        return state.dump(dataclasses.replace(job, linger=self._linger))
-
-    def listen(self) -> tuple[list[str], Verdict | None]:
-        """The notices since the last time, and the verdict once the push has ended or lingers; never waits."""
+    def listen(self) -> tuple[list[Notice], list[Verdict]]:
+        """The notices since the last time, and the verdicts once the push has ended or lingers; never waits."""
         lines, ended = self.hear()
         notices = []
         for message in map(from_line, lines):
             if isinstance(message, Notice):
-                notices.append(message.text)
+                notices.append(message)
             elif isinstance(message, Contact):
                 self.asked_at, self.is_answered = self.asked_at or time.time(), message.answered
             elif message is not None:
-                self._verdict = message
-        if not ended:
-            return notices, self._verdict if self.lingers and isinstance(self._verdict, Done) else None
-        return notices, self._verdict or self._without_verdict()
+                self._verdicts.append(message)
+        if ended:
+            missing = self._parts - len(self._verdicts)
+            return notices, self._verdicts[: self._parts] + [self._without_verdict()] * missing
+        is_done = len(self._verdicts) >= self._parts and all(isinstance(one, Done) for one in self._verdicts)
+        return notices, self._verdicts if self.lingers and is_done else []
 
     def _without_verdict(self) -> Unknown:
         if self.has_hung:  # HTTP has timeouts of its own
             return Unknown(f"the push {self.how_it_ended}", xet="failing", too_slow=True)
         return Unknown(f"the push {self.how_it_ended}")
 
-    def take(self, job: Job, limit: float) -> bool:
+    def take(self, job: Job, limit: float, spools: Sequence[Spool]) -> bool:
         """Hand the next job to a process that lingers; False if there is none, or none that may do it."""
         if self._more is None or self.has_ended() or _client_of(job) != self._client:
             return False
         if self._reads_many and job.xet and job.is_large:  # hf_xet has read its settings with its first content
             return False
         try:
-            with launch.record_file(self._record(job)) as record:
-                socket.send_fds(self._more, [b"+"], [record])
+            self._send(job, spools)
         except OSError:
             return False
-        self.allow(limit)
-        self._verdict, self.asked_at, self.is_answered = None, 0.0, False
+        self._begin(job, limit)
         self._reads_many = self._reads_many or _reads_many(job)
         return True
 
     @property
     def lingers(self) -> bool:
         """Whether it takes another job after one that went well."""
-        return self._more is not None
+        return self._more is not None and self._linger > 0
 
     def let_go(self) -> None:
         """End a process that lingers: no request of it is under way."""
@@ -114,4 +125,4 @@ def _reads_many(job: Job) -> bool:
 
 def _client_of(job: Job) -> tuple[object, ...]:
     """What a process sets up its client for, once."""
-    return job.run_dir, job.spool, job.cache, job.destination.endpoint, job.xet
+    return job.destination.endpoint, job.xet

@@ -1,6 +1,6 @@
-"""The process of a push: one job -> one verdict, in a fresh interpreter.
+"""The process of a push: one job -> one verdict for each of its parts, in a fresh interpreter.
 
-    read the job -> set the timer -> set the environment -> import the client -> carry -> write the verdict -> end
+    get the job -> set the timer -> set the environment -> import the client -> carry -> write the verdicts -> end
          ^                                                       | it prepares         | Done
          +---------------------------- the next job, if it comes soon ------------------+
 
@@ -17,6 +17,7 @@ Invariants:
 - Only its own lines go to the pipe; what libraries print goes to the log of the uploader, without secrets.
 - The environment is complete before huggingface_hub is imported, which reads it then.
 - A job that was handed over is done: the process closes its end before it gives up waiting, and looks once more.
+- The client's caches, which are set once, lie in the first spool that it gets; that one is held to the end.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ from typing import NoReturn
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
-from hf_mpwriter.push.job import Contact, Job, Message, Notice, deadline
+from hf_mpwriter.push.job import Contact, Job, Message, deadline
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import hf_home, launch
+from hf_mpwriter.system.directory import Place
 
 DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the uploader tries again anyway
     "HF_HUB_VERBOSITY": "error",
@@ -46,6 +48,9 @@ DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3",
 }
 READERS = {"HF_XET_DATA_MAX_CONCURRENT_FILE_INGESTION": "4"}  # of large files; of small ones each waits for answers
+
+FIRST_WAIT = 60.0  # seconds for the first job, which is there before the process is
+MOST_DESCRIPTORS = 253  # in one message of a socket (SCM_MAX_FD)
 
 ASYNC_BACKENDS = ("trio", "anyio", "sniffio")  # httpcore imports them where they are installed; a push needs none
 UNUSABLE = "Check HF_ENDPOINT and the other HF_* variables, or run: pip install -U huggingface_hub"
@@ -58,60 +63,68 @@ def main() -> NoReturn:
     """Entry point of the process, see `system/launch`."""
     gc.disable()  # until the client is imported
     write = launch.answer()
-    serve(lambda message: write(state.to_line(message)), launch.RECORD_FD, launch.RUN_DIR_FD, launch.SPOOL_FD)
+    with socket.socket(fileno=launch.MORE_FD) as jobs:
+        serve(lambda message: write(state.to_line(message)), jobs)
     end()
 
 
-def serve(tell: Tell, record: int, run_fd: int, spool_fd: int) -> None:
-    """Do the job on a descriptor, and those that come soon after it."""
+def serve(tell: Tell, jobs: socket.socket) -> None:
+    """Do the job that comes by a socket, and those that come soon after it."""
     os.umask(0o077)  # the client's caches are for their owner only; the uploader has let others read what it derives
-    held: Spool | None = None  # of all jobs: the paths of the client's caches lead beneath its descriptors
-    while record >= 0:
+    home: Place | None = None
+    wait: float = FIRST_WAIT
+    while wait and (descriptors := _next_job(jobs, wait)):
+        record, *directories = descriptors
         try:
             job = state.load(Job, launch.read_record(record))
-            held = held or Spool.adopt(job, run_fd, spool_fd)
+            pairs = zip(job.parts, directories[::2], directories[1::2], strict=True)
+            spools = [Spool.adopt(*one) for one in pairs]
         except (state.DamagedError, ForeignSpoolError, OSError) as error:
-            tell(Retry(f"the job cannot be read: {error}"))
+            for _ in directories[::2]:
+                tell(Retry(f"the job cannot be read: {error}"))
             return
-        verdict = _verdict(tell, job, held)
-        if verdict is not None:
+        home = home or spools[0].directory / job.parts[0].cache
+        verdicts = _verdicts(tell, job, spools, home)
+        for verdict in verdicts:
             tell(verdict)
-        goes_on = job.linger > 0 and (verdict is None or isinstance(verdict, Done))
-        record = _next_record(job.linger) if goes_on else -1
+        for spool in spools:
+            if spool.directory is not home.directory:
+                spool.release()
+        wait = job.linger if all(isinstance(verdict, Done) for verdict in verdicts) else 0
 
 
-def _next_record(linger: float) -> int:
-    """The descriptor of the next job, -1 if none has come in time."""
+def _next_job(jobs: socket.socket, wait: float) -> list[int]:
+    """The descriptors of the next job, none if it has not come in time: its record, run directories and spools."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    with socket.socket(fileno=os.dup(launch.MORE_FD)) as end, contextlib.suppress(OSError):
-        if not select.select([end], [], [], linger)[0]:
-            end.shutdown(socket.SHUT_RDWR)  # from here on the uploader knows that this process does not wait
-        _, records, _, _ = socket.recv_fds(end, 1, 1, socket.MSG_DONTWAIT)
-        return records[0] if records else -1
-    return -1
+    with contextlib.suppress(OSError):
+        if not select.select([jobs], [], [], wait)[0]:
+            jobs.shutdown(socket.SHUT_RDWR)  # from here on the uploader knows that this process does not wait
+        return list(socket.recv_fds(jobs, 1, MOST_DESCRIPTORS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)[1])
+    return []
 
 
-def _verdict(tell: Tell, job: Job, spool: Spool) -> Verdict | None:
-    """Do the job; None of one that prepares: what is wrong then is found again by the next."""
+def _verdicts(tell: Tell, job: Job, spools: list[Spool], home: Place) -> list[Verdict]:
+    """Do the job; no verdict on one that prepares: what is wrong then is found again by the next."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, deadline(job))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # what it sends it holds open
-    _set_environment(job, (spool.directory / job.cache).way)
+    _set_environment(job, home.way)
     for name in ASYNC_BACKENDS:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import of it fails, as if it were missing
     try:
         from hf_mpwriter.push.client import Hub
         from hf_mpwriter.push.commit import carry
     except Exception as error:  # noqa: BLE001 - it reads the environment when it is imported
-        return None if job.prepares else Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
+        refused = Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
+        return [] if job.prepares else [refused] * len(job.parts)
     if not gc.isenabled():
         gc.freeze()  # what was imported stays: to look for garbage in it takes longer than a small push
         gc.enable()
     if job.prepares:
-        return None
+        return []
     hub = Hub(job.destination, contact=lambda answered: tell(Contact(answered)))
-    return carry(job, hub, lambda text: tell(Notice(text)), random.Random(), spool)  # noqa: S311 - jitter, no secret
+    return carry(job, spools, hub, tell, random.Random())  # noqa: S311 - jitter, no secret
 
 
 def _set_environment(job: Job, cache: str) -> None:

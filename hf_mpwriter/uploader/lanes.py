@@ -2,7 +2,7 @@
 
     started(batch)          a push of it starts
     done(batch)             the Hub has it
-    failed(verdict, batch)  it has not: wait; a refused batch is split, a file that is refused alone is quarantined
+    failed(verdict, batch)  it has not: a refused batch is split, a file that is refused alone is quarantined
 
 Both lanes share `Lane`, in which splitting, waiting and refusals stand once. A push carries a batch of one lane. The
 batches of event files are in the outbox, those of attachments in memory.
@@ -59,7 +59,7 @@ from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, filesystem
 from hf_mpwriter.uploader.decision import Attached, Outgoing
-from hf_mpwriter.uploader.pacing import LARGEST, Backoff, BatchSize, Clocks, Retries, Step
+from hf_mpwriter.uploader.pacing import LARGEST, Backoff, BatchSize, Clocks, Retries
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -72,8 +72,8 @@ YIELD_AFTER = 20.0  # seconds that one kind is due before the other gives way
 class Lane(abc.ABC):
     """One kind of content."""
 
-    def __init__(self, ledger: Ledger, backoff: Backoff, retries: Retries) -> None:
-        self._ledger, self.backoff, self._retries = ledger, backoff, retries
+    def __init__(self, ledger: Ledger, retries: Retries) -> None:
+        self._ledger, self._retries = ledger, retries
         self.yielded = False
 
     @property
@@ -91,11 +91,11 @@ class Lane(abc.ABC):
         """A push of a batch starts."""
 
     @abc.abstractmethod
-    def done(self, batch: Batch, *, committed: bool) -> None:
-        """The Hub has a batch; `committed` if that took a commit."""
+    def done(self, batch: Batch, *, committed: bool, in_time: bool = True) -> None:
+        """The Hub has a batch; `committed` if that took a commit, and whether that took no longer than it may."""
 
-    def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
-        """A push has failed: the verdict, a Quarantine instead of a Split of one file; when to try again.
+    def failed(self, verdict: Verdict, batch: Batch, attempts: int) -> Verdict:  # noqa: ARG002 - of event files
+        """A push has failed, in a row of so many: the verdict, a Quarantine instead of a Split of one file.
 
         Once the ledger is saved, what is quarantined is to be dropped.
         """
@@ -105,7 +105,7 @@ class Lane(abc.ABC):
         if isinstance(verdict, Quarantine):
             for path, reason in verdict.paths.items():
                 self._retries.refused(path, reason, certain=certain)
-        return verdict, self.backoff.failed(verdict)
+        return verdict
 
     def _refused(self, verdict: Split, batch: Batch) -> Verdict:
         """Split a refused batch; a single file is shortened or quarantined."""
@@ -132,10 +132,10 @@ class Lane(abc.ABC):
 class EventFileLane(Lane):
     """The event files of a run."""
 
-    def __init__(self, outbox: Outbox, ledger: Ledger, backoff: Backoff, retries: Retries, clocks: Clocks) -> None:
-        super().__init__(ledger, backoff, retries)
+    def __init__(self, outbox: Outbox, ledger: Ledger, size: BatchSize, retries: Retries, clocks: Clocks) -> None:
+        super().__init__(ledger, retries)
         self._outbox, self._scan = outbox, EventFileScan(outbox.run, ledger.length)
-        self._size, self._time_there = BatchSize(clocks.now), clocks.there
+        self._size, self._time_there = size, clocks.there
         self._large = LargeFiles(outbox.run, outbox.directory, clocks.now)
         self._too_large: dict[str, int] = {}  # the least length that the Hub has refused for its size
         self._up_to_date = self._splitting = self.has_scanned = False
@@ -162,7 +162,6 @@ class EventFileLane(Lane):
 
     def started(self, batch: Batch) -> None:
         """A push of a batch starts."""
-        self._size.started()
         self._large.started(batch.files)
 
     def scan(self, members: Members, takes: Callable[[str], bool], *, everything: bool = False) -> list[LocalFile]:
@@ -210,9 +209,8 @@ class EventFileLane(Lane):
         """Scan again before the next push: it comes late, or something has failed."""
         self._up_to_date = False
 
-    def done(self, batch: Batch, *, committed: bool) -> None:
+    def done(self, batch: Batch, *, committed: bool, in_time: bool = True) -> None:  # noqa: ARG002 - it is the same
         """The Hub has a batch; what waits behind it is of the same scan."""
-        in_time = not committed or self._size.done(len(batch.files))
         if all(map(self._ledger.covers, batch.files)):
             self._outbox.remove(batch)
         for path in [path for path, least in self._too_large.items() if self._ledger.length(path) >= least]:
@@ -220,13 +218,12 @@ class EventFileLane(Lane):
         self._splitting = self._splitting and bool(self.batches)
         self._up_to_date = bool(self.batches) and in_time  # what waits was made in the hope of faster commits
 
-    def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
+    def failed(self, verdict: Verdict, batch: Batch, attempts: int) -> Verdict:
         """Take in that a push of a batch has failed."""
-        self._size.failed(verdict, len(batch.files))
-        verdict, step = super().failed(verdict, batch)
+        verdict = super().failed(verdict, batch, attempts)
         if not isinstance(verdict, (Quarantine, Split)):
             self._splitting = False
-        return verdict, step
+        return verdict
 
     def drop(self, batch: Batch) -> None:
         """Take a batch out of the outbox, and all others with a refused file or a later one of its writer.
@@ -277,7 +274,8 @@ class AttachmentLane(Lane):
     def __init__(
         self, spool: Spool, host: HostSpool, ledger: Ledger, backoff: Backoff, retries: Retries, clocks: Clocks
     ) -> None:
-        super().__init__(ledger, backoff, retries)
+        super().__init__(ledger, retries)
+        self.backoff = backoff  # of all attachments of the branch
         for name in spool.host_ids():  # copies of an earlier uploader that was killed
             Copies(spool.host(name).copies, spool.run)
         self._scanner, self._copies = Attachments(spool.run), Copies(host.copies, spool.run)
@@ -427,27 +425,26 @@ class AttachmentLane(Lane):
             return True
         return False
 
-    def done(self, batch: Batch, *, committed: bool) -> None:
+    def done(self, batch: Batch, *, committed: bool, in_time: bool = True) -> None:  # noqa: ARG002 - of event files
         """The Hub has a batch; `committed` if that took a commit."""
         self.drop(batch)
-        self.backoff.succeeded()
         self._bound = min(ATTACHED_BYTES, 2 * self._bound)
         if committed:
             self._next_round = self._now() + self._interval
         if not self._batches and not self._left:
             self._end_round()
 
-    def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
+    def failed(self, verdict: Verdict, batch: Batch, attempts: int) -> Verdict:
         """Take in that a push of a batch has failed; what was not sent is scanned again."""
         if isinstance(verdict, Unknown) or (isinstance(verdict, Quarantine) and verdict.committed):
             self._ledger.mark_uncertain(batch.files)
-        verdict, step = super().failed(verdict, batch)
-        again = not isinstance(verdict, Split) and (self.backoff.attempts > 1 or self.yielded)
+        verdict = super().failed(verdict, batch, attempts)
+        again = not isinstance(verdict, Split) and (attempts > 1 or self.yielded)
         if again:
             self.drop(batch)
         if isinstance(verdict, Quarantine) or again:
             self._left = [*(self._left or ()), *(file.path for file in reversed(batch.files))]
-        return verdict, step
+        return verdict
 
     def _halve(self, batch: Batch) -> None:
         middle = len(batch.files) // 2

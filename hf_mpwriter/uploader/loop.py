@@ -1,21 +1,13 @@
-"""The loop of an uploader, the process that holds the uploader lock.
+"""The loop of an uploader: the process that holds the uploader locks of the runs of one branch.
 
-    recover -> tick:  note members -> take in what the push says -> decide -> SCAN    put what is new into the outbox
-                                                                           -> PUSH    start a push of the oldest batch
-                                                                           -> ATTACH  scan or push attachments
-                                                                           -> WAIT
-                                                                           -> LEAVE
-
-Who is here is in `peers`, what goes to the Hub in `sending`, what is asked for in `requests`.
-
-Order of writes: fsync(event files) -> put batch -> drop superseded batches -> in_flight -> push -> ledger -> drop
-in_flight and batch. Of attachments: copies -> in_flight -> push -> ledger -> drop in_flight and copies. After an
-interruption the next uploader derives the rest from what the ledger does not cover.
+    look at each run -> take in what the push says -> decide for each run -> scan, push together, or leave a run
+                                                                          -> no run is left: over
 
 Invariants:
-- The destination is that of the start record. A run that is recorded for another one is left alone.
+- The runs that it serves could each have started it: they have all in common that `meeting.Key` names. It is started
+  for one, and takes in others that are handed over.
+- What one run's disk, files or spool refuse keeps no other run back. A run that goes wrong is let go.
 - It imports no network client; that lives in the push only.
-- While a request without a parent may still be under way, all that is sent names its parent and is nothing newer.
 """
 
 from __future__ import annotations
@@ -23,176 +15,270 @@ from __future__ import annotations
 import logging
 import os
 import random
+import select
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.settings import Environment
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.base.verdicts import Refused
-from hf_mpwriter.daemon import loop
-from hf_mpwriter.daemon.starts import StartRecord
-from hf_mpwriter.daemon.status_file import StatusFile
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.outbox import filesystem_time
-from hf_mpwriter.spool.status import LINGER
-from hf_mpwriter.system import hf_home
-from hf_mpwriter.uploader.decision import Action, Situation, abandoned_for, decide, pause
-from hf_mpwriter.uploader.pacing import Clocks
-from hf_mpwriter.uploader.peers import Peers
-from hf_mpwriter.uploader.requests import Requests
-from hf_mpwriter.uploader.sending import Sending
+from hf_mpwriter.daemon.background import prepare_process
+from hf_mpwriter.daemon.loop import REFUSALS, end_in_time
+from hf_mpwriter.daemon.starts import StartRecord, inherited
+from hf_mpwriter.system import hf_home, launch, locks
+from hf_mpwriter.system.process import host_id
+from hf_mpwriter.uploader.branch import Branch, Parcel, Result
+from hf_mpwriter.uploader.decision import Action, decide, pause
+from hf_mpwriter.uploader.lanes import Lane
+from hf_mpwriter.uploader.pacing import Clocks, Step
+from hf_mpwriter.uploader.rate_limit import RateLimit, folder_of
 from hf_mpwriter.uploader.siblings import Search
+from hf_mpwriter.uploader.upload import HeldRun, RunUpload
 
 logger = logging.getLogger("hf_mpwriter")
 
+ResultT = TypeVar("ResultT")
 
-class Uploader(loop.Daemon[StartRecord]):
-    """The holder of the uploader lock."""
 
-    kind = "uploader"
-    status: StatusFile
+class Uploader:
+    """The uploads of the runs of one branch."""
 
     def __init__(
         self,
-        spool: Spool,
         start: StartRecord,
-        lock: int,
         clock: Callable[[], float],
         rng: random.Random,
         timing: Timing = USUAL,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
-        super().__init__(spool, start, lock, clock, rng, timing)
-        self._clocks = Clocks(clock, lambda: filesystem_time(self.host), rng, timing)
-        self._token_stamp = hf_home.token_stamp(os.environ)
-        self.status = StatusFile(  # what it publishes
-            self.host, self._process, clock, start.token_issued_at, beat_every=timing.heartbeat_every
+        limit = RateLimit(
+            start.destination,
+            Environment.read(environ).commits_per_hour,
+            folder_of(environ),
+            nodes=start.nodes,
+            host=host_id(),
+            rng=rng,
         )
-        self.requests, self._seals = Requests(), loop.Seals(clock)
-        self._abandoned_since, self._waited_until = clock(), 0.0
-        self.recover()
-        self._search = Search(start, timing.sibling_search)
+        self._clock, self._timing, self._environ = clock, timing, environ
+        self.branch = Branch(start.destination, limit, Clocks(clock, time.time, rng, timing))
+        self.uploads: list[RunUpload] = []
+        self._token_stamp = hf_home.token_stamp(environ)
+        self._refused = set[RunUpload]()  # whose disk has refused something in this round
+        self._searches: dict[str, Search] = {}  # by the directory that is searched
 
-    def recover(self) -> None:
-        """Read what is on disk; nothing in memory counts but what was asked for, and what was told."""
-        self._check_recorded()
-        # first what the disk may refuse: nothing is sent before it is known what was in flight
-        self.peers = Peers(self._spool, self.host, self.status, self._clocks)
-        self.sending = Sending(
-            self._spool, self.host, self._start, self.status, self.peers, self.requests, self._clocks
-        )
-        self.status.change(elsewhere=None)
-        # those of other hosts name their parents from here on, or we see their records
-        self.sending.publish("idle")
-        self.sending.recover()
-
-    def _check_recorded(self) -> None:
-        """Refuse to work if the run is recorded for another destination: the token belongs to ours."""
-        recorded, ours = self._spool.destination(), self._start.destination
-        if recorded is None or recorded.is_same(ours):
-            return
-        reason = f"the recorded destination has changed; it is {recorded}, but this run goes to {ours}"
-        hint = f"If others have not changed it, use another logdir. Else remove run.json in {self._spool.root}."
-        self.status.failed(Refused(reason, hint), 1)
-        self.status.publish(phase="left", waiting=0, push=0, commits=0, blocked_until=0.0)
-        raise HfMpWriterError(f"{reason}.", hint=hint)
+    def add(self, held: HeldRun) -> RunUpload:
+        """Serve a run from now on; HfMpWriterError or OSError if that cannot be."""
+        upload = RunUpload(held, self.branch)
+        self.uploads.append(upload)
+        parent = os.path.dirname(held.start.run_dir)
+        if parent not in self._searches:
+            self._searches[parent] = Search(held.start, self._timing.sibling_search)
+        with upload.logging():
+            logger.info("took the uploader lock of %s", upload.run_dir)
+        return upload
 
     # tick
 
     def tick(self) -> bool:
         """One round; False when it is time to end."""
-        self._search.reap()
-        if not self.is_in_place():
-            return False
-        self.peers.look()
-        self.sending.note()
-        has_progressed = self.sending.listen()
-        if has_progressed or self.peers.works:
-            self._abandoned_since = self._clock()  # progress is as good a reason to stay as a worker
-        if not self.sending.is_pushing:
-            if self._is_better_token_there():
-                logger.info("a newer worker may have a better token; leaving the uploader lock to it")
-                self.close()
-                return False
-            self.sending.in_flight.catch_up()
-            action = decide(self._situation())
-            if action is Action.LEAVE:
-                return not self.leave()
-            if self._act(action):
-                return True
-        self._publish()
-        self._sleep()
-        return True
+        for search in self._searches.values():
+            search.reap()
+        self._refused = set()
+        at_work = [upload for upload in list(self.uploads) if self._is_there(upload)]
+        self.branch.pacing.saw(*_hosts(at_work))
+        self._listen()
+        is_hurried = False
+        if self.branch.push is None:
+            self.branch.reap()
+            self._notice_token()
+            is_hurried = self._act([upload for upload in at_work if upload in self.uploads])
+        for upload in list(self.uploads):
+            self._guarded(upload, upload.publish)
+            upload.refusals = upload.refusals if upload in self._refused else 0
+        if self.uploads and not is_hurried:
+            self._sleep()
+        return bool(self.uploads)
 
-    def _act(self, action: Action) -> bool:
-        """Act; True if the next tick follows at once."""
-        if action is Action.SCAN:
-            self.sending.scan()
-        elif action is Action.PUSH:
-            self.sending.push_events()
-        elif action is Action.ATTACH:
-            self.sending.attach()
-            if not self.sending.is_pushing:  # there may be more, or it is time to leave
-                self._publish()
-                return True
+    def _is_there(self, upload: RunUpload) -> bool:
+        """Look at a run; whether that went well. One whose spool was removed is let go."""
+        found = self._guarded(upload, upload.look)
+        if found is False:
+            self._drop(upload)
+        return bool(found)
+
+    def _guarded(self, upload: RunUpload, step: Callable[..., ResultT], *arguments: Any) -> ResultT | None:
+        """Do something for one run, in its log; what goes wrong is of this run alone. None then."""
+        try:
+            with upload.logging():
+                return step(*arguments)
+        except OSError as error:
+            self._refused.add(upload)
+            upload.refusals += 1
+            logger.info("the disk refuses: %s", error)
+            upload.sending.backoff.hold(Step(self._timing.uploader_tick))
+        except Exception:
+            logger.exception("%s cannot be uploaded any more", upload.run_dir)
+            upload.refusals = REFUSALS + 1
+        if upload.refusals > REFUSALS:
+            self._drop(upload)
+        return None
+
+    def _drop(self, upload: RunUpload) -> None:
+        if upload in self.uploads:
+            self.uploads.remove(upload)
+            upload.drop()
+
+    def _notice_token(self) -> None:
+        """`hf auth login`: the next push reads the new token."""
+        is_refused = any(upload.status.status.kind == Refused.__name__ for upload in self.uploads)
+        if is_refused and (stamp := hf_home.token_stamp(self._environ)) != self._token_stamp:
+            self._token_stamp = stamp
+            self.branch.pacing.hold(Step(0.0))
+
+    def _act(self, at_work: list[RunUpload]) -> bool:
+        """Do for each run what is next, then start one push for all; whether the next tick follows at once."""
+        actions = {upload: self._guarded(upload, self._decided, upload) for upload in at_work}
+        scanned = [upload for upload, action in actions.items() if action is Action.SCAN]
+        if scanned or Action.PUSH in actions.values():
+            scanned += [one for one, action in actions.items() if action is Action.WAIT and one.sending.joins]
+        for upload in scanned:
+            if self._guarded(upload, upload.sending.scan):
+                actions[upload] = Action.PUSH
+        pushing = [upload for upload, action in actions.items() if action is Action.PUSH]
+        attaching = [upload for upload, action in actions.items() if action is Action.ATTACH]
+        has_left_or_taken = Action.LEAVE in actions.values()
+        if self._push((upload, upload.sending.events) for upload in pushing) or not attaching:
+            return has_left_or_taken
+        for upload in attaching:
+            self._guarded(upload, upload.sending.scan_attachments)
+        is_pushing = self._push((upload, upload.sending.attachments) for upload in attaching)
+        return has_left_or_taken or not is_pushing  # there may be more to scan, or it is time to leave
+
+    def _decided(self, upload: RunUpload) -> Action:
+        if upload.sending.in_flight.catch_up():
+            self.branch.distrust()
+        if upload.is_better_token_there():
+            logger.info("a newer worker may have a better token; leaving the uploader lock to it")
+            upload.close()
+            self._drop(upload)
+            return Action.WAIT
+        action = decide(upload.situation())
+        if action is Action.LEAVE and upload.leave():
+            logger.info("left the uploader lock")
+            self._drop(upload)
+        return action
+
+    # push
+
+    def _push(self, lanes: Iterable[tuple[RunUpload, Lane]]) -> bool:
+        """Start a push of what waits in these lanes, unless it has to wait for the rate limit; whether it started."""
+        found = {upload: parcel for upload, lane in lanes if (parcel := upload.sending.parcel(lane)) is not None}
+        if not found:
+            return False
+        chosen = self.branch.choose(list(found.values()))
+        going = [upload for upload, parcel in found.items() if parcel in chosen]
+        if not self._may_push(going, chosen):
+            return False
+        squashing = [upload for upload in going if upload.sending.starts(found[upload].batch)]
+        audit = any(upload.requests.audit for upload in going)
+        self._conclude(self.branch.start(chosen, squash=bool(squashing), audit=audit))
+        self.uploads.sort(key=going.__contains__)  # what was left behind comes first the next time
+        return self.branch.push is not None
+
+    def _may_push(self, going: list[RunUpload], chosen: list[Parcel]) -> bool:
+        """Whether the rate limit allows a push, else the users are told why; a mere read-back needs no token."""
+        wishes = [upload.sending.urgency(parcel.batch) for upload, parcel in zip(going, chosen, strict=True)]
+        is_empty = not any(parcel.batch.files for parcel in chosen)
+        urgent, at_once = (any(wish) for wish in zip(*wishes, strict=True))
+        if is_empty or self.branch.pacing.take(urgent=urgent, at_once=at_once):
+            return True
+        if self.branch.pacing.used_up:
+            for upload in going:
+                self._guarded(upload, upload.sending.has_to_wait)
         return False
 
-    def _is_better_token_there(self) -> bool:
-        """Whether a younger worker may have a better token; it may have closed already and wait for its data."""
-        if self.status.status.kind != Refused.__name__:
-            return False
-        if (stamp := hf_home.token_stamp(os.environ)) != self._token_stamp:  # `hf auth login`: the next push reads it
-            self._token_stamp = stamp
-            self.sending.try_now()
-        younger = (member for member in self.peers.here if member.started_at > self._start.token_issued_at)
-        return any(one.works or not self.requests.is_satisfied(one) for one in younger if not one.is_sampler)
+    def _listen(self) -> None:
+        """Take in what the push says; one of attachments is ended if it is in the way."""
+        if (push := self.branch.push) is None:
+            return
+        due = any(upload.sending.is_due for upload in self.uploads)
+        ending = any(upload.requests.is_ending for upload in self.uploads)
+        carried = [one.sending.attachments for one in self.uploads if self._carries_attachments(one)]
+        if [lane for lane in carried if lane.must_yield(due=due, terminating=ending)]:
+            push.kill()
+        told, result = self.branch.listen()
+        for parcel, text in told:
+            for upload in self._of(parcel):
+                self._guarded(upload, upload.status.notify, [text])
+        if result is not None:
+            self._conclude(result)
 
-    def _situation(self) -> Situation:
-        sealing = self._seals.are_pending(self.peers.here)
-        return self.sending.situation(abandoned_for=self._abandoned_for(), sealing=sealing)
+    def _carries_attachments(self, upload: RunUpload) -> bool:
+        sending = upload.sending
+        return any(one.run is sending.in_flight and one.lane is sending.attachments for one in self.branch.parcels)
 
-    def _abandoned_for(self) -> float:
-        """Seconds since a member was last seen alive, the Hub last took something, or a wait was over.
+    def _conclude(self, result: Result) -> None:
+        for parcel, _ in result.outcomes:
+            for upload in self._of(parcel):
+                self._guarded(upload, upload.conclude, parcel, result)
 
-        What counts as a wait is what the Hub has asked for, or the share of this node in the rate limit.
-        """
-        self._waited_until = max(self._waited_until, self.sending.pacing.blocked_until)
-        return abandoned_for(self._clock(), self._abandoned_since, self._waited_until)
+    def _of(self, parcel: Parcel) -> list[RunUpload]:
+        """The upload that a parcel is of; none if the run was let go meanwhile."""
+        return [upload for upload in self.uploads if upload.sending.in_flight is parcel.run]
 
-    # status, sleep, leave
-
-    def _publish(self, phase: str = "") -> None:
-        self.forget_starts(is_over=phase == "left")
-        self.sending.publish(phase)
+    # sleep, end
 
     def _sleep(self) -> None:
-        tick, push = self._clocks.timing.uploader_tick, self.sending.in_flight.push
-        if push is not None:
-            push.wait(tick)
+        tick = self._timing.uploader_tick
+        if self.branch.push is None:
+            looks = sum(upload.peers.look_took for upload in self.uploads)
+            waits = [wait for upload in self.uploads if (wait := upload.sending.until_push) is not None]
+            tick = pause(tick, looks, min(waits, default=None))
+        poll = select.poll()  # `select.select` takes no descriptor above 1023
+        if self.branch.push is not None:
+            self.branch.push.wait(tick)
         else:
-            time.sleep(pause(tick, self.peers.look_took, self.sending.until_push))
-
-    def close(self) -> None:
-        """Publish that this uploader leaves, and end the processes that wait for it."""
-        self._publish("left")
-        self.sending.close()
-
-    def leave(self) -> bool:
-        """Give up the uploader lock, look once more, take it back if something came in between; True if it is over."""
-        self.peers.sweep()  # again: at the start a killed process may not have been reaped yet
-        return super().leave()
-
-    def is_over(self) -> bool:
-        """Whether nobody works, and nobody asks for more."""
-        over = self.requests.is_ending or self._abandoned_for() > LINGER
-        self.peers.look()
-        return over or not (self.peers.works or self.requests.any_urgent(self.peers.here))
+            poll.poll(1000 * tick)
 
     def terminate(self) -> None:
-        """SIGTERM: one last scan and push, and what dead members left behind, then leave."""
-        self.sending.terminate()
-        super().terminate()
+        """SIGTERM: one last scan and push of each run, and what dead members left behind, then leave."""
+        for upload in self.uploads:
+            upload.sending.terminate()
+        end_in_time()
+
+    def close(self) -> None:
+        """End what waits for this process."""
+        self.branch.let_go()
+
+    def serve(self) -> None:
+        """Work until no run is left."""
+        signal.signal(signal.SIGTERM, lambda *_: self.terminate())
+        while self.tick():
+            pass
+        self.close()
+
+
+def _hosts(uploads: Iterable[RunUpload]) -> tuple[set[str], set[str]]:
+    """The hosts that share one of the runs with this one, and those that have an uploader of their own."""
+    shared, apart = set[str](), set[str]()
+    for upload in uploads:
+        apart |= upload.peers.hosts
+        shared |= {member.name.host for member in upload.peers.here}
+    return shared, apart - shared
 
 
 def main() -> None:
     """Entry point of the process."""
-    loop.main(Uploader, StartRecord)
+    start, spool = inherited("uploader", StartRecord)
+    prepare_process()
+    locks.adopt(launch.LOCK_FD)
+    log = os.dup(2)
+    uploader = Uploader(start, time.monotonic, random.Random(), Timing.of())  # noqa: S311 - jitter
+    try:
+        uploader.add(HeldRun(spool, start, launch.LOCK_FD, log))
+    except (HfMpWriterError, OSError) as error:
+        raise SystemExit(f"no uploader: {error}") from None
+    uploader.serve()

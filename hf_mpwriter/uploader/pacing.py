@@ -1,6 +1,5 @@
-"""Pacing: when the next push may start, how it goes, how many event files it carries, and when refused paths go again.
+"""Pacing: when the next push of a branch may start, how it goes, how much it carries, and when refused paths go again.
 
-    commit_every  -> next_commit   when the events of live workers are due
     verdicts      -> next_try      no push starts earlier; a request ends the wait, unless the Hub asked for it
     rate limit    -> take          a token for each push that commits; without one, next_try
     412           -> fenced        after MOVED_LIMIT of these since the last success, one push names no parent
@@ -28,7 +27,7 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from hf_mpwriter.base.files import BATCH_FILES
@@ -91,7 +90,7 @@ def next_step(verdict: Verdict, attempts: int, rng: random.Random, timing: Timin
 
 
 class Backoff:
-    """The waits of one lane after failures."""
+    """Waits after failures: of event files or of attachments of a branch, or of one run."""
 
     def __init__(self, clocks: Clocks) -> None:
         self._clocks = clocks
@@ -134,7 +133,6 @@ class Pacing(Backoff):
     def __init__(self, clocks: Clocks, rate_limit: RateLimit) -> None:
         super().__init__(clocks)
         self._rate_limit = rate_limit
-        self.next_commit = clocks.now() + clocks.timing.first_scan_after  # when the commit interval is over
         self._xet_failures = 0
         self._last_try = self._lfs_until = 0.0
         self._last_squash = -math.inf
@@ -195,14 +193,6 @@ class Pacing(Backoff):
             self._last_squash = self._clocks.now()
         return due
 
-    def scanned(self, minutes: float) -> None:
-        """Note a scan: the next commit is due in `minutes`."""
-        self.next_commit = self._clocks.now() + 60 * minutes
-
-    def soon(self) -> None:
-        """Make the next commit due now."""
-        self.next_commit = self._clocks.now()
-
     def done(self, *, committed: bool, beside_others: bool | None = None) -> None:
         """The Hub has a batch."""
         if committed and beside_others is not None:
@@ -214,12 +204,14 @@ class Pacing(Backoff):
             self._xet_failures = 0
         self._spend(committed=committed)
 
-    def learn(self, verdict: Verdict) -> None:
-        """Take what a failure tells about the way and the rate limit, whatever the push carried."""
-        self._spend(committed=not isinstance(verdict, (Retry, Moved)))
-        if isinstance(verdict, (Retry, Unknown)) and verdict.xet and self.uses_xet:
+    def learn(self, verdicts: Iterable[Verdict]) -> None:
+        """Take what a push that has failed tells about the way and the rate limit, whatever it carried."""
+        found = list(verdicts)
+        self._spend(committed=not all(isinstance(verdict, (Retry, Moved)) for verdict in found))
+        blame = {verdict.xet for verdict in found if isinstance(verdict, (Retry, Unknown))} - {""}
+        if blame and self.uses_xet:
             self._xet_failures += 1
-            if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:
+            if "missing" in blame or self._xet_failures >= XET_LIMIT:
                 self._xet_failures, self._lfs_until = XET_LIMIT - 1, self._clocks.now() + XET_PAUSE
                 self.attempts = self._counts[Retry] = 0  # the other way is tried soon
 

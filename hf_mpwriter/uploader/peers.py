@@ -30,7 +30,7 @@ class Peers:
     """The members of a run directory, and the other hosts that have an uploader; nothing is known before a look."""
 
     def __init__(self, spool: Spool, host: HostSpool, status: StatusFile, clocks: Clocks) -> None:
-        self._spool, self._host, self._status, self._clocks = spool, host, status, clocks
+        self._spool, self._host, self._status, self.clocks = spool, host, status, clocks
         self._share, self._logdir = Share(spool, clocks.now), LogdirSink(spool) if is_apart(spool) else None
         self.here: list[Member] = []  # for which this uploader answers, as of the last look
         self.hosts = self._beside = self._left_to_others = frozenset[str]()  # hosts: that have an uploader of their own
@@ -47,8 +47,8 @@ class Peers:
 
     def look(self) -> None:
         """Look who is here. OSError if the disk refuses; what was found until then counts."""
-        if self._clocks.now() >= self._next_look:
-            self._next_look = self._clocks.now() + LOOK_EVERY
+        if self.clocks.now() >= self._next_look:
+            self._next_look = self.clocks.now() + LOOK_EVERY
             self._look_for_others()
         began = time.thread_time()
         here, everybody = [], self.members.all()
@@ -63,7 +63,7 @@ class Peers:
         self._for_all = any(member.works and member.name.worker == OBSERVER for member in here)
         self.here = here
         self._look_at_logdir()
-        if self._clocks.now() >= self._next_sweep:
+        if self.clocks.now() >= self._next_sweep:
             self.sweep()
 
     @property
@@ -73,7 +73,7 @@ class Peers:
 
     def _look_for_others(self) -> None:
         beside = hosts = self._living_others(self._took_lock_at)
-        if self._clocks.now() < self._heard_by:
+        if self.clocks.now() < self._heard_by:
             hosts = self._living_others(self._took_lock_at - self._heard_within)
         if beside - self._beside:
             self._status.notify([f"{LOCKS_DO_NOT_REACH}: {', '.join(sorted(beside))}"])
@@ -84,7 +84,7 @@ class Peers:
         self._theirs = {host: files for host, files in self._theirs.items() if host in hosts}
 
     def _living_others(self, since: float) -> frozenset[str]:
-        return living_others(self._spool, self._host.root.basename, since, self._clocks.there)
+        return living_others(self._spool, self._host.root.basename, since, self.clocks.there)
 
     def _look_at_logdir(self) -> None:
         """See whether all has come from the logdir: the last scan may have come before that."""
@@ -99,7 +99,7 @@ class Peers:
 
     def sweep(self) -> None:
         """Remove member files that cannot be read."""
-        self._next_sweep = self._clocks.now() + SWEEP_EVERY
+        self._next_sweep = self.clocks.now() + SWEEP_EVERY
         self.members.sweep()
 
     def takes(self, path: str) -> bool:

@@ -1,7 +1,7 @@
-"""What is sent, and when: the ledger, both lanes, their waits, what is in flight, and what follows a verdict.
+"""What is sent of a run, and when: the ledger, both lanes, what is in flight, and what follows a verdict.
 
     uploader lock taken, or taken back -> ledger, outbox, lanes, in flight -> the status is published -> recover
-    scan, or attach -> start -> listen -> conclude
+    scan, or scan attachments -> parcel -> a push of the branch -> conclude
 
     Done     ledger saved -> record of what was in flight removed -> batch leaves its lane -> members are satisfied
     other    the lane splits, quarantines or waits -> ledger saved -> record removed -> the next push waits
@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping
 
 from hf_mpwriter.base.names import is_attachment
-from hf_mpwriter.base.settings import Environment
-from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Unknown, Verdict
+from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.base.words import size_text
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.daemon.status_file import StatusFile
@@ -33,14 +31,13 @@ from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL
-from hf_mpwriter.system import filesystem
 from hf_mpwriter.system.redaction import printable
+from hf_mpwriter.uploader.branch import Branch, Parcel, Result
 from hf_mpwriter.uploader.decision import Situation
 from hf_mpwriter.uploader.in_flight import InFlight
 from hf_mpwriter.uploader.lanes import AttachmentLane, EventFileLane, Lane
-from hf_mpwriter.uploader.pacing import Backoff, Clocks, Pacing, Retries, Step
+from hf_mpwriter.uploader.pacing import Backoff, Retries, Step
 from hf_mpwriter.uploader.peers import Peers
-from hf_mpwriter.uploader.rate_limit import RateLimit, folder_of
 from hf_mpwriter.uploader.requests import Requests
 
 logger = logging.getLogger("hf_mpwriter")
@@ -51,7 +48,7 @@ TOLD_REFUSALS = 3  # refused files of one push that are told by name
 
 
 class Sending:
-    """What waits to be sent, what is being sent, and what the Hub has."""
+    """What waits to be sent of a run, and what the Hub has of it."""
 
     def __init__(
         self,
@@ -61,26 +58,21 @@ class Sending:
         status: StatusFile,
         peers: Peers,
         requests: Requests,
-        clocks: Clocks,
+        branch: Branch,
     ) -> None:
         self._spool, self._status, self._peers = spool, status, peers
-        self.requests, self._clocks = requests, clocks
+        self.requests, self.branch, self._clocks = requests, branch, peers.clocks
+        clocks = peers.clocks
         self._commits = 0
         self._knows_other_runs = False  # whether the user was told of them
+        self.next_commit = clocks.now() + clocks.timing.first_scan_after  # when the commit interval is over
+        self.backoff = Backoff(clocks)  # after failures of this run alone
         self.ledger = _loaded(spool, host, start)
-        self._outbox = outbox = Outbox(host, spool.run)
-        self._limit = limit = RateLimit(
-            start.destination,
-            Environment.read().commits_per_hour,
-            folder_of(os.environ),
-            nodes=start.nodes,
-            host=host.root.basename,
-            rng=clocks.rng,
-        )
-        self.pacing, self.retries = Pacing(clocks, limit), Retries(self.ledger, clocks)
-        self.events = EventFileLane(outbox, self.ledger, self.pacing, self.retries, clocks)
-        self.attachments = AttachmentLane(spool, host, self.ledger, Backoff(clocks), self.retries, clocks)
-        self.in_flight = InFlight(spool, host, outbox, self.ledger, self.pacing, clocks)
+        self._outbox = Outbox(host, spool.run)
+        self.retries = Retries(self.ledger, clocks)
+        self.events = EventFileLane(self._outbox, self.ledger, branch.size, self.retries, clocks)
+        self.attachments = AttachmentLane(spool, host, self.ledger, branch.attachments, self.retries, clocks)
+        self.in_flight = InFlight(spool, host, self._outbox, self.ledger, clocks)
 
     def recover(self) -> None:
         """Take over what earlier uploaders have left, once other hosts can see that this one is here."""
@@ -102,7 +94,6 @@ class Sending:
             if self.requests.note(member):
                 self._hurry(member)
         self.requests.keep(members)
-        self.pacing.saw({member.name.host for member in members}, self._peers.hosts)
         if self._peers.take_news():
             self._scan_again()
 
@@ -111,22 +102,20 @@ class Sending:
         self.attachments.request()
         self.retries.request()
         self.in_flight.may_create |= member.alive and member.create
-        self.pacing.requested()
+        self.backoff.hurry(self._clocks.now())
+        self.branch.pacing.requested()
 
     def terminate(self) -> None:
         """SIGTERM: try once more now, unless the Hub asked for a wait; do not wait for what cannot be read."""
         self.requests.terminate()
         self.events.blind_scans = 0
-        self.pacing.end_wait(self._clocks.now())
-
-    def try_now(self) -> None:
-        """Let the next push start at once: what the last one failed for has changed."""
-        self.pacing.hold(Step(0.0))
+        for backoff in (self.branch.pacing, self.backoff):
+            backoff.end_wait(self._clocks.now())
 
     def _scan_again(self) -> None:
         """Scan soon: of the last scan, something is not sent."""
         self.events.has_scanned = False
-        self.pacing.soon()
+        self.next_commit = self._clocks.now()
 
     # what to do next
 
@@ -137,8 +126,8 @@ class Sending:
         return Situation(
             living=living,
             abandoned_for=abandoned_for,
-            may_try=self._clocks.now() >= self.pacing.next_try,
-            due=self._is_due() or bool(self.retries.due(attachments=False)),
+            may_try=self._clocks.now() >= self.next_try,
+            due=self.is_due or bool(self.retries.due(attachments=False)),
             outgoing=self.events.outgoing,
             settling=self.in_flight.is_settling,
             attached=self.attachments.state(living),
@@ -148,9 +137,22 @@ class Sending:
             sealing=sealing,
         )
 
-    def _is_due(self) -> bool:
+    @property
+    def next_try(self) -> float:
+        """Monotonic seconds; no push of this run starts earlier."""
+        return max(self.branch.pacing.next_try, self.backoff.next_try)
+
+    @property
+    def is_due(self) -> bool:
         """Whether event files should go: the commit interval of live workers is over, or they are urgent."""
-        return (self._peers.works and self._clocks.now() >= self.pacing.next_commit) or self._is_urgent()
+        return (self._peers.works and self._clocks.now() >= self.next_commit) or self._is_urgent()
+
+    @property
+    def joins(self) -> bool:
+        """Whether it goes along with a commit of others: half of its own interval is over."""
+        half = 30 * self.events.settings.commit_every
+        is_about_due = self._peers.works and self._clocks.now() >= self.next_commit - half
+        return is_about_due and self._clocks.now() >= self.backoff.next_try and not self.in_flight.is_settling
 
     def _is_urgent(self) -> bool:
         """Whether event files should go at once: for a request, or for what was left behind."""
@@ -160,12 +162,12 @@ class Sending:
     def _is_last(self) -> bool:
         return self.requests.is_ending or not self._peers.works
 
-    # scan and push
+    # scan
 
-    def scan(self) -> None:
-        """Put what the Hub lacks of the event files into the outbox, unless the disk refuses."""
+    def scan(self) -> bool:
+        """Put what the Hub lacks of the event files into the outbox; False if the disk refuses."""
         if self.requests.audit:  # a push is sure to come, even if there is nothing to send
-            self.in_flight.prepare(self.events)
+            self.branch.prepare(self.in_flight)
         peers, quarantined = self._peers, dict(self.ledger.quarantined)
         everything = not peers.works or self.requests.audit or self._is_asked_for_all()
         try:
@@ -174,9 +176,9 @@ class Sending:
                 self.in_flight.save_ledger()
         except OSError as error:
             logger.info("cannot scan the event files: %s", error)
-            self.pacing.hold(Step(self._clocks.timing.push_retry_first))
-            return
-        self.pacing.scanned(self.events.settings.commit_every)
+            self.backoff.hold(Step(self._clocks.timing.push_retry_first))
+            return False
+        self.next_commit = self._clocks.now() + 60 * self.events.settings.commit_every
         self.requests.scanned(peers.here, files)
         self._satisfy()
         self.requests.tried(is_last=not self.events.batches)
@@ -184,9 +186,7 @@ class Sending:
             self._knows_other_runs = True
             name = printable(min(self.events.other_runs))
             self._status.notify([f"{self._spool.logdir} {OTHER_RUNS}, such as {name}"])
-        # nothing to send, but a request asks what the Hub really has
-        if self.requests.audit and not self.events.batches:
-            self.push_events()
+        return True
 
     def _satisfy(self) -> None:
         died = self.requests.satisfy(self.events.batches, self.ledger, self._peers.members)
@@ -196,88 +196,57 @@ class Sending:
         here = self._peers.here
         return self.requests.any_urgent(one for one in here if one.alive and one.name.worker in ASK_FOR_ALL)
 
-    def push_events(self) -> None:
-        """Push the oldest batch of event files; if there is none, the push reads back what the Hub has."""
-        self.push(self.events, self.events.batches[0] if self.events.batches else Batch(0, ()))
-
-    def attach(self) -> None:
-        """Scan attachments, as no event file is due; push what the Hub lacks of them, if something was found yet."""
+    def scan_attachments(self) -> None:
+        """Scan attachments, as no event file is due."""
         lane = self.attachments
         if not lane.batches and lane.scan(self._peers.takes, alone=not self._peers.works):
             self.in_flight.save_ledger()
+
+    # push
+
+    def parcel(self, lane: Lane) -> Parcel | None:
+        """What goes next, None if nothing does; where an audit finds nothing to send, the push reads back."""
         if lane.batches:
-            self.push(lane, lane.batches[0])
+            return Parcel(self.in_flight, lane, lane.batches[0])
+        return Parcel(self.in_flight, lane, Batch(0, ())) if lane is self.events and self.requests.audit else None
 
-    def push(self, lane: Lane, batch: Batch) -> None:
-        """Start a push, unless it has to wait for the rate limit."""
-        if not self._may_push(batch):
-            return
-        try:
-            self._start(lane, batch)
-        except OSError as error:  # of the disk or the system
-            self._conclude(Retry(filesystem.explained(error, "cannot start a push")))
-
-    def _may_push(self, batch: Batch) -> bool:
-        """Whether the rate limit allows a push, else the user is told why; a mere read-back needs no token."""
+    def urgency(self, batch: Batch) -> tuple[bool, bool]:
+        """Whether a batch may have one of the last commits of the hour, and whether it is lost unless it goes now."""
         refused = any(file.path in self.ledger.quarantined for file in batch.files)
         urgent = not refused and (self._is_last() or self._is_urgent())
-        at_once = self.requests.is_ending or self._is_asked_for_all()
-        if not batch.files or self.pacing.take(urgent=urgent, at_once=at_once):
-            return True
-        if self.pacing.used_up:
-            self.events.require_scan()
-            self._explain_wait()
-        return False
+        return urgent, self.requests.is_ending or self._is_asked_for_all()
 
-    def _explain_wait(self) -> None:
-        """Tell the user why a push has to wait for the rate limit."""
-        wait = self.pacing.next_try - self._clocks.now()
-        if self.pacing.is_alone or wait > NOTABLE_WAIT:
-            self._status.notify([self._limit.explanation])
-        if self.pacing.due_at and wait > NOTABLE_WAIT:
+    def has_to_wait(self) -> None:
+        """The rate limit allows no push now: the user is told why."""
+        self.events.require_scan()
+        wait = self.branch.pacing.next_try - self._clocks.now()
+        if self.branch.pacing.is_alone or wait > NOTABLE_WAIT:
+            self._status.notify([self.branch.limit.explanation])
+        if self.branch.pacing.due_at and wait > NOTABLE_WAIT:
             due = time.strftime("%H:%M", time.localtime(time.time() + wait))
             self._status.waits(f"the next commit is due at about {due}.")
 
-    def _start(self, lane: Lane, batch: Batch) -> None:
-        if self.requests.audit:  # whatever was in flight when it was asked for
-            self.in_flight.own_head = None
+    def starts(self, batch: Batch) -> bool:
+        """A push of a batch starts; whether it squashes the history afterwards."""
         is_last_batch, settings = len(self.events.batches) <= 1, self.events.settings
         self.requests.tried(is_last=is_last_batch)
         final = self._is_last() and not batch.has_attachments and is_last_batch
-        squash = settings.squash_history and self.pacing.may_squash(0 if final else settings.commit_every)
-        self.in_flight.start(lane, batch, squash=squash)
-
-    @property
-    def is_pushing(self) -> bool:
-        """Whether a push runs."""
-        return self.in_flight.push is not None
-
-    def listen(self) -> bool:
-        """Take in what the push says; True if it has ended well. One of attachments is ended if it is in the way."""
-        if (push := self.in_flight.push) is None:
-            return False
-        if self.in_flight.carries(self.attachments):
-            due, terminating = self._is_due(), self.requests.is_ending
-            if self.attachments.must_yield(due=due, terminating=terminating):
-                push.kill()
-        notices, verdict = push.listen()
-        self._status.notify(notices)
-        return verdict is not None and self._conclude(verdict)
+        return settings.squash_history and self.branch.pacing.may_squash(0 if final else settings.commit_every)
 
     # what follows a verdict
 
-    def _conclude(self, verdict: Verdict) -> bool:
+    def conclude(self, verdict: Verdict, parcel: Parcel, result: Result) -> bool:
         """Take in the verdict on what was in flight; whether the Hub has it."""
-        verdict, lane, batch = self.in_flight.end(verdict)
+        verdict = self.in_flight.judged(verdict)
         if not isinstance(verdict, Done):
-            self._failed(verdict, lane, batch)
+            self._failed(verdict, parcel, result)
             return False
         self._commits += verdict.own
         if verdict.own:
             count, size = len(verdict.files), sum(self._new_bytes(*held) for held in verdict.files.items())
-            files, took = f"{count} file{'s' * (count != 1)}", self.in_flight.took
+            files, took = f"{count} file{'s' * (count != 1)}", self.branch.took
             logger.info("pushed %s in %s, commit %s, %.1f s", size_text(size), files, verdict.commit[:8], took)
-        self._done(verdict, lane, batch)
+        self._done(verdict, parcel, in_time=result.in_time)
         self._status.recovered()
         self._satisfy()
         return True
@@ -289,7 +258,8 @@ class Sending:
             return 0 if held.sent == sent else sent.length
         return max(0, sent.length - held.length)
 
-    def _done(self, verdict: Done, lane: Lane, batch: Batch) -> None:
+    def _done(self, verdict: Done, parcel: Parcel, *, in_time: bool) -> None:
+        _, lane, batch = parcel
         released = verdict.files.keys() & self.ledger.quarantined.keys()
         carried = {file.path for file in batch.files if batch.has_attachments}
         if any(self.ledger.is_ahead(path, sent) for path, sent in verdict.files.items() if path not in carried):
@@ -298,23 +268,24 @@ class Sending:
             self.attachments.restart()
             self.requests.forget()
         self.in_flight.acknowledge(verdict, batch)
-        beside_others = None if self.requests.audit else verdict.checked  # an audit reads back what was not moved, too
         self.requests.audit = self.requests.audit and not verdict.checked
-        lane.done(batch, committed=verdict.own)
+        self.backoff.succeeded()
+        lane.done(batch, committed=verdict.own, in_time=in_time)
         if released:  # the later files of their writers waited for them, and what refused them may be over
             self._scan_again()
             self.retries.request()
-        if self.events.settings.squash_history:
-            self.in_flight.own_head = None
-        self.pacing.done(committed=verdict.own, beside_others=beside_others)
 
-    def _failed(self, verdict: Verdict, lane: Lane, batch: Batch) -> None:
-        self.pacing.learn(verdict)
+    def _failed(self, verdict: Verdict, parcel: Parcel, result: Result) -> None:
+        _, lane, batch = parcel
         self.events.require_scan()
         known = set(self.ledger.quarantined)
         if isinstance(verdict, Quarantine) and not verdict.committed:
             self._forget(verdict.paths)
-        verdict, step = lane.failed(verdict, batch)
+        if result.failure is None:
+            self.backoff.failed(verdict)
+        attempts = self.backoff.attempts if result.failure is None else result.attempts
+        if not isinstance(verdict, Split) or len(result.outcomes) == 1:  # else it may be about another run
+            verdict = lane.failed(verdict, batch, attempts)
         if batch.has_attachments or isinstance(verdict, Quarantine):
             self.in_flight.save_ledger()
         if not isinstance(verdict, Unknown):
@@ -323,12 +294,12 @@ class Sending:
             lane.drop(batch)
             self._scan_again()
             self._status.notify(_refusals({path: why for path, why in verdict.paths.items() if path not in known}))
-        if lane is self.attachments and (isinstance(verdict, Refused) or not step.may_hurry):
-            self.pacing.hold(step)
-        if lane.yielded:  # it was ended from here, which is no failure
-            return
-        of_events = lane is self.events and isinstance(verdict, (Retry, Unknown))
-        self._status.failed(verdict, lane.backoff.attempts, is_outage=of_events or isinstance(verdict, Refused))
+        if not lane.yielded:  # else it was ended from here, which is no failure
+            self._tell_failure(verdict, attempts, of_events=lane is self.events)
+
+    def _tell_failure(self, verdict: Verdict, attempts: int, *, of_events: bool) -> None:
+        is_outage = (of_events and isinstance(verdict, (Retry, Unknown))) or isinstance(verdict, Refused)
+        self._status.failed(verdict, attempts, is_outage=is_outage)
         if isinstance(verdict, (Retry, Unknown, Refused)):
             wait = max(0.0, self._next_at - self._clocks.now())
             logger.info("failed: %s; next try in %.0f s", verdict.reason.rstrip("."), wait)
@@ -346,23 +317,24 @@ class Sending:
     @property
     def until_push(self) -> float | None:
         """Seconds until the next try of what waits, None if nothing waits."""
-        return self.pacing.next_try - self._clocks.now() if self.events.batches else None
+        return self.next_try - self._clocks.now() if self.events.batches else None
 
     @property
     def _next_at(self) -> float:
         """Monotonic seconds when the next try of what waits, or else the next commit, is due."""
-        tries = self.pacing.next_try, self.pacing.blocked_until
-        return max(*tries, 0.0 if self.events.batches else self.pacing.next_commit)
+        tries = self.next_try, self.branch.pacing.blocked_until
+        return max(*tries, 0.0 if self.events.batches else self.next_commit)
 
     def publish(self, phase: str = "") -> None:
         """Publish what waits, what is sent, and when the next push is due."""
-        push, waiting = self.in_flight.push, self.events.batches + self.attachments.batches
+        push = self.branch.push if self.branch.carries(self.in_flight) else None
+        waiting = self.events.batches + self.attachments.batches
         self._status.publish(
             phase=phase or ("pushing" if push else "waiting" if self.events.batches else "idle"),
             waiting=len(waiting),
             push=push.pid if push else 0,
             commits=self._commits,
-            blocked_until=self.pacing.blocked_until,
+            blocked_until=self.branch.pacing.blocked_until,
             next_at=self._next_at,
             asked_at=push.asked_at if push else 0.0,
             is_answered=push is not None and push.is_answered,
@@ -371,9 +343,9 @@ class Sending:
         )
 
     def close(self) -> None:
-        """Remove the copies, and end the processes that wait for another batch."""
+        """Remove the copies."""
         self.attachments.close()
-        self.in_flight.let_go()
+        self.branch.forget(self.in_flight)
 
 
 def _loaded(spool: Spool, host: HostSpool, start: StartRecord) -> ledger.Ledger:

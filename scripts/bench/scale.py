@@ -182,10 +182,10 @@ def _look(spool: Spool, pipe: Connection) -> None:
     def rest() -> None:
         until = now[0] + WATCHED
         while now[0] < until:
-            if not uploader.tick() or uploader.sending.is_pushing:
+            if not uploader.tick() or (uploader.branch.push is not None):
                 raise RuntimeError("it is not at rest")
 
-    sending, peers = uploader.sending, uploader.peers
+    sending, peers = uploader.upload.sending, uploader.peers
     peers.look()
     files = timed("scan, first", lambda: sending.events.scan(peers.members, peers.takes))
     timed("scan, later", lambda: sending.events.scan(peers.members, peers.takes))

@@ -113,6 +113,7 @@ class Node:
     ) -> None:
         self._time, self._hub, self._pacing, self._hosts, self._end, self._rng = time, hub, pacing, hosts, end, rng
         self._first = min(hosts.values())
+        self._next_commit = self._first + USUAL.first_scan_after
         self._outgoing, self._is_pushing, self._was_urgent = Outgoing.NONE, False, False
         self._unsent_since = self._scanned_at = self._first  # age of the oldest record that the Hub lacks
         self._progress_at = self._waited_until = 0.0
@@ -142,7 +143,7 @@ class Node:
         action = decide(self._situation(now, living=living, is_urgent=is_urgent))
         if action is Action.SCAN:
             self._scanned_at, self._outgoing = min(now, self._end), Outgoing.READY
-            self._pacing.scanned(DEFAULT_COMMIT_EVERY)
+            self._next_commit = now + 60 * DEFAULT_COMMIT_EVERY
         elif action is Action.PUSH and self._pacing.take(urgent=is_urgent or not living):
             self._is_pushing = True
             self._push(MOVED_TRIES)
@@ -159,7 +160,7 @@ class Node:
             living=int(living),
             abandoned_for=abandoned_for(now, self._progress_at, self._waited_until),
             may_try=now >= self._pacing.next_try,
-            due=(living and now < self._end and now >= self._pacing.next_commit) or is_urgent,
+            due=(living and now < self._end and now >= self._next_commit) or is_urgent,
             outgoing=self._outgoing,
             settling=False,
             attached=Attached.LATER if living else Attached.OVER,
@@ -170,7 +171,7 @@ class Node:
     def _pause(self) -> float:
         """Seconds until something may be decided that is not decided now."""
         now, pacing = self._time.now, self._pacing
-        moments = [pacing.next_try, pacing.next_commit, self._end, self._end + STAY]
+        moments = [pacing.next_try, self._next_commit, self._end, self._end + STAY]
         moments += [*self._hosts.values(), self._progress_at + LINGER + 1.0]
         return max(1.0, min((moment for moment in moments if moment > now), default=now + 60.0) - now)
 
@@ -203,7 +204,7 @@ class Node:
                 self.all_at = self._time.now
         else:
             self._own_head = None
-            self._pacing.learn(verdict)
+            self._pacing.learn([verdict])
             self._outgoing = Outgoing.STALE
             self._pacing.failed(verdict)
         self._time.after(0.0, self.tick)
@@ -224,7 +225,6 @@ def nodes_of(options: argparse.Namespace, time: Time, hub: Hub, folder: Path, en
         place = at(folder / str(rank))
         limit = RateLimit(HERE, DEFAULT_COMMITS_PER_HOUR, place, lambda: time.now, nodes=nodes, host=host, rng=own)
         pacing = Pacing(Clocks(lambda: time.now, lambda: time.now, own), limit)
-        pacing.next_commit = joined + USUAL.first_scan_after
         yield Node(time, hub, pacing, joins if options.shared else {host: joined}, end, rng)
 
 

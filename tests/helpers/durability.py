@@ -324,7 +324,7 @@ class Durability(RuleBasedStateMachine):
         newer = [self._files(self.disk.durable(other)) for other in there]
         held = self._lengths(durable=False)
         for file, length in self._files(self.disk.content(path)).items():
-            covered = self.uploader and self.uploader.sending.ledger.length(file) >= length
+            covered = self.uploader and self.uploader.upload.sending.ledger.length(file) >= length
             assert covered or held.get(file, 0) >= length or any(one.get(file, 0) >= length for one in newer), (
                 "a batch goes, and neither a ledger nor a durable batch covers it"
             )

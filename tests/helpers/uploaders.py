@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,47 @@ from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Sent, Unknown, Verdict
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.daemon.status_file import StatusFile
-from hf_mpwriter.push.job import Job
+from hf_mpwriter.push.job import Job, Notice
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.uploader import in_flight
+from hf_mpwriter.uploader import branch
 from hf_mpwriter.uploader.loop import Uploader
+from hf_mpwriter.uploader.upload import HeldRun, RunUpload
 
 
 def uploader(
     spool: Spool, clock: Callable[[], float] = lambda: 1000.0, *, lock: int | None = None, seed: int = 1, **start: Any
-) -> Uploader:
+) -> Driven:
     """One that holds this lock, or takes it; what its start record has beside the destination of the run."""
     lock = locks.try_exclusive(spool.uploader_lock) if lock is None else lock
     assert lock is not None
     record = StartRecord(**vars(spool.paths), **{"destination": spool.destination(), **start})
-    return Uploader(spool, record, lock, clock, random.Random(seed))
+    driven = Driven(record, clock, random.Random(seed))
+    driven.add(HeldRun(spool, record, lock))
+    return driven
+
+
+class Driven(Uploader):
+    """An uploader with one run, in steps."""
+
+    @property
+    def upload(self) -> RunUpload:
+        """Its run."""
+        return self.uploads[0]
+
+    def push_events(self) -> None:
+        """Push the oldest batch."""
+        self._push([(self.upload, self.upload.sending.events)])
+
+    def attach(self) -> None:
+        """Scan attachments, and push what was found."""
+        self.upload.sending.scan_attachments()
+        self._push([(self.upload, self.upload.sending.attachments)])
+
+    def conclude(self, verdict: Verdict) -> None:
+        """The push says this, and ends."""
+        self._conclude(self.branch.end([verdict]))
 
 
 class SilentPush:
@@ -41,14 +66,14 @@ class SilentPush:
         self.taken: list[Job] = []  # after the first
         self.killed = self.ended = self.lingers = self.let_gone = False
 
-    def listen(self) -> tuple[list[str], Verdict | None]:
+    def listen(self) -> tuple[list[Notice], list[Verdict]]:
         """What it says."""
-        return [], Unknown("the push ended by signal 9") if self.killed else None
+        return [], [Unknown("the push ended by signal 9")] if self.killed else []
 
     def wait(self, timeout: float) -> None:
         """Nothing to wait for."""
 
-    def take(self, job: Job, _limit: float) -> bool:
+    def take(self, job: Job, _limit: float, _spools: Sequence[Spool]) -> bool:
         """Take a job, if it lingers."""
         self.taken += [job] * self.lingers
         return self.lingers
@@ -76,17 +101,17 @@ class Site:
         self.lock = locks.try_exclusive(self.spool.uploader_lock)
         self.jobs: list[Job] = []
         self.pushes: list[SilentPush] = []
-        monkeypatch.setattr(in_flight, "PushHandle", self._start)
+        monkeypatch.setattr(branch, "PushHandle", self._start)
 
-    def _start(self, job: Job, _limit: float, _spool: Spool, linger: int) -> SilentPush:
+    def _start(self, job: Job, _limit: float, _spools: Sequence[Spool], linger: int) -> SilentPush:
         self.jobs.append(job)
         self.pushes.append(SilentPush(linger))
         return self.pushes[-1]
 
-    def uploader(self) -> Uploader:
+    def uploader(self) -> Driven:
         """An uploader, as of now."""
         made = uploader(self.spool, lambda: self.now, lock=self.lock)
-        made.sending.ledger.settings = Settings(allow_patterns=None)
+        made.upload.sending.ledger.settings = Settings(allow_patterns=None)
         return made
 
     def host(self, name: str = "other-00000000") -> HostSpool:
@@ -101,10 +126,10 @@ class Site:
         status.publish(phase=phase, waiting=0, commits=0, blocked_until=0.0)
 
 
-def push_events(one: Uploader) -> None:
+def push_events(one: Driven) -> None:
     """Scan, and push the oldest batch."""
-    one.sending.scan()
-    one.sending.push_events()
+    one.upload.sending.scan()
+    one.push_events()
 
 
 def has(commit: str = "c" * 40, own: bool = True, checked: bool = False, **files: Any) -> Done:

@@ -71,12 +71,14 @@ class Run:
         batch = self.start()
         self.ledger.acknowledge({file.path: file.content for file in batch.files}, "c", self.now)
         self.ledger.note_stamps(batch.files)
+        self.one.backoff.succeeded()
         self.one.done(batch, committed=True)
 
     def fail(self, verdict) -> None:
         """The push of the entry that comes next ends like this."""
         batch = self.start()
-        if isinstance(self.one.failed(verdict, batch)[0], Quarantine):
+        self.one.backoff.failed(verdict)
+        if isinstance(self.one.failed(verdict, batch, self.one.backoff.attempts), Quarantine):
             self.one.drop(batch)
 
     def copies(self) -> int:
@@ -294,7 +296,7 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
     assert not run.one.must_yield(due=True, terminating=False), "due only since now"
     assert run.one.must_yield(due=False, terminating=True)
     assert not run.one.must_yield(due=False, terminating=True)
-    run.one.failed(Unknown("killed"), run.one.batches[0])
+    run.one.failed(Unknown("killed"), run.one.batches[0], 1)
     assert run.copies() == 0
     run.now += 1000
     run.scan()

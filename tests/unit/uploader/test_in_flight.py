@@ -44,37 +44,37 @@ def test_the_settle_time_outlives_the_uploader(place):
     A later success of the same batch does not end it. A successor waits as long, from its own start on.
     """
     one = place.uploader()
-    one.sending.pacing._counts[Moved] = 100
+    one.branch.pacing._counts[Moved] = 100
     push_events(one)
     assert not place.jobs[-1].fenced
-    one.sending._conclude(Unknown("504"))
-    one.sending.push_events()
+    one.conclude(Unknown("504"))
+    one.push_events()
     assert place.jobs[-1].fenced
-    one.sending._conclude(has(**{NAME: place.jobs[-1].files[0].length}))
-    assert decide(one._situation()) is Action.WAIT, "it does not leave before the time is over"
+    one.conclude(has(**{NAME: place.jobs[-1].files[0].length}))
+    assert decide(one.upload.situation()) is Action.WAIT, "it does not leave before the time is over"
     place.now += 100.0
     two = place.uploader()
     for later, settles in ((0.0, True), (in_flight.SETTLE_TIME - 1, True), (in_flight.SETTLE_TIME, False)):
         place.now = 1100.0 + later
-        two.sending.in_flight.catch_up()
-        assert two.sending.in_flight.is_settling is settles
+        two.upload.sending.in_flight.catch_up()
+        assert two.upload.sending.in_flight.is_settling is settles
         assert (outbox.interrupted(two.host) is not None) is settles
-        assert decide(two._situation()) is (Action.WAIT if settles else Action.SCAN)
+        assert decide(two.upload.situation()) is (Action.WAIT if settles else Action.SCAN)
 
 
 def test_after_the_settle_time_the_hub_is_read_back(place):
     """What came late may have changed any file, also one that no commit since has carried."""
     one = place.uploader()
-    one.sending.pacing._counts[Moved] = 100
+    one.branch.pacing._counts[Moved] = 100
     push_events(one)
-    one.sending._conclude(Unknown("504"))
+    one.conclude(Unknown("504"))
     for records, waits, head in ((4, 0.0, None), (5, 1.0, "c" * 40), (6, in_flight.SETTLE_TIME, None)):
         event_file(place.root / NAME, records)
         place.now += waits
-        one.sending.in_flight.catch_up()
+        one.upload.sending.in_flight.catch_up()
         push_events(one)
         assert place.jobs[-1].own_head == head
-        one.sending._conclude(has(**{NAME: place.jobs[-1].files[0].length}))
+        one.conclude(has(**{NAME: place.jobs[-1].files[0].length}))
 
 
 def refuse(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
@@ -87,17 +87,17 @@ def refuse(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
 def test_no_push_starts_while_the_ledger_is_not_on_disk(place, monkeypatch):
     """Its record would take the place of the one that says which attachments the Hub may have."""
     one = place.uploader()
-    one.sending.attach()
+    one.attach()
     assert len(place.jobs) == 1
     record = Path(one.host.in_flight).read_bytes()
     with monkeypatch.context() as full:
         full.setattr(disk, "replace", refuse)
-        one.sending._conclude(Unknown("504"))
+        one.conclude(Unknown("504"))
         push_events(one)
     assert (len(place.jobs), Path(one.host.in_flight).read_bytes()) == (1, record)
     assert one.status.status.kind == "Retry"
     place.now += 1000.0
-    one.sending.in_flight.catch_up()
+    one.upload.sending.in_flight.catch_up()
     assert not os.path.exists(one.host.in_flight)
     push_events(one)
     assert len(place.jobs) == 2
@@ -109,10 +109,10 @@ def test_the_record_of_a_dead_host_costs_one_settle_time(place):
     other = Outbox(place.host(), place.spool.run)
     other.mark_in_flight(Batch(1, ()), fenced=False)
     one = place.uploader()
-    assert one.sending.in_flight.is_settling
+    assert one.upload.sending.in_flight.is_settling
     assert place.uploader().sending.in_flight.is_settling, "it was not over"
     place.now += in_flight.SETTLE_TIME
-    one.sending.in_flight.catch_up()
+    one.upload.sending.in_flight.catch_up()
     assert not place.uploader().sending.in_flight.is_settling
     assert os.path.exists(place.host().in_flight), "it is that host's"
     other.mark_in_flight(Batch(2, ()), fenced=False)
@@ -124,9 +124,9 @@ def test_what_a_dead_host_was_sending_is_uncertain_once(place):
     (file,) = Attachments(place.spool.run).scan(lambda _: True).files
     Outbox(place.host(), place.spool.run).mark_in_flight(Batch(0, (file,)), fenced=True)
     one = place.uploader()
-    assert list(one.sending.ledger.uncertain) == ["a.txt"]
-    one.sending.ledger.acknowledge({"a.txt": file.content}, "c", 1.0)
-    one.sending.in_flight.save_ledger()
+    assert list(one.upload.sending.ledger.uncertain) == ["a.txt"]
+    one.upload.sending.ledger.acknowledge({"a.txt": file.content}, "c", 1.0)
+    one.upload.sending.in_flight.save_ledger()
     assert place.uploader().sending.ledger.uncertain == {}
 
 
@@ -141,7 +141,7 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, monke
 
     def is_fenced() -> bool:
         one = place.uploader()
-        one.sending.pacing._counts[Moved] = 100
+        one.branch.pacing._counts[Moved] = 100
         push_events(one)
         os.unlink(one.host.in_flight)  # the outcome is known
         return place.jobs[-1].fenced
@@ -165,7 +165,7 @@ def test_where_each_host_has_a_spool_of_its_own_every_commit_names_its_parent(pl
     """Uploaders of other hosts may send the same files, and nothing in this spool tells of them."""
     MirrorRecord(str(place.root.parent / "logdir"), 1.0).publish(place.spool)
     one = place.uploader()
-    one.sending.pacing._counts[Moved] = 100
+    one.branch.pacing._counts[Moved] = 100
     push_events(one)
     assert place.jobs[-1].fenced
 
@@ -179,12 +179,12 @@ def test_a_disk_that_does_not_tell_of_other_hosts_delays_a_push(place, monkeypat
     """That is a failure as any other, and the uploader goes on."""
     place.hear()
     one = place.uploader()
-    one.sending.pacing._counts[Moved] = 100
+    one.branch.pacing._counts[Moved] = 100
     with monkeypatch.context() as patch:
         patch.setattr(UploaderStatus, "read", refuse_status)
         push_events(one)
     assert (place.jobs, one.status.status.kind) == ([], "Retry")
-    one.sending.push_events()
+    one.push_events()
     assert len(place.jobs) == 1
 
 
@@ -200,7 +200,7 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, monkeypatch):
         patch.setattr(in_flight, "interrupted", read)
         one = place.uploader()
     assert said == ["idle"]
-    one.sending.pacing._counts[Moved] = 100
+    one.branch.pacing._counts[Moved] = 100
 
     def another_starts(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
         replace(path, data, word, durable=durable)
@@ -216,55 +216,55 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, monkeypatch):
 def test_attachments_name_their_parent_however_busy_the_branch_is(place):
     """Without it they might replace what others have just put there; event files only grow."""
     one = place.uploader()
-    one.sending.pacing._counts[Moved] = 100
-    one.sending.attach()
+    one.branch.pacing._counts[Moved] = 100
+    one.attach()
     assert (place.jobs[-1].fenced, outbox.interrupted(one.host).fenced) == (True, True)
 
 
 def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, monkeypatch):
     """In between another one was here: it has sent things, and its batches have numbers of their own."""
     one = place.uploader()
-    one.sending.scan()
-    number, release = one.sending.events.batches[0].number, locks.release
+    one.upload.sending.scan()
+    number, release = one.upload.sending.events.batches[0].number, locks.release
 
     def another_comes(fd: int) -> None:
         release(fd)
         lock = locks.try_exclusive(place.spool.uploader_lock)
         two = uploader(place.spool, lambda: place.now, lock=lock)
         event_file(place.root / NAME.replace("17", "18"), 3)
-        two.sending.scan()
-        two.sending.ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
-        two.sending.in_flight.save_ledger()
+        two.upload.sending.scan()
+        two.upload.sending.ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
+        two.upload.sending.in_flight.save_ledger()
         release(lock)
 
     monkeypatch.setattr(locks, "release", another_comes)
     MemberFile(place.spool, "main", Process.current(), Settings())
     assert not one.leave()
-    assert one.sending.ledger.length(NAME) == 10_000
-    one.sending.scan()
-    assert min(batch.number for batch in one.sending.events.batches) > number + 1
+    assert one.upload.sending.ledger.length(NAME) == 10_000
+    one.upload.sending.scan()
+    assert min(batch.number for batch in one.upload.sending.events.batches) > number + 1
 
 
 def test_the_outcome_of_a_push_of_before_a_request_for_a_new_repository_is_no_answer_to_it(place):
     """That push had no leave to create one, and the repository may be gone since; the next push has."""
     one = place.uploader()
-    one.sending.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
+    one.upload.sending.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
     push_events(one)
     assert not place.jobs[-1].create
-    one.sending.in_flight.may_create = True
-    one.sending._conclude(Refused("it is gone", "sync --create"))
+    one.upload.sending.in_flight.may_create = True
+    one.conclude(Refused("it is gone", "sync --create"))
     assert one.status.status.kind == "Retry"
-    one.sending.push_events()
+    one.push_events()
     assert place.jobs[-1].create
-    one.sending._conclude(Refused("401", "login"))
+    one.conclude(Refused("401", "login"))
     assert one.status.status.kind == "Refused"
-    one.sending.in_flight.may_create = False
+    one.upload.sending.in_flight.may_create = False
     for create in (False, True, False):
         event_file(place.root / NAME, len(place.jobs) + 4)
         push_events(one)
         assert place.jobs[-1].create is create
-        one.sending.in_flight.may_create |= len(place.jobs) == 3
-        one.sending._conclude(has(**{NAME: place.jobs[-1].files[0].length}))
+        one.upload.sending.in_flight.may_create |= len(place.jobs) == 3
+        one.conclude(has(**{NAME: place.jobs[-1].files[0].length}))
 
 
 def test_an_audit_reads_back_whatever_was_in_flight_when_it_was_asked_for(place):
@@ -272,8 +272,8 @@ def test_an_audit_reads_back_whatever_was_in_flight_when_it_was_asked_for(place)
     one = place.uploader()
     push_events(one)
     one.requests.audit = True
-    one.sending._conclude(has(**{NAME: place.jobs[-1].files[0].length}))
-    one.sending.scan()
+    one.conclude(has(**{NAME: place.jobs[-1].files[0].length}))
+    one.upload.sending.scan()
     assert (place.jobs[-1].files, place.jobs[-1].own_head) == ((), None)
 
 
@@ -292,47 +292,47 @@ def test_what_a_killed_push_has_downloaded_is_removed(place):
 def test_a_push_that_went_well_gets_the_next_batch(site):
     """One process, as long as it takes what comes; then another one, and of the first nothing is left."""
     one = site.uploader()
-    one.sending.push_events()
+    one.push_events()
     for count in (1, 2):
         site.pushes[0].lingers = True
-        one.sending._conclude(has())
-        one.sending.in_flight.catch_up()
-        one.sending.push_events()
+        one.conclude(has())
+        one.upload.sending.in_flight.catch_up()
+        one.push_events()
         assert (len(site.pushes), len(site.pushes[0].taken)) == (1, count)
-        assert one.sending.in_flight.push is site.pushes[0]
-    one.sending._conclude(has())
+        assert one.branch.push is site.pushes[0]
+    one.conclude(has())
     site.pushes[0].lingers = False
     assert not site.pushes[0].let_gone
-    one.sending.push_events()
-    assert (site.pushes[0].let_gone, one.sending.in_flight.push) == (True, site.pushes[1])
+    one.push_events()
+    assert (site.pushes[0].let_gone, one.branch.push) == (True, site.pushes[1])
 
 
 def test_the_push_that_a_request_leads_to_gets_ready_while_the_files_are_scanned(site, monkeypatch):
     """It imports its client meanwhile, and then takes the batch. Where no push may follow, none is started."""
     one = site.uploader()
-    one.sending.scan()
+    one.upload.sending.scan()
     assert site.pushes == []
-    one.requests.audit, scan = True, one.sending.events.scan
+    one.requests.audit, scan = True, one.upload.sending.events.scan
 
     def watched(*given, **named):
         (push,) = site.pushes
         push.lingers = True
         return scan(*given, **named)
 
-    monkeypatch.setattr(one.sending.events, "scan", watched)
-    one.sending.scan()
+    monkeypatch.setattr(one.upload.sending.events, "scan", watched)
+    one.upload.sending.scan()
     assert (len(site.pushes), [job.prepares for job in site.pushes[0].taken]) == (1, [False])
-    assert one.sending.in_flight.push is site.pushes[0]
+    assert one.branch.push is site.pushes[0]
 
 
 @pytest.mark.parametrize("verdict", FAILURES)
 def test_a_push_that_failed_gets_no_other_batch(site, verdict):
     """Whatever is wrong with its client, a new one begins afresh."""
     one = site.uploader()
-    one.sending.push_events()
+    one.push_events()
     site.pushes[0].lingers = True
-    one.sending._conclude(verdict)
-    one.sending.push_events()
+    one.conclude(verdict)
+    one.push_events()
     assert (len(site.pushes), site.pushes[0].taken) == (2, [])
 
 
@@ -343,9 +343,9 @@ def test_pushes_that_follow_each_other_closely_share_a_process_that_waits_longer
         site.now += distance
         if site.pushes and distance > site.pushes[-1].linger:
             site.pushes[-1].lingers, site.pushes[-1].ended = False, True
-        one.sending.push_events()
+        one.push_events()
         site.pushes[-1].lingers = True
-        one.sending._conclude(has())
+        one.conclude(has())
     shortly, long = in_flight.LINGER, in_flight.LINGER * in_flight.CLOSELY
     assert [(one.linger, len(one.taken)) for one in site.pushes] == [(shortly, 0), (long, 1), (shortly, 0)]
 
@@ -354,10 +354,10 @@ def test_an_uploader_that_leaves_ends_the_push_that_lingers(site):
     """It holds descriptors of the run directory, which may be removed next. One that has ended is collected before."""
     one = site.uploader()
     for ends in (True, False):
-        one.sending.push_events()
+        one.push_events()
         site.pushes[-1].lingers, site.pushes[-1].ended = True, ends
-        one.sending._conclude(has())
-        one.sending.in_flight.catch_up()
+        one.conclude(has())
+        one.upload.sending.in_flight.catch_up()
         assert site.pushes[-1].let_gone is ends
     one.leave()
     assert site.pushes[-1].let_gone

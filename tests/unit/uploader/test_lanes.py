@@ -24,7 +24,7 @@ from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.uploader.decision import Outgoing
 from hf_mpwriter.uploader.lanes import EventFileLane
-from hf_mpwriter.uploader.pacing import REFUSALS, SLOW_COMMIT, Backoff, Clocks, Retries
+from hf_mpwriter.uploader.pacing import REFUSALS, SLOW_COMMIT, BatchSize, Clocks, Retries
 
 
 class Run:
@@ -44,11 +44,12 @@ class Run:
         self.outbox = Outbox(self.spool.host("h"), self.spool.run)
         self.clocks = Clocks(lambda: self.now, time.time, random.Random(1))
         self.retries = Retries(self.ledger, dataclasses.replace(self.clocks, there=lambda: self.now + 5e8))
+        self.size = BatchSize(lambda: self.now)
         self.lane = self.new_lane()
 
     def new_lane(self) -> EventFileLane:
         """The lane of an uploader that has just started."""
-        return EventFileLane(self.outbox, self.ledger, Backoff(self.clocks), self.retries, self.clocks)
+        return EventFileLane(self.outbox, self.ledger, self.size, self.retries, self.clocks)
 
     def scan(self) -> None:
         """Put what the Hub lacks into the outbox."""
@@ -73,7 +74,7 @@ class Run:
     def fail(self, verdict) -> None:
         """The Hub refuses the next batch."""
         batch = self.start()
-        if isinstance(self.lane.failed(verdict, batch)[0], Quarantine):
+        if isinstance(self.lane.failed(verdict, batch, 1), Quarantine):
             self.lane.drop(batch)
 
     def send_all(self, refused) -> None:
@@ -229,7 +230,7 @@ def test_of_a_file_that_is_too_large_less_is_sent_and_soon_all_of_it(run, large)
     data, sent = (run.root / run.paths[0]).read_bytes(), []
     for _ in range(3):
         batch = run.start()
-        assert isinstance(run.lane.failed(Split("413", too_large=True), batch)[0], Split)
+        assert isinstance(run.lane.failed(Split("413", too_large=True), batch, 1), Split)
         assert lengths(run)[1:] == [large], "the whole file stays in the outbox"
         assert run.lane.outgoing is Outgoing.SPLIT
     while run.lane.batches:
@@ -281,10 +282,10 @@ def test_a_first_record_that_takes_most_of_a_file_is_sent_before_the_rest(run):
 def test_any_other_failure_ends_the_splitting(run, verdict):
     """The halves may be older than what is on disk by then, so a scan comes before the next push."""
     run.scan()
-    run.lane.failed(Split("413"), run.start())
+    run.lane.failed(Split("413"), run.start(), 1)
     assert run.lane.outgoing is Outgoing.SPLIT
     run.lane.require_scan()
-    assert run.lane.failed(verdict, run.start())[0] is verdict
+    assert run.lane.failed(verdict, run.start(), 1) is verdict
     assert run.lane.outgoing is Outgoing.STALE
     assert run.lane.backoff.attempts == 2
 
@@ -293,7 +294,7 @@ def test_a_quarantined_path_takes_its_batch_out_of_the_outbox(run):
     """The next scan makes a batch of the others."""
     run.scan()
     batch = run.start()
-    run.lane.failed(Quarantine({run.paths[0]: "foreign"}), batch)
+    run.lane.failed(Quarantine({run.paths[0]: "foreign"}), batch, 1)
     assert run.waiting() == [run.paths], "not before the ledger is saved"
     run.lane.drop(batch)
     assert run.waiting() == []
@@ -305,7 +306,7 @@ def test_a_batch_whose_file_is_gone_is_not_split(run, tmp_path):
     """The disk cannot sync what is not there: the batch stays, and the next scan knows."""
     run.scan()
     (tmp_path / "run" / run.paths[0]).unlink()
-    run.lane.failed(Split("413"), run.start())
+    run.lane.failed(Split("413"), run.start(), 1)
     assert len(run.waiting()) == 1
     assert run.lane.outgoing is Outgoing.READY
 

@@ -119,7 +119,7 @@ def test_who_has_to_end_now_does_not_wait_for_its_share(tmp_path):
     assert not node.pace.take(urgent=True)
     before = node.pace.next_try
     assert node.pace.take(urgent=True, at_once=True)
-    node.pace.learn(Retry("no connection"))
+    node.pace.learn([Retry("no connection")])
     assert not node.pace.take(urgent=True)
     assert node.pace.next_try == before
 
@@ -152,34 +152,34 @@ def one(run_dir, monkeypatch, clock) -> Uploader:
 
 def test_an_uploader_without_workers_waits_for_its_share_and_says_when_that_is(one, clock):
     """The wait ends later than the ten minutes of an uploader without workers; those follow."""
-    assert not one.sending.pacing.take(urgent=True)
-    one.sending._explain_wait()
+    assert not one.branch.pacing.take(urgent=True)
+    one.upload.sending._explain_wait()
     (text,) = [notice.text for notice in UploaderStatus.read(one.host).notices]
     assert text.startswith("64 nodes share the 100 commits per hour of this repository")
     assert "about one in 48 minutes" in text
     assert "one logdir for all nodes" in text
     one._publish()
     status = UploaderStatus.read(one.host)
-    assert status.blocked_until == one.sending.pacing.due_at > clock.now + LINGER
+    assert status.blocked_until == one.branch.pacing.due_at > clock.now + LINGER
     assert status.reason.startswith("the next commit is due at about ")
     clock.now = status.blocked_until - 1
-    assert one._situation().abandoned_for < 0
+    assert one.upload.situation().abandoned_for < 0
     clock.now = status.blocked_until + LINGER - 1
-    assert one._situation().abandoned_for < LINGER
+    assert one.upload.situation().abandoned_for < LINGER
     clock.now += 2
-    assert one._situation().abandoned_for > LINGER
+    assert one.upload.situation().abandoned_for > LINGER
 
 
 def test_a_wait_that_the_hub_wishes_outlasts_the_ten_minutes(one, clock):
     """429 with an hour: the uploader tries again after it, and has ten minutes from then; but not for ever."""
-    one.sending.in_flight._sent = (one.sending.events, Batch(0, ()))
-    one.sending._conclude(Retry("429", 3600.0))
+    one.upload.sending.in_flight._sent = (one.upload.sending.events, Batch(0, ()))
+    one.conclude(Retry("429", 3600.0))
     clock.now += 3599
-    assert one._situation().abandoned_for < 0
+    assert one.upload.situation().abandoned_for < 0
     clock.now += LINGER
-    assert one._situation().abandoned_for < LINGER
+    assert one.upload.situation().abandoned_for < LINGER
     for _ in range(30):
-        one.sending.pacing.failed(Retry("429", 3600.0))
-        one._situation()
+        one.branch.pacing.failed(Retry("429", 3600.0))
+        one.upload.situation()
         clock.now += 3600
-    assert one._situation().abandoned_for > LINGER
+    assert one.upload.situation().abandoned_for > LINGER

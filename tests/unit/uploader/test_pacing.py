@@ -29,7 +29,7 @@ class Time:
     def fail(self, verdict) -> None:
         """A push of event files ends like this."""
         assert self.pace.take(urgent=True)
-        self.pace.learn(verdict)
+        self.pace.learn([verdict])
         self.pace.failed(verdict)
 
 
@@ -59,7 +59,7 @@ def test_what_was_not_taken_is_not_given_back(time, tmp_path):
     time.now += rate_limit.BUSY_LIMIT + 1
     assert time.pace.take(urgent=True)
     locks.release(holder)
-    time.pace.learn(Retry("503"))
+    time.pace.learn([Retry("503")])
     assert not time.pace.take(urgent=True)
 
 
@@ -100,7 +100,7 @@ def test_a_push_that_only_reads_back_gives_back_no_token_that_it_never_took(time
     if verdict is None:
         time.pace.done(committed=False)
     else:
-        time.pace.learn(verdict)
+        time.pace.learn([verdict])
     assert not time.pace.take(urgent=True)
 
 

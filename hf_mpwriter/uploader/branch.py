@@ -1,0 +1,284 @@
+"""The branch: what all runs of an uploader share on their way to one branch of a repository.
+
+    parcels (of a run, a lane, a batch)  --together-->  one push  --verdicts-->  each run its own
+    pacing, rate limit, back-off, size of a commit, the process of the push, the last commit
+
+    own head    the last commit of this uploader, while nothing else is known to have come after it
+    trusted     the runs whose ledgers were compared with the Hub at that commit, or at one before it in an unbroken
+                row of commits of ours: of these only what is new is read back
+
+Invariants:
+- One push at a time. It carries event files or attachments, never both, and one batch of a run.
+- Each run has its record of the push on disk before the push starts. A run whose disk refuses that stays behind.
+- A failure is of the branch, and holds up all runs, only if it cannot be of one run alone, see `failure_of_all`.
+- What is refused as a whole is sent with half as many runs, until one run is left to blame.
+- A commit names no parent only if no run of it has an uploader on another host that can send.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from hf_mpwriter.base.files import BATCH_BYTES, BATCH_IN_MEMORY
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Cause, Done, Quarantine, Refused, Retry, Split, Unknown, Verdict
+from hf_mpwriter.push.handle import PushHandle
+from hf_mpwriter.push.job import Job, deadline
+from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.system import filesystem
+from hf_mpwriter.uploader.in_flight import InFlight
+from hf_mpwriter.uploader.lanes import Lane
+from hf_mpwriter.uploader.pacing import Backoff, BatchSize, Clocks, Pacing
+from hf_mpwriter.uploader.rate_limit import RateLimit
+
+LINGER = 10  # seconds for which a push that went well waits for the next batch
+CLOSELY = 6  # times LINGER; a push that began so soon after another one waits as long, as the next may come as soon
+MOST_RUNS = 100  # in one commit; each has two descriptors, of which 253 fit into a message
+_OF_A_DISK = frozenset({Cause.DISK, Cause.DISK_FULL, Cause.DISK_QUOTA})
+
+
+class Parcel(NamedTuple):
+    """A batch of one run."""
+
+    run: InFlight
+    lane: Lane
+    batch: Batch
+
+
+Outcome = tuple[Parcel, Verdict]
+
+
+class Result(NamedTuple):
+    """What a push has led to."""
+
+    outcomes: Sequence[Outcome]
+    failure: Verdict | None = None  # of all runs; None if none is, or if each run failed for itself
+    attempts: int = 1  # in a row that failed for all
+    in_time: bool = True  # whether a commit took no longer than it may
+
+
+class Branch:
+    """The way to one branch of a repository."""
+
+    def __init__(self, destination: Destination, limit: RateLimit, clocks: Clocks) -> None:
+        self._root = dataclasses.replace(destination, path_in_repo="")
+        self.limit, self.clocks = limit, clocks
+        self.pacing, self.attachments = Pacing(clocks, limit), Backoff(clocks)
+        self.size = BatchSize(clocks.now)
+        self.push: PushHandle | None = None  # the push that runs, None while there is none
+        self._lingering: PushHandle | None = None  # has gone well, or was prepared, and may take the next job
+        self._began_at = self._ended_at = -math.inf  # when the last push began, and when it ended
+        # the last commit of this uploader; None if there is none, or if it may have been overtaken
+        self.own_head: str | None = None
+        self._trusted = set[InFlight]()
+        self._private: bool | None = None
+        self._sent: list[Parcel] = []
+        self._fenced = True  # whether the commit that is under way names its parent
+        self._squashes = self._is_audit = False  # of what is under way
+        self._runs_together = MOST_RUNS
+
+    # a push
+
+    def choose(self, waiting: Sequence[Parcel]) -> list[Parcel]:
+        """The parcels that go together, the first one in any case."""
+        return together(waiting, self._runs_together, self.size.files)
+
+    def start(self, parcels: Sequence[Parcel], *, squash: bool = False, audit: bool = False) -> Result:
+        """Start a push; the verdicts on parcels that take no part in it. An audit trusts no ledger."""
+        self._began_at, self._squashes, self._is_audit = self.clocks.now(), squash, audit
+        if audit:  # whatever was in flight when it was asked for
+            self.distrust()
+        self._fenced = self.pacing.is_fenced or any(one.batch.has_attachments or one.run.is_fenced for one in parcels)
+        self._sent, left_behind = [], list[Outcome]()
+        for parcel in parcels:
+            try:
+                parcel.run.mark(parcel.batch, fenced=self._fenced)
+                self._sent.append(parcel)
+            except OSError as error:
+                left_behind.append(
+                    (parcel, Retry(filesystem.explained(error, "cannot start a push"), cause=Cause.DISK))
+                )
+        if not self._sent:
+            return Result(left_behind)
+        # one that came before the record did has not seen it
+        self._fenced = self._fenced or any(one.run.is_fenced for one in self._sent)
+        self.size.started()
+        for parcel in self._sent:
+            if parcel.batch.files:
+                parcel.lane.started(parcel.batch)
+        try:
+            self.push = self._begin(self._job(self._sent, squash=squash))
+        except OSError as error:  # of the system
+            verdict = Retry(filesystem.explained(error, "cannot start a push"))
+            failed = self.end([verdict] * len(self._sent))
+            return failed._replace(outcomes=[*left_behind, *failed.outcomes])
+        return Result(left_behind)
+
+    def carries(self, run: InFlight) -> bool:
+        """Whether a push of this run is under way."""
+        return self.push is not None and any(parcel.run is run for parcel in self._sent)
+
+    @property
+    def parcels(self) -> list[Parcel]:
+        """What is under way."""
+        return self._sent if self.push is not None else []
+
+    @property
+    def took(self) -> float:
+        """Seconds that the last push took."""
+        return self._ended_at - self._began_at
+
+    def prepare(self, run: InFlight) -> None:
+        """Start the process of a push that is sure to come, so that it has its client when there is something to send.
+
+        Where that fails, the push itself tells why.
+        """
+        if self.push is None and self._lingering is None:
+            with contextlib.suppress(OSError):
+                part = run.part(Batch(0, ()), private=None, is_trusted=False)
+                job = dataclasses.replace(self._job([], squash=False), parts=(part,), prepares=True)
+                self._lingering = PushHandle(job, deadline(job), [run.spool], LINGER)
+
+    def _job(self, parcels: Sequence[Parcel], *, squash: bool) -> Job:
+        runs = [parcel.run for parcel in parcels]
+        wishes = [parcel.lane.settings.private for parcel in parcels]
+        names = (run.ledger.repo_id for run in runs if run.ledger.repo_id)
+        seen = (run.ledger.private for run in runs if run.ledger.private is not None)
+        return Job(
+            destination=self._root.resolved(next(names, "")),
+            parts=tuple(
+                parcel.run.part(parcel.batch, private=wish, is_trusted=parcel.run in self._trusted)
+                for parcel, wish in zip(parcels, wishes, strict=True)
+            ),
+            private=True if True in wishes else next(iter(wishes), None),
+            squash=squash,
+            own_head=self.own_head,
+            fenced=self._fenced,
+            xet=self.pacing.uses_xet,
+            create=all(run.creates for run in runs),
+            was_private=self._private if self._private is not None else next(seen, None),
+        )
+
+    def _begin(self, job: Job) -> PushHandle:
+        """Hand a job to the push that lingers or was prepared, else to a new one."""
+        lingering, self._lingering = self._lingering, None
+        spools = [parcel.run.spool for parcel in self._sent]
+        if lingering is not None:
+            if lingering.take(job, deadline(job), spools):
+                return lingering
+            lingering.let_go()
+        closely = self.clocks.now() - self._ended_at < CLOSELY * LINGER
+        return PushHandle(job, deadline(job), spools, CLOSELY * LINGER if closely else LINGER)
+
+    def let_go(self) -> None:
+        """End the push that lingers, if there is one."""
+        if self._lingering is not None:
+            self._lingering.let_go()
+        self._lingering = None
+
+    def reap(self) -> None:
+        """Collect the push that lingered, if it has ended."""
+        if self._lingering is not None and self._lingering.has_ended():
+            self.let_go()
+
+    # its outcome
+
+    def listen(self) -> tuple[list[tuple[Parcel, str]], Result | None]:
+        """What the push tells, and whose user, and the result once it has ended; never waits."""
+        if self.push is None:
+            return [], None
+        notices, verdicts = self.push.listen()
+        told = [(self._sent[one.part], one.text) for one in notices if one.part < len(self._sent)]
+        return told, self.end(verdicts) if verdicts else None
+
+    def end(self, verdicts: Sequence[Verdict]) -> Result:
+        """Take in the verdicts on what was under way."""
+        done = [verdict for verdict in verdicts if isinstance(verdict, Done)]
+        if self.push is not None and self.push.lingers and len(done) == len(verdicts):
+            self._lingering = self.push
+        sent, self._sent, self.push, self._ended_at = self._sent, [], None, self.clocks.now()
+        outcomes = list(zip(sent, verdicts, strict=True))
+        for parcel, verdict in outcomes:
+            if isinstance(verdict, Unknown) and not self._fenced:
+                parcel.run.settle()
+        is_unbroken = bool(done) and self.own_head is not None and done[0].parent == self.own_head
+        if not is_unbroken:
+            self.distrust()
+        if done:
+            self._trusted |= {parcel.run for parcel, verdict in outcomes if isinstance(verdict, Done)}
+            self.own_head = next((verdict.commit for verdict in done if verdict.own), done[0].commit)
+            self._private = next((verdict.private for verdict in done if verdict.private is not None), self._private)
+        if self._squashes:
+            self.distrust()
+        return self._conclude(outcomes, done, is_unbroken=is_unbroken)
+
+    def distrust(self) -> None:
+        """Read everything back with the next push."""
+        self.own_head, self._trusted = None, set()
+
+    def forget(self, run: InFlight) -> None:
+        """Forget a run: it is not served any more."""
+        self._trusted.discard(run)
+
+    def _conclude(self, outcomes: Sequence[Outcome], done: Sequence[Done], *, is_unbroken: bool) -> Result:
+        """Draw the conclusions for all runs."""
+        of_attachments = any(parcel.batch.has_attachments for parcel, _ in outcomes)
+        files = sum(len(parcel.batch.files) for parcel, _ in outcomes)
+        if done:
+            committed = any(verdict.own for verdict in done)
+            beside_others = None if self._is_audit else not is_unbroken  # it reads back what was not moved, too
+            self.pacing.done(committed=committed, beside_others=beside_others)
+            if of_attachments:
+                self.attachments.succeeded()
+            self._runs_together = min(MOST_RUNS, 2 * self._runs_together)
+            return Result(outcomes, in_time=not committed or of_attachments or self.size.done(files))
+        self.pacing.learn(verdict for _, verdict in outcomes)
+        if (failure := failure_of_all(outcomes)) is None:
+            return Result(outcomes)
+        backoff = self.attachments if of_attachments else self.pacing
+        step = backoff.failed(failure)
+        if of_attachments and (isinstance(failure, Refused) or not step.may_hurry):
+            self.pacing.hold(step)
+        if not of_attachments:
+            self.size.failed(failure, files)
+        if len(outcomes) > 1:
+            self._runs_together = max(1, len(outcomes) // 2)
+        return Result(outcomes, failure, backoff.attempts)
+
+
+def together(waiting: Sequence[Parcel], runs: int, files: int) -> list[Parcel]:
+    """Those that go in one commit: the first one, and as many others as it has room for."""
+    first, chosen = waiting[0], [waiting[0]]
+    if any(file.is_large for file in first.batch.files):  # it may fail for want of room
+        return chosen
+    for parcel in waiting[1:]:
+        found = [file for one in (*chosen, parcel) for file in one.batch.files]
+        fits = (
+            len(chosen) < runs
+            and len(found) <= files
+            and sum(file.length for file in found) <= BATCH_BYTES
+            and sum(file.length for file in found if file.in_memory) <= BATCH_IN_MEMORY
+            and not any(file.is_large for file in parcel.batch.files)
+        )
+        if fits and parcel.run.creates == first.run.creates:
+            chosen.append(parcel)
+    return chosen
+
+
+def failure_of_all(outcomes: Iterable[Outcome]) -> Verdict | None:
+    """The failure that is not of one run alone: nothing went well, and neither a file nor a disk is to blame."""
+    verdicts = [verdict for _, verdict in outcomes]
+    if any(isinstance(verdict, Done) for verdict in verdicts):
+        return None
+    return next((verdict for verdict in verdicts if not is_of_a_run(verdict, alone=len(verdicts) == 1)), None)
+
+
+def is_of_a_run(verdict: Verdict, *, alone: bool) -> bool:
+    """Whether a failure says nothing about other runs."""
+    if isinstance(verdict, Quarantine) or (isinstance(verdict, Split) and alone):
+        return True
+    return isinstance(verdict, Retry) and verdict.cause in _OF_A_DISK
