@@ -13,7 +13,6 @@ from unittest import mock
 import hypothesis
 import pytest
 from durability import DRAIN, QUICK, Durability
-from hf_mpwriter.uploader.sending import Sending
 from hypothesis.stateful import run_state_machine_as_test
 from support import failing
 
@@ -23,6 +22,7 @@ from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.uploader import in_flight
+from hf_mpwriter.uploader.sending import Sending
 
 FIND = hypothesis.settings(QUICK, max_examples=1000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
 
