@@ -1,6 +1,7 @@
 """File locks: the table of lock descriptors of this process, and the only caller of filelock.
 
     try_exclusive, is_held      a lock that is held for life, and the question whether it is
+    adopt, renew, free          a lock that came from another process, by its descriptor
 
 A lock is a whole-file `flock` on an open file description. The kernel frees it when the last descriptor of that
 description is closed, however the process ends. So a lock that is held for life tells exactly which process lives.
@@ -8,6 +9,7 @@ description is closed, however the process ends. So a lock that is held for life
 Invariants:
 - Every lock descriptor of ours is in one table under the fork mutex, so a child knows every descriptor that it
   inherited. It closes them and never unlocks: an unlock through an inherited descriptor would free the parent's lock.
+  Only `free` and `renew` unlock, in a process that alone acts by the lock.
 - A program may close our descriptors, and have files of its own on their numbers. These are never closed.
 - Lock files that other processes may open are never unlinked. After locking, the descriptor and the place are the same
   file; else the lock is worthless and given back.
@@ -16,6 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -93,6 +96,36 @@ def release(fd: int) -> None:
     with fork_mutex:
         if fd in _table:
             _close(fd)
+
+
+def free(fd: int) -> None:
+    """Free a lock, whoever has a duplicate of its descriptor: for the one process that acts by it."""
+    with fork_mutex:
+        if fd in _table and process.is_still(fd, _table[fd]):
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            _close(fd)
+
+
+def renew(fd: int) -> bool:
+    """Hold a lock, on the same number, by a new description: no other process has a duplicate of that.
+
+    The lock is free for a moment; False if another process got it. Where that cannot be done, it stays as it is.
+    """
+    with fork_mutex, contextlib.ExitStack() as stack:
+        try:
+            new = process.open_above(f"/proc/self/fd/{fd}", os.O_RDWR)
+            stack.callback(os.close, new)
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError:
+            return True
+        try:
+            is_ours = _take(new)
+        except OSError:  # the filesystem refuses: the lock is free
+            return False
+        if is_ours:
+            os.dup2(new, fd, inheritable=False)
+        return is_ours
 
 
 def _take(fd: int) -> bool:
