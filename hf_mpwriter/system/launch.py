@@ -43,7 +43,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hf_mpwriter.system.process import fill_standard, import_path, open_above, processes, take_standard
 
@@ -59,7 +59,7 @@ _PYTHON_NAME = re.compile(
 )
 
 DAEMONS = {
-    "uploader": "hf_mpwriter.uploader.loop",
+    "uploader": "hf_mpwriter.uploader.meeting",
     "mirror": "hf_mpwriter.mirror.loop",
     "sampler": "hf_mpwriter.sampler",
 }
@@ -218,14 +218,11 @@ class Child:
             if not self.has_ended():
                 os.kill(self.pid, signal.SIGKILL)
 
-    def wait(self, timeout: float) -> None:
-        """Return when the process says something or ends, or after so many seconds."""
+    def wait(self, timeout: float, *others: int) -> None:
+        """Return when the process says something or ends, another descriptor is readable, or the time is over."""
         if self._pipe < 0 or self._is_silent:
-            time.sleep(min(END_POLL, max(0.0, timeout)))
-            return
-        poll = select.poll()  # `select.select` takes no descriptor above 1023
-        poll.register(self._pipe, select.POLLIN)
-        poll.poll(max(0.0, timeout) * 1000)
+            timeout = min(END_POLL, timeout)
+        wait_for_input((self._pipe, *others), timeout)
 
     def end(self, patience: float) -> bool:
         """Kill the process, and wait so many seconds for its end: it may hang in the kernel. Whether it has ended."""
@@ -241,6 +238,15 @@ class Child:
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
+
+
+def wait_for_input(descriptors: Iterable[int], timeout: float) -> None:
+    """Return when one of them is readable or was closed by the other end, or after so many seconds."""
+    poll = select.poll()  # `select.select` takes no descriptor above 1023
+    for fd in descriptors:
+        if fd >= 0:
+            poll.register(fd, select.POLLIN)
+    poll.poll(max(0.0, timeout) * 1000)
 
 
 def has_ended(pid: int) -> bool:

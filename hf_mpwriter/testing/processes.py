@@ -21,8 +21,8 @@ from hf_mpwriter.system.launch import KINDS, is_command_of
 from hf_mpwriter.system.process import host_id, start_ticks
 
 
-def _is(kind: str, pid: int, run_dir: str) -> bool:
-    """Whether a process is of a kind, and of the run. A zombie is none: it has no command line."""
+def _is(kind: str, pid: int, run_dir: str | None) -> bool:
+    """Whether a process is of a kind, and of the run if one is given. A zombie is none: it has no command line."""
     with contextlib.suppress(psutil.Error):
         return pid > 0 and is_command_of(kind, psutil.Process(pid).cmdline(), run_dir)
     return False
@@ -31,13 +31,13 @@ def _is(kind: str, pid: int, run_dir: str) -> bool:
 def uploader(run_dir: str) -> int:
     """Pid of the uploader on this host, 0 if there is none."""
     status = HubSink(spool_of(find(run_dir))).status()
-    return status.pid if not status.is_over and _is("uploader", status.pid, run_dir) else 0
+    return status.pid if not status.is_over and _is("uploader", status.pid, None) else 0  # started for any run
 
 
 def push(run_dir: str) -> int:
     """Pid of the running push on this host, 0 if there is none."""
     pid = HubSink(spool_of(find(run_dir))).status().push
-    return pid if _is("push", pid, run_dir) else 0
+    return pid if _is("push", pid, None) else 0
 
 
 def workers(run_dir: str) -> list[int]:

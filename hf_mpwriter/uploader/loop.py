@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import select
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,12 +26,14 @@ from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.daemon.background import prepare_process
 from hf_mpwriter.daemon.loop import REFUSALS, end_in_time
-from hf_mpwriter.daemon.starts import StartRecord, inherited
-from hf_mpwriter.system import hf_home, launch, locks
+from hf_mpwriter.daemon.starts import StartRecord
+from hf_mpwriter.system import hf_home, launch
+from hf_mpwriter.system.directory import identity
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.uploader.branch import Branch, Parcel, Result
 from hf_mpwriter.uploader.decision import Action, decide, pause
 from hf_mpwriter.uploader.lanes import Lane
+from hf_mpwriter.uploader.meeting import Descriptors, Meeting
 from hf_mpwriter.uploader.pacing import Clocks, Step
 from hf_mpwriter.uploader.rate_limit import RateLimit, folder_of
 from hf_mpwriter.uploader.siblings import Search
@@ -40,6 +41,7 @@ from hf_mpwriter.uploader.upload import HeldRun, RunUpload
 
 logger = logging.getLogger("hf_mpwriter")
 
+MOST_SERVED = 500  # runs; each has four descriptors
 ResultT = TypeVar("ResultT")
 
 
@@ -68,6 +70,9 @@ class Uploader:
         self._token_stamp = hf_home.token_stamp(environ)
         self._refused = set[RunUpload]()  # whose disk has refused something in this round
         self._searches: dict[str, Search] = {}  # by the directory that is searched
+        self._meeting: Meeting | None = None
+        self._declined = set[tuple[int, int]]()  # spools of runs that have gone wrong here
+        self._is_ending = False  # whether SIGTERM has come
 
     def add(self, held: HeldRun) -> RunUpload:
         """Serve a run from now on; HfMpWriterError or OSError if that cannot be."""
@@ -84,6 +89,7 @@ class Uploader:
 
     def tick(self) -> bool:
         """One round; False when it is time to end."""
+        self._take_in()
         for search in self._searches.values():
             search.reap()
         self._refused = set()
@@ -100,7 +106,24 @@ class Uploader:
             upload.refusals = upload.refusals if upload in self._refused else 0
         if self.uploads and not is_hurried:
             self._sleep()
+        if not self.uploads:
+            self._take_in()
         return bool(self.uploads)
+
+    def _take_in(self) -> None:
+        """Serve the runs that others hand over."""
+        if self._meeting is None:
+            return
+        for asked in self._meeting.asked():
+            spool = identity(os.fstat(asked.descriptors.spool))
+            if self._is_ending or spool in self._declined or len(self.uploads) >= MOST_SERVED:
+                asked.refuse()
+            elif asked.take():
+                try:
+                    self.add(HeldRun.of(asked.record, asked.descriptors))
+                except (HfMpWriterError, OSError) as error:
+                    logger.info("a run that was handed over is not uploaded: %s", error)
+                    self._declined.add(spool)
 
     def _is_there(self, upload: RunUpload) -> bool:
         """Look at a run; whether that went well. One whose spool was removed is let go."""
@@ -122,6 +145,7 @@ class Uploader:
         except Exception:
             logger.exception("%s cannot be uploaded any more", upload.run_dir)
             upload.refusals = REFUSALS + 1
+            self._declined.add(upload.identity)
         if upload.refusals > REFUSALS:
             self._drop(upload)
         return None
@@ -237,24 +261,28 @@ class Uploader:
             looks = sum(upload.peers.look_took for upload in self.uploads)
             waits = [wait for upload in self.uploads if (wait := upload.sending.until_push) is not None]
             tick = pause(tick, looks, min(waits, default=None))
-        poll = select.poll()  # `select.select` takes no descriptor above 1023
+        meeting = self._meeting.fd if self._meeting is not None else -1
         if self.branch.push is not None:
-            self.branch.push.wait(tick)
+            self.branch.push.wait(tick, meeting)
         else:
-            poll.poll(1000 * tick)
+            launch.wait_for_input([meeting], tick)
 
     def terminate(self) -> None:
         """SIGTERM: one last scan and push of each run, and what dead members left behind, then leave."""
+        self._is_ending = True
         for upload in self.uploads:
             upload.sending.terminate()
         end_in_time()
 
     def close(self) -> None:
         """End what waits for this process."""
+        if self._meeting is not None:
+            self._meeting.close()
         self.branch.let_go()
 
-    def serve(self) -> None:
+    def serve(self, meeting: Meeting | None = None) -> None:
         """Work until no run is left."""
+        self._meeting = meeting
         signal.signal(signal.SIGTERM, lambda *_: self.terminate())
         while self.tick():
             pass
@@ -270,15 +298,13 @@ def _hosts(uploads: Iterable[RunUpload]) -> tuple[set[str], set[str]]:
     return shared, apart - shared
 
 
-def main() -> None:
-    """Entry point of the process."""
-    start, spool = inherited("uploader", StartRecord)
+def serve(record: bytes, meeting: Meeting | None) -> None:
+    """Be the uploader of the run that `system/launch` names by descriptors, and of those that come to the meeting."""
     prepare_process()
-    locks.adopt(launch.LOCK_FD)
-    log = os.dup(2)
-    uploader = Uploader(start, time.monotonic, random.Random(), Timing.of())  # noqa: S311 - jitter
     try:
-        uploader.add(HeldRun(spool, start, launch.LOCK_FD, log))
+        held = HeldRun.of(record, Descriptors(launch.LOCK_FD, launch.RUN_DIR_FD, launch.SPOOL_FD, log=os.dup(2)))
+        uploader = Uploader(held.start, time.monotonic, random.Random(), Timing.of())  # noqa: S311 - jitter
+        uploader.add(held)
     except (HfMpWriterError, OSError) as error:
         raise SystemExit(f"no uploader: {error}") from None
-    uploader.serve()
+    uploader.serve(meeting)

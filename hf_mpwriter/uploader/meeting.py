@@ -50,9 +50,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeVar
 
 from hf_mpwriter._version import __version__
-from hf_mpwriter.system import disk, hf_home, process
+from hf_mpwriter.system import disk, hf_home, launch, process
 from hf_mpwriter.system.directory import Directory, Place, identity
 
+PATIENCE = 3.0  # seconds of an usher, until it is an uploader itself
 FOLDER_PATIENCE = 3.0  # seconds that the folder may take to open, or to remove a name
 SILENCE = 5.0  # seconds in which a connection has to send its request
 BACKLOG = 128  # connections that wait in the kernel
@@ -202,13 +203,16 @@ class _Reply(enum.Enum):
     SILENT = enum.auto()  # it cannot take the run any more, but may have its descriptors
 
 
-def hand_over(folder: Place, key: Key, record: bytes, descriptors: Descriptors, patience: float) -> bool:
+def hand_over(
+    folder: Place, key: Key, record: bytes, descriptors: Descriptors, patience: float, younger: str = ""
+) -> bool:
     """Hand the run to a living uploader of this key, within so many seconds; no OSError is raised.
 
-    True: another process has the run, and this one has to end. False: this one alone holds the lock.
+    `younger` is the name of a socket, if only older ones are asked. True: another process has the run, and this one has
+    to end. False: this one alone holds the lock.
     """
     until = time.monotonic() + patience
-    found = _within(patience, lambda: _connected(folder, key)) or []
+    found = _within(patience, lambda: _connected(folder, key, younger)) or []
     with contextlib.ExitStack() as stack:
         for connection in found:
             stack.enter_context(connection)
@@ -220,12 +224,13 @@ def hand_over(folder: Place, key: Key, record: bytes, descriptors: Descriptors, 
     return False
 
 
-def _connected(folder: Place, key: Key) -> list[socket.socket]:
+def _connected(folder: Place, key: Key, younger: str) -> list[socket.socket]:
     """Connections to the living uploaders of a key, the oldest first."""
     if not folder.directory.is_there():
         return []
     _check_private(folder)
     names = [name for name in folder.names() if name.startswith(f"{key.name}.")]
+    names = [name for name in names if not younger or _age(name) < _age(younger)]
     found = (_connect(folder / name) for name in sorted(names, key=_age))
     return [connection for connection in found if connection is not None]
 
@@ -317,6 +322,7 @@ class Meeting:
         self._events = select.epoll()  # closed on exec
         self._events.register(listener, select.EPOLLIN)
         self.fd = self._events.fileno()  # readable while there may be something to read
+        self.name = place.name  # of the socket
 
     @classmethod
     def open(cls, folder: Place, key: Key, patience: float = FOLDER_PATIENCE) -> Self | None:
@@ -447,3 +453,24 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
 def _close_all(fds: list[int] | Descriptors) -> None:
     for fd in fds:
         os.close(fd)
+
+
+def main() -> None:
+    """Entry point of a process that is started as an uploader: hand the run over, or serve it."""
+    record, environ = launch.read_record(), os.environ
+    own, meeting = Descriptors(launch.LOCK_FD, launch.RUN_DIR_FD, launch.SPOOL_FD, log=2), None
+    with contextlib.suppress(
+        ValueError, KeyError, TypeError
+    ):  # a record that cannot be read is told of by the uploader
+        folder, key = folder_of(environ), Key.of(record, environ, surroundings(launch.RUN_DIR_FD))
+        is_taken = hand_over(folder, key, record, own, PATIENCE)
+        if not is_taken and (meeting := Meeting.open(folder, key)) is not None:
+            # of two that have started at once, the younger one sees the older one now
+            is_taken = hand_over(folder, key, record, own, PATIENCE, younger=meeting.name)
+        if is_taken:
+            if meeting is not None:
+                meeting.close()
+            os._exit(0)
+    from hf_mpwriter.uploader.loop import serve  # here: a process that hands over needs nothing of it
+
+    serve(record, meeting)

@@ -26,7 +26,9 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.daemon import loop
@@ -35,8 +37,11 @@ from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import filesystem_time
 from hf_mpwriter.spool.status import LINGER
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import identity
 from hf_mpwriter.uploader.branch import Branch, Parcel, Result
 from hf_mpwriter.uploader.decision import Situation, abandoned_for
+from hf_mpwriter.uploader.meeting import Descriptors
 from hf_mpwriter.uploader.peers import Peers
 from hf_mpwriter.uploader.requests import Requests
 from hf_mpwriter.uploader.sending import Sending
@@ -52,6 +57,18 @@ class HeldRun:
     start: StartRecord
     lock: int  # descriptor of the uploader lock
     log: int = -1  # descriptor of the log, -1 if this process prints to it already
+
+    @classmethod
+    def of(cls, record: bytes, descriptors: Descriptors) -> Self:
+        """What another process had of the run until now; HfMpWriterError if the run cannot be served."""
+        locks.adopt(descriptors.lock)
+        try:
+            start = state.load(StartRecord, record)
+            spool = Spool.adopt(start, descriptors.run_dir, descriptors.spool)
+        except (state.DamagedError, HfMpWriterError, OSError) as error:
+            locks.release(descriptors.lock)
+            raise HfMpWriterError(f"its start record or its directories are not usable: {error}") from error
+        return cls(spool, start, descriptors.lock, descriptors.log)
 
 
 class RunUpload(loop.Holder[StartRecord]):
@@ -97,6 +114,11 @@ class RunUpload(loop.Holder[StartRecord]):
         raise HfMpWriterError(f"{reason}.", hint=hint)
 
     @property
+    def identity(self) -> tuple[int, int]:
+        """What tells its spool from all others."""
+        return identity(os.fstat(self._spool.directory.fd))
+
+    @property
     def run_dir(self) -> str:
         """The run directory."""
         return self._spool.run_dir
@@ -112,7 +134,7 @@ class RunUpload(loop.Holder[StartRecord]):
         try:
             yield
         finally:
-            if os.fstat(2).st_ino != os.fstat(self._log).st_ino:  # it was rotated
+            if self._log >= 0 and os.fstat(2).st_ino != os.fstat(self._log).st_ino:  # it was rotated
                 os.dup2(2, self._log, inheritable=False)
 
     # what the loop asks for
@@ -182,3 +204,4 @@ class RunUpload(loop.Holder[StartRecord]):
         self.release()
         if self._log >= 0:
             os.close(self._log)
+        self._log = -1
