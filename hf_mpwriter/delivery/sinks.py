@@ -67,6 +67,7 @@ class Outlook(NamedTuple):
     stands: bool = False  # whether none is at work
     unanswered: float = 0.0  # seconds since it has asked a Hub that has not answered yet
     turn_in: float = 0.0  # seconds until it may try
+    in_line: bool = False  # whether it waits because the repository has got many commits in a short time
 
 
 @dataclass(frozen=True)
@@ -276,6 +277,7 @@ class HubSink:
                 stands=bool(stillness) or not is_alive,
                 unanswered=now - status.asked_at if status.push and status.asked_at and not is_answered else 0.0,
                 turn_in=max(0.0, status.blocked_until - time.monotonic()),
+                in_line=status.in_line and is_alive,
             ),
         )
 

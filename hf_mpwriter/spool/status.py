@@ -2,9 +2,9 @@
 
     hosts/<host>/<kind>_status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
-     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0, "next_in": 271.0, "elsewhere": [],
-     "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub", "reason": "...", "hint": "", "failures": 2,
-     "failed_at": ..., "failing_since": ...,
+     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "in_line": false, "blocked_for": 0.0, "next_in": 271.0,
+     "elsewhere": [], "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub", "reason": "...",
+     "hint": "", "failures": 2, "failed_at": ..., "failing_since": ...,
      "succeeded_at": ..., "repo_id": "me/run", "private": false,                          "" and 0 without a failure
      "starts": {"boot": "...", "count": 4, "last": 90.6},
      "notices": [{"number": 1795236610123, "time": 1795236610.1, "text": "created https://..."}, ...],
@@ -205,6 +205,7 @@ class UploaderStatus(DaemonStatus):
     private: bool | None = None  # visibility of the repository, None until a push has seen it
     # monotonic seconds; the Hub, or the turn of this node among others, allows no request before
     blocked_until: float = 0.0
+    in_line: bool = False  # whether that is because the repository has got many commits in a short time
     blocked_for: float = 0.0  # seconds from the heartbeat until then, for readers with another monotonic clock
     # seconds from the heartbeat until the next commit or the next try is due; 0 if that is not known
     next_in: float = 0.0

@@ -335,6 +335,7 @@ class Sending:
             push=push.pid if push else 0,
             commits=self._commits,
             blocked_until=self.branch.pacing.blocked_until,
+            in_line=self.branch.pacing.due_at > self._clocks.now(),
             next_at=self._next_at,
             asked_at=push.asked_at if push else 0.0,
             is_answered=push is not None and push.is_answered,

@@ -6,13 +6,16 @@ In seconds; the first row that fits; no row exceeds `exit_timeout`:
     after an exception     fails or stands                            AFTER_FAILURE     any
     after an exception,    any other                                  BESIDE_PEERS      IDLE_BESIDE_PEERS
       of a rank of several
-    the user asked for it, any                                        `exit_timeout`    any
-      or it is the last time
+    the user asked for it  any                                        `exit_timeout`    any
+    it is the last time    any but one that waits in line             `exit_timeout`    any
     any other              may push only later than SOON              0                 any
                            fails                                      RETRY             any
                            stands                                     SOON              any
                            asks a Hub that has not answered for SOON  0                 any
                            any other                                  `exit_timeout`    any
+
+In line: the repository has got many commits in a short time, as of the trials of a sweep, and each has to wait for its
+turn. So another trial follows, and the uploader goes on.
 
 An end is the last time to wait if the uploader ends with this process (see Lifetime), or below `hf-mpwriter run`,
 which limits the wait to its grace. Elsewhere a process waits only while that helps: the uploader goes on without it.
@@ -57,7 +60,8 @@ class Terms(NamedTuple):
     failed: bool = False  # whether it ends after an exception
     has_peers: bool = False  # whether it is a rank of several
     spent: float = 0.0  # seconds that it has waited for other run directories
-    is_long: bool = False  # whether the user has asked for the wait, or it is the last time
+    is_asked: bool = False  # whether the user has asked for the wait
+    is_last: bool = False  # whether it is the last time
     ends_with: str = ""  # what takes the uploader along, see above
 
 
@@ -75,7 +79,7 @@ def patience(terms: Terms, outlook: Outlook) -> Patience:
         longest = AFTER_FAILURE
     elif terms.failed and terms.has_peers:
         longest, idle = BESIDE_PEERS, IDLE_BESIDE_PEERS
-    elif not terms.is_long:
+    elif not terms.is_asked and (not terms.is_last or outlook.in_line):
         longest = _while_it_helps(longest, outlook)
     return Patience(max(0.0, min(longest, terms.exit_timeout) - terms.spent), idle)
 

@@ -73,6 +73,7 @@ def test_what_is_known_is_not_read_again_at_the_end(run_dir):
 
 WORKS, FAILS, STANDS = Outlook(), Outlook(fails=True), Outlook(stands=True)
 TURN_IS_FAR, TURN_IS_NEAR = Outlook(turn_in=10.1), Outlook(turn_in=9.9)
+IN_LINE = TURN_IS_FAR._replace(in_line=True)
 UNANSWERED, ASKED = Outlook(unanswered=10.0), Outlook(unanswered=9.9)
 
 
@@ -88,12 +89,15 @@ UNANSWERED, ASKED = Outlook(unanswered=10.0), Outlook(unanswered=9.9)
         (Terms(60), STANDS, 10, math.inf),
         *((Terms(60, has_peers=True), outlook, longest, math.inf) for outlook, longest in ((WORKS, 60), (FAILS, 3))),
         *(
-            (Terms(60, is_long=True), outlook, 60, math.inf)
+            (Terms(60, is_last=True), outlook, 60, math.inf)
             for outlook in (WORKS, FAILS, STANDS, TURN_IS_FAR, UNANSWERED)
         ),
+        (Terms(60, is_last=True), IN_LINE, 0, math.inf),
+        (Terms(60, is_last=True), TURN_IS_NEAR._replace(in_line=True), 60, math.inf),
+        (Terms(60, is_last=True, is_asked=True), IN_LINE, 60, math.inf),
         (Terms(60, failed=True), WORKS, 60, math.inf),
         (Terms(60, failed=True, has_peers=True), WORKS, 10, 2),
-        *((Terms(60, failed=True, has_peers=peers, is_long=True), FAILS, 2, math.inf) for peers in (True, False)),
+        *((Terms(60, failed=True, has_peers=peers, is_last=True), FAILS, 2, math.inf) for peers in (True, False)),
         (Terms(60, failed=True), STANDS, 2, math.inf),
     ],
 )
@@ -223,7 +227,7 @@ def test_a_wait_tells_first_where_the_run_goes_and_last_the_command(run_dir, cap
     spool.record_destination(to)
     path = run_dir / "events.out.tfevents.1000000000.there.1.0123abcd"
     lengths = {path.name: event_file(path, 20)}
-    end_of(spool, lengths, Terms(0.3, is_long=True), to, quiet_wait=-1000.0).wait(lambda: None)
+    end_of(spool, lengths, Terms(0.3, is_last=True), to, quiet_wait=-1000.0).wait(lambda: None)
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in told] == ["INFO", "INFO", "WARNING"], told
     starts = [text.split()[0] for _, text in told[:2]]
