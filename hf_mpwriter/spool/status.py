@@ -3,8 +3,8 @@
     hosts/<host>/<kind>_status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
      "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "in_line": false, "blocked_for": 0.0,
-     "next_in": 271.0, "elsewhere": [], "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub", "reason": "...",
-     "hint": "", "failures": 2, "failed_at": ..., "failing_since": ...,
+     "next_in": 271.0, "elsewhere": [], "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub",
+     "reason": "...", "hint": "", "failures": 2, "failed_at": ..., "failing_since": ...,
      "succeeded_at": ..., "repo_id": "me/run", "private": false,                          "" and 0 without a failure
      "starts": {"boot": "...", "count": 4, "last": 90.6},
      "notices": [{"number": 1795236610123, "time": 1795236610.1, "text": "created https://..."}, ...],
