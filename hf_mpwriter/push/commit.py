@@ -133,9 +133,9 @@ def carry(job: Job, spools: Sequence[Spool], hub: Hub, tell: Tell, rng: random.R
     loads = [Load(number, *one) for number, one in enumerate(zip(job.parts, spools, strict=True))]
     verdict: Verdict = Moved("not tried")
     for attempt in range(MOVED_TRIES):
-        if not (going := _going(loads)):
-            break
-        sent_before = hub.commits_sent
+        for load in loads:  # the branch has moved since
+            load.verdict = None if isinstance(load.verdict, Done) else load.verdict
+        going, sent_before = _going(loads), hub.commits_sent
         try:
             verdict = _attempt(job, going, hub, tell, trust_own_head=attempt == 0) or verdict
         except GoneError as error:
@@ -149,7 +149,7 @@ def carry(job: Job, spools: Sequence[Spool], hub: Hub, tell: Tell, rng: random.R
             verdict = _verdict_on(error, job)
         if isinstance(verdict, Unknown) and hub.commits_sent == sent_before:  # no content of ours can be there
             verdict = Retry(verdict.reason, verdict.after, cause=verdict.cause, hint=verdict.hint)
-        if not isinstance(verdict, Moved):
+        if not isinstance(verdict, Moved) or not _going(loads):
             break
         time.sleep(rng.uniform(0.1, 1.0))
     return [load.verdict or verdict for load in loads]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from hf_mpwriter.base.files import BATCH_BYTES, BATCH_IN_MEMORY
@@ -92,24 +92,13 @@ class Branch:
         self._began_at, self._squashes, self._is_audit = self.clocks.now(), squash, audit
         if audit:  # whatever was in flight when it was asked for
             self.distrust()
-        self._fenced = self.pacing.is_fenced or any(one.batch.has_attachments or one.run.is_fenced for one in parcels)
-        self._sent, left_behind = [], list[Outcome]()
-        for parcel in parcels:
-            try:
-                parcel.run.mark(parcel.batch, fenced=self._fenced)
-                self._sent.append(parcel)
-            except OSError as error:
-                left_behind.append(
-                    (parcel, Retry(filesystem.explained(error, "cannot start a push"), cause=Cause.DISK))
-                )
+        self._fenced, self._sent, left_behind = self.pacing.is_fenced, list(parcels), list[Outcome]()
+        for step in (self._fence, self._mark, self._fence):  # an uploader that came before the record has not seen it
+            left_behind += self._refused_by_disks(step)
         if not self._sent:
+            self.pacing.learn(verdict for _, verdict in left_behind)
             return Result(left_behind)
-        # one that came before the record did has not seen it
-        self._fenced = self._fenced or any(one.run.is_fenced for one in self._sent)
         self.size.started()
-        for parcel in self._sent:
-            if parcel.batch.files:
-                parcel.lane.started(parcel.batch)
         try:
             self.push = self._begin(self._job(self._sent, squash=squash))
         except OSError as error:  # of the system
@@ -117,6 +106,26 @@ class Branch:
             failed = self.end([verdict] * len(self._sent))
             return failed._replace(outcomes=[*left_behind, *failed.outcomes])
         return Result(left_behind)
+
+    def _fence(self, parcel: Parcel) -> None:
+        """Let the commit name its parent, if this parcel makes that necessary. OSError if the disk does not tell."""
+        self._fenced = self._fenced or parcel.batch.has_attachments or parcel.run.is_fenced
+
+    def _mark(self, parcel: Parcel) -> None:
+        if parcel.batch.files:
+            parcel.lane.started(parcel.batch)
+        parcel.run.mark(parcel.batch, fenced=self._fenced)
+
+    def _refused_by_disks(self, step: Callable[[Parcel], None]) -> list[Outcome]:
+        """Do a step of a start for each parcel; those whose disk refuses stay behind, with this outcome."""
+        outcomes = list[Outcome]()
+        for parcel in list(self._sent):
+            try:
+                step(parcel)
+            except OSError as error:
+                self._sent.remove(parcel)
+                outcomes.append((parcel, Retry(filesystem.explained(error, "cannot start a push"), cause=Cause.DISK)))
+        return outcomes
 
     def carries(self, run: InFlight) -> bool:
         """Whether a push of this run is under way."""
@@ -237,14 +246,14 @@ class Branch:
             self._runs_together = min(MOST_RUNS, 2 * self._runs_together)
             return Result(outcomes, in_time=not committed or of_attachments or self.size.done(files))
         self.pacing.learn(verdict for _, verdict in outcomes)
+        for _, verdict in [] if of_attachments else outcomes:
+            self.size.failed(verdict, files)
         if (failure := failure_of_all(outcomes)) is None:
             return Result(outcomes)
         backoff = self.attachments if of_attachments else self.pacing
         step = backoff.failed(failure)
         if of_attachments and (isinstance(failure, Refused) or not step.may_hurry):
             self.pacing.hold(step)
-        if not of_attachments:
-            self.size.failed(failure, files)
         if len(outcomes) > 1:
             self._runs_together = max(1, len(outcomes) // 2)
         return Result(outcomes, failure, backoff.attempts)

@@ -275,7 +275,7 @@ class AttachmentLane(Lane):
         self, spool: Spool, host: HostSpool, ledger: Ledger, backoff: Backoff, retries: Retries, clocks: Clocks
     ) -> None:
         super().__init__(ledger, retries)
-        self.backoff = backoff  # of all attachments of the branch
+        self.backoff, self.alone = backoff, Backoff(clocks)  # of all attachments of the branch, and of this run alone
         for name in spool.host_ids():  # copies of an earlier uploader that was killed
             Copies(spool.host(name).copies, spool.run)
         self._scanner, self._copies = Attachments(spool.run), Copies(host.copies, spool.run)
@@ -299,7 +299,8 @@ class AttachmentLane(Lane):
     def request(self) -> None:
         """A member waits: what is there now is scanned soon, and a wait ends unless the Hub asked for it."""
         self._requested = True
-        self.backoff.hurry(self._now())
+        for backoff in (self.backoff, self.alone):
+            backoff.hurry(self._now())
 
     def state(self, living: int) -> Attached:
         """What is to be done about attachments while so many members live."""
@@ -317,7 +318,7 @@ class AttachmentLane(Lane):
 
     def _is_due(self, living: int) -> bool:
         now = self._now()
-        if now < self.backoff.next_try:
+        if now < max(self.backoff.next_try, self.alone.next_try):
             return False
         if not living:
             return True

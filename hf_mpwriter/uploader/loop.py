@@ -182,8 +182,7 @@ class Uploader:
         return has_left_or_taken or not is_pushing  # there may be more to scan, or it is time to leave
 
     def _decided(self, upload: RunUpload) -> Action:
-        if upload.sending.in_flight.catch_up():
-            self.branch.distrust()
+        upload.sending.catch_up()
         if upload.is_better_token_there():
             logger.info("a newer worker may have a better token; leaving the uploader lock to it")
             upload.close()

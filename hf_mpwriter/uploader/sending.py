@@ -66,7 +66,7 @@ class Sending:
         self._commits = 0
         self._knows_other_runs = False  # whether the user was told of them
         self.next_commit = clocks.now() + clocks.timing.first_scan_after  # when the commit interval is over
-        self.backoff = Backoff(clocks)  # after failures of this run alone
+        self.backoff = Backoff(clocks)  # after failures of this run alone; of attachments, see there
         self.ledger = _loaded(spool, host, start)
         self._outbox = Outbox(host, spool.run)
         self.retries = Retries(self.ledger, clocks)
@@ -111,6 +111,11 @@ class Sending:
         self.events.blind_scans = 0
         for backoff in (self.branch.pacing, self.backoff):
             backoff.end_wait(self._clocks.now())
+
+    def catch_up(self) -> None:
+        """Save what the disk has refused. When the settle time is over the Hub is read back."""
+        if self.in_flight.catch_up():
+            self.branch.distrust()
 
     def _scan_again(self) -> None:
         """Scan soon: of the last scan, something is not sent."""
@@ -269,7 +274,7 @@ class Sending:
             self.requests.forget()
         self.in_flight.acknowledge(verdict, batch)
         self.requests.audit = self.requests.audit and not verdict.checked
-        self.backoff.succeeded()
+        self._backoff_of(lane).succeeded()
         lane.done(batch, committed=verdict.own, in_time=in_time)
         if released:  # the later files of their writers waited for them, and what refused them may be over
             self._scan_again()
@@ -281,11 +286,12 @@ class Sending:
         known = set(self.ledger.quarantined)
         if isinstance(verdict, Quarantine) and not verdict.committed:
             self._forget(verdict.paths)
-        if result.failure is None:
-            self.backoff.failed(verdict)
-        attempts = self.backoff.attempts if result.failure is None else result.attempts
+        alone = self._backoff_of(lane) if result.failure is None else None
+        attempts = alone.attempts + 1 if alone else result.attempts
         if not isinstance(verdict, Split) or len(result.outcomes) == 1:  # else it may be about another run
             verdict = lane.failed(verdict, batch, attempts)
+        if alone:
+            alone.failed(verdict)
         if batch.has_attachments or isinstance(verdict, Quarantine):
             self.in_flight.save_ledger()
         if not isinstance(verdict, Unknown):
@@ -296,6 +302,10 @@ class Sending:
             self._status.notify(_refusals({path: why for path, why in verdict.paths.items() if path not in known}))
         if not lane.yielded:  # else it was ended from here, which is no failure
             self._tell_failure(verdict, attempts, of_events=lane is self.events)
+
+    def _backoff_of(self, lane: Lane) -> Backoff:
+        """The wait after failures of this run alone, of what a lane sends."""
+        return self.attachments.alone if lane is self.attachments else self.backoff
 
     def _tell_failure(self, verdict: Verdict, attempts: int, *, of_events: bool) -> None:
         is_outage = (of_events and isinstance(verdict, (Retry, Unknown))) or isinstance(verdict, Refused)

@@ -19,6 +19,7 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import branch
 from hf_mpwriter.uploader.loop import Uploader
+from hf_mpwriter.uploader.sending import Sending
 from hf_mpwriter.uploader.upload import HeldRun, RunUpload
 
 
@@ -42,14 +43,20 @@ class Driven(Uploader):
         """Its run."""
         return self.uploads[0]
 
+    @property
+    def sending(self) -> Sending:
+        """What it sends."""
+        return self.upload.sending
+
     def push_events(self) -> None:
-        """Push the oldest batch."""
-        self._push([(self.upload, self.upload.sending.events)])
+        """Push the oldest batch; if there is none, read back what the Hub has."""
+        self.upload.requests.audit |= not self.sending.events.batches
+        self._push([(self.upload, self.sending.events)])
 
     def attach(self) -> None:
         """Scan attachments, and push what was found."""
-        self.upload.sending.scan_attachments()
-        self._push([(self.upload, self.upload.sending.attachments)])
+        self.sending.scan_attachments()
+        self._push([(self.upload, self.sending.attachments)])
 
     def conclude(self, verdict: Verdict) -> None:
         """The push says this, and ends."""
@@ -128,7 +135,7 @@ class Site:
 
 def push_events(one: Driven) -> None:
     """Scan, and push the oldest batch."""
-    one.upload.sending.scan()
+    one.sending.scan()
     one.push_events()
 
 

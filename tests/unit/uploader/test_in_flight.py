@@ -22,7 +22,7 @@ from hf_mpwriter.spool.workers import peers
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
-from hf_mpwriter.uploader import in_flight
+from hf_mpwriter.uploader import branch, in_flight
 from hf_mpwriter.uploader.decision import Action, decide
 
 replace = disk.replace
@@ -56,9 +56,9 @@ def test_the_settle_time_outlives_the_uploader(place):
     two = place.uploader()
     for later, settles in ((0.0, True), (in_flight.SETTLE_TIME - 1, True), (in_flight.SETTLE_TIME, False)):
         place.now = 1100.0 + later
-        two.upload.sending.in_flight.catch_up()
-        assert two.upload.sending.in_flight.is_settling is settles
-        assert (outbox.interrupted(two.host) is not None) is settles
+        two.sending.catch_up()
+        assert two.sending.in_flight.is_settling is settles
+        assert (outbox.interrupted(two.upload.host) is not None) is settles
         assert decide(two.upload.situation()) is (Action.WAIT if settles else Action.SCAN)
 
 
@@ -71,7 +71,7 @@ def test_after_the_settle_time_the_hub_is_read_back(place):
     for records, waits, head in ((4, 0.0, None), (5, 1.0, "c" * 40), (6, in_flight.SETTLE_TIME, None)):
         event_file(place.root / NAME, records)
         place.now += waits
-        one.upload.sending.in_flight.catch_up()
+        one.sending.catch_up()
         push_events(one)
         assert place.jobs[-1].own_head == head
         one.conclude(has(**{NAME: place.jobs[-1].files[0].length}))
@@ -89,16 +89,16 @@ def test_no_push_starts_while_the_ledger_is_not_on_disk(place, monkeypatch):
     one = place.uploader()
     one.attach()
     assert len(place.jobs) == 1
-    record = Path(one.host.in_flight).read_bytes()
+    record = Path(one.upload.host.in_flight).read_bytes()
     with monkeypatch.context() as full:
         full.setattr(disk, "replace", refuse)
         one.conclude(Unknown("504"))
         push_events(one)
-    assert (len(place.jobs), Path(one.host.in_flight).read_bytes()) == (1, record)
-    assert one.status.status.kind == "Retry"
+    assert (len(place.jobs), Path(one.upload.host.in_flight).read_bytes()) == (1, record)
+    assert one.upload.status.status.kind == "Retry"
     place.now += 1000.0
-    one.upload.sending.in_flight.catch_up()
-    assert not os.path.exists(one.host.in_flight)
+    one.sending.catch_up()
+    assert not os.path.exists(one.upload.host.in_flight)
     push_events(one)
     assert len(place.jobs) == 2
     assert list(place.uploader().sending.ledger.uncertain) == ["a.txt"]
@@ -109,10 +109,10 @@ def test_the_record_of_a_dead_host_costs_one_settle_time(place):
     other = Outbox(place.host(), place.spool.run)
     other.mark_in_flight(Batch(1, ()), fenced=False)
     one = place.uploader()
-    assert one.upload.sending.in_flight.is_settling
+    assert one.sending.in_flight.is_settling
     assert place.uploader().sending.in_flight.is_settling, "it was not over"
     place.now += in_flight.SETTLE_TIME
-    one.upload.sending.in_flight.catch_up()
+    one.sending.catch_up()
     assert not place.uploader().sending.in_flight.is_settling
     assert os.path.exists(place.host().in_flight), "it is that host's"
     other.mark_in_flight(Batch(2, ()), fenced=False)
@@ -124,9 +124,9 @@ def test_what_a_dead_host_was_sending_is_uncertain_once(place):
     (file,) = Attachments(place.spool.run).scan(lambda _: True).files
     Outbox(place.host(), place.spool.run).mark_in_flight(Batch(0, (file,)), fenced=True)
     one = place.uploader()
-    assert list(one.upload.sending.ledger.uncertain) == ["a.txt"]
-    one.upload.sending.ledger.acknowledge({"a.txt": file.content}, "c", 1.0)
-    one.upload.sending.in_flight.save_ledger()
+    assert list(one.sending.ledger.uncertain) == ["a.txt"]
+    one.sending.ledger.acknowledge({"a.txt": file.content}, "c", 1.0)
+    one.sending.in_flight.save_ledger()
     assert place.uploader().sending.ledger.uncertain == {}
 
 
@@ -143,7 +143,7 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, monke
         one = place.uploader()
         one.branch.pacing._counts[Moved] = 100
         push_events(one)
-        os.unlink(one.host.in_flight)  # the outcome is known
+        os.unlink(one.upload.host.in_flight)  # the outcome is known
         return place.jobs[-1].fenced
 
     assert not is_fenced()
@@ -183,7 +183,7 @@ def test_a_disk_that_does_not_tell_of_other_hosts_delays_a_push(place, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(UploaderStatus, "read", refuse_status)
         push_events(one)
-    assert (place.jobs, one.status.status.kind) == ([], "Retry")
+    assert (place.jobs, one.upload.status.status.kind) == ([], "Retry")
     one.push_events()
     assert len(place.jobs) == 1
 
@@ -210,7 +210,7 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, monkeypatch):
     monkeypatch.setattr(disk, "replace", another_starts)
     push_events(one)
     assert place.jobs[-1].fenced
-    assert not outbox.interrupted(one.host).fenced, "the one that started believes the worst"
+    assert not outbox.interrupted(one.upload.host).fenced, "the one that started believes the worst"
 
 
 def test_attachments_name_their_parent_however_busy_the_branch_is(place):
@@ -218,52 +218,52 @@ def test_attachments_name_their_parent_however_busy_the_branch_is(place):
     one = place.uploader()
     one.branch.pacing._counts[Moved] = 100
     one.attach()
-    assert (place.jobs[-1].fenced, outbox.interrupted(one.host).fenced) == (True, True)
+    assert (place.jobs[-1].fenced, outbox.interrupted(one.upload.host).fenced) == (True, True)
 
 
 def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, monkeypatch):
     """In between another one was here: it has sent things, and its batches have numbers of their own."""
     one = place.uploader()
-    one.upload.sending.scan()
-    number, release = one.upload.sending.events.batches[0].number, locks.release
+    one.sending.scan()
+    number, release = one.sending.events.batches[0].number, locks.release
 
     def another_comes(fd: int) -> None:
         release(fd)
         lock = locks.try_exclusive(place.spool.uploader_lock)
         two = uploader(place.spool, lambda: place.now, lock=lock)
         event_file(place.root / NAME.replace("17", "18"), 3)
-        two.upload.sending.scan()
-        two.upload.sending.ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
-        two.upload.sending.in_flight.save_ledger()
+        two.sending.scan()
+        two.sending.ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
+        two.sending.in_flight.save_ledger()
         release(lock)
 
     monkeypatch.setattr(locks, "release", another_comes)
     MemberFile(place.spool, "main", Process.current(), Settings())
-    assert not one.leave()
-    assert one.upload.sending.ledger.length(NAME) == 10_000
-    one.upload.sending.scan()
-    assert min(batch.number for batch in one.upload.sending.events.batches) > number + 1
+    assert not one.upload.leave()
+    assert one.sending.ledger.length(NAME) == 10_000
+    one.sending.scan()
+    assert min(batch.number for batch in one.sending.events.batches) > number + 1
 
 
 def test_the_outcome_of_a_push_of_before_a_request_for_a_new_repository_is_no_answer_to_it(place):
     """That push had no leave to create one, and the repository may be gone since; the next push has."""
     one = place.uploader()
-    one.upload.sending.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
+    one.sending.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
     push_events(one)
     assert not place.jobs[-1].create
-    one.upload.sending.in_flight.may_create = True
+    one.sending.in_flight.may_create = True
     one.conclude(Refused("it is gone", "sync --create"))
-    assert one.status.status.kind == "Retry"
+    assert one.upload.status.status.kind == "Retry"
     one.push_events()
     assert place.jobs[-1].create
     one.conclude(Refused("401", "login"))
-    assert one.status.status.kind == "Refused"
-    one.upload.sending.in_flight.may_create = False
+    assert one.upload.status.status.kind == "Refused"
+    one.sending.in_flight.may_create = False
     for create in (False, True, False):
         event_file(place.root / NAME, len(place.jobs) + 4)
         push_events(one)
         assert place.jobs[-1].create is create
-        one.upload.sending.in_flight.may_create |= len(place.jobs) == 3
+        one.sending.in_flight.may_create |= len(place.jobs) == 3
         one.conclude(has(**{NAME: place.jobs[-1].files[0].length}))
 
 
@@ -271,15 +271,15 @@ def test_an_audit_reads_back_whatever_was_in_flight_when_it_was_asked_for(place)
     """The push of before has a head of its own by then; the audit trusts none."""
     one = place.uploader()
     push_events(one)
-    one.requests.audit = True
+    one.upload.requests.audit = True
     one.conclude(has(**{NAME: place.jobs[-1].files[0].length}))
-    one.upload.sending.scan()
-    assert (place.jobs[-1].files, place.jobs[-1].own_head) == ((), None)
+    push_events(one)
+    assert (place.jobs[-1].files, place.jobs[-1].own_head) == ([], None)
 
 
 def test_what_a_killed_push_has_downloaded_is_removed(place):
     """It is in the cache of the host."""
-    scratch = Path(place.uploader().host.cache, SCRATCH)
+    scratch = Path(place.uploader().upload.host.cache, SCRATCH)
     (scratch / "deep").mkdir(parents=True)
     (scratch / "deep" / "copy").write_bytes(b"x")
     place.uploader()
@@ -296,7 +296,7 @@ def test_a_push_that_went_well_gets_the_next_batch(site):
     for count in (1, 2):
         site.pushes[0].lingers = True
         one.conclude(has())
-        one.upload.sending.in_flight.catch_up()
+        one.sending.catch_up()
         one.push_events()
         assert (len(site.pushes), len(site.pushes[0].taken)) == (1, count)
         assert one.branch.push is site.pushes[0]
@@ -310,17 +310,17 @@ def test_a_push_that_went_well_gets_the_next_batch(site):
 def test_the_push_that_a_request_leads_to_gets_ready_while_the_files_are_scanned(site, monkeypatch):
     """It imports its client meanwhile, and then takes the batch. Where no push may follow, none is started."""
     one = site.uploader()
-    one.upload.sending.scan()
+    one.sending.scan()
     assert site.pushes == []
-    one.requests.audit, scan = True, one.upload.sending.events.scan
+    one.upload.requests.audit, scan = True, one.sending.events.scan
 
     def watched(*given, **named):
         (push,) = site.pushes
         push.lingers = True
         return scan(*given, **named)
 
-    monkeypatch.setattr(one.upload.sending.events, "scan", watched)
-    one.upload.sending.scan()
+    monkeypatch.setattr(one.sending.events, "scan", watched)
+    push_events(one)
     assert (len(site.pushes), [job.prepares for job in site.pushes[0].taken]) == (1, [False])
     assert one.branch.push is site.pushes[0]
 
@@ -346,7 +346,7 @@ def test_pushes_that_follow_each_other_closely_share_a_process_that_waits_longer
         one.push_events()
         site.pushes[-1].lingers = True
         one.conclude(has())
-    shortly, long = in_flight.LINGER, in_flight.LINGER * in_flight.CLOSELY
+    shortly, long = branch.LINGER, branch.LINGER * branch.CLOSELY
     assert [(one.linger, len(one.taken)) for one in site.pushes] == [(shortly, 0), (long, 1), (shortly, 0)]
 
 
@@ -357,7 +357,8 @@ def test_an_uploader_that_leaves_ends_the_push_that_lingers(site):
         one.push_events()
         site.pushes[-1].lingers, site.pushes[-1].ended = True, ends
         one.conclude(has())
-        one.upload.sending.in_flight.catch_up()
+        one.branch.reap()
         assert site.pushes[-1].let_gone is ends
-    one.leave()
+    one.upload.leave()
+    one.close()
     assert site.pushes[-1].let_gone

@@ -62,18 +62,24 @@ class Run:
     def start(self) -> Batch:
         """A push of the next batch starts."""
         batch = self.lane.batches[0]
+        self.size.started()
         self.lane.started(batch)
         return batch
 
     def done(self) -> None:
         """The Hub takes the next batch."""
         batch = self.start()
+        self.arrives(batch)
+
+    def arrives(self, batch: Batch) -> None:
+        """The Hub has taken a batch."""
         self.ledger.acknowledge({file.path: Sent(file.length, "0" * 64) for file in batch.files}, "c", 1000.0)
-        self.lane.done(batch, committed=True)
+        self.lane.done(batch, committed=True, in_time=self.size.done(len(batch.files)))
 
     def fail(self, verdict) -> None:
         """The Hub refuses the next batch."""
         batch = self.start()
+        self.size.failed(verdict, len(batch.files))
         if isinstance(self.lane.failed(verdict, batch, 1), Quarantine):
             self.lane.drop(batch)
 
@@ -287,7 +293,6 @@ def test_any_other_failure_ends_the_splitting(run, verdict):
     run.lane.require_scan()
     assert run.lane.failed(verdict, run.start(), 1) is verdict
     assert run.lane.outgoing is Outgoing.STALE
-    assert run.lane.backoff.attempts == 2
 
 
 def test_a_quarantined_path_takes_its_batch_out_of_the_outbox(run):
@@ -410,8 +415,7 @@ def test_after_a_slow_commit_a_scan_makes_the_batches_anew_no_larger_than_before
     many(run, 350)
     batch = run.start()
     run.now += SLOW_COMMIT
-    run.ledger.acknowledge({file.path: Sent(file.length, "0" * 64) for file in batch.files}, "c", 1000.0)
-    run.lane.done(batch, committed=True)
+    run.arrives(batch)
     assert run.lane.outgoing is Outgoing.STALE
     run.scan()
     assert sizes(run) == [100, 150]

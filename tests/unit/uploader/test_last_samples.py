@@ -43,12 +43,12 @@ def test_an_uploader_waits_for_the_seal_before_it_scans_once_more(spool):
     lock = locks.try_exclusive(spool.uploader_lock)
     one = uploader(spool, lambda: now[0], lock=lock)
     now[0] += SEAL_WAIT - 1
-    one.peers.here = [SAMPLER]
-    one.upload.sending.note()
+    one.upload.peers.here = [SAMPLER]
+    one.sending.note()
     assert decide(one.upload.situation()) is Action.WAIT
-    one.peers.here = [replace(SAMPLER, growing=frozenset())]
+    one.upload.peers.here = [replace(SAMPLER, growing=frozenset())]
     assert decide(one.upload.situation()) is Action.SCAN
-    one.peers.here = [SAMPLER]
+    one.upload.peers.here = [SAMPLER]
     now[0] += 2
     assert decide(one.upload.situation()) is Action.SCAN
 
@@ -56,25 +56,25 @@ def test_an_uploader_waits_for_the_seal_before_it_scans_once_more(spool):
 def test_a_sampler_brings_no_better_token_and_no_life(spool):
     """An uploader whose token was refused would leave for it, again and again."""
     one = uploader(spool)
-    one.status.failed(Refused("no", ""), 1)
-    one.peers.here = [replace(SAMPLER, requests=1)]
-    assert not one._is_better_token_there()
+    one.upload.status.failed(Refused("no", ""), 1)
+    one.upload.peers.here = [replace(SAMPLER, requests=1)]
+    assert not one.upload.is_better_token_there()
     assert one.upload.situation().living == 0
 
 
 def test_a_sampler_that_is_left_over_decides_no_settings(spool):
     """It has those of the worker that has started it: patterns that a newer worker has narrowed would be wide again."""
     one = uploader(spool)
-    one.peers.here = [SAMPLER]
-    one.upload.sending.note()
-    assert one.upload.sending.ledger.settings == SAMPLER.settings, "nothing else is known"
+    one.upload.peers.here = [SAMPLER]
+    one.sending.note()
+    assert one.sending.ledger.settings == SAMPLER.settings, "nothing else is known"
     worker = replace(
         SAMPLER, name=MemberName.of("main", PROCESS, 2), started_at=4e9, settings=Settings(commit_every=1.0)
     )
     for members in ([worker, SAMPLER], [replace(worker, alive=False), SAMPLER], [SAMPLER]):
-        one.peers.here = members
-        one.upload.sending.note()
-        assert one.upload.sending.ledger.settings == worker.settings
+        one.upload.peers.here = members
+        one.sending.note()
+        assert one.sending.ledger.settings == worker.settings
 
 
 def test_a_mirror_waits_for_the_seal_before_it_leaves(tmp_path):

@@ -7,7 +7,7 @@ import itertools
 import random
 
 import pytest
-from uploaders import uploader
+from uploaders import Driven, uploader
 
 from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
@@ -16,7 +16,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.status import LINGER, UploaderStatus
 from hf_mpwriter.system.directory import at
-from hf_mpwriter.uploader.loop import Uploader
+from hf_mpwriter.uploader.branch import Parcel
 from hf_mpwriter.uploader.pacing import Clocks, Pacing
 from hf_mpwriter.uploader.rate_limit import HOUR, RateLimit, Rule
 
@@ -141,7 +141,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def one(run_dir, monkeypatch, clock) -> Uploader:
+def one(run_dir, monkeypatch, clock) -> Driven:
     """The uploader of node 63 of 64, with a cache folder of its own."""
     monkeypatch.setenv("HF_MPWRITER_COMMITS_PER_HOUR", "100")
     monkeypatch.setenv("XDG_CACHE_HOME", str(run_dir.parent / "cache"))
@@ -153,13 +153,13 @@ def one(run_dir, monkeypatch, clock) -> Uploader:
 def test_an_uploader_without_workers_waits_for_its_share_and_says_when_that_is(one, clock):
     """The wait ends later than the ten minutes of an uploader without workers; those follow."""
     assert not one.branch.pacing.take(urgent=True)
-    one.upload.sending._explain_wait()
-    (text,) = [notice.text for notice in UploaderStatus.read(one.host).notices]
+    one.sending.has_to_wait()
+    (text,) = [notice.text for notice in UploaderStatus.read(one.upload.host).notices]
     assert text.startswith("64 nodes share the 100 commits per hour of this repository")
     assert "about one in 48 minutes" in text
     assert "one logdir for all nodes" in text
-    one._publish()
-    status = UploaderStatus.read(one.host)
+    one.upload.publish()
+    status = UploaderStatus.read(one.upload.host)
     assert status.blocked_until == one.branch.pacing.due_at > clock.now + LINGER
     assert status.reason.startswith("the next commit is due at about ")
     clock.now = status.blocked_until - 1
@@ -172,7 +172,7 @@ def test_an_uploader_without_workers_waits_for_its_share_and_says_when_that_is(o
 
 def test_a_wait_that_the_hub_wishes_outlasts_the_ten_minutes(one, clock):
     """429 with an hour: the uploader tries again after it, and has ten minutes from then; but not for ever."""
-    one.upload.sending.in_flight._sent = (one.upload.sending.events, Batch(0, ()))
+    one.branch._sent = [Parcel(one.sending.in_flight, one.sending.events, Batch(0, ()))]
     one.conclude(Retry("429", 3600.0))
     clock.now += 3599
     assert one.upload.situation().abandoned_for < 0

@@ -26,7 +26,7 @@ def test_the_members_of_an_uploader_that_may_live_are_left_to_it_until_it_can_ha
     MemberFile(site.spool, "main", Process.current(), Settings()).write({"open": OURS})
     site.hear()
     os.utime(site.host().daemon("uploader").status, (time.time() - 2, time.time() - 2))
-    one = site.uploader()
+    one = site.uploader().upload
     one.peers.look()
     assert (one.peers.hosts, [member.name.worker for member in one.peers.here]) == ({there.host}, ["main"])
     assert (one.peers.takes(OURS), one.peers.takes(THEIRS)) == (True, False)
@@ -40,7 +40,7 @@ def test_the_members_of_an_uploader_that_may_live_are_left_to_it_until_it_can_ha
 
 def test_an_uploader_that_goes_on_beside_this_one_is_told_of_once(site):
     """It has said something since this one took the lock, so it holds one of its own."""
-    one = site.uploader()
+    one = site.uploader().upload
     site.hear()
     for _ in range(2):
         site.now += peers.LOOK_EVERY
@@ -52,7 +52,7 @@ def test_an_uploader_that_goes_on_beside_this_one_is_told_of_once(site):
 def test_once_all_has_come_from_the_logdir_there_is_something_to_scan(site, monkeypatch):
     """Of a staged run, no worker lives: the last scan came before what has come back. Until then it does not leave."""
     MirrorRecord(str(site.root.parent / "logdir"), 1.0).publish(site.spool)
-    one, returning = site.uploader(), [True]
+    one, returning = site.uploader().upload, [True]
     monkeypatch.setattr(LogdirSink, "is_returning", property(lambda _: returning[0]))
     one.peers.look()
     assert (one.peers.awaits_more, one.peers.take_news()) == (True, False)

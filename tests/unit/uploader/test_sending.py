@@ -33,7 +33,7 @@ def test_an_uploader_that_leaves_sweeps_once_more(site):
     path = Path(site.spool.members, f".{name}.tmp")
     path.touch()
     assert decide(one.upload.situation()) is not Action.LEAVE, "what was left behind is scanned first"
-    assert one.leave()
+    assert one.upload.leave()
     assert not path.exists()
 
 
@@ -43,15 +43,15 @@ def test_a_look_that_fails_forgets_no_host_that_has_left(site, monkeypatch):
     monkeypatch.setattr(peers, "living_others", lambda *_: others[0])
     one = site.uploader()
     one.tick()
-    one.upload.sending.events.has_scanned, others[0] = True, frozenset()
+    one.sending.events.has_scanned, others[0] = True, frozenset()
     site.now += peers.LOOK_EVERY
     with monkeypatch.context() as failing:
-        failing.setattr(one.peers.members, "all", lambda: (_ for _ in ()).throw(OSError(5, "EIO")))
+        failing.setattr(one.upload.peers.members, "all", lambda: (_ for _ in ()).throw(OSError(5, "EIO")))
         with pytest.raises(OSError, match="EIO"):
-            one.peers.look()
-    one.peers.look()
-    one.upload.sending.note()
-    assert not one.upload.sending.events.has_scanned
+            one.upload.peers.look()
+    one.upload.peers.look()
+    one.sending.note()
+    assert not one.sending.events.has_scanned
 
 
 # event files
@@ -61,10 +61,10 @@ def test_a_push_that_the_rate_limit_refuses_has_not_started(site, monkeypatch):
     """A large file that grows is not taken for copied, and its next turn is not an hour away."""
     event_file(site.root / NAME, 2)
     one, started = site.uploader(), []
-    one.upload.sending.scan()
-    monkeypatch.setattr(one.upload.sending.events._large, "started", started.append)
+    one.sending.scan()
+    monkeypatch.setattr(one.sending.events._large, "started", started.append)
     monkeypatch.setattr(one.branch.pacing, "take", lambda **_: False)
-    one._act(Action.PUSH)
+    one.push_events()
     assert (started, one.branch.push) == ([], None)
 
 
@@ -85,7 +85,7 @@ def test_a_file_that_the_hub_has_refused_takes_no_commit_of_those_that_are_kept_
     one, asked = site.uploader(), []
     monkeypatch.setattr(one.branch.pacing, "take", lambda *, urgent, **_: asked.append(urgent))
     push_events(one)
-    one.upload.sending.ledger.quarantine(NAME, "too bad", 1, 0.0)
+    one.sending.ledger.quarantine(NAME, "too bad", 1, 0.0)
     one.push_events()
     assert asked == [True, False]
 
@@ -96,15 +96,15 @@ def test_sync_gets_a_large_file_again_whose_push_has_failed(site, monkeypatch):
     one = site.uploader()
     MemberFile(site.spool, "main", Process.current(), Settings())
     MemberFile(site.spool, OBSERVER, Process.current(), Settings()).count(requests=1)
-    one.peers.look()
-    one.upload.sending.note()
+    one.upload.peers.look()
+    one.sending.note()
     event_file(site.root / THEIRS, 1)
-    one.requests.audit = False  # a smaller batch has gone before
+    one.upload.requests.audit = False  # a smaller batch has gone before
     for _ in range(2):
-        one.upload.sending.scan()
-        assert any(file.is_large for batch in one.upload.sending.events.batches for file in batch.files)
-        for batch in one.upload.sending.events.batches:
-            one.upload.sending.events._large.started(batch.files)
+        one.sending.scan()
+        assert any(file.is_large for batch in one.sending.events.batches for file in batch.files)
+        for batch in one.sending.events.batches:
+            one.sending.events._large.started(batch.files)
 
 
 def test_a_failure_after_the_first_batch_does_not_make_sync_forget_the_rest(tmp_path, site, monkeypatch):
@@ -137,7 +137,7 @@ def test_a_failure_after_the_first_batch_does_not_make_sync_forget_the_rest(tmp_
 def test_a_copy_that_is_not_ours_any_more_counts_for_nothing(site):
     """The ledger claims the length no more, so a wait does not end; of other files it says what it said."""
     one, other = site.uploader(), "other.tfevents"
-    ledger = one.upload.sending.ledger
+    ledger = one.sending.ledger
     ledger.acknowledge({NAME: Sent(5, "00"), other: Sent(7, "00")}, "c", 1.0)
     for verdict, length in (
         (Quarantine({NAME: "a .gitignore"}, committed=True), 5),
@@ -155,22 +155,22 @@ def test_a_path_that_the_hub_takes_again_has_the_other_refused_ones_tried(site):
     one = site.uploader()
     for path in (NAME, THEIRS):
         event_file(site.root / path, 1)
-        one.upload.sending.retries.refused(path, "the repository's .gitignore leaves it out", certain=True)
+        one.sending.retries.refused(path, "the repository's .gitignore leaves it out", certain=True)
     site.now += 600.0
-    one.upload.sending.retries.postpone([THEIRS])
+    one.sending.retries.postpone([THEIRS])
     push_events(one)
     (file,) = site.jobs[-1].files
     assert file.path == NAME
     one.conclude(has(**{NAME: file.length}))
-    assert one.upload.sending.retries.due(attachments=False) == {THEIRS}
+    assert one.sending.retries.due(attachments=False) == {THEIRS}
 
 
 def test_the_log_counts_only_what_the_hub_did_not_have(site):
     """An event file counts with what it has grown by; an attachment as a whole, unless it is the same."""
     one = site.uploader()
-    new = one.upload.sending._new_bytes
+    new = one.sending._new_bytes
     assert new(NAME, Sent(100, "a")) == 100
-    one.upload.sending.ledger.acknowledge({NAME: Sent(100, "a"), "notes.txt": Sent(7, "b")}, "c" * 40, 5.0)
+    one.sending.ledger.acknowledge({NAME: Sent(100, "a"), "notes.txt": Sent(7, "b")}, "c" * 40, 5.0)
     assert (new(NAME, Sent(130, "c")), new(NAME, Sent(90, "d"))) == (30, 0)
     assert (new("notes.txt", Sent(7, "b")), new("notes.txt", Sent(8, "e"))) == (0, 8)
 
@@ -182,12 +182,12 @@ def test_a_refused_attachment_is_sent_with_what_the_hub_may_hold_of_it(site):
     """Its last content is no file of others."""
     write(site.root, "a.txt", b"one")
     one, held = site.uploader(), Sent(1, "0" * 64, "0" * 40)
-    one.upload.sending.ledger.acknowledge({"a.txt": held}, "c", 1.0)
-    one.upload.sending.retries.refused("a.txt", "400", certain=False)
+    one.sending.ledger.acknowledge({"a.txt": held}, "c", 1.0)
+    one.sending.retries.refused("a.txt", "400", certain=False)
     site.now += 600.0
     one.attach()
     assert [file.path for file in site.jobs[-1].files] == ["a.txt"]
-    assert site.jobs[-1].uncertain == {"a.txt": [held]}
+    assert site.jobs[-1].parts[0].uncertain == {"a.txt": [held]}
 
 
 def test_what_the_hub_has_lost_is_looked_at_again_at_once(site):
@@ -195,8 +195,8 @@ def test_what_the_hub_has_lost_is_looked_at_again_at_once(site):
     write(site.root, "gone.txt", b"one")
     one, sink = site.uploader(), HubSink(Spool(str(site.root)))
     (file,) = attachments.Attachments(site.spool.run).scan(lambda _: True).files
-    one.upload.sending.ledger.acknowledge({file.path: file.content}, "c", 1.0)
-    one.upload.sending.scan()
+    one.sending.ledger.acknowledge({file.path: file.content}, "c", 1.0)
+    one.sending.scan()
     assert decide(one.upload.situation()) is Action.ATTACH
     one.attach()
     assert decide(one.upload.situation()) is Action.LEAVE
@@ -205,9 +205,9 @@ def test_what_the_hub_has_lost_is_looked_at_again_at_once(site):
     one.conclude(has(own=False, checked=True, **{file.path: Sent(0, "")}))
     assert decide(one.upload.situation()) is Action.SCAN
     assert sink.missing({file.path: 3}) == {file.path: 3}
-    one.upload.sending.scan()
+    one.sending.scan()
     one.attach()
-    assert site.jobs[-1].files == (file,)
+    assert site.jobs[-1].files == [file]
 
 
 def test_a_file_above_the_limit_is_parked_with_what_to_do(site, monkeypatch):
@@ -224,7 +224,7 @@ def test_a_file_above_the_limit_is_parked_with_what_to_do(site, monkeypatch):
     one.conclude(has(**{file.path: file.content for file in site.jobs[-1].files}))
     one.attach()
     assert [file.path for file in site.jobs[-1].files] == ["big.bin"]
-    assert one.upload.sending.ledger.quarantined == {}
+    assert one.sending.ledger.quarantined == {}
 
 
 def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(site):
@@ -237,12 +237,12 @@ def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(site)
     assert not site.pushes[0].killed
     one.terminate()
     assert one.tick()
-    assert (site.pushes[0].killed, list(one.upload.sending.ledger.uncertain), copies(site.root)) == (
+    assert (site.pushes[0].killed, list(one.sending.ledger.uncertain), copies(site.root)) == (
         True,
         ["slow.bin"],
         [],
     )
-    assert one.status.status.kind == "", "it was ended from here, which is no failure"
+    assert one.upload.status.status.kind == "", "it was ended from here, which is no failure"
     assert one.tick()
     assert [file.path for file in site.jobs[-1].files] == [NAME]
 
@@ -273,7 +273,7 @@ def test_attachments_that_fail_do_not_hold_back_events(site):
     assert one.branch.pacing.next_try <= site.now
     event_file(site.root / NAME, 3)
     assert decide(one.upload.situation()) is Action.SCAN
-    one.upload.sending.scan()
+    one.sending.scan()
     assert decide(one.upload.situation()) is Action.PUSH
     one.attach()
     one.conclude(Refused("403", "a token"))
