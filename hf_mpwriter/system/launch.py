@@ -59,7 +59,7 @@ _PYTHON_NAME = re.compile(
 )
 
 DAEMONS = {
-    "uploader": "hf_mpwriter.uploader.meeting",
+    "uploader": "hf_mpwriter.uploader.usher",
     "mirror": "hf_mpwriter.mirror.loop",
     "sampler": "hf_mpwriter.sampler",
 }

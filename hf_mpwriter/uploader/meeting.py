@@ -50,7 +50,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeVar
 
 from hf_mpwriter._version import __version__
-from hf_mpwriter.system import disk, hf_home, launch, process
+from hf_mpwriter.system import disk, hf_home, process
 from hf_mpwriter.system.directory import Directory, Place, identity
 
 PATIENCE = 3.0  # seconds of an usher, until it is an uploader itself
@@ -453,24 +453,3 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
 def _close_all(fds: list[int] | Descriptors) -> None:
     for fd in fds:
         os.close(fd)
-
-
-def main() -> None:
-    """Entry point of a process that is started as an uploader: hand the run over, or serve it."""
-    record, environ = launch.read_record(), os.environ
-    own, meeting = Descriptors(launch.LOCK_FD, launch.RUN_DIR_FD, launch.SPOOL_FD, log=2), None
-    with contextlib.suppress(
-        ValueError, KeyError, TypeError
-    ):  # a record that cannot be read is told of by the uploader
-        folder, key = folder_of(environ), Key.of(record, environ, surroundings(launch.RUN_DIR_FD))
-        is_taken = hand_over(folder, key, record, own, PATIENCE)
-        if not is_taken and (meeting := Meeting.open(folder, key)) is not None:
-            # of two that have started at once, the younger one sees the older one now
-            is_taken = hand_over(folder, key, record, own, PATIENCE, younger=meeting.name)
-        if is_taken:
-            if meeting is not None:
-                meeting.close()
-            os._exit(0)
-    from hf_mpwriter.uploader.loop import serve  # here: a process that hands over needs nothing of it
-
-    serve(record, meeting)
