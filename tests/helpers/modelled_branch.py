@@ -82,8 +82,8 @@ class Client:
         for source in sources:
             file = source.file
             with open(source.path, "rb") as opened:
-                contents[file.path] = opened.read(file.length)
-            if len(contents[file.path]) != file.length:
+                contents[source.target] = opened.read(file.length)
+            if len(contents[source.target]) != file.length:
                 raise FileNotFoundError(file.path)
         request = Request(contents, int(parent) if fenced else None, self._now + ARRIVAL)
         if fate == "unavailable":

@@ -77,7 +77,7 @@ class SilentPush:
         """What it says."""
         return [], [Unknown("the push ended by signal 9")] if self.killed else []
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float, *_others: int) -> None:
         """Nothing to wait for."""
 
     def take(self, job: Job, _limit: float, _spools: Sequence[Spool]) -> bool:

@@ -22,6 +22,7 @@ from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.uploader import in_flight
+from hf_mpwriter.uploader.branch import Branch
 from hf_mpwriter.uploader.sending import Sending
 
 FIND = hypothesis.settings(QUICK, max_examples=1000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
@@ -32,22 +33,23 @@ def test_whatever_happens_all_arrives_and_nothing_shrinks():
     run_state_machine_as_test(Durability, settings=QUICK)
 
 
-def _early_ledger(push):
-    def early(self, lane, batch):
+def _early_ledger(start):
+    def early(self, parcels, **options):
         """Acknowledge, then commit."""
-        sent = {file.path: Sent(file.length, "0" * 64) for file in batch.files}
-        self.ledger.acknowledge(sent, "early", 0.0)
-        self.in_flight.save_ledger()
-        push(self, lane, batch)
+        for parcel in parcels:
+            sent = {file.path: Sent(file.length, "0" * 64) for file in parcel.batch.files}
+            parcel.run.ledger.acknowledge(sent, "early", 0.0)
+            parcel.run.save_ledger()
+        return start(self, parcels, **options)
 
     return early
 
 
 def _early_clear(done):
-    def early(self, verdict, lane, batch):
+    def early(self, verdict, parcel, **options):
         """Drop the record, then save the ledger."""
         self.in_flight.clear()
-        done(self, verdict, lane, batch)
+        done(self, verdict, parcel, **options)
 
     return early
 
@@ -94,9 +96,9 @@ SABOTAGES = {  # what to break, and how it is found
     ),
     "no record before a push": (outbox.Outbox, "mark_in_flight", _no_record, "its record is not durable"),
     "ledger before commit": (
-        Sending,
-        "push",
-        _early_ledger(Sending.push),
+        Branch,
+        "start",
+        _early_ledger(Branch.start),
         "bytes have arrived|claims more than the Hub",
     ),
     "record dropped before ledger": (
