@@ -132,11 +132,11 @@ def make_files(run_dir: Path, count: int, size: int) -> None:
         first[directory] = path
 
 
-def arrive(run_dir: Path) -> Spool:
+def arrive(run_dir: Path, destination: Destination = DESTINATION) -> Spool:
     """Write a ledger that says that the Hub has all that is there."""
     spool = Spool(str(run_dir))
-    spool.record_destination(DESTINATION)
-    ledger, host = Ledger(DESTINATION, repo_id=DESTINATION.repo_id), spool.host(host_id())
+    spool.record_destination(destination)
+    ledger, host = Ledger(destination, repo_id=destination.repo_id), spool.host(host_id())
     sizes = {str(path.relative_to(run_dir)): path.stat().st_size for path in run_dir.rglob("*.tfevents.*")}
     ledger.acknowledge({path: Sent(size, "0" * 64) for path, size in sizes.items()}, "c" * 40, time.time())
     os.makedirs(host.root, mode=0o700, exist_ok=True)

@@ -23,13 +23,13 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib.isolation import variables
+from lib.marked import marked
 
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import LocalHub
@@ -73,7 +73,7 @@ def measure(command: list[str], env: dict[str, str]) -> Cost:
 
     def sample() -> None:
         while not over.wait(SAMPLE):
-            peak[0] = max(peak[0], sum(map(pss, marked(mark))))
+            peak[0] = max(peak[0], sum(map(pss, marked(f"{MARK}={mark}"))))
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -86,7 +86,7 @@ def measure(command: list[str], env: dict[str, str]) -> Cost:
         thread.join()
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: {done.stderr}")
-    while list(marked(mark)):  # the uploader leaves
+    while list(marked(f"{MARK}={mark}")):  # the uploader leaves
         time.sleep(SAMPLE)
     with contextlib.suppress(ChildProcessError):  # its orphans have become our children
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -98,15 +98,6 @@ def processor() -> float:
     """Seconds of processor that the processes have used that were collected here, and those that they collected."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def marked(mark: str) -> Iterator[int]:
-    """The processes with a mark in their environment."""
-    wanted = f"{MARK}={mark}".encode()
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            if wanted in Path(f"/proc/{pid}/environ").read_bytes():
-                yield int(pid)
 
 
 def pss(pid: int) -> float:

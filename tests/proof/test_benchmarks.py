@@ -1,4 +1,4 @@
-"""The benchmarks of uploads and of the uploader in small: every part shows its figures, and leaves nothing."""
+"""The benchmarks of uploads, uploaders and sweeps in small: every part shows its figures, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -33,6 +33,23 @@ UPLOADER = {
         "many files, 30: CPU in 5 min, that commit included": "s target 3",
         "children, 5: claims left, one per worker directory": "",
     },
+}
+SWEEP = {
+    ("--serial", "--block"): {
+        "an end, median of 3": "s",
+        "an end, longest": "s target 10",
+        "all on the Hub after the last end": "s target 600",
+        "uploaders at most at once": "",
+        "memory of all uploaders at most (pss)": "MiB target 30",
+    },
+    ("--pool",): {"an end, median of 4": "s", "the program": "s", "commits that the Hub got": ""},
+    ("--long", "--finished"): {
+        "commits per interval of 3 s, of 3 runs": "target 1",
+        "oldest record not on the Hub, worst run": "inter. target 1.1",
+        "8 living runs alone: uploaders": "",
+        "beside 20 finished ones: memory of the uploaders (pss)": "MiB",
+    },
+    ("--names",): {"folders shared by runs that differ": "target 0", "folders that a pull has changed": "target 0"},
 }
 
 
@@ -82,3 +99,17 @@ def test_every_part_of_the_uploader_shows_its_figures(tmp_path, parts):
         assert float(row[0]) >= 0
         assert " ".join(row[1:]).startswith(target)
         assert not target or row[-1] in ("met", "MISSED")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("parts", SWEEP, ids=" ".join)
+def test_every_part_of_a_sweep_shows_its_figures(tmp_path, parts):
+    """A row per figure, with a value, and whether its target is met."""
+    rows = lines(tmp_path, "sweep.py", "--quick", *parts)
+    for what, target in SWEEP[parts].items():
+        found = [row.removeprefix(what).split() for row in rows if row.startswith(what)]
+        assert found, rows
+        for row in found:
+            assert float(row[0]) >= 0
+            assert " ".join(row[1:]).startswith(target)
+            assert "target" not in target or row[-1] in ("met", "MISSED")

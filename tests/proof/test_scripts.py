@@ -36,6 +36,7 @@ def on(kind, command: str, prints: str = ""):
         Row("soak.py --lanes 1 --minutes 0.2 --seed 7", "0 lost, 0 duplicated, 0 shrunk, 0 hung, nothing left behind"),
         Row("environments.py --examples 6 --seed 20261122"),
         Row("crash_writer.py --writer ours --kills 12 --seed 7", "ours: 0 of "),
+        Row("sweep.py --runs 8 --kills 15 --seed 7", "0 lost, 0 doubled, every run complete, every failure told once"),
         *(on(kind, "power_cut.py --cuts 15 --seed 7") for kind in KINDS),
         pytest.param(Row("hostile_user.py --minutes 0.3 --seed 7"), marks=ROOT_ONLY),
     ],

@@ -223,10 +223,7 @@ class Run:
 
     def missing(self) -> dict[str, int]:
         """Return the bytes per path that the ledgers do not claim."""
-        return HubSink(self.spool).missing({file.path: file.length for file in self._files()})
-
-    def _files(self) -> Iterable[LocalFile]:
-        return EventFileScan(Directory(self.run_dir)).files(lambda _: True, tuple)
+        return HubSink(self.spool).missing({file.path: file.length for file in files_of(self.run_dir)})
 
     def _sync(self) -> None:
         """Upload what the Hub refused, by `hf-mpwriter sync`."""
@@ -250,10 +247,10 @@ class Run:
         report = check(self.run_dir, self._view(to_the_end=True), read_journals(self.journals))
         self.records += report.returned
         self.findings += [*report.problems, *self._own_findings()]
-        self.findings += [f"in two files: {key}" for key in self._doubled()]
+        self.findings += [f"in two files: {key}" for key in doubled(self.run_dir)]
         wait_for(lambda: not processes.left_behind(self.run_dir), 60.0)  # an uploader ends after it releases its lock
         self.findings += [f"left behind: process {pid}" for pid in processes.left_behind(self.run_dir)]
-        self.findings += [f"left in the spool: {path}" for path in self._remnants()]
+        self.findings += [f"left in the spool: {path}" for path in remnants(self.run_dir)]
         on_hub = set(self.hub.store.tree("model", inside.REPO, "main"))
         self.findings += [f"a commit of another user is gone: {path}" for path in sorted(self.foreign - on_hub)]
         return (
@@ -279,24 +276,32 @@ class Run:
             return new
         return []
 
-    def _doubled(self) -> Iterable[tuple[str, int]]:
-        """Return records that are in two files: the oracle takes the second one for another record."""
-        found: Counter[tuple[str, int]] = Counter()
-        for file in self._files():
-            found += keys(os.path.join(self.run_dir, file.path), file.length)
-        return [key for key, count in found.items() if count > (2 if key[0].endswith("-parts") else 1)]
 
-    def _remnants(self) -> Iterable[str]:
-        """Yield temporary files, batches, records in flight and member files: none may outlive a complete upload.
+def doubled(run_dir: str) -> list[tuple[str, int]]:
+    """Return records that are in two files of a run: the oracle takes the second one for another record."""
+    found: Counter[tuple[str, int]] = Counter()
+    for file in files_of(run_dir):
+        found += keys(os.path.join(run_dir, file.path), file.length)
+    return [key for key, count in found.items() if count > (2 if key[0].endswith("-parts") else 1)]
 
-        Files of another machine are exempt: only that machine removes them. So are temporary files of FORMAT and
-        run.json: a worker that is killed while it publishes one leaves it, and no other process may remove it.
-        """
-        for directory, _, names in os.walk(self.spool.root):
-            place, kind = os.path.relpath(directory, self.spool.root), os.path.basename(directory)
-            for name in names if place != "." and not place.startswith("hosts/other") else ():
-                if name.endswith(".tmp") or name == "in_flight.json" or kind in ("outbox", "copies", "members"):
-                    yield os.path.relpath(os.path.join(directory, name), self.run_dir)
+
+def files_of(run_dir: str) -> Iterable[LocalFile]:
+    """Return the event files of a run."""
+    return EventFileScan(Directory(run_dir)).files(lambda _: True, tuple)
+
+
+def remnants(run_dir: str) -> Iterable[str]:
+    """Yield temporary files, batches, records in flight and member files: none may outlive a complete upload.
+
+    Files of another machine are exempt: only that machine removes them. So are temporary files of FORMAT and
+    run.json: a worker that is killed while it publishes one leaves it, and no other process may remove it.
+    """
+    root = Spool(run_dir).root
+    for directory, _, names in os.walk(root):
+        place, kind = os.path.relpath(directory, root), os.path.basename(directory)
+        for name in names if place != "." and not place.startswith("hosts/other") else ():
+            if name.endswith(".tmp") or name == "in_flight.json" or kind in ("outbox", "copies", "members"):
+                yield os.path.relpath(os.path.join(directory, name), run_dir)
 
 
 def _sync(run_dir: str) -> None:

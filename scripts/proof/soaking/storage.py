@@ -29,6 +29,17 @@ DAMAGED = {  # in the table -> files
 }
 
 
+def fill(path: str) -> None:
+    """Fill a disk to the last byte with a file."""
+    with open(path, "wb", buffering=0) as file:
+        size = 1 << 28
+        while size >= 1 << 10:
+            try:
+                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), size)
+            except OSError:
+                size //= 2
+
+
 class Storage:
     """The disk and the spool of a run."""
 
@@ -87,13 +98,7 @@ class Storage:
             return False
         self._make_writable()
         self._filler = os.path.join(self._run.place, "filler")
-        with open(self._filler, "wb", buffering=0) as file:
-            size = 1 << 28
-            while size >= 1 << 10:
-                try:
-                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), size)
-                except OSError:
-                    size //= 2
+        fill(self._filler)
         self._schedule.add(self._rng.uniform(1.0, 3.0), self._empty)
         return True
 
