@@ -375,7 +375,7 @@ class Meeting:
         """A request if it is whole and of this key."""
         rest = data.removeprefix(_VERSION)
         nonce, digest, record = rest[:_NONCE], rest[_NONCE : _NONCE + _DIGEST], rest[_NONCE + _DIGEST :]
-        if rest == data or len(fds) != len(Descriptors._fields):
+        if len(fds) != len(Descriptors._fields):
             return None
         if not hmac.compare_digest(digest, self._key.digest(nonce)):
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -265,6 +266,56 @@ def test_a_duplicate_elsewhere_keeps_the_lock(path):
     holder.wait()
     os.close(wait)
     assert not locks.is_held(path)
+
+
+def test_a_lock_that_is_freed_is_free_whoever_has_a_duplicate(path):
+    """As a process may have that handed its run over and has not ended yet."""
+    fd = take(path)
+    duplicate = os.dup(fd)
+    locks.free(fd)
+    assert not locks.is_held(path)
+    assert fd not in locks._table
+    locks.free(duplicate)
+    os.close(duplicate)  # it is not in the table, and was left alone
+
+
+def test_a_renewed_lock_is_not_held_by_a_duplicate(path):
+    """The number stays, and is that of the table."""
+    fd = take(path)
+    duplicate = os.dup(fd)
+    before = open_descriptors()
+    assert locks.renew(fd)
+    assert open_descriptors() == before
+    assert not os.get_inheritable(fd)
+    assert locks.is_held(path)
+    locks.release(fd)
+    assert not locks.is_held(path)
+    os.close(duplicate)
+
+
+def test_a_lock_that_another_process_gets_is_not_renewed(path):
+    """It holds another description of the file."""
+    stale = take(path)
+    fcntl.flock(stale, fcntl.LOCK_UN)
+    fd = take(path)
+    assert not locks.renew(stale)
+    assert locks.is_held(path)
+    locks.release(stale)
+    locks.release(fd)
+
+
+def test_a_lock_that_cannot_be_opened_anew_stays(path):
+    """As where no descriptor is free."""
+
+    def renew_without_descriptors() -> None:
+        fd = take(path)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        is_ours = locks.renew(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os._exit(10 if is_ours and locks.is_held(path) else 0)
+
+    assert in_child(renew_without_descriptors) == 10
 
 
 def test_what_is_not_in_the_table_is_not_closed():
