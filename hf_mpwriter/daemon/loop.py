@@ -106,7 +106,7 @@ class Holder(abc.ABC, Generic[StartT]):
     def release(self) -> None:
         """Give up the lock, unless that is done."""
         if self._lock >= 0:
-            locks.release(self._lock)
+            locks.free(self._lock)
         self._lock = -1
 
     def is_over(self) -> bool:

@@ -19,7 +19,9 @@ from hf_mpwriter.cli.main import main
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.localhub import View
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import launch
 
+UPLOADER = launch.KINDS["uploader"].encode()  # stands in its command line
 LOG_AND_EXIT = """
 import sys
 from hf_mpwriter import HFSummaryWriter
@@ -127,7 +129,7 @@ def uploaders(run_dir) -> set[int]:
             words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if os.fsencode(run_dir) in words and any(b"hf_mpwriter.uploader.loop" in word for word in words):
+        if os.fsencode(run_dir) in words and any(UPLOADER in word for word in words):
             found.add(int(pid))
     return found
 

@@ -223,6 +223,7 @@ HEAVY = {"huggingface_hub", "httpx2", "tensorboardX", "torch", "numpy", "google"
 FRAMEWORKS = {"accelerate", "lightning", "pytorch_lightning", "transformers"}
 LIGHT = {  # statement -> what it must not load
     "import hf_mpwriter": HEAVY | {"filelock", "psutil", "click"},
+    "import hf_mpwriter.uploader.usher": HEAVY | {"filelock", "psutil"},  # one is started for each run
     "import hf_mpwriter.uploader.loop": HEAVY,  # it lives as long as the run, on every host
     "import hf_mpwriter.sampler": HEAVY,  # so does it
     "import hf_mpwriter.supervisor.loop, hf_mpwriter.supervisor.program": HEAVY | {"psutil", "tqdm"},  # so does it

@@ -13,6 +13,7 @@ from runs import check_oracle, living_uploader, no_uploader, status_of
 from tokens import ODD, SHAPED
 
 from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.system import launch
 
 # whole runs
 
@@ -88,7 +89,7 @@ def test_a_run_leaves_its_token_nowhere(tmp_path, run_dir, start, monkeypatch):
     (home / "hf" / "token").unlink()
     everything = "".join(seen)
     assert "401" in everything, "the wrong token was refused"
-    assert "hf_mpwriter.uploader.loop" in everything, "the search has seen an uploader"
+    assert launch.KINDS["uploader"] in everything, "the search has seen an uploader"
     assert "hf_mpwriter.push.process" in everything, "and a push"
     for token in (wrong, right):
         assert token not in everything

@@ -76,6 +76,11 @@ class Peer:
         """Hand the run over, as if another process had started this one with the lock."""
         return hand_over(self._folder, with_key, record(run_dir=str(self._run)), self.runs[0], patience)
 
+    def hand_over_if_younger(self) -> bool:
+        """Hand the run over to an older uploader, while this one listens."""
+        run = record(run_dir=str(self._run))
+        return hand_over(self._folder, OWN, run, self.runs[0], LONG, younger=self.meeting.name)
+
     def open(self, with_key: Key = OWN, patience: float = LONG) -> bool:
         """Listen at the meeting point."""
         self.meeting = Meeting.open(self._folder, with_key, patience)
@@ -571,6 +576,18 @@ def test_an_uploader_of_another_repository_is_not_asked(stage):
     server, usher = stage.server(key(destination=RECORD["destination"] | {"repo_id": "me/other"})), stage.usher()
     assert usher.call("hand_over") is False
     assert not server.call("is_asked")
+
+
+def test_only_older_uploaders_are_asked_by_one_that_listens_itself(stage):
+    """Of two that find each other the younger one hands over, so not both do, or neither."""
+    older, younger = stage.usher(), stage.usher("exp2")
+    assert older.call("open")
+    assert younger.call("open")
+    assert older.call("hand_over_if_younger") is False
+    younger.begin("hand_over_if_younger")
+    assert older.call("serve") == [True]
+    assert younger.result() is True
+    assert not younger.call("is_asked")
 
 
 def test_an_uploader_with_another_token_takes_no_run(stage):
