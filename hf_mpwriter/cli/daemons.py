@@ -6,11 +6,15 @@ is rotated. A log that is made later is not followed.
     hosts/<host>/uploader.log.1, uploader.log     the older half first
     hosts/<host>/mirror.log.1, mirror.log         of a staged run
 
-`stop` signals a pid that comes from a file, so only if the process that has it now is one of ours, for this run:
+`stop` asks an uploader to let the run go: it may serve others. Mirror and sampler serve one run, and are signalled.
 
-    SIGTERM   it takes a last snapshot, pushes, and ends within GRACE seconds; a sampler seals its file
-    SIGCONT   one that is stopped could not end otherwise
-    SIGKILL   what has not ended by then; nothing is lost, as all of it is on disk
+    uploader           a member file of an ENDER: it takes a last snapshot, pushes, and lets go within GRACE seconds
+    mirror, sampler    SIGTERM: one seals its file, the other brings a last time what is final
+    SIGCONT            one that is stopped could do nothing otherwise
+    SIGKILL            what has not done so by then; nothing is lost, as all of it is on disk. An uploader that serves
+                       other runs is left alone, and the user is told
+
+Invariant: a pid comes from a file, so it is signalled only if the process that has it now is one of ours, of this kind.
 """
 
 from __future__ import annotations
@@ -20,19 +24,20 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 import psutil
 
 from hf_mpwriter.base.words import command_line, counted
 from hf_mpwriter.cli.facts import gather, judge
-from hf_mpwriter.cli.runs import examples, existing_spool, logdir_argument
-from hf_mpwriter.cli.status import SeenRun, table
+from hf_mpwriter.cli.runs import examples, existing_spool, logdir_argument, newest_settings
+from hf_mpwriter.cli.status import SeenRun, serving, table
 from hf_mpwriter.daemon.loop import GRACE
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.status import SamplerStatus
+from hf_mpwriter.spool.status import DaemonStatus, SamplerStatus, UploaderStatus
+from hf_mpwriter.spool.workers.members import ENDER, MemberFile, Members
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.launch import DAEMONS, is_command_of
 from hf_mpwriter.system.process import Process, host_id
@@ -40,6 +45,7 @@ from hf_mpwriter.system.redaction import printable
 
 LINES = 100  # of each log, to begin with
 PATIENCE = GRACE + 10.0  # seconds until a process is killed
+END_PATIENCE = 5.0  # seconds from the last run of an uploader to its end
 KILL_PATIENCE = 30.0  # seconds after that
 POLL = 0.1  # seconds
 
@@ -57,6 +63,9 @@ def show_logs(logdir: str, *, follow: bool) -> None:
     if not logs:
         click.echo(printable(f"No uploader has run here yet. To start one: {command_line('sync', logdir)}"), err=True)
         return
+    uploader = HubSink(spool)
+    if (status := uploader.status()).serves > 1 and uploader.is_alive():
+        click.echo(printable(f"uploader {status.pid}{serving(status)}; what follows is about this run"), err=True)
     # what a terminal would obey is escaped here, so `tail` does not write there itself
     command = ["tail", "-n", str(LINES), *(["-F"] if follow else []), "--", *logs]
     with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(command, stdout=subprocess.PIPE) as tail:
@@ -79,13 +88,18 @@ def _logs(spool: Spool, *, follow: bool) -> Iterator[str]:
 @click.command("stop", epilog=examples("stop runs/exp1"))
 @logdir_argument
 def stop_run(logdir: str) -> None:
-    """End the uploader of LOGDIR, with a last push.
+    """End the upload of LOGDIR, with a last push.
 
-    Says what is left then. Training goes on: a process that logs starts another uploader. End training first.
+    Its uploader goes on for other runs, if it has any. Says what is left then. Training goes on: a process that logs
+    starts another uploader. End training first.
     """
     spool = existing_spool(logdir)
-    for line in _ended(spool) or ["no uploader runs"]:
+    is_idle = True
+    for line in _ended(spool):
+        is_idle = False
         click.echo(printable(line))
+    if is_idle:
+        click.echo("no uploader runs")
     facts = gather(spool)
     if facts.alive:
         count = counted(len(facts.alive), "worker")
@@ -94,51 +108,111 @@ def stop_run(logdir: str) -> None:
         click.echo(printable(line))
 
 
-def _ended(spool: Spool) -> list[str]:
+def _ended(spool: Spool) -> Iterator[str]:
     """End what runs; what was done."""
-    done = []
-    processes = {  # the sampler comes first: the others take what it seals
-        "sampler": SamplerStatus.read(spool.host(host_id())).process,
-        "uploader": HubSink(spool).status().process,
-        "mirror": LogdirSink(spool).status().process,
-    }
-    for kind, process in processes.items():
-        if not locks.is_held(spool.lock_of(kind)):
-            continue
-        unknown = click.ClickException(f"The {kind} has not said yet who it is. Try again in some seconds.")
-        if process is None:
-            raise unknown
-        here = Process.current()
-        if (process.host, process.boot, process.namespace) != (here.host, here.boot, here.namespace):
-            raise click.ClickException(f"The {kind} is on {process.host.rpartition('-')[0]}: run this command there.")
-        if Process.of(process.pid) != process and locks.is_held(spool.lock_of(kind)):  # it is the one before
-            raise unknown
-        how = "ended" if _end(kind, process, spool.run_dir) else "killed, as it did not end"
-        done.append(f"{kind} {process.pid} is {how}")
-    return done
+    sampler, logdir = SamplerStatus.read(spool.host(host_id())), LogdirSink(spool)
+    if process := _holder(spool, "sampler", sampler):  # first: the others take what it seals
+        yield _end("sampler", process, spool.run_dir)
+    uploader = HubSink(spool).status()
+    if process := _holder(spool, "uploader", uploader):
+        yield _let_go(spool, process, uploader)
+    if process := _holder(spool, "mirror", logdir.status()):
+        yield _end("mirror", process, spool.run_dir)
 
 
-def _end(kind: str, process: Process, run_dir: str) -> bool:
-    """End a process; False if it had to be killed."""
-    for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, KILL_PATIENCE)):
-        try:
-            if _is_ours(kind, process, run_dir):
-                os.kill(process.pid, number)
-                os.kill(process.pid, signal.SIGCONT)
-        except ProcessLookupError:
-            return number == signal.SIGTERM
-        except PermissionError:
-            raise click.ClickException(f"The {kind}, process {process.pid}, is another user's.") from None
-        end = time.monotonic() + patience
-        while time.monotonic() < end:
-            if not _is_ours(kind, process, run_dir):
-                return number == signal.SIGTERM
-            time.sleep(POLL)
+def _holder(spool: Spool, kind: str, status: DaemonStatus) -> Process | None:
+    """The process that holds the lock of a kind, None if none does."""
+    if not locks.is_held(spool.lock_of(kind)):
+        return None
+    process, here = status.process, Process.current()
+    unknown = click.ClickException(f"The {kind} has not said yet who it is. Try again in some seconds.")
+    if process is None:
+        raise unknown
+    if (process.host, process.boot, process.namespace) != (here.host, here.boot, here.namespace):
+        raise click.ClickException(f"The {kind} is on {process.host.rpartition('-')[0]}: run this command there.")
+    if Process.of(process.pid) != process:  # it is the one before
+        if locks.is_held(spool.lock_of(kind)):
+            raise unknown
+        return None
+    return process
+
+
+def _let_go(spool: Spool, process: Process, before: UploaderStatus) -> str:
+    """Have the uploader let a run go; what was done."""
+    _check_is_own("uploader", process)
+    ender = MemberFile(spool, ENDER, Process.current(), newest_settings(Members(spool).all(), HubSink(spool).ledger()))
+    try:
+        ender.count(requests=1)
+        _send("uploader", process, None, signal.SIGCONT)
+        has_let_go = _within(PATIENCE, lambda: _has_let_go(spool, before))
+    finally:
+        ender.withdraw()
+    status = UploaderStatus.read(spool.host(host_id()))
+    if not has_let_go and status.serves > 1:
+        others = counted(status.serves - 1, "other run")
+        raise click.ClickException(
+            f"The uploader, process {process.pid}, does not let go of {spool.logdir}. It serves {others}, so it is "
+            f"not killed. To end it for all of them: kill -9 {process.pid}"
+        )
+    if not has_let_go:
+        return _kill("uploader", process, None)
+    goes_on = f"; it goes on for {counted(status.serves, 'other run')}" if status.is_over and status.serves else ""
+    may_end = status.is_over and not goes_on  # else it has others, or this run again by now
+    if _within(END_PATIENCE * may_end, lambda: not _is_ours("uploader", process, None)):
+        return f"uploader {process.pid} is ended"
+    return f"uploader {process.pid} has let go of {spool.logdir}{goes_on}"
+
+
+def _has_let_go(spool: Spool, before: UploaderStatus) -> bool:
+    """Whether a run is not served any more as it was; the same process may have taken it again."""
+    status = UploaderStatus.read(spool.host(host_id()))
+    is_same = (status.process, status.started_at) == (before.process, before.started_at) and not status.is_over
+    return not is_same or not locks.is_held(spool.uploader_lock)
+
+
+def _end(kind: str, process: Process, run_dir: str) -> str:
+    """End a process that serves one run; what was done."""
+    _check_is_own(kind, process)
+    for number in (signal.SIGTERM, signal.SIGCONT):
+        _send(kind, process, run_dir, number)
+    if _within(PATIENCE, lambda: not _is_ours(kind, process, run_dir)):
+        return f"{kind} {process.pid} is ended"
+    return _kill(kind, process, run_dir)
+
+
+def _kill(kind: str, process: Process, run_dir: str | None) -> str:
+    _send(kind, process, run_dir, signal.SIGKILL)
+    if _within(KILL_PATIENCE, lambda: not _is_ours(kind, process, run_dir)):
+        return f"{kind} {process.pid} is killed, as it did not end"
     raise click.ClickException(f"The {kind}, process {process.pid}, does not end: it hangs in the kernel.")
 
 
-def _is_ours(kind: str, process: Process, run_dir: str) -> bool:
-    """Whether the process that has the pid now is this one, and of this kind and run."""
+def _send(kind: str, process: Process, run_dir: str | None, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if _is_ours(kind, process, run_dir):
+            os.kill(process.pid, number)
+
+
+def _check_is_own(kind: str, process: Process) -> None:
+    """Refuse to end what belongs to another user."""
+    try:
+        os.kill(process.pid, 0)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise click.ClickException(f"The {kind}, process {process.pid}, is another user's.") from None
+
+
+def _within(patience: float, is_so: Callable[[], bool]) -> bool:
+    """Whether something becomes so within so many seconds."""
+    end = time.monotonic() + patience
+    while not (found := is_so()) and time.monotonic() < end:
+        time.sleep(POLL)
+    return found
+
+
+def _is_ours(kind: str, process: Process, run_dir: str | None) -> bool:
+    """Whether the process that has the pid now is this one, and of this kind, and run if one is given."""
     if Process.of(process.pid) != process:
         return False
     with contextlib.suppress(psutil.Error):

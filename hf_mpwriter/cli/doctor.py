@@ -8,6 +8,7 @@
     filesystem    of LOGDIR
     storage       how a run there is kept, or would be, and why
     files         where its event files and its spool are
+    uploader      what it does, if one runs
 
 Exit codes: 0 if nothing fails, 4 if something does: a person is needed. 1 where a writer would refuse to begin a run.
 
@@ -24,6 +25,7 @@ import importlib.metadata
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +40,7 @@ from hf_mpwriter.base.storage import Layout, Storage, is_url, normalised_logdir
 from hf_mpwriter.base.verdicts import Cause
 from hf_mpwriter.base.words import sentence, size_text
 from hf_mpwriter.cli.runs import examples, prepare_client, storage_at
+from hf_mpwriter.cli.status import daemon_text
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool, no_directory, unwritable
@@ -104,11 +107,11 @@ def _checks(logdir: str | None) -> Iterator[Check]:
     """All checks; where no run can be begun, what a writer raises comes before them."""
     storage = None if logdir is None else _storage(logdir)
     yield versions_check()
-    destination, has_pushed, trouble = None, False, ""
+    destination, has_pushed, trouble, uploader = None, False, "", None
     if storage is not None:
         try:
             spool = spool_of(storage)
-            destination, has_pushed = _destination(spool), _has_pushed(spool)
+            destination, has_pushed, uploader = _destination(spool), _has_pushed(spool), _uploader(spool)
         except (HfMpWriterError, OSError) as error:
             trouble = str(error)
     yield from hub_checks(Environment.read().endpoint, destination, has_pushed=has_pushed)
@@ -119,6 +122,8 @@ def _checks(logdir: str | None) -> Iterator[Check]:
     else:
         yield from map(disk_check, on_different_disks(storage.run_dir, storage.spool))
         yield from storage_checks(storage)
+    if uploader is not None:
+        yield uploader
 
 
 def _destination(spool: Spool) -> Destination | None:
@@ -127,6 +132,15 @@ def _destination(spool: Spool) -> Destination | None:
         return None
     ledger = HubSink(spool).ledger()
     return recorded.resolved(ledger.repo_id if ledger else "")
+
+
+def _uploader(spool: Spool) -> Check | None:
+    """What the uploader of a run does; None if none runs."""
+    if not spool.exists() or not (hub := HubSink(spool)).is_alive():
+        return None
+    status, now = hub.status(), time.time()
+    health = Health.WARN if status.stillness(now) else Health.OK
+    return Check("uploader", health, daemon_text(status, now, is_alive=True))
 
 
 def _has_pushed(spool: Spool) -> bool:

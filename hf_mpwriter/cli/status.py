@@ -134,6 +134,7 @@ def to_json(run: SeenRun) -> dict[str, Any]:
             "alive": facts.uploader_is_alive,
             "phase": uploader.phase or None,
             "pid": uploader.pid or None,
+            "serves": uploader.serves,
             "host": uploader.process.host.rpartition("-")[0] if uploader.process else None,
             "last_seen": uploader.beat or None,
             "next_in": facts.next_in,
@@ -314,13 +315,21 @@ def _on_hub(facts: RunFacts) -> str:
     return f"{size_text(facts.on_hub)}; {size_text(facts.waiting)} waiting{since}"
 
 
+def serving(status: UploaderStatus | MirrorStatus) -> str:
+    """How many runs the process of an uploader serves, "" if it is this one alone."""
+    if not isinstance(status, UploaderStatus) or status.serves < 2:
+        return ""
+    of = f" of {status.repo_id}" if status.repo_id else ""
+    return f" (serves {status.serves} runs{of})"
+
+
 def daemon_text(status: UploaderStatus | MirrorStatus, now: float, *, is_alive: bool) -> str:
     """What an uploader or a mirror does, and when it was heard of last."""
     if not is_alive:
         return "none runs"
     if status.process is None or status.is_over:
         return "runs, it has not said yet what it does"
-    seen = f"process {status.pid}{status.process.place}, last seen {ago(now - status.beat)}"
+    seen = f"process {status.pid}{status.process.place}{serving(status)}, last seen {ago(now - status.beat)}"
     return "; ".join(filter(None, [f"{status.phase}, {seen}", status.stillness(now)]))
 
 

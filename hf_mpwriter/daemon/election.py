@@ -136,7 +136,9 @@ class Election:
         try:
             env = environment(self._kind, os.environ, token, self._directory)
             with opened(self._spool, host.daemon(self._kind).log) as fds:
-                pid = launch.start(self._kind, state.dump(record), self._spool.run_dir, fds, lock=lock, env=env)
+                subject = record.destination.repo_id if isinstance(record, StartRecord) else ""
+                given, run_dir = state.dump(record), self._spool.run_dir
+                pid = launch.start(self._kind, given, run_dir, fds, lock=lock, env=env, subject=subject)
         except BaseException:
             self._save(status, before)  # another process may have what this one lacks
             raise

@@ -81,6 +81,7 @@ class StatusFile(DaemonStatusFile[UploaderStatus]):
         )
         super().__init__(host, status, clock, wall_clock, beat_every)
         self._next_at = 0.0
+        self.serves = 1  # runs; one more or less is no reason to write the files of all
 
     def notify(self, notices: Iterable[str]) -> None:
         """Log and publish what was found out, unless that was so a moment ago; see `spool/status`."""
@@ -134,4 +135,5 @@ class StatusFile(DaemonStatusFile[UploaderStatus]):
 
     def _write(self, status: UploaderStatus) -> None:
         blocked_for, next_in = (max(0.0, until - self._clock()) for until in (status.blocked_until, self._next_at))
-        super()._write(dataclasses.replace(status, blocked_for=blocked_for, next_in=next_in))
+        told = {"blocked_for": blocked_for, "next_in": next_in, "serves": self.serves}
+        super()._write(dataclasses.replace(status, **told))  # type: ignore[arg-type]

@@ -47,7 +47,8 @@ class PushHandle(Child):
             on_error.callback(self._more.close)
             self._send(job, spools)  # before there is a process: it finds its first job
             descriptors = {launch.MORE_FD: theirs.fileno()}
-            super().__init__("push", b"", spools[0].run_dir, descriptors, env=ENVIRONMENT | os.environ)
+            env, repository = ENVIRONMENT | os.environ, job.destination.repo_id
+            super().__init__("push", b"", spools[0].run_dir, descriptors, env=env, subject=repository)
             on_error.pop_all()
         self._begin(job, limit)
 

@@ -2,7 +2,7 @@
 
     hosts/<host>/<kind>_status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
-     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "in_line": false, "blocked_for": 0.0,
+     "waiting": 0, "push": 0, "commits": 3, "serves": 1, "blocked_until": 0.0, "in_line": false, "blocked_for": 0.0,
      "next_in": 271.0, "elsewhere": [], "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub",
      "reason": "...", "hint": "", "failures": 2, "failed_at": ..., "failing_since": ...,
      "succeeded_at": ..., "repo_id": "me/run", "private": false,                          "" and 0 without a failure
@@ -196,6 +196,7 @@ class UploaderStatus(DaemonStatus):
     asked_at: float = 0.0  # unix time when that push has sent its first request, 0 before that
     is_answered: bool = False  # whether the Hub has answered it
     commits: int = 0  # made by this uploader
+    serves: int = 0  # runs that its process serves at the time of the heartbeat; once it has left this one, others
     kind: str = ""  # of the verdict on the last push, "" if it did not fail
     cause: Cause | None = None  # of that failure
     hint: str = ""  # what helps, "" if nothing is known

@@ -19,7 +19,8 @@ A record is a file without a name: a line of JSON for the start of Python, then 
 Invariants:
 - The boot strings are imports in a string, which no linter sees. They are the only imports that point upwards, and they
   stand here alone; by the same words a process is found again.
-- The run directory is an argument only so that a process can be found again. The title is for people who read `ps`.
+- The run directory is an argument only so that a process can be found again. The title is for people who read `ps`;
+  an uploader serves several runs, so it and its pushes name the repository.
 - Each process of the same Python gets the import path of the one that starts it, because it starts elsewhere.
 - No program is started that was not seen to be a Python: `sys.executable` may be the program that embeds it, and would
   start training again.
@@ -94,11 +95,13 @@ def start(
     lock: int = -1,
     limit: float = 0.0,
     env: Mapping[str, str] = os.environ,
+    subject: str = "",
 ) -> int:
     """Start a process that finds these descriptors at these numbers; all stay open here. Its pid.
 
     A daemon leaves this process: the pid is that of its first half, which ends at once. `subprocess` is not used: its
     error pipe can block when another thread forks at that moment. After `limit` seconds, if any, it ends by SIGALRM.
+    `subject` is what its title names instead of the run.
     """
     program = interpreter(env)
     with contextlib.ExitStack() as stack:
@@ -110,7 +113,16 @@ def start(
         actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_DUP2, lock, LOCK_FD)] if lock >= 0 else []
         actions += [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, source, number) for number, source in sources.items()]
-        argv = [program, *_OPTIONS, "-c", BOOTS[kind], run_dir, str(limit), str(os.getpid()), title(kind, run_dir)]
+        argv = [
+            program,
+            *_OPTIONS,
+            "-c",
+            BOOTS[kind],
+            run_dir,
+            str(limit),
+            str(os.getpid()),
+            title(kind, subject or run_dir),
+        ]
         defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
         return os.posix_spawn(
             program,
@@ -144,6 +156,7 @@ class Child:
         lock: int = -1,
         limit: float = 0.0,
         env: Mapping[str, str] = os.environ,
+        subject: str = "",
     ) -> None:
         with contextlib.ExitStack() as stack:
             take_standard()
@@ -152,7 +165,8 @@ class Child:
             on_error = stack.enter_context(contextlib.ExitStack())
             on_error.callback(os.close, self._pipe)
             os.set_blocking(self._pipe, False)
-            self.pid = start(kind, record, run_dir, {**descriptors, 1: theirs}, lock=lock, limit=limit, env=env)
+            given = {**descriptors, 1: theirs}
+            self.pid = start(kind, record, run_dir, given, lock=lock, limit=limit, env=env, subject=subject)
             on_error.pop_all()
         self.code: int | None = None  # how it ended, negative by a signal; None while it lives
         self._received, self._is_silent = b"", False  # silent: it has closed its end
@@ -272,9 +286,9 @@ def collect_orphans() -> None:
                     has_ended(pid)
 
 
-def title(kind: str, run_dir: str) -> str:
-    """How a process shows in `ps`: `hf-mpwriter uploader runs/exp1`."""
-    return f"hf-mpwriter {kind} {'/'.join(run_dir.split('/')[-2:])}"
+def title(kind: str, subject: str) -> str:
+    """How a process shows in `ps`: `hf-mpwriter uploader me/sweep`, `hf-mpwriter mirror runs/exp1`."""
+    return f"hf-mpwriter {kind} {'/'.join(subject.split('/')[-2:])}"
 
 
 def is_command_of(kind: str, arguments: Sequence[str], run_dir: str | None) -> bool:

@@ -69,6 +69,7 @@ class Branch:
         self.limit, self.clocks = limit, clocks
         self.pacing, self.attachments = Pacing(clocks, limit), Backoff(clocks)
         self.size = BatchSize(clocks.now)
+        self.serves = 0  # runs
         self.push: PushHandle | None = None  # the push that runs, None while there is none
         self._lingering: PushHandle | None = None  # has gone well, or was prepared, and may take the next job
         self._began_at = self._ended_at = -math.inf  # when the last push began, and when it ended

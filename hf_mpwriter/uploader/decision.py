@@ -3,7 +3,7 @@
     situation                                                                   action
     workers are gone and there was no progress for LINGER                       LEAVE
     workers are gone, and a sampler is about to seal its file                   WAIT
-    after SIGTERM no try is allowed, or the last one is made and none has died  LEAVE
+    after SIGTERM or `stop` no try is allowed, or the last one is made, no orphan LEAVE
     event files are wanted: they wait, are due, or SIGTERM asks for a last try  SCAN or PUSH; WAIT if no try is allowed
     attachments are due, no commit without a parent may be under way            ATTACH
     workers are gone, nothing is left, no refused path is to be tried soon      LEAVE
@@ -53,9 +53,9 @@ class Attached(enum.Enum):
 
 
 class Ending(enum.Enum):
-    """What SIGTERM has led to."""
+    """What SIGTERM, or `stop`, has led to."""
 
-    NOT_ASKED = enum.auto()  #: no SIGTERM -> ASKED
+    NOT_ASKED = enum.auto()  #: neither has come -> ASKED
     ASKED = enum.auto()  #: one last scan and push are to come -> TRIED
     TRIED = enum.auto()  #: the last push has started, or there was nothing to push
 
@@ -71,7 +71,7 @@ class Situation:
     outgoing: Outgoing  # the batches of event files that wait
     settling: bool  # whether a request without a parent may still be under way; then nothing newer is sent
     attached: Attached  # the attachments
-    ending: Ending  # what SIGTERM has led to
+    ending: Ending  # what SIGTERM, or `stop`, has led to
     orphaned: bool  # whether a member has gone whose last records may not be sent
     undecided: bool = False  # whether the Hub has refused a path, but not often enough to be believed
     # whether workers are gone, and a sampler is about to seal its file: what is sent is to have it whole

@@ -78,6 +78,7 @@ class Uploader:
         """Serve a run from now on; HfMpWriterError or OSError if that cannot be."""
         upload = RunUpload(held, self.branch)
         self.uploads.append(upload)
+        self.branch.serves = len(self.uploads)
         parent = os.path.dirname(held.start.run_dir)
         if parent not in self._searches:
             self._searches[parent] = Search(held.start, self._timing.sibling_search)
@@ -97,6 +98,7 @@ class Uploader:
         self.branch.pacing.saw(*_hosts(at_work))
         self._listen()
         is_hurried = False
+        self._end_overdue()
         if self.branch.push is None:
             self.branch.reap()
             self._notice_token()
@@ -153,7 +155,17 @@ class Uploader:
     def _drop(self, upload: RunUpload) -> None:
         if upload in self.uploads:
             self.uploads.remove(upload)
+            self.branch.serves = len(self.uploads)
             upload.drop()
+
+    def _end_overdue(self) -> None:
+        """Let runs go whose end takes too long. A push of one is ended first: nothing of it may be under way then."""
+        for upload in [upload for upload in self.uploads if upload.is_overdue]:
+            if self.branch.push is not None and self.branch.carries(upload.sending.in_flight):
+                self.branch.push.kill()
+            else:
+                self._guarded(upload, upload.close)
+                self._drop(upload)
 
     def _notice_token(self) -> None:
         """`hf auth login`: the next push reads the new token."""

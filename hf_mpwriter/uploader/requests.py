@@ -1,4 +1,4 @@
-"""The requests: what each member asks for, which of that is satisfied, and what SIGTERM has led to.
+"""The requests: what each member asks for, which of that is satisfied, and what SIGTERM or `stop` has led to.
 
     member.news    grows when a member asks for a push, closes, or dies
     noted          its news at the last tick: a difference is a reason to hurry
@@ -82,13 +82,13 @@ class Requests:
         return died
 
     def terminate(self) -> None:
-        """SIGTERM asks for one last try."""
+        """SIGTERM, or `stop`, asks for one last try."""
         if self.ending is Ending.NOT_ASKED:
             self.ending = Ending.ASKED
 
     @property
     def is_ending(self) -> bool:
-        """Whether SIGTERM has come."""
+        """Whether SIGTERM or `stop` has asked for the end."""
         return self.ending is not Ending.NOT_ASKED
 
     def tried(self, *, is_last: bool) -> None:

@@ -30,7 +30,8 @@ from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.workers.member_lines import Member
-from hf_mpwriter.spool.workers.members import ASK_FOR_ALL
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, ENDER
+from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.uploader.branch import Branch, Parcel, Result
 from hf_mpwriter.uploader.decision import Situation
@@ -104,9 +105,11 @@ class Sending:
         self.in_flight.may_create |= member.alive and member.create
         self.backoff.hurry(self._clocks.now())
         self.branch.pacing.requested()
+        if member.alive and member.name.worker == ENDER and member.name.host == host_id():
+            self.terminate()
 
     def terminate(self) -> None:
-        """SIGTERM: try once more now, unless the Hub asked for a wait; do not wait for what cannot be read."""
+        """SIGTERM or `stop`: try once more now, unless the Hub asked for a wait; wait for nothing that cannot be read."""
         self.requests.terminate()
         self.events.blind_scans = 0
         for backoff in (self.branch.pacing, self.backoff):

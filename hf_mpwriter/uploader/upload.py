@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class RunUpload(loop.Holder[StartRecord]):
         )
         self.requests, self._seals = Requests(), loop.Seals(clocks.now)
         self._abandoned_since, self._waited_until = clocks.now(), 0.0
+        self._ends_at = math.inf  # monotonic seconds; `stop` waits no longer
         self.refusals = 0  # of the disk, in a row
         self.recover()
 
@@ -147,7 +149,14 @@ class RunUpload(loop.Holder[StartRecord]):
         self.sending.note()
         if self.peers.works:
             self._abandoned_since = self._clock()
+        if self.requests.is_ending:
+            self._ends_at = min(self._ends_at, self._clock() + loop.GRACE)
         return True
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it was to end, and has had its time: what is missing by now is for the next uploader."""
+        return self._clock() >= self._ends_at
 
     def conclude(self, parcel: Parcel, result: Result) -> None:
         """Take in what a push has led to; progress is as good a reason to stay as a worker."""
@@ -177,7 +186,9 @@ class RunUpload(loop.Holder[StartRecord]):
 
     def publish(self, phase: str = "") -> None:
         """Publish what it does."""
-        self.forget_starts(is_over=phase == "left")
+        is_over = phase == "left"
+        self.forget_starts(is_over=is_over)
+        self.status.serves = self.branch.serves - is_over
         self.sending.publish(phase)
 
     # the end

@@ -11,7 +11,8 @@ A member file registers a worker. It is locked for the worker's life and made of
 
 One that is full is followed by another one of the same worker, with the next n. All of them stay locked.
 
-An observer (`hf-mpwriter sync`, `hf-mpwriter run`) has a member file and no claim: it only asks for pushes.
+An observer (`hf-mpwriter sync`, `run`, `stop`) has a member file and no claim: it only asks for pushes, `stop` also for
+the end of the upload.
 
 Invariants:
 - A member file has one writer. It is made under a temporary name, locked, then renamed: nothing that has its name is
@@ -63,8 +64,9 @@ from hf_mpwriter.system.process import Process, host_id, start_ticks
 FULL_AT = 1 << 20  # bytes of a member file from which on files are opened in another one
 OBSERVER = "~sync"  # worker name of an observer; no process can be called that
 SUPERVISOR = "~run"  # of an observer that believes the ledger
+ENDER = "~stop"  # of an observer for which the uploader has to let the run go
 DERIVER = "~ranks"  # of the process that derives a run of all ranks
-ASK_FOR_ALL = frozenset({OBSERVER, SUPERVISOR})
+ASK_FOR_ALL = frozenset({OBSERVER, SUPERVISOR, ENDER})
 _numbers = itertools.count(1)
 AT_ONCE = 64  # live workers that each look reads
 QUIET = 2 * 10**9  # nanoseconds, the coarsest clock of a filesystem

@@ -242,10 +242,10 @@ def test_verify_and_logs_of_a_healthy_run(place):
     assert re.search(r" commit [0-9a-f]{8}, [\d.]+ s$", pushes[0]), text
 
 
-def test_ps_shows_which_run_an_uploader_is_for(place):
+def test_ps_shows_which_repository_an_uploader_is_for(place):
     """Its last argument is for people."""
     pid = living_uploader(place.folder / "runs" / "live")
-    assert Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2] == b"hf-mpwriter uploader runs/live"
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2] == b"hf-mpwriter uploader me/run"
 
 
 def test_a_file_that_is_refused_is_quarantined_and_a_person_is_needed(place):
