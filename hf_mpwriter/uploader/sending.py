@@ -109,7 +109,7 @@ class Sending:
             self.terminate()
 
     def terminate(self) -> None:
-        """SIGTERM or `stop`: try once more now, unless the Hub asked for a wait; wait for nothing that cannot be read."""
+        """SIGTERM or `stop`: try once more now, unless the Hub asked for a wait; do not wait for the unreadable."""
         self.requests.terminate()
         self.events.blind_scans = 0
         for backoff in (self.branch.pacing, self.backoff):

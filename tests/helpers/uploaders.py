@@ -68,14 +68,14 @@ class SilentPush:
 
     pid, asked_at, is_answered = 1, 0.0, False
 
-    def __init__(self, linger: int) -> None:
-        self.linger = linger
+    def __init__(self, linger: int, parts: int = 1) -> None:
+        self.linger, self.parts = linger, parts
         self.taken: list[Job] = []  # after the first
         self.killed = self.ended = self.lingers = self.let_gone = False
 
     def listen(self) -> tuple[list[Notice], list[Verdict]]:
         """What it says."""
-        return [], [Unknown("the push ended by signal 9")] if self.killed else []
+        return [], [Unknown("the push ended by signal 9")] * self.parts if self.killed else []
 
     def wait(self, timeout: float, *_others: int) -> None:
         """Nothing to wait for."""
@@ -112,7 +112,7 @@ class Site:
 
     def _start(self, job: Job, _limit: float, _spools: Sequence[Spool], linger: int) -> SilentPush:
         self.jobs.append(job)
-        self.pushes.append(SilentPush(linger))
+        self.pushes.append(SilentPush(linger, len(job.parts)))
         return self.pushes[-1]
 
     def uploader(self) -> Driven:
