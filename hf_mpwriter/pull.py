@@ -87,10 +87,15 @@ def pull(
     hub: Hub,
     wanted: Callable[[str], bool] = everything,
     *,
+    asked: str | None = None,
     progress: Callable[[int, int], object] = lambda *_: None,
     longest_wait: float = math.inf,
 ) -> Pulled:
-    """Bring a run back from the Hub; `longest_wait` in seconds is what it may ask to wait, else that ends the pull."""
+    """Bring a run back from the Hub.
+
+    `asked`: the folder that its writers ask for, if it is another one. `longest_wait`: seconds that the Hub may ask to
+    wait, else that ends the pull.
+    """
     report = Pulled()
     head = ask(hub.head, longest_wait)
     if head is None:
@@ -105,7 +110,7 @@ def pull(
     attachments = list(filter(names.is_attachment, tree))
     pushed = ask(lambda: hub.pushed(attachments, head), longest_wait) if attachments else set[str]()
     spool.create()
-    spool.record_destination(destination)
+    spool.record_destination(destination, asked)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of each connection that breaks
     with _locked(spool):
         disk.remove_tree(spool.directory / PULLING)

@@ -205,8 +205,8 @@ def _unnamed(name: str, wishes: Wishes) -> Spool:
     if not spool.exists() and wanted is not None:
         spool = spool_for(name, is_wanted=True)
         spool.record_destination(wanted)
-    there = spool.destination()
-    if there is None or wanted is None or not there.is_same(wanted):
+    there = spool.record()
+    if there is None or wanted is None or not there.is_for(wanted):
         raise NotARunError(NOTHING_THERE)
     return spool
 

@@ -18,6 +18,15 @@ Where there is one task per node, its rank may be the number of a node, as that 
 the ranks below it have other numbers. So such a rank counts for nothing. Too much costs time, too little tears a curve.
 Rank 0 also needs the ranks that the world has no more, to hide their later steps: see `worker/rewind`.
 
+Where no folder is recorded yet, a run comes from the first of these:
+
+    the folder that the run directory of this name has had on this host
+    the folder that is called like the last parts of LOGDIR, such as sweepB_lr0.1 of sweepB/lr0.1; the longest name
+    the folder that its writers ask for
+
+`run --pull` leaves it alone while it belongs to another run directory of this host: the program gets a folder of its
+own, see `uploader/folders`. `pull` takes it: that is how a user says that it is the same run.
+
 A token goes where that of `sync` would: to the Hub of HF_ENDPOINT, or to the one for which LOGDIR is recorded and that
 `--endpoint` confirms.
 """
@@ -32,7 +41,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -60,6 +70,7 @@ from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
+from hf_mpwriter.uploader import folders
 from hf_mpwriter.worker.looking import is_staged, publish_record
 
 if TYPE_CHECKING:
@@ -73,6 +84,7 @@ NOT_THERE = (
 )
 KEPT = "The files that came are kept, and the next pull brings the others."
 LONGEST_WAIT = 60.0  # seconds that training waits because the Hub wishes it
+BELONGS = "{} belongs to {}: nothing was pulled, and the program gets a folder of its own. If it is the same run: {}"
 CONSEQUENCE = (
     "The program starts without it. Nothing on the Hub is lost, but last_step() and purge_step do not reach what is "
     "only there: a curve that goes on here is drawn over its past. To pull again, restart."
@@ -82,6 +94,10 @@ LAUNCHERS = {"torchrun", "accelerate", "deepspeed", "mpirun", "mpiexec", "horovo
 LAUNCHER_MODULES = ("torch.distributed.", "accelerate.commands.", "deepspeed.launcher.", "horovod.runner")
 
 _RANK = re.compile(r"(?:^|_)rank_(\d{5,})$")
+
+
+class BelongsError(click.ClickException):
+    """The folder on the Hub belongs to another run directory."""
 
 
 @click.command(
@@ -127,9 +143,7 @@ def pull_run(
     _bring_back(spool, logdir)
     options = [] if place is None else ["--repo-id", place.repo_id]
     options += [word for worker in workers for word in ("--worker", worker)]
-    destination = spool.destination()
-    if place is not None:
-        destination = _asked_for(spool, destination, place)
+    destination = spool.destination() if place is None else _asked_for(spool, place)
     if destination is None and is_staged(spool):
         return
     if destination is None:
@@ -139,7 +153,7 @@ def pull_run(
         raise click.ClickException(f"{OFFLINE}: nothing was pulled. Unset it to pull.")
     wanted = (lambda worker: worker in workers) if workers else lambda _: True
     report = pull_into(spool, destination, wanted, UploadBar(0, 0, "pulled"))
-    _show(report, destination, spool, logdir, workers)
+    _show(report, spool.destination() or destination, spool, logdir, workers)
 
 
 def _bring_back(spool: Spool, logdir: str) -> None:
@@ -154,13 +168,16 @@ def _bring_back(spool: Spool, logdir: str) -> None:
     click.echo(printable(f"All of {spool.logdir} is in {spool.run_dir}."))
 
 
-def _asked_for(spool: Spool, recorded: Destination | None, place: RepoPlace) -> Destination:
+def _asked_for(spool: Spool, place: RepoPlace) -> Destination:
     """The destination that the options name, if it is the one that is recorded, or none is."""
-    asked = place.of(spool.logdir, recorded.endpoint if recorded else "")
-    if recorded is not None and not recorded.is_same(asked):
-        where = spool.run_dir
-        raise click.ClickException(f"{where} is recorded for {recorded}, not for {asked}. Give another LOGDIR.")
-    return recorded or asked
+    recorded = spool.record()
+    asked = place.of(spool.logdir, recorded.destination.endpoint if recorded else "")
+    if recorded is None:
+        return asked
+    if not recorded.is_for(asked):
+        text = f"{spool.run_dir} is recorded for {recorded.destination}, not for {asked}. Give another LOGDIR."
+        raise click.ClickException(text)
+    return recorded.destination
 
 
 def pull_into(
@@ -169,20 +186,34 @@ def pull_into(
     wanted: Callable[[str], bool],
     bar: UploadBar,
     longest_wait: float = math.inf,
+    by_hand: str = "",
 ) -> Pulled:
-    """Pull."""
+    """Pull; where this says how a user would do it, nothing of another run directory of this host."""
     os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
-    from hf_mpwriter.pull import is_of_disk, pull
+    from hf_mpwriter.pull import ask, is_of_disk, pull
     from hf_mpwriter.push.classify import explained
     from hf_mpwriter.push.client import Hub
 
-    ledger = HubSink(spool).ledger() if spool.exists() else None
-    hub = Hub(destination.resolved(ledger.repo_id if ledger else ""))
+    ledger, asked = HubSink(spool).ledger() if spool.exists() else None, destination.path_in_repo
     with closing(bar):
         try:
-            found = pull(spool, destination, hub, wanted, progress=bar.show, longest_wait=longest_wait)
-        except HfMpWriterError:
+            if not spool.has_destination():
+                folder = _folder_of(spool, destination, lambda question: ask(question, longest_wait))
+                destination = replace(destination, path_in_repo=folder)
+                if by_hand:
+                    _spare_others(spool, destination, by_hand)
+            hub = Hub(destination.resolved(ledger.repo_id if ledger else ""))
+            found = pull(
+                spool,
+                destination,
+                hub,
+                wanted,
+                asked=None if asked == destination.path_in_repo else asked,
+                progress=bar.show,
+                longest_wait=longest_wait,
+            )
+        except (HfMpWriterError, BelongsError):
             raise
         except Exception as error:
             if is_of_disk(error):
@@ -193,6 +224,29 @@ def pull_into(
     if found.commit and not found.workers:
         found.beside = _runs_beside(destination.resolved(hub.repo_id), found.commit)
     return found
+
+
+def _folder_of(spool: Spool, asked: Destination, ask: Callable[[Callable[[], Any]], Any]) -> str:
+    """The folder that a run comes from which is recorded nowhere; see above."""
+    from hf_mpwriter.push.client import Hub
+
+    run, folder, hub = folders.run_name(spool), asked.path_in_repo, Hub(asked)
+    if own := folders.own_folder(run, folder, folders.owners_of(asked)):
+        return own
+    if (head := ask(hub.head)) is None:
+        return folder
+    found = ask(lambda: hub.folders(folder.rpartition("/")[0], head))
+    there = {folders.folder_beside(folder, name) for name in found}
+    longer = [folders.folder_beside(folder, name) for count, name in folders.names_of(run).items() if count > 1]
+    return next((name for name in reversed(longer) if name in there), folder)
+
+
+def _spare_others(spool: Spool, destination: Destination, by_hand: str) -> None:
+    """Refuse a folder of another run directory of this host that is still there; `by_hand` is how to pull it."""
+    folder, ours = destination.path_in_repo, folders.run_name(spool)
+    owner = folders.owners_of(destination).get(folder, ours)
+    if owner != ours and folders.stands(owner, spool.run_dir) is not False:
+        raise BelongsError(BELONGS.format(folder, owner, by_hand))
 
 
 def _runs_beside(destination: Destination, commit: str) -> list[str]:
@@ -243,25 +297,30 @@ def pull_before(run_dir: str, named: str, wanted: Callable[[str], bool], *, is_q
     recorded, (kind, repo_id) = spool.destination(), typed_repo_id(named)
     names = (recorded.can_be(repo_id) or recorded.repo_id == repo_id.rpartition("/")[2]) if recorded else False
     if recorded is None or recorded.repo_type != kind or not names:
-        recorded = _asked_for(spool, recorded, RepoPlace(named))
-    destination = recorded_destination(recorded, None, command_line("pull", run_dir, "--repo-id", named))
+        recorded = _asked_for(spool, RepoPlace(named))
+    by_hand = command_line("pull", run_dir, "--repo-id", named)
+    destination = recorded_destination(recorded, None, by_hand)
 
     def bring() -> None:
-        for line in _brought(spool, destination, wanted, is_quiet=is_quiet):
+        for line in _brought(spool, destination, wanted, by_hand, is_quiet=is_quiet):
             with contextlib.suppress(OSError, ValueError):  # no reader is left
                 print(printable(f"hf-mpwriter run: {line}"), file=sys.stderr, flush=True)
 
     return bring
 
 
-def _brought(spool: Spool, destination: Destination, wanted: Callable[[str], bool], *, is_quiet: bool) -> Iterator[str]:
+def _brought(
+    spool: Spool, destination: Destination, wanted: Callable[[str], bool], by_hand: str, *, is_quiet: bool
+) -> Iterator[str]:
     """Pull; what to print."""
     if is_offline():
         yield f"{OFFLINE}: nothing was pulled. {CONSEQUENCE}"
         return
     try:
         bar = UploadBar(0, 0, "pulled", drawn=not is_quiet, lines=False)
-        report = pull_into(spool, destination, wanted, bar, LONGEST_WAIT)
+        report = pull_into(spool, destination, wanted, bar, LONGEST_WAIT, by_hand)
+    except BelongsError as error:
+        yield error.message
     except click.ClickException as error:
         yield f"{error.message} {CONSEQUENCE}"
     except Exception as error:  # noqa: BLE001 - of the Hub, the disk or the client: training does not fail of it
@@ -271,7 +330,7 @@ def _brought(spool: Spool, destination: Destination, wanted: Callable[[str], boo
         if not is_quiet and not report.commit:
             yield f"nothing was pulled: {destination.url}{NOT_THERE}"
         elif not is_quiet and not report.left:
-            yield _summary(report, destination, spool)
+            yield _summary(report, spool.destination() or destination, spool)
 
 
 def _is_needed(worker: str, ranks: range, world: int | None) -> bool:

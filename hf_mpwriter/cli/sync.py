@@ -216,8 +216,7 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     spool = spool_for(logdir, is_wanted=wanted is not None)
     destination, is_staged = spool.destination(), LogdirSink(spool).is_staged
     if wanted is not None and not (destination and wishes.only_new):
-        spool.record_destination(wanted)
-        destination = wanted
+        destination = spool.record_destination(wanted)
     if destination is None and not is_staged:
         command = command_line("sync", logdir, "--repo-id", "NAME")
         raise click.ClickException(f"{logdir} has no destination yet. Set it: {command}")

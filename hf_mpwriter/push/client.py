@@ -305,9 +305,12 @@ class Hub:
         return {entry.path[len(folder) :].lstrip("/"): _remote(entry) for entry in found}
 
     def folders(self, above: str, revision: str) -> list[str]:
-        """The names of the folders in a folder of the repository."""
+        """The names of the folders in a folder of the repository; none if that is not there."""
         where: dict[str, Any] = {**self._where, "path_in_repo": above or None}
-        found = self._api.list_repo_tree(**where, revision=revision)
+        try:
+            found = list(self._api.list_repo_tree(**where, revision=revision))
+        except EntryNotFoundError:
+            return []
         return [entry.path.rpartition("/")[2] for entry in found if isinstance(entry, RepoFolder)]
 
 

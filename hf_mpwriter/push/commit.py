@@ -37,6 +37,7 @@ from dataclasses import dataclass, field
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, begins_with
 from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.base.words import command_line
 from hf_mpwriter.push.classify import classify, plain, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, NotQuietError, Remote, Source
 from hf_mpwriter.push.job import SCRATCH, Job, Message, Notice, Part
@@ -59,7 +60,8 @@ PUBLIC = "Make it private in its settings, name another repository, or log witho
 
 OTHERS = (
     "{} has event files that are not of this run directory: of another run of its name, or of an earlier attempt on "
-    "another disk. TensorBoard shows them as one run. If they are two, give one of them another path_in_repo."
+    "another disk. TensorBoard shows them as one run. If it is one, bring them here before its next start: {}. If "
+    "they are two, give one of them another path_in_repo."
 )
 Tell = Callable[[Message], object]
 
@@ -286,7 +288,7 @@ def _tell_others(job: Job, load: Load, hub: Hub, tell: Tell, parent: str) -> Non
         others = (path for path in names_there if names.is_event_file(os.path.basename(path)))
         if any(not (load.spool.run / path).exists() for path in others):
             page = dataclasses.replace(job.destination, path_in_repo=part.folder).resolved(hub.repo_id).url
-            tell(Notice(OTHERS.format(page), load.number))
+            tell(Notice(OTHERS.format(page, command_line("pull", load.spool.logdir)), load.number))
 
 
 def _squash(hub: Hub, tell: Tell) -> str | None:

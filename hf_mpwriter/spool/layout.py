@@ -5,7 +5,7 @@
       rank_00001/events.out.tfevents....
       .hf_mpwriter/                                   spool, mode 0700                   written by
         FORMAT                                        "hf-mpwriter 4"                    the first worker
-        run.json                                      the destination                    the first with a destination
+        run.json                                      the destination                    see below
         <kind>.lock                                   that of the uploader, the mirror   no process (empty)
         claims/<worker>.lock                          claims; a note                     see worker/rewind
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
@@ -25,7 +25,12 @@
         hosts/<host>/ledger.json                      ledger                             that host's uploader
         hosts/<host>/cache/                           if the client's own is read-only   the pushes
 
-    run.json    {"destination": {...}, "inode": 131073}    of the spool
+    run.json    {"destination": {...}, "asked": "tensorboard/lr0.1", "inode": 131073}    of the spool
+
+    the first with a destination    publishes it; `asked` is null
+    the holder of the uploader lock settles the folder, see `uploader/folders`, and replaces it
+
+Writers go on to ask for the folder that they name themselves; all others use the one that is recorded.
 
 Invariants:
 - To use a spool is to send a token to the endpoint in its `run.json`. So it is used only if it is this user's and no
@@ -41,6 +46,7 @@ Invariants:
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -49,7 +55,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
+from hf_mpwriter.base.errors import (
+    DestinationError,
+    ForeignSpoolError,
+    HfMpWriterError,
+    LogdirError,
+    SpoolFormatError,
+)
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import STAGING_VARIABLE
@@ -69,8 +81,28 @@ FORMAT_NAME, RUN_JSON = "FORMAT", "run.json"
 class RunRecord:
     """What `run.json` holds."""
 
-    destination: Destination  # of the run
+    destination: Destination  # where the run goes
+    asked: str | None = None  # the folder in the repository that its writers ask for; None until it is settled
     inode: int = 0  # of the spool in which it was written; a copy has another one
+
+    def __post_init__(self) -> None:
+        if self.asked is not None and _above(self.asked) != _above(self.destination.path_in_repo):
+            raise ValueError("the folder is not beside the one that was asked for")
+
+    @property
+    def wanted(self) -> Destination:
+        """What its writers ask for."""
+        return (
+            self.destination if self.asked is None else dataclasses.replace(self.destination, path_in_repo=self.asked)
+        )
+
+    def is_for(self, other: Destination) -> bool:
+        """Whether a run goes where its record says that is asked to go somewhere."""
+        return self.destination.is_same(other) or self.wanted.is_same(other)
+
+
+def _above(folder: str) -> str:
+    return folder.rpartition("/")[0]
 
 
 def no_directory(run_dir: str, error: OSError) -> LogdirError:
@@ -220,7 +252,7 @@ class Spool:
 
     def is_original(self) -> bool:
         """Whether it is where its destination was recorded; False for what was copied, or unpacked from an archive."""
-        record = self._record()
+        record = self.record()
         return record is not None and record.inode == os.fstat(self.directory.fd).st_ino
 
     def is_private(self) -> bool:
@@ -284,32 +316,53 @@ class Spool:
             )
         return True
 
-    def record_destination(self, destination: Destination) -> None:
-        """Write the destination into run.json; if one is recorded, check that it is the same."""
-        recorded = self.destination()
+    def record_destination(self, destination: Destination, asked: str | None = None) -> Destination:
+        """Write the destination into run.json, unless one is recorded: then check that it is the same.
+
+        Where the run goes: its folder may be another one than is asked for. `asked`: see `RunRecord`.
+        """
+        recorded = self.record()
         if recorded is None:
             try:
                 with Place(self.directory).entered() as inside:
-                    record = state.dump(RunRecord(destination, inside.stat().st_ino))
+                    record = state.dump(RunRecord(destination, asked, inside.stat().st_ino))
                     disk.publish(inside / RUN_JSON, record, "spool.run", _is_whole)
             except OSError as error:
                 raise unwritable(self.run_dir, error) from error
-            recorded = self.destination()
-        if recorded != destination:
+            recorded = self.record()
+        if recorded is None or destination not in (recorded.destination, recorded.wanted):
             hint = "Use another logdir. Or let this run begin there anew, with all that was logged, when its processes "
             hint += f"have ended: rm -r {shlex.quote(self.root)}"
-            raise DestinationError(f"{self.run_dir} is recorded for {recorded}, not for {destination}.", hint=hint)
+            there = recorded and recorded.destination
+            raise DestinationError(f"{self.run_dir} is recorded for {there}, not for {destination}.", hint=hint)
+        return recorded.destination
+
+    def record_folder(self, folder: str, asked: str) -> None:
+        """Record where the run goes whose writers ask for a folder; the holder of the uploader lock does."""
+        if (recorded := self.record()) is not None:
+            destination = dataclasses.replace(recorded.destination, path_in_repo=folder)
+            settled = dataclasses.replace(recorded, destination=destination, asked=asked)
+            disk.replace(self.directory / RUN_JSON, state.dump(settled), "spool.folder")
 
     def has_destination(self) -> bool:
         """Whether a destination is recorded, even if it cannot be read."""
         return (self.directory / RUN_JSON).exists()
 
     def destination(self) -> Destination | None:
-        """The recorded destination, None for a local run."""
-        record = self._record()
+        """Where the run goes, None for a local run."""
+        record = self.record()
         return None if record is None else record.destination
 
-    def _record(self) -> RunRecord | None:
+    def destination_of(self, asked: Destination) -> Destination:
+        """Where the run goes whose writers ask for a destination, as far as that can be read."""
+        try:
+            record = self.record()
+        except (HfMpWriterError, OSError):
+            return asked
+        return record.destination if record is not None and asked == record.wanted else asked
+
+    def record(self) -> RunRecord | None:
+        """What is recorded, None for a local run."""
         check_ownership(self.directory)
         try:
             data = disk.read(self.directory / RUN_JSON)

@@ -1,11 +1,10 @@
 """The rate limit: how many commits a repository gets from all uploaders of a user on this host.
 
-    <cache>/hf_mpwriter/rate_limit/lock              held while a bucket is read and written
     <cache>/hf_mpwriter/rate_limit/<24 hex>.json     {"used": 2.75, "at": 1795236610.0}    of a repository and a host
 
 The Hub allows a repository some commits per hour (128 were seen) and refuses all others, those of people included. So
-every uploader takes a token from the bucket of its repository before each commit. `<cache>` is the user's cache folder;
-where that cannot be written, there is no limit but the Hub's own.
+every uploader takes a token from the bucket of its repository before each commit. The buckets are in the user's cache,
+see `system/user_cache`; where that cannot be written, there is no limit but the Hub's own.
 
 Nodes of a job do not see each other's buckets, so each takes its share: of `n` nodes apart, each has one n-th of the
 burst, and waits `n` times as long for a token. Nodes that share a run directory have one uploader, and one share for
@@ -22,9 +21,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import random
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -33,8 +29,8 @@ from dataclasses import dataclass
 from hf_mpwriter.base import state
 from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.system import disk, hf_home, locks
-from hf_mpwriter.system.directory import Directory, Place
+from hf_mpwriter.system import disk, user_cache
+from hf_mpwriter.system.directory import Place
 
 LARGEST_BURST = 20.0  # commits that a rested repository may get at once
 RESERVE = 0.25  # of the burst, for urgent commits
@@ -160,18 +156,15 @@ class RateLimit:
         """Change the bucket; the seconds to wait. None without it: there is no limit then but the Hub's own."""
         now = self._clock()
         try:
-            disk.make_dirs(self._folder, durable=False)
-            if (lock := locks.try_exclusive(self._folder / "lock")) is None:
-                self._busy_since = now if self._busy_since is None else self._busy_since
-                return BUSY_WAIT if now - self._busy_since <= BUSY_LIMIT else None
-            self._busy_since = None
-            try:
+            with user_cache.locked(self._folder) as is_held:
+                if not is_held:
+                    self._busy_since = now if self._busy_since is None else self._busy_since
+                    return BUSY_WAIT if now - self._busy_since <= BUSY_LIMIT else None
+                self._busy_since = None
                 bucket, wait = change(self._read(self._folder / self._name, now), now)
                 disk.replace(self._folder / self._name, state.dump(bucket), "rate_limit", durable=False)
-                _forget_rested(self._folder, now)
+                user_cache.forget(self._folder, before=now - RESTED_AFTER)
                 return wait
-            finally:
-                locks.release(lock)
         except OSError:
             return None
 
@@ -184,24 +177,11 @@ class RateLimit:
         return Bucket(bucket.used, min(now, bucket.at))
 
 
-def _forget_rested(folder: Place, now: float) -> None:
-    """Remove buckets that no uploader has touched for a day.
-
-    A temporary file is that of a killed process: the holder of the lock is alone.
-    """
-    for name in folder.names():
-        with contextlib.suppress(OSError):
-            rested = name.endswith(".json") and (folder / name).stat().st_mtime < now - RESTED_AFTER
-            if rested or name.endswith(".tmp"):
-                (folder / name).unlink()
-
-
 def folder_of(environ: Mapping[str, str]) -> Place:
     """Where the buckets are: in the user's cache folder."""
-    return Place(Directory(os.path.join(hf_home.cache_folder(environ), "hf_mpwriter", "rate_limit")))
+    return user_cache.folder_of("rate_limit", environ)
 
 
 def _name_of(destination: Destination, host: str) -> str:
     """The file of the bucket of a repository and a host."""
-    repository = f"{destination.endpoint} {destination.repo_type} {destination.repo_id} {host}"
-    return f"{hashlib.sha256(repository.encode()).hexdigest()[:24]}.json"
+    return user_cache.name_of(destination.endpoint, destination.repo_type, destination.repo_id, host)

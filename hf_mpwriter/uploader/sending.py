@@ -8,7 +8,7 @@
 
 Invariants:
 - What is recovered comes from disk; nothing in memory counts. A batch that the ledger covers is dropped.
-- The destination is that of the start record: a file does not tell where to send.
+- The destination is that of the start record, with the folder that was settled: no other file tells where to send.
 - The ledger is on disk before the record of what was in flight goes, see `in_flight`.
 - A failed push of attachments delays event files only if the Hub refuses the destination or asks for a pause.
 - The log has one line for each commit, and one for each try that fails, with the time of the next.

@@ -13,7 +13,8 @@ in_flight and batch. Of attachments: copies -> in_flight -> push -> ledger -> dr
 interruption the next uploader derives the rest from what the ledger does not cover.
 
 Invariants:
-- The destination is that of the start record. A run that is recorded for another one is left alone.
+- The destination is that of the start record, but for the folder, see `folders`. A run that is recorded for another
+  one is left alone.
 - While a request without a parent may still be under way, all that is sent names its parent and is nothing newer.
 - What is done for a run, and what is printed meanwhile, is in the log of the run.
 """
@@ -40,6 +41,7 @@ from hf_mpwriter.spool.outbox import filesystem_time
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import identity
+from hf_mpwriter.uploader import folders
 from hf_mpwriter.uploader.branch import Branch, Parcel, Result
 from hf_mpwriter.uploader.decision import Situation, abandoned_for
 from hf_mpwriter.uploader.meeting import Descriptors
@@ -96,20 +98,22 @@ class RunUpload(loop.Holder[StartRecord]):
     def recover(self) -> None:
         """Read what is on disk; nothing in memory counts but what was asked for, and what was told."""
         self._check_recorded()
+        self._start, notices = folders.settle(self._spool, self._start)
         # first what the disk may refuse: nothing is sent before it is known what was in flight
         self.peers = Peers(self._spool, self.host, self.status, self._clocks)
         self.sending = Sending(self._spool, self.host, self._start, self.status, self.peers, self.requests, self.branch)
         self.status.change(elsewhere=None)
         # those of other hosts name their parents from here on, or we see their records
         self.sending.publish("idle")
+        self.status.notify(notices)
         self.sending.recover()
 
     def _check_recorded(self) -> None:
         """Refuse to work if the run is recorded for another destination: the token belongs to ours."""
-        recorded, ours = self._spool.destination(), self._start.destination
-        if recorded is None or recorded.is_same(ours):
+        recorded, ours = self._spool.record(), self._start.destination
+        if recorded is None or recorded.is_for(ours):
             return
-        reason = f"the recorded destination has changed; it is {recorded}, but this run goes to {ours}"
+        reason = f"the recorded destination has changed; it is {recorded.destination}, but this run goes to {ours}"
         hint = f"If others have not changed it, use another logdir. Else remove run.json in {self._spool.root}."
         self.status.failed(Refused(reason, hint), 1)
         self.status.publish(phase="left", waiting=0, push=0, commits=0, blocked_until=0.0)

@@ -78,7 +78,7 @@ def status(membership: Membership, now: Logged) -> Status:
     if destination is not None:
         uploaded = hub.look(now.lengths)
         late |= uploaded.missing
-        page, failure = uploaded.to or destination.url, uploaded.carrier.why
+        page, failure = uploaded.to or membership.spool.destination_of(destination).url, uploaded.carrier.why
         on_hub = uploaded.total - sum(uploaded.missing.values())
     disk = f"the disk refuses records: {now.disk_error}." if now.disk_error else ""
     lost = damage_text(now.damaged if destination is None else hub.missing(now.damaged))

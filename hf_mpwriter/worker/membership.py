@@ -63,7 +63,7 @@ class Membership:
         self.said: int | None = None  # the rank that the program has given to a writer by `rank=`, None if none
         self._parent: int | None = None
         self.spool = spool  # of the run directory
-        self.destination: Destination | None = None  # where the run is uploaded, None if it is local
+        self.destination: Destination | None = None  # that the writers ask for, None if the run is local
         self.settings = Settings()  # how it is uploaded
         self.is_stopped = False  # whether this process asks for no uploads
         self.joined_at = time.time()  # unix time of the last join

@@ -152,7 +152,8 @@ class Messages:
             return
         if begins and self._reporter.reports:  # who does not report may have to tell it later
             self._has_begun, record = True, replace(record, start=now)
-            text = beginning(self._spool.logdir, destination, status.repo_id, private=status.private)
+            to = self._spool.destination_of(destination)
+            text = beginning(self._spool.logdir, to, status.repo_id, private=status.private)
             lines.append((logger.info, text))
         if fails:
             record, self.told = replace(record, outage=now, why=status.why), status.why
@@ -185,7 +186,8 @@ class Messages:
         record, self._has_begun = ToldRecord.read(self._spool.told), True
         if record.start < self._started_at:
             replace(record, start=self._clock()).save(self._spool.told)
-            logger.info("%s", beginning(self._spool.logdir, destination, repo_id, private=private))
+            to = self._spool.destination_of(destination)
+            logger.info("%s", beginning(self._spool.logdir, to, repo_id, private=private))
 
     def done(self, ledger: Ledger, left_at: float) -> None:
         """Tell that all is there, once: the last member has left, at a unix time."""
@@ -198,7 +200,7 @@ class Messages:
             return
         self._begin(ledger.repo_id, private=ledger.private)
         replace(ToldRecord.read(self._spool.told), done=time.time()).save(self._spool.told)
-        logger.info("%s", done(ledger, destination))
+        logger.info("%s", done(ledger, self._spool.destination_of(destination)))
 
 
 def is_outage(status: UploaderStatus, started_at: float, now: float) -> bool:
@@ -213,9 +215,12 @@ def is_outage(status: UploaderStatus, started_at: float, now: float) -> bool:
     return status.kind in TRIES_AGAIN and lasts and (is_new or tries)
 
 
-def url_of(spool: Spool, destination: Destination) -> str:
-    """The page of a run on the Hub, with the full name of the repository if a push has resolved it."""
-    return destination.resolved(UploaderStatus.newest(spool).repo_id).url
+def url_of(spool: Spool, asked: Destination) -> str:
+    """The page on the Hub of a run whose writers ask for a destination.
+
+    With the folder that an uploader has settled, and the full name of the repository that a push has resolved.
+    """
+    return spool.destination_of(asked).resolved(UploaderStatus.newest(spool).repo_id).url
 
 
 def log_of(spool: Spool, status: UploaderStatus) -> str:

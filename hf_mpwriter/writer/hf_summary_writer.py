@@ -163,7 +163,6 @@ class CommitScheduler:
         self._worker, self._destination = worker, destination
         self.repo_type, self.revision = repo_type, revision
         self.folder_path = Path(worker.spool.run_dir)
-        self.path_in_repo = destination.path_in_repo
         self.every = settings.commit_every
         self.squash_history = settings.squash_history
         self.allow_patterns = settings.allow_patterns
@@ -171,6 +170,11 @@ class CommitScheduler:
         self.token = token
         self.lock = threading.Lock()
         self.last_future: Future[str | None] | None = None
+
+    @property
+    def path_in_repo(self) -> str:
+        """The folder in the repository, one of its own where another run has the folder that was asked for."""
+        return self._worker.spool.destination_of(self._destination).path_in_repo
 
     @property
     def repo_id(self) -> str:

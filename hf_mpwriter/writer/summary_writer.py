@@ -240,7 +240,7 @@ class SummaryWriter(TrialMethods):
         """The run, where it goes, and whether the writer is closed."""
         known = vars(self)  # an exception may have left the constructor
         local = "this machine only" if self._worker else "nowhere"
-        to = known["_destination"].url if self._worker and self._uploads else local
+        to = self.url or local
         return f"<{type(self).__name__} of {known.get('logdir')} to {to}{', closed' * known.get('_closed', False)}>"
 
     # the Hub

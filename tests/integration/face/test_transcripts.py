@@ -80,7 +80,8 @@ GONE = (
 )
 OTHERS = (
     f"{LINK} has event files that are not of this run directory: of another run of its name, or of an earlier attempt "
-    "on another disk. TensorBoard shows them as one run. If they are two, give one of them another path_in_repo."
+    "on another disk. TensorBoard shows them as one run. If it is one, bring them here before its next start: "
+    "hf-mpwriter pull RUN. If they are two, give one of them another path_in_repo."
 )
 NO_ROOM = f"not uploading: the disk is full: free space on the disk of RUN/.hf_mpwriter; {LATER}"
 NO_RECORDS = "RUN/events.out.tfevents: the disk refuses event records (No space left on device)"

@@ -46,6 +46,7 @@ def test_a_run_that_begins_where_another_one_is_says_so_once(run, other):
     done, said = push(other, "events.out.tfevents.1700000002.here.3.0123abcd")
     assert isinstance(done, Done)
     assert f"{run.destination.url} has event files that are not of this run directory" in said
+    assert f"before its next start: hf-mpwriter pull {other.root}. " in said
     assert "give one of them another path_in_repo" in said
     _, again = push(other, "events.out.tfevents.1700000003.here.3.0123abcd", known=done.files)
     assert again == ""

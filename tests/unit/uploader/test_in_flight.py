@@ -228,6 +228,7 @@ def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, mon
     number, release = one.sending.events.batches[0].number, locks.release
 
     def another_comes(fd: int) -> None:
+        monkeypatch.setattr(locks, "release", release)
         release(fd)
         lock = locks.try_exclusive(place.spool.uploader_lock)
         two = uploader(place.spool, lambda: place.now, lock=lock)
