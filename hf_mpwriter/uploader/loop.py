@@ -27,13 +27,13 @@ from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.daemon.background import prepare_process
 from hf_mpwriter.daemon.loop import REFUSALS, end_in_time
 from hf_mpwriter.daemon.starts import StartRecord
-from hf_mpwriter.system import hf_home, launch
+from hf_mpwriter.system import hf_home, launch, locks
 from hf_mpwriter.system.directory import identity
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.uploader.branch import Branch, Parcel, Result
 from hf_mpwriter.uploader.decision import Action, decide, pause
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.meeting import Descriptors, Meeting
+from hf_mpwriter.uploader.meeting import Asked, Descriptors, Meeting
 from hf_mpwriter.uploader.pacing import Clocks, Step
 from hf_mpwriter.uploader.rate_limit import RateLimit, folder_of
 from hf_mpwriter.uploader.siblings import Search
@@ -120,12 +120,19 @@ class Uploader:
             spool = identity(os.fstat(asked.descriptors.spool))
             if self._is_ending or spool in self._declined or len(self.uploads) >= MOST_SERVED:
                 asked.refuse()
-            elif asked.take():
-                try:
-                    self.add(HeldRun.of(asked.record, asked.descriptors))
-                except (HfMpWriterError, OSError) as error:
-                    logger.info("a run that was handed over is not uploaded: %s", error)
-                    self._declined.add(spool)
+            elif asked.take() and not self._adds(asked):
+                self._declined.add(spool)
+
+    def _adds(self, asked: Asked) -> bool:
+        """Serve a run that was taken; one that cannot be served is free again, for an uploader of its own."""
+        try:
+            self.add(HeldRun.of(asked.record, asked.descriptors))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
+            logger.info("a run that was handed over is not uploaded: %s", error)
+            locks.release(asked.descriptors.lock)
+            os.close(asked.descriptors.log)
+            return False
+        return True
 
     def _is_there(self, upload: RunUpload) -> bool:
         """Look at a run; whether that went well. One whose spool was removed is let go."""

@@ -63,14 +63,13 @@ class HeldRun:
 
     @classmethod
     def of(cls, record: bytes, descriptors: Descriptors) -> Self:
-        """What another process had of the run until now; HfMpWriterError if the run cannot be served."""
+        """What another process had of the run until now; HfMpWriterError or OSError if the run cannot be served."""
         locks.adopt(descriptors.lock)
         try:
             start = state.load(StartRecord, record)
-            spool = Spool.adopt(start, descriptors.run_dir, descriptors.spool)
-        except (state.DamagedError, HfMpWriterError, OSError) as error:
-            locks.release(descriptors.lock)
-            raise HfMpWriterError(f"its start record or its directories are not usable: {error}") from error
+        except state.DamagedError as error:
+            raise HfMpWriterError(f"its start record cannot be read: {error}") from error
+        spool = Spool.adopt(start, descriptors.run_dir, descriptors.spool)
         return cls(spool, start, descriptors.lock, descriptors.log)
 
 
@@ -93,7 +92,9 @@ class RunUpload(loop.Holder[StartRecord]):
         self._abandoned_since, self._waited_until = clocks.now(), 0.0
         self._ends_at = math.inf  # monotonic seconds; `stop` waits no longer
         self.refusals = 0  # of the disk, in a row
-        self.recover()
+        self.identity = identity(os.fstat(held.spool.directory.fd))  # what tells its spool from all others
+        with self.logging():
+            self.recover()
 
     def recover(self) -> None:
         """Read what is on disk; nothing in memory counts but what was asked for, and what was told."""
@@ -118,11 +119,6 @@ class RunUpload(loop.Holder[StartRecord]):
         self.status.failed(Refused(reason, hint), 1)
         self.status.publish(phase="left", waiting=0, push=0, commits=0, blocked_until=0.0)
         raise HfMpWriterError(f"{reason}.", hint=hint)
-
-    @property
-    def identity(self) -> tuple[int, int]:
-        """What tells its spool from all others."""
-        return identity(os.fstat(self._spool.directory.fd))
 
     @property
     def run_dir(self) -> str:
