@@ -57,6 +57,7 @@ from sweep_runs import SweepRun, hurry
 
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.localhub.errors import RepoNotFound
 from hf_mpwriter.system.process import command_line
 
 WEIGHTS = {"trial": 45, "uploader": 25, "push": 24, "Hub": 6}  # of kills
@@ -64,6 +65,7 @@ BETWEEN = (0.1, 0.6)  # seconds between two kills
 SEARCH = 1.5  # seconds to wait for an uploader or a push
 PUSH = 0.9  # seconds of a push, in which it is struck
 DOWN = ((0.2, 2.0), (0.2, 2.0), (6.0, 10.0))  # seconds of an outage
+STUCK = 15.0  # seconds without a commit, after which an uploader or a push is killed all the same
 ENDS = 0.15  # chance that a run ends with a kill, and goes on
 PATIENCE = 240.0  # seconds for anything to end
 TELL = 60.0  # seconds in which each fault is to be told
@@ -96,7 +98,7 @@ class Sweep:
             place = self._stack.enter_context(LoopDisk(str(root), "ext4")).path if fault == "full" else ""
             self.runs.append(SweepRun(root, number, self._rng, options.hosts, place))
         self._concerned = dict(zip(faults, self.runs, strict=False))
-        self._filler = ""
+        self._filler, self._head, self._stuck_at = "", "", 0.0
         self.findings: list[str] = []
 
     def __enter__(self) -> Self:
@@ -153,6 +155,8 @@ class Sweep:
         if self._rng.random() < ENDS:
             self._rng.choice(trials).let_end()
             self.tally["runs that ended and went on"] += 1
+        if kind in ("uploader", "push") and not self._has_committed():
+            kind = "trial"
         if kind == "Hub":
             hit = self._kill_hub()
         elif kind == "trial":
@@ -161,6 +165,16 @@ class Sweep:
             hit = send(self._find(kind), signal.SIGKILL)
         self.tally[f"SIGKILL {kind}"] += hit
         return hit
+
+    def _has_committed(self) -> bool:
+        """Whether there was a commit since the last kill of an uploader or a push: else nothing would get there."""
+        head, now = "", time.monotonic()
+        with contextlib.suppress(RepoNotFound):
+            head = self.hub.store.resolve("model", inside.REPO)
+        if head == self._head and now < self._stuck_at:
+            return False
+        self._head, self._stuck_at = head, now + STUCK
+        return True
 
     def _find(self, kind: str) -> int:
         wait_for(lambda: by_kind(self._mark)[kind], SEARCH)
