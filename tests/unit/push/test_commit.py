@@ -11,19 +11,19 @@ import random
 import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
-from jobs import ONE, TWO, job
+from jobs import ONE, TWO, job, job_of, part
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
 from hf_mpwriter.push import commit as commit_module
 from hf_mpwriter.push.client import NotQuietError, Remote, Source, check_unchanged
-from hf_mpwriter.push.job import Job
+from hf_mpwriter.push.job import Notice, Part
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.uploader.in_flight import possible
 
 
-def read_back(one: Job, there: dict[str, Remote]):
+def read_back(one: Part, there: dict[str, Remote]):
     """Compare everything that is known or to be sent."""
     return commit_module.read_back(one, Spool(one.run_dir), {*one.known, *(file.path for file in one.files)}, there)
 
@@ -50,16 +50,16 @@ READINGS = {
 def test_event_files_are_compared_by_what_the_hub_tells(run_dir, known, there, found):
     """What is a beginning of ours counts; anything else differs, and is never overwritten."""
     expected = ({}, ["a.tfevents"]) if found is None else ({"a.tfevents": found}, [])
-    result, differing = read_back(job(run_dir, known), {"a.tfevents": there} if there else {})
+    result, differing = read_back(part(run_dir, known), {"a.tfevents": there} if there else {})
     assert (result, list(differing)) == expected
 
 
 def test_what_the_ledger_says_is_not_hashed_again(run_dir):
     """Size and digest as known: nothing to say, nothing to read. What is gone here is held there."""
     known = {"gone.tfevents": Sent(3, remote(b"abc").sha256)}
-    assert read_back(job(run_dir, known, files=()), {"gone.tfevents": remote(b"abc")}) == ({}, {})
+    assert read_back(part(run_dir, known, files=()), {"gone.tfevents": remote(b"abc")}) == ({}, {})
     found = {"gone.tfevents": Sent(1, remote(b"x").sha256)}
-    assert read_back(job(run_dir, files=("gone.tfevents",)), {"gone.tfevents": remote(b"x")}) == (found, {})
+    assert read_back(part(run_dir, files=("gone.tfevents",)), {"gone.tfevents": remote(b"x")}) == (found, {})
 
 
 def lfs(file: LocalFile) -> Remote:
@@ -91,8 +91,9 @@ ATTACHMENTS = {  # what the ledger knows, what may be there, what is there; what
 @pytest.mark.parametrize(("known", "uncertain", "there", "found"), ATTACHMENTS.values(), ids=ATTACHMENTS)
 def test_attachments_are_compared_by_content(run_dir, kind, known, uncertain, there, found):
     """Known by the ledger, or uncertain with an unknown outcome: ours. Anything else is quarantined with what to do."""
-    one = dataclasses.replace(
-        job(run_dir, {} if known is None else {"a.tsv": known}),
+    one = part(
+        run_dir,
+        {} if known is None else {"a.tsv": known},
         files=(TWO,),
         uncertain={"a.tsv": uncertain} if uncertain else {},
     )
@@ -106,7 +107,7 @@ def test_a_refused_attachment_still_replaces_what_this_run_has_sent(run_dir):
     ledger = Ledger(job(run_dir).destination)
     ledger.acknowledge({"a.tsv": ONE.content}, "c" * 40, 1.0)
     ledger.quarantine("a.tsv", "400", 1)
-    again = dataclasses.replace(job(run_dir), files=(TWO,), known=ledger.known(), uncertain=possible(ledger))
+    again = part(run_dir, ledger.known(), files=(TWO,), uncertain=possible(ledger))
     assert read_back(again, {"a.tsv": lfs(ONE)}) == ({"a.tsv": ONE.content}, {})
     assert read_back(again, {}) == ({}, {})
     theirs = dataclasses.replace(ONE.content, foreign=True)
@@ -179,15 +180,15 @@ class HubOfRun:
         self.commits_sent += 1
         if self.error:
             raise self.error
-        return "e" * 40, {source.file.path: Sent(source.file.length, "") for source in opened}
+        return "e" * 40, {source.target: Sent(source.file.length, "") for source in opened}
 
 
 def carried(run_dir, hub: HubOfRun, **changes):
     """The verdict on a job with these changes, and the notices."""
     (run_dir / ".hf_mpwriter").mkdir(exist_ok=True)
-    notices: list[str] = []
-    verdict = commit_module.carry(dataclasses.replace(job(run_dir), **changes), hub, notices.append, random.Random(1))
-    return verdict, notices
+    told: list[Notice] = []
+    (verdict,) = commit_module.carry(job(run_dir, **changes), [Spool(str(run_dir))], hub, told.append, random.Random(1))
+    return verdict, [notice.text for notice in told]
 
 
 def copied(run_dir, file: LocalFile) -> None:
@@ -266,6 +267,47 @@ def test_a_refusal_may_be_about_a_parent_that_is_not_named_whole(run_dir, monkey
     assert isinstance(carried(run_dir, short)[0], Split)
 
 
+def test_a_push_that_went_well_waits_for_nothing(run_dir, monkeypatch):
+    """Only a branch that has moved is tried again after a while."""
+    slept = []
+    monkeypatch.setattr(commit_module.time, "sleep", slept.append)
+    assert isinstance(carried(run_dir, HubOfRun(None))[0], Done)
+    assert slept == []
+
+
+class MovingHub(HubOfRun):
+    """The branch moves during the first commit; it notes where each path was compared."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.compared: list[tuple[str, str]] = []
+
+    def sizes(self, paths, revision) -> dict[str, Remote]:
+        """What it says that is there."""
+        self.compared += [(path, revision) for path in sorted(paths)]
+        return {path: remote(b"abcde") for path in paths if path.startswith("there/")}
+
+    def commit(self, opened, parent: str, **options: bool):
+        """Refuse the first."""
+        first, self._head = self._head == "c" * 40, "d" * 40
+        self.error = refused_with(412) if first else None
+        return super().commit(opened, parent, **options)
+
+
+def test_what_was_there_before_the_branch_has_moved_is_compared_again(run_dir, tmp_path, monkeypatch):
+    """A run with nothing to send is as far as the others of its push: its copies may have changed, too."""
+    monkeypatch.setattr(commit_module.time, "sleep", lambda _: None)
+    hub, spools = MovingHub(), [Spool(str(run_dir)) for _ in range(2)]
+    there = {"a.tfevents": Sent(5, remote(b"abcde").sha256)}
+    parts = part(run_dir, there, folder="there"), part(run_dir, folder="new")
+    verdicts = commit_module.carry(job_of(*parts), spools, hub, lambda _: None, random.Random(1))
+    assert [(verdict.own, verdict.commit, verdict.parent) for verdict in verdicts] == [
+        (False, "d" * 40, "d" * 40),
+        (True, "e" * 40, "d" * 40),
+    ]
+    assert [revision for path, revision in hub.compared if path == "there/a.tfevents"] == ["c" * 40, "d" * 40]
+
+
 @pytest.mark.parametrize("change", ["grown", "shorter", "rewritten", "nothing"])
 def test_a_file_that_changes_while_it_is_sent_by_its_path_is_found(tmp_path, change):
     """By its size, or by its time of change where that is the same."""
@@ -274,7 +316,7 @@ def test_a_file_that_changes_while_it_is_sent_by_its_path_is_found(tmp_path, cha
     for one in (path, other):
         one.write_bytes(b"content")
         os.utime(one, (1e9,) * 2)
-        stamps[Source(LocalFile(one.name, 7, False), str(one))] = 7, 10**18
+        stamps[Source(LocalFile(one.name, 7, False), str(one), one.name)] = 7, 10**18
     check_unchanged(stamps)
     if change != "nothing":
         path.write_bytes({"grown": b"content, more", "shorter": b"con", "rewritten": b"another"}[change])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -23,31 +22,33 @@ def run_dir(spool):
 
 
 @pytest.mark.parametrize("text", ["no end of line", "Done by me\n"])
-def test_what_the_start_of_python_prints_is_no_message_of_the_push(run_dir, tmp_path, monkeypatch, text):
+def test_what_the_start_of_python_prints_is_no_message_of_the_push(run_dir, spool, tmp_path, monkeypatch, text):
     """A `sitecustomize` that greets on standard output ends no uploader, and no verdict is lost in its line."""
     (tmp_path / "sitecustomize.py").write_text(f"print({text!r}, end='', flush=True)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    process = handle.PushHandle(job(run_dir), 300.0)
-    assert isinstance(wait_for(lambda: process.listen()[1], "the end"), Retry)
+    process = handle.PushHandle(job(run_dir), 300.0, [spool])
+    (verdict,) = wait_for(lambda: process.listen()[1], "the end")
+    assert isinstance(verdict, Retry)
 
 
-def test_a_push_that_is_stopped_is_ended_by_the_uploader(run_dir, monkeypatch):
+def test_a_push_that_is_stopped_is_ended_by_the_uploader(run_dir, spool, monkeypatch):
     """SIGSTOP: its own timer cannot end it, so the uploader does when its time and some grace are over."""
     monkeypatch.setattr(launch, "GRACE", 0.1)
-    process = handle.PushHandle(job(run_dir), 0.1)
+    process = handle.PushHandle(job(run_dir), 0.1, [spool])
     os.kill(process.pid, signal.SIGSTOP)
-    verdict = wait_for(lambda: process.listen()[1], "the end")
+    (verdict,) = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push hung and was ended after 0 s", xet="failing", too_slow=True)
 
 
-def test_a_job_of_any_size_does_not_block_the_uploader(run_dir):
+def test_a_job_of_any_size_does_not_block_the_uploader(run_dir, spool):
     """A push that is stopped reads nothing: its job waits in a file, not in a pipe that would be full."""
-    large = dataclasses.replace(job(run_dir), known={f"{n}.tfevents": Sent(n, "0" * 64) for n in range(20_000)})
-    process = handle.PushHandle(large, 300.0)
+    large = job(run_dir, known={f"{n}.tfevents": Sent(n, "0" * 64) for n in range(20_000)})
+    process = handle.PushHandle(large, 300.0, [spool])
     os.kill(process.pid, signal.SIGSTOP)
-    assert process.listen() == ([], None)
+    assert process.listen() == ([], [])
     process.kill()
-    assert isinstance(wait_for(lambda: process.listen()[1], "the end"), Unknown)
+    (verdict,) = wait_for(lambda: process.listen()[1], "the end")
+    assert isinstance(verdict, Unknown)
 
 
 def no_memory_files(_: str) -> int:
@@ -56,7 +57,7 @@ def no_memory_files(_: str) -> int:
 
 
 @pytest.mark.parametrize("refusal", [None, no_memory_files])
-def test_without_memory_files_the_job_goes_by_a_file_without_a_name(run_dir, tmp_path, monkeypatch, refusal):
+def test_without_memory_files_the_job_goes_by_a_file_without_a_name(run_dir, spool, tmp_path, monkeypatch, refusal):
     """A system or a sandbox without memfd_create; nothing is left in the folder of temporary files."""
     places = tmp_path / "temporary"
     places.mkdir()
@@ -65,6 +66,7 @@ def test_without_memory_files_the_job_goes_by_a_file_without_a_name(run_dir, tmp
         monkeypatch.delattr(os, "memfd_create")
     else:
         monkeypatch.setattr(os, "memfd_create", refusal)
-    process = handle.PushHandle(job(run_dir), 300.0)
-    assert isinstance(wait_for(lambda: process.listen()[1], "the end"), Retry)
+    process = handle.PushHandle(job(run_dir), 300.0, [spool])
+    (verdict,) = wait_for(lambda: process.listen()[1], "the end")
+    assert isinstance(verdict, Retry)
     assert os.listdir(places) == []

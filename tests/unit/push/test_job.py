@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 import pytest
-from jobs import ONE, TWO, job
+from jobs import ONE, TWO, job, part
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
@@ -24,6 +24,7 @@ from hf_mpwriter.push.job import Job, Notice, from_line
         Moved("why\nand how"),
         Split("why"),
         Notice("created me/run"),
+        Notice("me/run is private", 2),
     ],
 )
 def test_a_message_survives_the_pipe(message):
@@ -47,11 +48,10 @@ def test_garbage_is_no_verdict():
 
 def test_a_job_survives_its_way_to_the_push(run_dir):
     """What the uploader writes is what the push reads; a digest that is none is refused."""
-    one = dataclasses.replace(
-        job(run_dir), files=(TWO,), known={"a.tsv": ONE.content}, uncertain={"a.tsv": [ONE.content, TWO.content]}
-    )
+    one = job(run_dir, files=(TWO,), known={"a.tsv": ONE.content}, uncertain={"a.tsv": [ONE.content, TWO.content]})
+    one = dataclasses.replace(one, parts=(*one.parts, part(run_dir, folder="other")))
     assert state.load(Job, state.dump(one)) == one
     data = json.loads(state.dump(one))
-    data["files"][0]["sha256"] = "../../etc/passwd"
+    data["parts"][0]["files"][0]["sha256"] = "../../etc/passwd"
     with pytest.raises(state.DamagedError, match="not the digests"):
         state.load(Job, json.dumps(data).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import socket
@@ -13,7 +12,6 @@ from programs import run_python
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.push import process
-from hf_mpwriter.system import launch
 
 
 def test_a_push_ends_at_once_and_what_libraries_have_printed_is_in_the_log():
@@ -40,7 +38,7 @@ def test_few_large_files_are_read_at_once_and_many_small_ones(tmp_path, monkeypa
     (name,) = process.READERS
     monkeypatch.setattr(os, "environ", {} if given is None else {name: given})
     files = tuple(LocalFile(f"{number}.tfevents", length, growing=False) for number, length in enumerate(lengths))
-    process._set_environment(dataclasses.replace(job(tmp_path), files=files), str(tmp_path))
+    process._set_environment(job(tmp_path, files=files), str(tmp_path))
     assert os.environ.get(name) == expected
 
 
@@ -56,26 +54,24 @@ def test_no_job_is_lost_between_the_last_look_and_the_end_of_the_wait(monkeypatc
             return [], [], []
 
         monkeypatch.setattr(process.select, "select", wait)
-        monkeypatch.setattr(launch, "MORE_FD", push.fileno())
-        found = process._next_record(0)
-        assert (found >= 0) is sent_in_time
+        found = process._next_job(push, 0)
+        assert len(found) == sent_in_time
         with pytest.raises(OSError, match="Broken pipe"):
             socket.send_fds(uploader, [b"+"], [record])
         monkeypatch.undo()
-        for fd in (record, *([found] if sent_in_time else [])):
+        for fd in (record, *found):
             os.close(fd)
         uploader.close()
         push.close()
 
 
-def test_no_timer_runs_while_a_push_waits_for_a_job(monkeypatch):
+def test_no_timer_runs_while_a_push_waits_for_a_job():
     """Its time is for jobs. The alarm would end it with the socket open, and a job on its way would be lost."""
     uploader, push = socket.socketpair()
     uploader.close()
-    monkeypatch.setattr(launch, "MORE_FD", push.fileno())
     signal.setitimer(signal.ITIMER_REAL, 1000.0)
     try:
-        assert process._next_record(1000) == -1
+        assert process._next_job(push, 1000) == []
         assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
