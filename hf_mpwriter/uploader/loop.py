@@ -318,9 +318,17 @@ def _hosts(uploads: Iterable[RunUpload]) -> tuple[set[str], set[str]]:
 
 def serve(record: bytes, meeting: Meeting | None) -> None:
     """Be the uploader of the run that `system/launch` names by descriptors, and of those that come to the meeting."""
-    prepare_process()
     try:
         held = HeldRun.of(record, Descriptors(launch.LOCK_FD, launch.RUN_DIR_FD, launch.SPOOL_FD, log=os.dup(2)))
+    except HfMpWriterError as error:
+        raise SystemExit(f"no uploader: {error}") from None
+    work(held, meeting)
+
+
+def work(held: HeldRun, meeting: Meeting | None = None) -> None:
+    """Be the uploader of a run, and of those that come to the meeting."""
+    prepare_process()
+    try:
         uploader = Uploader(held.start, time.monotonic, random.Random(), Timing.of())  # noqa: S311 - jitter
         uploader.add(held)
     except (HfMpWriterError, OSError) as error:

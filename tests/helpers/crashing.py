@@ -3,7 +3,7 @@
 A trial, made by a process that has loaded every module and used none (`serve`):
 
     story      two workers log, seal, die and close; each step when the Hub is known to have what was logged before
-    life       fork -> take the uploader lock -> loop.work, pushes are forks of it, until it leaves or is struck
+    life       fork -> take the uploader lock -> work, pushes are forks of it, until it leaves or is struck
     harm       hits one life: a failpoint, or strace at the n-th system call of a name, of the uploader or
                of one of its pushes; the lives after it are unharmed
     checks     the oracle finds no problem, and no temporary file, batch, member file or process is left
@@ -114,7 +114,7 @@ class Clock:
 
 
 def fork_push(
-    child: launch.Child, _kind: str, record: bytes, _run_dir: str, given: dict[int, int], *, ask: Any, **_: object
+    child: launch.Child, _kind: str, _record: bytes, _run_dir: str, given: dict[int, int], *, ask: Any, **_: object
 ) -> None:
     """Replace the start of a child of an uploader: the push is a fork of this process, which has loaded the client."""
     child._pipe, inner = os.pipe()
@@ -125,22 +125,22 @@ def fork_push(
     if not child.pid:
         os.dup2(inner, 1)
         go_on.close()
-        run_and_end(functools.partial(_push, os.getppid(), record, given, waits))
+        run_and_end(functools.partial(_push, os.getppid(), given, waits))
     os.close(inner)
     waits.close()
     ask(push=child.pid)
     go_on.close()
 
 
-def _push(parent: int, record: bytes, given: dict[int, int], waits: socket.socket) -> None:
+def _push(parent: int, given: dict[int, int], waits: socket.socket) -> None:
     from hf_mpwriter.push import process
 
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client's waits between its retries
     waits.recv(1)
-    with launch.record_file(record) as fd:
-        write, runs, spool = launch.answer(parent), given[launch.RUN_DIR_FD], given[launch.SPOOL_FD]
-        process.serve(lambda message: write(state.to_line(message)), os.dup(fd), runs, spool)
+    write = launch.answer(parent)
+    with socket.socket(fileno=os.dup(given[launch.MORE_FD])) as jobs:
+        process.serve(lambda message: write(state.to_line(message)), jobs)
 
 
 def run_and_end(action: Callable[[], object]) -> NoReturn:
@@ -157,9 +157,9 @@ def run_and_end(action: Callable[[], object]) -> NoReturn:
 
 def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> None:
     """Run one life, in a fork."""
-    from hf_mpwriter.daemon import background, loop
-    from hf_mpwriter.uploader import in_flight
-    from hf_mpwriter.uploader import loop as uploader
+    from hf_mpwriter.daemon import background
+    from hf_mpwriter.uploader import branch, loop
+    from hf_mpwriter.uploader.upload import HeldRun
 
     def ask(**message: Any) -> None:
         theirs.send(json.dumps(message).encode())
@@ -176,14 +176,15 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     os.dup2(log, 2)
     background.LOG_LIMIT = LOG_LIMIT
     background.lower_priority = lambda: None
-    uploader.time = loop.time = Clock(ask)
-    in_flight.LINGER = 0  # a harm hits a push by its number
+    clock = loop.time = Clock(ask)
+    loop.launch = SimpleNamespace(wait_for_input=lambda _, seconds: clock.sleep(seconds))
+    branch.LINGER = 0  # a harm hits a push by its number
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
     launch.Child.__init__ = functools.partialmethod(fork_push, ask=ask)
     ask(begins=True)
     try:
         start = StartRecord(spool.run_dir, destination=spool.destination())
-        loop.work(uploader.Uploader, spool, start, locks.try_exclusive(spool.uploader_lock))
+        loop.work(HeldRun(spool, start, locks.try_exclusive(spool.uploader_lock)))
     finally:
         ask(passed=passed)
 

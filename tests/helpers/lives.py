@@ -42,17 +42,19 @@ def push_of(run_dir) -> int:
 
 TAKES_THE_LOCK = """
 import os, sys, time
-import hf_mpwriter.uploader.loop as uploader
 from hf_mpwriter.daemon import loop
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.system import locks
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.uploader.loop import work
+from hf_mpwriter.uploader.upload import HeldRun
 spool = Spool(sys.argv[1])
 os.dup2(locks.try_exclusive(Spool(sys.argv[1]).uploader_lock), 3)
 os.closerange(4, 100)
 {}
 start = StartRecord(spool.run_dir, destination=spool.destination())
-loop.work(uploader.Uploader, spool, start, 3)
+locks.adopt(3)
+work(HeldRun(spool, start, 3))
 """
 
 

@@ -7,6 +7,7 @@ waits between its retries are cut short.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jobs
 import pytest
 from hub_clients import ask
 from programs import wait_for
@@ -32,7 +34,7 @@ from hf_mpwriter.spool.layout import Spool
 NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 SHORT_SLEEPS = "import time\nsleep = time.sleep\ntime.sleep = lambda seconds: sleep(min(seconds, 0.01))\n"
 FORKS = """
-import json, os, sys
+import json, os, socket, sys
 from hf_mpwriter.base import state
 from hf_mpwriter.push import client, process
 from hf_mpwriter.system import launch
@@ -43,7 +45,9 @@ for line in sys.stdin:
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         top = os.open(os.path.dirname(job), os.O_RDONLY)
         write = launch.answer(os.getppid())
-        process.serve(lambda message: write(state.to_line(message)), os.open(job, os.O_RDONLY), top, os.dup(top))
+        ours, theirs = socket.socketpair()
+        socket.send_fds(ours, [b"+"], [os.open(job, os.O_RDONLY), top, os.dup(top)])
+        process.serve(lambda message: write(state.to_line(message)), theirs)
         os._exit(0)
     _, status, used = os.wait4(pid, 0)
     print(os.waitstatus_to_exitcode(status), used.ru_maxrss, flush=True)
@@ -75,7 +79,7 @@ class Pushes:
 
     def verdict(self, job: job_module.Job) -> Verdict:
         """Make one push and wait for its end."""
-        path, output = (os.path.join(job.run_dir, name) for name in ("job.json", "job.out"))
+        path, output = (os.path.join(job.parts[0].run_dir, name) for name in ("job.json", "job.out"))
         with open(path, "wb") as file:
             file.write(b"\n" + state.dump(job))
         self.process.stdin.write(json.dumps([path, output]) + "\n")
@@ -118,27 +122,26 @@ class Run:
     pushes: Pushes
     length: int = 0
 
+    @functools.cached_property
+    def spool(self) -> Spool:
+        """Its spool, which `create` makes."""
+        return Spool(str(self.root))
+
     def log(self) -> None:
         """Write the event file, with unique content."""
         self.length = event_file(self.root / NAME, 5, tag=f"{self.root}{next(numbers)}")
 
     def job(self, changes: dict[str, Any]) -> job_module.Job:
         """The job of a push, with these changes."""
+        where = changes.get("destination", self.destination)
         fields = {
-            "run_dir": str(self.root),
-            "copies": "copies",
             "cache": str(self.root / "cache"),
-            "destination": self.destination,
-            "private": None,
-            "squash": False,
             "files": (LocalFile(NAME, self.length, growing=True),),
-            "known": {},
-            "uncertain": {},
-            "own_head": None,
-            "fenced": True,
+            "is_trusted": True,
             "xet": False,
         }
-        return job_module.Job(**fields | changes)
+        of_branch = {"destination": dataclasses.replace(where, path_in_repo=""), "folder": where.path_in_repo}
+        return jobs.job(self.root, **fields | changes | of_branch)
 
     def push(self, **changes: Any) -> Verdict:
         """Push the file."""
@@ -149,10 +152,10 @@ class Run:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in env.items():
                 patch.setenv(name, value)
-            spool = Spool(str(self.root))
-            spool.create()
-            process = handle.PushHandle(self.job(changes), 150.0, spool)
-        return wait_for(lambda: process.listen()[1], "the verdict")
+            self.spool.create()
+            process = handle.PushHandle(self.job(changes), 150.0, [self.spool])
+        (verdict,) = wait_for(lambda: process.listen()[1], "the verdict")
+        return verdict
 
     def arrives(self, hub: LocalHub, **changes: Any) -> None:
         """Clear the fault; the same push again ends with the whole file on the Hub."""

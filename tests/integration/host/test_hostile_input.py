@@ -12,7 +12,7 @@ import pytest
 from forks import in_child
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import job
+from jobs import part
 from programs import wait_for
 from runs import LOG_AND_EXIT, WORKER, all_acknowledged, check_oracle, no_uploader, status_of
 from support import event_file
@@ -50,12 +50,13 @@ def test_what_became_a_link_after_the_snapshot_is_not_sent(tmp_path, what):
     file = LocalFile(f"rank_00001/{NAME}", length, growing=False)
     survey = EventFileScan(Directory(run))
     assert [found.path for found in survey.files(lambda _: True, set)] == [file.path]
-    with commit.sources(job(run), Spool(str(run)), [file]) as (source,):
+    load = commit.Load(0, part(run), Spool(str(run)), to_send=[file])
+    with commit.sources(load) as (source,):
         os.rename(run / what, run / "away")
         (run / what).symlink_to(outside / NAME if what.endswith(NAME) else outside)
         assert os.stat(source.path).st_size == length
     assert file.path not in [found.path for found in survey.files(lambda _: True, set)]
-    with pytest.raises(OSError, match=r"symbolic|Not a directory"), commit.sources(job(run), Spool(str(run)), [file]):
+    with pytest.raises(OSError, match=r"symbolic|Not a directory"), commit.sources(load):
         pass
 
 

@@ -101,10 +101,11 @@ import sys
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.uploader.loop import Uploader
+from hf_mpwriter.uploader.upload import HeldRun
 import random, time
 from hf_mpwriter.base.settings import Destination
 start = StartRecord(run_dir=sys.argv[1], destination=Destination("http://127.0.0.1:9", "me/other"))
-Uploader(Spool(sys.argv[1]), start, 0, time.monotonic, random.Random(1))
+Uploader(start, time.monotonic, random.Random(1)).add(HeldRun(Spool(sys.argv[1]), start, 0))
 """
     code, _, err = start(source, own_spool.run_dir).finish()
     assert code == 1

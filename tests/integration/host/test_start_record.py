@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from jobs import job
 from lives import log_without_uploader
 from programs import wait_for
 from runs import no_uploader, run
@@ -22,7 +23,6 @@ from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.daemon.starts import uploader_start
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.push import handle
-from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system.process import host_id
 
@@ -81,18 +81,13 @@ def test_a_push_sends_what_lies_beneath_its_descriptors(hub, tmp_path):
     spool.create()
     length = event_file(tmp_path / "run" / NAME, 5, tag="ours")
     ours = (tmp_path / "run" / NAME).read_bytes()
-    job = Job(
-        run_dir=spool.run_dir,
+    one = job(
+        spool.run_dir,
+        folder="tensorboard/run",
         copies=spool.host("h").copies.name,
         cache=spool.host("h").cache.name,
-        destination=Destination(hub.endpoint, "me/run", path_in_repo="tensorboard/run"),
-        private=None,
-        squash=False,
+        destination=Destination(hub.endpoint, "me/run"),
         files=(LocalFile(NAME, length, growing=True),),
-        known={},
-        uncertain={},
-        own_head=None,
-        fenced=True,
         xet=False,
     )
     shutil.copytree(tmp_path / "run", tmp_path / "theirs")
@@ -101,8 +96,8 @@ def test_a_push_sends_what_lies_beneath_its_descriptors(hub, tmp_path):
     assert spool.directory.fd > 2
     os.rename(tmp_path / "run", tmp_path / "away")
     os.rename(tmp_path / "theirs", tmp_path / "run")
-    push = handle.PushHandle(job, 150.0, spool)
-    verdict = wait_for(lambda: push.listen()[1], "the verdict")
+    push = handle.PushHandle(one, 150.0, [spool])
+    (verdict,) = wait_for(lambda: push.listen()[1], "the verdict")
     assert isinstance(verdict, Done), verdict
     assert hub.store.read_blob("model", "me/run", f"tensorboard/run/{NAME}", "main") == ours
     assert not os.path.exists(tmp_path / "run" / ".hf_mpwriter" / "hosts" / "h")
