@@ -11,7 +11,8 @@ Invariants:
 - One push at a time. It carries event files or attachments, never both, and one batch of a run.
 - Each run has its record of the push on disk before the push starts. A run whose disk refuses that stays behind.
 - A failure is of the branch, and holds up all runs, only if it cannot be of one run alone, see `failure_of_all`.
-- What is refused as a whole is sent with half as many runs, until one run is left to blame.
+- What is refused as a whole, or fails for no known reason, is sent with half as many runs, until one run is left to
+  blame. What the Hub or the network fails with is sent as it was.
 - A commit names no parent only if no run of it has an uploader on another host that can send.
 """
 
@@ -255,7 +256,7 @@ class Branch:
         step = backoff.failed(failure)
         if of_attachments and (isinstance(failure, Refused) or not step.may_hurry):
             self.pacing.hold(step)
-        if len(outcomes) > 1:
+        if len(outcomes) > 1 and may_be_of_one(failure):
             self._runs_together = max(1, len(outcomes) // 2)
         return Result(outcomes, failure, backoff.attempts)
 
@@ -292,3 +293,10 @@ def is_of_a_run(verdict: Verdict, *, alone: bool) -> bool:
     if isinstance(verdict, Quarantine) or (isinstance(verdict, Split) and alone):
         return True
     return isinstance(verdict, Retry) and verdict.cause in _OF_A_DISK
+
+
+def may_be_of_one(failure: Verdict) -> bool:
+    """Whether one of several runs may have led to a failure of all."""
+    if isinstance(failure, (Retry, Unknown)):
+        return failure.cause is Cause.OTHER or (isinstance(failure, Unknown) and failure.too_slow)
+    return isinstance(failure, Split)

@@ -76,7 +76,11 @@ class Uploader:
 
     def add(self, held: HeldRun) -> RunUpload:
         """Serve a run from now on; HfMpWriterError or OSError if that cannot be."""
-        upload = RunUpload(held, self.branch)
+        try:
+            upload = RunUpload(held, self.branch)
+        except BaseException:
+            held.release()
+            raise
         self.uploads.append(upload)
         self.branch.serves = len(self.uploads)
         parent = os.path.dirname(held.start.run_dir)

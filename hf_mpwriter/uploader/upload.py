@@ -72,6 +72,13 @@ class HeldRun:
         spool = Spool.adopt(start, descriptors.run_dir, descriptors.spool)
         return cls(spool, start, descriptors.lock, descriptors.log)
 
+    def release(self) -> None:
+        """Let go of a run that cannot be served."""
+        locks.release(self.lock)
+        self.spool.release()
+        if self.log >= 0:
+            os.close(self.log)
+
 
 class RunUpload(loop.Holder[StartRecord]):
     """The upload of one run."""
@@ -213,6 +220,7 @@ class RunUpload(loop.Holder[StartRecord]):
         """Let go of the run, whatever its state."""
         self.branch.forget(self.sending.in_flight)
         self.release()
+        self._spool.release()
         if self._log >= 0:
             os.close(self._log)
         self._log = -1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import event_file
 
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Sent, Unknown, Verdict
@@ -15,12 +17,15 @@ from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.push.job import Job, Notice
 from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import branch
 from hf_mpwriter.uploader.loop import Uploader
 from hf_mpwriter.uploader.sending import Sending
 from hf_mpwriter.uploader.upload import HeldRun, RunUpload
+
+EVENT_FILE = "events.out.tfevents.1700000000.here.1.0123abcd"
 
 
 def uploader(
@@ -98,14 +103,11 @@ class SilentPush:
         self.let_gone = True
 
 
-class Site:
-    """A run directory, its uploaders of all files, and the pushes that they start."""
+class Started:
+    """The pushes that uploaders start."""
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.spool, self.root, self.now = Spool(str(root)), root, 1000.0
-        self.spool.create()
-        self.spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
-        self.lock = locks.try_exclusive(self.spool.uploader_lock)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
         self.jobs: list[Job] = []
         self.pushes: list[SilentPush] = []
         monkeypatch.setattr(branch, "PushHandle", self._start)
@@ -114,6 +116,17 @@ class Site:
         self.jobs.append(job)
         self.pushes.append(SilentPush(linger, len(job.parts)))
         return self.pushes[-1]
+
+
+class Site(Started):
+    """A run directory, its uploaders of all files, and the pushes that they start."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
+        self.spool, self.root = Spool(str(root)), root
+        self.spool.create()
+        self.spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+        self.lock = locks.try_exclusive(self.spool.uploader_lock)
 
     def uploader(self) -> Driven:
         """An uploader, as of now."""
@@ -131,6 +144,53 @@ class Site:
         """An uploader of another host says what it does."""
         status = StatusFile(self.host(), Process.current(), lambda: self.now, 0.0)
         status.publish(phase=phase, waiting=0, commits=0, blocked_until=0.0)
+
+
+class Sweep(Started):
+    """Runs of one branch, each with an event file that grows, and the uploader that serves them."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
+        self.root, self.where = root, Destination("http://127.0.0.1:9", "me/run")
+        self.one = Uploader(StartRecord(str(root / "a"), destination=self.where), lambda: self.now, random.Random(1))
+        self.branch, self._steps = self.one.branch, 1
+
+    def add(self, name: str, *, log: int = -1) -> RunUpload:
+        """Serve one more run; it has a worker, and an event file."""
+        spool = Spool(str(self.root / name))
+        spool.create()
+        spool.record_destination(dataclasses.replace(self.where, path_in_repo=name))
+        MemberFile(spool, "main", Process.current(), Settings(allow_patterns=None)).write({"open": EVENT_FILE})
+        lock = locks.try_exclusive(spool.uploader_lock)
+        assert lock is not None
+        start = StartRecord(**vars(spool.paths), destination=spool.destination())
+        upload = self.one.add(HeldRun(spool, start, lock, log))
+        upload.look()
+        self.log(upload)
+        return upload
+
+    def log(self, *uploads: RunUpload) -> None:
+        """Each has something new to send."""
+        for upload in uploads:
+            self._steps += 1
+            event_file(Path(upload.run_dir, EVENT_FILE), self._steps)
+
+    def push(self, *uploads: RunUpload) -> list[str]:
+        """Scan and push; the folders of the runs that the push carries."""
+        before = len(self.jobs)
+        for upload in uploads:
+            upload.sending.scan()
+        self.one._push((upload, upload.sending.events) for upload in uploads)
+        return [part.folder for job in self.jobs[before:] for part in job.parts]
+
+    def conclude(self, *verdicts: Verdict) -> None:
+        """The push says this, and ends."""
+        self.one._conclude(self.branch.end(verdicts))
+
+    def arrives(self, commit: str, parent: str | None) -> None:
+        """The Hub has all that the push carries, by a commit with this parent."""
+        sent = [{file.path: Sent(file.length, "0" * 64) for file in part.files} for part in self.jobs[-1].parts]
+        self.conclude(*(Done(commit, own=True, repo_id="me/run", files=files, parent=parent) for files in sent))
 
 
 def push_events(one: Driven) -> None:
