@@ -76,11 +76,7 @@ class Uploader:
 
     def add(self, held: HeldRun) -> RunUpload:
         """Serve a run from now on; HfMpWriterError or OSError if that cannot be."""
-        try:
-            upload = RunUpload(held, self.branch)
-        except BaseException:
-            held.release()
-            raise
+        upload = RunUpload(held, self.branch)
         self.uploads.append(upload)
         self.branch.serves = len(self.uploads)
         parent = os.path.dirname(held.start.run_dir)

@@ -72,13 +72,6 @@ class HeldRun:
         spool = Spool.adopt(start, descriptors.run_dir, descriptors.spool)
         return cls(spool, start, descriptors.lock, descriptors.log)
 
-    def release(self) -> None:
-        """Let go of a run that cannot be served."""
-        locks.release(self.lock)
-        self.spool.release()
-        if self.log >= 0:
-            os.close(self.log)
-
 
 class RunUpload(loop.Holder[StartRecord]):
     """The upload of one run."""
