@@ -103,6 +103,8 @@ class Uploader:
             self.branch.reap()
             self._notice_token()
             is_hurried = self._act([upload for upload in at_work if upload in self.uploads])
+        else:
+            self._finish_meanwhile([upload for upload in at_work if upload in self.uploads])
         for upload in list(self.uploads):
             self._guarded(upload, upload.publish)
             upload.refusals = upload.refusals if upload in self._refused else 0
@@ -207,11 +209,27 @@ class Uploader:
             upload.close()
             self._drop(upload)
             return Action.WAIT
+        return self._next(upload)
+
+    def _next(self, upload: RunUpload) -> Action:
+        """What is next for a run; one that is finished is let go."""
         action = decide(upload.situation())
         if action is Action.LEAVE and upload.leave():
             logger.info("left the uploader lock")
             self._drop(upload)
         return action
+
+    def _finish_meanwhile(self, at_work: Iterable[RunUpload]) -> None:
+        """Find out whether runs are finished, and leave them, although a push of others is under way."""
+        for upload in at_work:
+            is_ending = upload.requests.is_ending or not upload.peers.works
+            if not is_ending or self.branch.carries(upload.sending.in_flight):
+                continue
+            action = self._guarded(upload, self._next, upload)
+            if action is Action.SCAN:
+                self._guarded(upload, upload.sending.scan)
+            elif action is Action.ATTACH:
+                self._guarded(upload, upload.sending.scan_attachments)
 
     # push
 

@@ -113,6 +113,7 @@ def place(tmp_path_factory, without_torch) -> Iterator[Place]:
             wait_for(lambda: down.status().failures, "the outage is noticed")
             alive = HubSink(Spool(str(folder / "runs" / "live")))
             wait_for(lambda: alive.status().phase == "idle" and alive.status().next_in > 0, "it is at rest")
+            wait_for(lambda: alive.status().serves == 1, "it has let go of the healthy run")
             yield Place(hub, folder, env)
         finally:
             live.process.kill()

@@ -26,6 +26,7 @@ EVENTS = "events.out.tfevents.1700000000.other"
 def two(site, tmp_path) -> Driven:
     """An uploader of two runs with a worker each; there is something to send of both."""
     one = site.uploader()
+    one.workers = []
     other = Spool(str(tmp_path / "other"))
     other.create()
     other.record_destination(Destination("http://127.0.0.1:9", "me/run", path_in_repo="tensorboard/other"))
@@ -34,7 +35,7 @@ def two(site, tmp_path) -> Driven:
     one.add(HeldRun(other, record, lock))
     for spool in (site.spool, other):
         event_file(Path(spool.run_dir, EVENTS), 1)
-        MemberFile(spool, "main", Process.current(), Settings())
+        one.workers.append(MemberFile(spool, "main", Process.current(), Settings()))
     return one
 
 
@@ -96,3 +97,17 @@ def test_only_stop_on_this_host_ends_an_upload(two, site, monkeypatch):
     ask(site.spool, host="there-01234567")
     turn(two, site)
     assert not any(upload.requests.is_ending for upload in two.uploads)
+
+
+def test_a_run_that_is_finished_does_not_wait_for_a_push_of_others(two, site, monkeypatch):
+    """Nothing is left to do for it, and its supervisor waits for that."""
+    monkeypatch.setattr(two, "_sleep", lambda: None)
+    first, second = two.uploads
+    Path(site.spool.run_dir, EVENTS).unlink()
+    turn(two, site, 3.0)
+    assert two.branch.carries(second.sending.in_flight)
+    assert not two.branch.carries(first.sending.in_flight)
+    two.workers[0].leave()
+    for _ in range(4):
+        turn(two, site)
+    assert (two.uploads, two.branch.push) == ([second], site.pushes[-1])
