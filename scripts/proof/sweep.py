@@ -2,8 +2,8 @@
 """A sweep under kills: many run directories in one repository; trials, uploaders, pushes and the Hub are killed.
 
 Each run has one or two workers that log, fork children and note which calls returned. SIGKILL strikes trials (they
-come back), uploaders, pushes and the Hub (it comes back, at once or after an outage); runs end and go on. To four runs
-something happens that concerns no other run:
+come back), uploaders, pushes and the Hub (it comes back, at once or after an outage); runs end and go on. Two sweeps
+have trials of the same names. To four runs something happens that concerns no other run:
 
     refused     an event file that the Hub refuses
     stranger    the spool becomes another user's (as root), or may be written by everybody
@@ -292,6 +292,8 @@ class Sweep:
         found_inside = self._root / "control" / inside.FINDINGS
         if found_inside.exists():
             self.findings += found_inside.read_text().splitlines()
+        folders = Counter(run.folder for run in self.judged)
+        self.findings += [f"{count} runs are in {folder}" for folder, count in folders.items() if count > 1]
         for run in self.runs:
             self._judge_words(run)
             self.findings += [f"{run.name} ({run.fault or 'no fault'}): {finding}" for finding in run.findings]

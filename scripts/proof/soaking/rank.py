@@ -81,10 +81,11 @@ class Rank:
     def _check_on_hub(self) -> None:
         """A push has said that everything is there: every call of this process that had returned is."""
         from hf_mpwriter.localhub import Store, View
+        from hf_mpwriter.spool.layout import Spool
         from hf_mpwriter.testing.oracle import keys
 
-        store = Store(os.environ[HUB])
-        folder = f"tensorboard/{os.path.basename(self.run_dir)}"
+        store, destination = Store(os.environ[HUB]), Spool(self.run_dir).destination()
+        folder = destination.path_in_repo if destination else ""
         view = View(store, REPO, folder)
         tree = view.tree("main") if view.commits() else {}  # a process that has logged nothing needs no repository
         with contextlib.suppress(FileNotFoundError), open(os.path.join(os.environ[CONTROL], TOUCHED)) as file:
