@@ -256,8 +256,11 @@ class Sweep:
             )
 
     def sync(self) -> None:
-        """Bring the rest, by one `hf-mpwriter sync` of all runs."""
-        self._sync()
+        """Bring the rest, by a `hf-mpwriter sync` of all runs of each sweep."""
+        folders = sorted({os.path.dirname(run.run_dir) for run in self.judged})
+        for number, folder in enumerate(folders):
+            run_dirs = [run.run_dir for run in self.judged if os.path.dirname(run.run_dir) == folder]
+            self._sync(run_dirs, self._root / "said" / f"sync{number}")
         if not wait_for(lambda: not any(by_kind(self._mark).values()), PATIENCE):
             self.findings.append(f"left behind: {by_kind(self._mark)}")
 
@@ -266,9 +269,7 @@ class Sweep:
         """The runs that are there."""
         return [run for run in self.runs if run.fault != "removed"]
 
-    def _sync(self) -> None:
-        said = self._root / "said" / "sync"
-        run_dirs = [run.run_dir for run in self.judged]
+    def _sync(self, run_dirs: list[str], said: Path) -> None:
         process = multiprocessing.get_context("fork").Process(target=sync, args=(run_dirs, str(said)))
         process.start()
         process.join(PATIENCE + SYNC * len(run_dirs))
