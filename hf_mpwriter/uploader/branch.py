@@ -71,6 +71,7 @@ class Branch:
         self.pacing, self.attachments = Pacing(clocks, limit), Backoff(clocks)
         self.size = BatchSize(clocks.now)
         self.serves = 0  # runs
+        self._explained = set[str]()  # what the user was told of the rate limit
         self.push: PushHandle | None = None  # the push that runs, None while there is none
         self._lingering: PushHandle | None = None  # has gone well, or was prepared, and may take the next job
         self._began_at = self._ended_at = -math.inf  # when the last push began, and when it ended
@@ -82,6 +83,13 @@ class Branch:
         self._fenced = True  # whether the commit that is under way names its parent
         self._squashes = self._is_audit = False  # of what is under way
         self._runs_together = MOST_RUNS
+
+    def explain(self) -> str:
+        """Why commits come slower, "" if the user was told that, in whichever run."""
+        text = self.limit.explanation
+        is_known = text in self._explained
+        self._explained.add(text)
+        return "" if is_known else text
 
     # a push
 

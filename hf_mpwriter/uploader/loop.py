@@ -256,7 +256,7 @@ class Uploader:
         if is_empty or self.branch.pacing.take(urgent=urgent, at_once=at_once):
             return True
         if self.branch.pacing.used_up:
-            for upload in going:
+            for upload in sorted(going, key=lambda one: not one.peers.works):  # a process that lives can tell it
                 self._guarded(upload, upload.sending.has_to_wait)
         return False
 

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from hf_mpwriter.base import state
 from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.words import duration
 from hf_mpwriter.system import disk, user_cache
 from hf_mpwriter.system.directory import Place
 
@@ -36,7 +37,6 @@ LARGEST_BURST = 20.0  # commits that a rested repository may get at once
 RESERVE = 0.25  # of the burst, for urgent commits
 BUSY_WAIT = 0.2  # seconds, while another uploader holds the lock
 BUSY_LIMIT = 10.0  # seconds, after which that one counts as stopped
-USED_UP = "the commits that this repository gets per hour are used up (HF_MPWRITER_COMMITS_PER_HOUR): they come slower"
 HOUR = 3600.0
 RESTED_AFTER = 24 * HOUR  # without a commit, the file of a bucket is removed
 ONE_NODE = Nodes()
@@ -119,7 +119,10 @@ class RateLimit:
         """Why commits come slower, for people."""
         rule = self.rule
         if rule.nodes == 1:
-            return USED_UP
+            return (
+                f"many commits in a short time: from now on this repository gets one in {duration(rule.pause)}, "
+                f"with all that waits (HF_MPWRITER_COMMITS_PER_HOUR={self._limit:g})"
+            )
         return (
             f"{self._nodes.count} nodes share the {self._limit:.0f} commits per hour of this repository "
             f"(HF_MPWRITER_COMMITS_PER_HOUR), so this one makes about one in {rule.pause / 60:.0f} minutes; "

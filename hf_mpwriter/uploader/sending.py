@@ -225,11 +225,11 @@ class Sending:
         return urgent, self.requests.is_ending or self._is_asked_for_all()
 
     def has_to_wait(self) -> None:
-        """The rate limit allows no push now: the user is told why."""
+        """The rate limit allows no push now: the user is told why, once of all runs."""
         self.events.require_scan()
         wait = self.branch.pacing.next_try - self._clocks.now()
-        if self.branch.pacing.is_alone or wait > NOTABLE_WAIT:
-            self._status.notify([self.branch.limit.explanation])
+        if (self.branch.pacing.is_alone or wait > NOTABLE_WAIT) and (text := self.branch.explain()):
+            self._status.notify([text])
         if self.branch.pacing.due_at and wait > NOTABLE_WAIT:
             due = time.strftime("%H:%M", time.localtime(time.time() + wait))
             self._status.waits(f"the next commit is due at about {due}.")

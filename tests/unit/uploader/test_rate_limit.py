@@ -171,3 +171,10 @@ def test_the_buckets_are_in_the_users_cache_folder():
     """As other programs find it."""
     assert str(rate_limit.folder_of({"XDG_CACHE_HOME": "/c"})) == "/c/hf_mpwriter/rate_limit"
     assert str(rate_limit.folder_of({})).endswith("/.cache/hf_mpwriter/rate_limit")
+
+
+@pytest.mark.parametrize(("limit", "pace"), [(100.0, "45 s"), (2.0, "60 min"), (1000.0, "4 s")])
+def test_the_words_say_how_often_commits_come_from_now_on(host, limit, pace):
+    """They come when the burst is used up, long before the limit of the hour is."""
+    text = f"many commits in a short time: from now on this repository gets one in {pace}, with all that waits"
+    assert host.limit(limit).explanation == f"{text} (HF_MPWRITER_COMMITS_PER_HOUR={limit:g})"

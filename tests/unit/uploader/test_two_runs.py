@@ -1,4 +1,4 @@
-"""`stop`: a member asks the uploader to let its run go, within the time that SIGTERM would give."""
+"""An uploader of two runs: how one of them ends while the other goes on, and what the user is told once."""
 
 from __future__ import annotations
 
@@ -111,3 +111,15 @@ def test_a_run_that_is_finished_does_not_wait_for_a_push_of_others(two, site, mo
     for _ in range(4):
         turn(two, site)
     assert (two.uploads, two.branch.push) == ([second], site.pushes[-1])
+
+
+def test_why_commits_come_slower_is_told_once_of_all_runs(two, site, monkeypatch):
+    """By a run whose process lives: that of an ended one cannot print it."""
+    monkeypatch.setattr(two, "_sleep", lambda: None)
+    monkeypatch.setattr(two.branch.limit, "take", lambda *, urgent: 45.0)  # noqa: ARG005
+    two.workers[0].leave()
+    for _ in range(5):
+        turn(two, site, 60.0)
+    told = [[notice.text for notice in upload.status.status.notices] for upload in two.uploads]
+    assert told == [[], [two.branch.limit.explanation]]
+    assert not site.pushes
