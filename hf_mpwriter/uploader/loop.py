@@ -41,6 +41,7 @@ from hf_mpwriter.uploader.upload import HeldRun, RunUpload
 
 logger = logging.getLogger("hf_mpwriter")
 
+MAY_JOIN = (Action.WAIT, Action.ATTACH)  # of runs that may go along with a commit of others
 MOST_SERVED = 500  # runs; each has four descriptors
 ResultT = TypeVar("ResultT")
 
@@ -187,20 +188,27 @@ class Uploader:
         """Do for each run what is next, then start one push for all; whether the next tick follows at once."""
         actions = {upload: self._guarded(upload, self._decided, upload) for upload in at_work}
         scanned = [upload for upload, action in actions.items() if action is Action.SCAN]
+        # their event files give way to attachments, see `decide`
+        starved = [one for one, action in actions.items() if action is Action.ATTACH and one.sending.is_due]
         if scanned or Action.PUSH in actions.values():
-            scanned += [one for one, action in actions.items() if action is Action.WAIT and one.sending.joins]
+            may_join = [one for one, action in actions.items() if action in MAY_JOIN and one not in starved]
+            scanned += [upload for upload in may_join if upload.sending.joins]
         for upload in scanned:
             if self._guarded(upload, upload.sending.scan):
                 actions[upload] = Action.PUSH
         pushing = [upload for upload, action in actions.items() if action is Action.PUSH]
         attaching = [upload for upload, action in actions.items() if action is Action.ATTACH]
         has_left_or_taken = Action.LEAVE in actions.values()
-        if self._push((upload, upload.sending.events) for upload in pushing) or not attaching:
+        if self._attach(starved) or self._push((upload, upload.sending.events) for upload in pushing) or not attaching:
             return has_left_or_taken
-        for upload in attaching:
+        # there may be more to scan, or it is time to leave
+        return not self._attach([upload for upload in attaching if upload not in starved]) or has_left_or_taken
+
+    def _attach(self, uploads: list[RunUpload]) -> bool:
+        """Scan attachments, and start a push of what was found; whether one has started."""
+        for upload in uploads:
             self._guarded(upload, upload.sending.scan_attachments)
-        is_pushing = self._push((upload, upload.sending.attachments) for upload in attaching)
-        return has_left_or_taken or not is_pushing  # there may be more to scan, or it is time to leave
+        return self._push((upload, upload.sending.attachments) for upload in uploads)
 
     def _decided(self, upload: RunUpload) -> Action:
         upload.sending.catch_up()
@@ -235,7 +243,8 @@ class Uploader:
 
     def _push(self, lanes: Iterable[tuple[RunUpload, Lane]]) -> bool:
         """Start a push of what waits in these lanes, unless it has to wait for the rate limit; whether it started."""
-        found = {upload: parcel for upload, lane in lanes if (parcel := upload.sending.parcel(lane)) is not None}
+        parcels = {upload: upload.sending.parcel(lane) for upload, lane in lanes if upload in self.uploads}
+        found = {upload: parcel for upload, parcel in parcels.items() if parcel is not None}
         if not found:
             return False
         chosen = self.branch.choose(list(found.values()))

@@ -154,13 +154,17 @@ class Sweep(Started):
         self.root, self.where = root, Destination("http://127.0.0.1:9", "me/run")
         self.one = Uploader(StartRecord(str(root / "a"), destination=self.where), lambda: self.now, random.Random(1))
         self.branch, self._steps = self.one.branch, 1
+        self.workers: dict[str, MemberFile] = {}
+        monkeypatch.setattr(self.one, "_sleep", lambda: None)
 
     def add(self, name: str, *, log: int = -1) -> RunUpload:
         """Serve one more run; it has a worker, and an event file."""
         spool = Spool(str(self.root / name))
         spool.create()
         spool.record_destination(dataclasses.replace(self.where, path_in_repo=name))
-        MemberFile(spool, "main", Process.current(), Settings(allow_patterns=None)).write({"open": EVENT_FILE})
+        worker = MemberFile(spool, "main", Process.current(), Settings(allow_patterns=None))
+        worker.write({"open": EVENT_FILE})
+        self.workers[name] = worker
         lock = locks.try_exclusive(spool.uploader_lock)
         assert lock is not None
         start = StartRecord(**vars(spool.paths), destination=spool.destination())
