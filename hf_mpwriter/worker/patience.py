@@ -8,7 +8,8 @@ In seconds; the first row that fits; no row exceeds `exit_timeout`:
       of a rank of several
     the user asked for it  any                                        `exit_timeout`    any
     it is the last time    any but one that waits in line             `exit_timeout`    any
-    any other              may push only later than SOON              0                 any
+    any other              may push only later than SOON, or waits    0                 any
+                             in line for longer than RETRY
                            fails                                      RETRY             any
                            stands                                     SOON              any
                            asks a Hub that has not answered for SOON  0                 any
@@ -85,7 +86,7 @@ def patience(terms: Terms, outlook: Outlook) -> Patience:
 
 
 def _while_it_helps(longest: float, outlook: Outlook) -> float:
-    if outlook.turn_in > SOON or outlook.unanswered >= SOON:
+    if outlook.turn_in > (RETRY if outlook.in_line else SOON) or outlook.unanswered >= SOON:
         return 0.0
     return RETRY if outlook.fails else SOON if outlook.stands else longest
 
