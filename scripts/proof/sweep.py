@@ -3,7 +3,7 @@
 
 Each run has one or two workers that log, fork children and note which calls returned. SIGKILL strikes trials (they
 come back), uploaders, pushes and the Hub (it comes back, at once or after an outage); runs end and go on. Two sweeps
-have trials of the same names. To four runs something happens that concerns no other run:
+have trials of the same names, on one host. To four runs something happens that concerns no other run:
 
     refused     an event file that the Hub refuses
     stranger    the spool becomes another user's (as root), or may be written by everybody

@@ -58,7 +58,8 @@ class SweepRun:
 
     def __init__(self, root: Path, number: int, rng: random.Random, hosts: int, place: str = "") -> None:
         self.number, self.name, self._rng, self._hosts = number, f"trial{number:02d}", rng, hosts
-        twins = root / "runs" / f"sweep{'AB'[number % 2]}" / f"lr{number // 2:02d}"
+        twin = number // 2 if hosts == 1 else number  # runs of one name are told apart on one host
+        twins = root / "runs" / f"sweep{'AB'[number % 2]}" / f"lr{twin:02d}"
         self.run_dir = os.path.join(place, self.name) if place else str(twins)
         self.journals, self.said = str(root / "journals" / self.name), root / "said" / self.name
         self._stop, self._ends_at = root / "stop" / self.name, 0.0
