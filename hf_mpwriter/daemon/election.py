@@ -16,7 +16,7 @@ Invariants:
   seconds. What ends soon after its start is counted for all workers of the host. Of either a worker warns once.
 - A disk that refuses the count prevents no start: then each process counts for itself.
 - A token is as old as the worker that brought it. When the Hub refuses a token, its uploader leaves; for a while only
-  workers that joined later start the next one.
+  workers that joined later start the next one. After one that has left as it was offline, none starts one that is, too.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from dataclasses import replace
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.settings import is_offline
+from hf_mpwriter.base.verdicts import Cause
 from hf_mpwriter.daemon.starts import STATUSES, AnyStart, StartRecord, opened
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import status as counting
@@ -168,8 +170,10 @@ class Election:
 
 
 def is_left_to_others(record: AnyStart, before: DaemonStatus) -> bool:
-    """Whether the last uploader has left because its token was refused, and this one is no younger."""
+    """Whether the last uploader has left because its token was refused, and this one is no younger; or as offline."""
     if not isinstance(record, StartRecord) or not isinstance(before, UploaderStatus):
         return False
+    if before.is_over and before.cause is Cause.OFFLINE:
+        return is_offline()
     is_young = record.token_issued_at > before.left_to_younger_than
     return not is_young and abs(time.time() - before.beat) < counting.LONGEST_PAUSE

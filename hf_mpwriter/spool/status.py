@@ -62,6 +62,7 @@ SAME_WITHIN = 3600.0  # seconds in which a text is one notice
 SHOWN = 500  # characters of a notice
 SILENT_FOR = 2 * USUAL.heartbeat_every
 LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
+LINGER_IN_VAIN = 10.0  # the same of one that has no token; a request of the last worker is tried before
 LONGEST_STAY = 86_400.0  # seconds that it stays to wait for its share, or for what the Hub asks for, before those
 FULL_DISK = TABLE[Cause.DISK_FULL][0]
 SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that lives counts as stuck
@@ -271,7 +272,12 @@ class UploaderStatus(DaemonStatus):
     def tries_until(self, since: float, now: float, unix_time: float) -> float:
         """Unix time until which this uploader tries at least, if it is not ended."""
         waits_until = unix_time + self.blocked_until - now if self.blocked_until > now and not self.is_over else 0.0
-        return max(since, min(waits_until, since + LONGEST_STAY)) + LINGER
+        return max(since, min(waits_until, since + LONGEST_STAY)) + self.linger
+
+    @property
+    def linger(self) -> float:
+        """Seconds that it stays without workers and without any progress."""
+        return LINGER_IN_VAIN if self.cause is Cause.NO_TOKEN else LINGER
 
     @property
     def why(self) -> str:

@@ -1,7 +1,7 @@
 """What the uploader does next: a pure function of its situation. The first row that fits decides.
 
     situation                                                                   action
-    workers are gone and there was no progress for LINGER                       LEAVE
+    workers are gone and there was no progress for as long as it stays          LEAVE
     workers are gone, and a sampler is about to seal its file                   WAIT
     after SIGTERM or `stop` no try is allowed, or the last one is made, no orphan LEAVE
     event files are wanted: they wait, are due, or SIGTERM asks for a last try  SCAN or PUSH; WAIT if no try is allowed
@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from hf_mpwriter.spool.status import LINGER, LONGEST_STAY
+from hf_mpwriter.spool.status import LONGEST_STAY
 
 SHARE = 0.004  # of a core, for looks at the members
 LONGEST_PAUSE = 5.0  # seconds
@@ -65,7 +65,7 @@ class Situation:
     """All that `decide` may know."""
 
     living: int  # members that live
-    abandoned_for: float  # seconds since a member was last seen alive, or the Hub last took something
+    is_abandoned: bool  # whether it is long ago that a member was seen alive, or the Hub took something
     may_try: bool  # whether a push may start now
     due: bool  # whether the commit interval is over, or a request, a death or an end is not satisfied yet
     outgoing: Outgoing  # the batches of event files that wait
@@ -108,7 +108,7 @@ def pause(least: float, look_took: float, until_push: float | None) -> float:
 
 
 def _must_leave(s: Situation) -> bool:
-    if not s.living and s.abandoned_for > LINGER:
+    if not s.living and s.is_abandoned:
         return True
     if s.ending is Ending.NOT_ASKED:
         return False

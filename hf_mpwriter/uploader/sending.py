@@ -127,13 +127,13 @@ class Sending:
 
     # what to do next
 
-    def situation(self, *, abandoned_for: float, sealing: bool) -> Situation:
+    def situation(self, *, is_abandoned: bool, sealing: bool) -> Situation:
         """What `decide` may know."""
         members = self._peers.here
         living = sum(member.works for member in members)
         return Situation(
             living=living,
-            abandoned_for=abandoned_for,
+            is_abandoned=is_abandoned,
             may_try=self._clocks.now() >= self.next_try,
             due=self.is_due or bool(self.retries.due(attachments=False)),
             outgoing=self.events.outgoing,

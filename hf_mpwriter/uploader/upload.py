@@ -28,17 +28,19 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import NoReturn, Self
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.base.settings import OFFLINE, is_offline
+from hf_mpwriter.base.verdicts import Cause, Refused
+from hf_mpwriter.base.words import sentence
 from hf_mpwriter.daemon import loop
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.daemon.status_file import StatusFile
+from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import filesystem_time
-from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import identity
 from hf_mpwriter.uploader import folders
@@ -99,6 +101,7 @@ class RunUpload(loop.Holder[StartRecord]):
     def recover(self) -> None:
         """Read what is on disk; nothing in memory counts but what was asked for, and what was told."""
         self._check_recorded()
+        self._check_online()
         self._start, notices = folders.settle(self._spool, self._start)
         # first what the disk may refuse: nothing is sent before it is known what was in flight
         self.peers = Peers(self._spool, self.host, self.status, self._clocks)
@@ -116,9 +119,17 @@ class RunUpload(loop.Holder[StartRecord]):
             return
         reason = f"the recorded destination has changed; it is {recorded.destination}, but this run goes to {ours}"
         hint = f"If others have not changed it, use another logdir. Else remove run.json in {self._spool.root}."
-        self.status.failed(Refused(reason, hint), 1)
+        self._refuse(Refused(reason, hint))
+
+    def _check_online(self) -> None:
+        """Refuse to stay for nothing: the environment of a process does not change."""
+        if is_offline():
+            self._refuse(Refused(OFFLINE, TABLE[Cause.OFFLINE][1], Cause.OFFLINE))
+
+    def _refuse(self, verdict: Refused) -> NoReturn:
+        self.status.failed(verdict, 1)
         self.status.publish(phase="left", waiting=0, push=0, commits=0, blocked_until=0.0)
-        raise HfMpWriterError(f"{reason}.", hint=hint)
+        raise HfMpWriterError(f"{verdict.reason}.", hint=sentence(verdict.hint))
 
     @property
     def run_dir(self) -> str:
@@ -174,15 +185,15 @@ class RunUpload(loop.Holder[StartRecord]):
     def situation(self) -> Situation:
         """What `decide` may know."""
         sealing = self._seals.are_pending(self.peers.here)
-        return self.sending.situation(abandoned_for=self._abandoned_for(), sealing=sealing)
+        return self.sending.situation(is_abandoned=self._is_abandoned(), sealing=sealing)
 
-    def _abandoned_for(self) -> float:
-        """Seconds since a member was last seen alive, the Hub last took something, or a wait was over.
+    def _is_abandoned(self) -> bool:
+        """Whether it is long ago that a member was last seen alive, the Hub last took something, or a wait was over.
 
         What counts as a wait is what the Hub has asked for, or the share of this node in the rate limit.
         """
         self._waited_until = max(self._waited_until, self.branch.pacing.blocked_until)
-        return abandoned_for(self._clock(), self._abandoned_since, self._waited_until)
+        return abandoned_for(self._clock(), self._abandoned_since, self._waited_until) > self.status.status.linger
 
     def publish(self, phase: str = "") -> None:
         """Publish what it does."""
@@ -205,7 +216,7 @@ class RunUpload(loop.Holder[StartRecord]):
 
     def is_over(self) -> bool:
         """Whether nobody works, and nobody asks for more."""
-        over = self.requests.is_ending or self._abandoned_for() > LINGER
+        over = self.requests.is_ending or self._is_abandoned()
         self.peers.look()
         return over or not (self.peers.works or self.requests.any_urgent(self.peers.here))
 

@@ -158,7 +158,7 @@ class Node:
     def _situation(self, now: float, *, living: bool, is_urgent: bool) -> Situation:
         return Situation(
             living=int(living),
-            abandoned_for=abandoned_for(now, self._progress_at, self._waited_until),
+            is_abandoned=abandoned_for(now, self._progress_at, self._waited_until) > LINGER,
             may_try=now >= self._pacing.next_try,
             due=(living and now < self._end and now >= self._next_commit) or is_urgent,
             outgoing=self._outgoing,

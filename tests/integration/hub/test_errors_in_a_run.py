@@ -13,11 +13,15 @@ import pytest
 from click.testing import CliRunner
 from hub_clients import requests_of
 from programs import wait_for
-from runs import LOG_AND_EXIT, check_oracle, no_uploader, sync
+from runs import LOG_AND_EXIT, all_acknowledged, check_oracle, no_uploader, sync
+from waits import HURRIED
 
 from hf_mpwriter.base.settings import OFFLINE
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.status import LINGER
+from hf_mpwriter.system.process import host_id
 
 PUSH_AND_EXIT = """
 import sys
@@ -53,6 +57,45 @@ def test_offline_everything_is_kept_nothing_is_requested_and_the_reason_is_logge
     assert requests_of(hub) == []
     assert sync(run_dir).exit_code == 0
     check_oracle(run_dir, hub)
+
+
+LOG_FOR_A_WHILE = """
+import sys, time
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
+    end, step = time.monotonic() + float(sys.argv[2]), 0
+    while time.monotonic() < end:
+        writer.add_scalar("loss", 1.0, step)
+        step += 1
+        time.sleep(0.01)
+"""
+
+
+def test_offline_no_uploader_stays_and_workers_start_no_other(hub, run_dir, start):
+    """Each would do nothing; the next start that is online sends what there is."""
+    offline = {"HF_HUB_OFFLINE": "1"}
+    for rank in ("0", "1"):
+        start(LOG_FOR_A_WHILE, run_dir, 6 * HURRIED["housekeeping_every"], env=offline | {"RANK": rank}).succeed()
+    wait_for(lambda: no_uploader(run_dir), "it leaves")
+    log = Path(Spool(str(run_dir)).host(host_id()).daemon("uploader").log).read_text()
+    assert log.count(f"no uploader: {OFFLINE}. Unset HF_HUB_OFFLINE to upload\n") == log.count("no uploader") == 1, log
+    assert f"next: unset HF_HUB_OFFLINE to upload; then: hf-mpwriter sync {run_dir}" in status(run_dir)
+    start(LOG_AND_EXIT, run_dir, 5).succeed()
+    wait_for(lambda: all_acknowledged(run_dir), "the next start sends all")
+    check_oracle(run_dir, hub)
+
+
+def test_without_any_token_an_uploader_does_not_outlive_the_last_worker(tmp_path, run_dir, start, monkeypatch):
+    """It would wait for ten minutes; while workers live it waits for `hf auth login`. What to do is said."""
+    with LocalHub(tmp_path / "hub", token="hf_good") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        code, _, errors = start(LOG_AND_EXIT, run_dir, 50).finish()
+        assert (code, ends_told(errors)) == (0, 1), errors
+        wait_for(lambda: no_uploader(run_dir), "it leaves", deadline=LINGER / 3)
+        assert f"next: run `hf auth login`; then: hf-mpwriter sync {run_dir}" in status(run_dir)
+        monkeypatch.setenv("HF_TOKEN", "hf_good")
+        assert sync(run_dir).exit_code == 0
+        check_oracle(run_dir, hub)
 
 
 def test_a_wait_ends_with_the_next_refusal_and_names_it(hub, run_dir, start):

@@ -8,7 +8,6 @@ from itertools import product
 import pytest
 
 from hf_mpwriter.uploader.decision import (
-    LINGER,
     LONGEST_PAUSE,
     SHARE,
     Action,
@@ -22,7 +21,7 @@ from hf_mpwriter.uploader.decision import (
 
 QUIET = Situation(
     living=1,
-    abandoned_for=0.0,
+    is_abandoned=False,
     may_try=True,
     due=False,
     outgoing=Outgoing.NONE,
@@ -32,12 +31,11 @@ QUIET = Situation(
     orphaned=False,
 )
 FLAGS = (False, True)
-LONG = LINGER + 1
 ALL = [
     replace(
         QUIET,
         living=living,
-        abandoned_for=abandoned_for,
+        is_abandoned=is_abandoned,
         may_try=may_try,
         due=due,
         outgoing=outgoing,
@@ -46,8 +44,8 @@ ALL = [
         ending=ending,
         orphaned=orphaned,
     )
-    for living, abandoned_for, may_try, due, outgoing, settling, attached, ending, orphaned in product(
-        (0, 1), (0.0, LONG), FLAGS, FLAGS, Outgoing, FLAGS, Attached, Ending, FLAGS
+    for living, is_abandoned, may_try, due, outgoing, settling, attached, ending, orphaned in product(
+        (0, 1), FLAGS, FLAGS, FLAGS, Outgoing, FLAGS, Attached, Ending, FLAGS
     )
 ]
 STALE, READY, SPLIT = {"outgoing": Outgoing.STALE}, {"outgoing": Outgoing.READY}, {"outgoing": Outgoing.SPLIT}
@@ -80,17 +78,17 @@ TERMINATING, TRIED = {"ending": Ending.ASKED}, {"ending": Ending.TRIED}
         (DUE | {"settling": True}, Action.WAIT),
         (DUE | {"living": 0}, Action.ATTACH),
         ({"living": 0}, Action.WAIT),
-        ({"living": 0, "abandoned_for": LONG}, Action.LEAVE),
+        ({"living": 0, "is_abandoned": True}, Action.LEAVE),
         (OVER | {"living": 0}, Action.LEAVE),
         (OVER | {"living": 0, "due": True}, Action.SCAN),
         (OVER | STALE | {"living": 0, "may_try": False}, Action.WAIT),
-        (OVER | STALE | {"living": 0, "may_try": False, "abandoned_for": LONG}, Action.LEAVE),
+        (OVER | STALE | {"living": 0, "may_try": False, "is_abandoned": True}, Action.LEAVE),
         (OVER | {"living": 0, "settling": True}, Action.WAIT),
-        (OVER | {"living": 0, "settling": True, "abandoned_for": LONG}, Action.LEAVE),
-        (OVER | READY | {"living": 0, "abandoned_for": LONG}, Action.LEAVE),
+        (OVER | {"living": 0, "settling": True, "is_abandoned": True}, Action.LEAVE),
+        (OVER | READY | {"living": 0, "is_abandoned": True}, Action.LEAVE),
         (OVER | {"living": 0, "due": True, "sealing": True}, Action.WAIT),
         (OVER | READY | {"living": 0, "sealing": True}, Action.WAIT),
-        (OVER | {"living": 0, "sealing": True, "abandoned_for": LONG}, Action.LEAVE),
+        (OVER | {"living": 0, "sealing": True, "is_abandoned": True}, Action.LEAVE),
         (TERMINATING | {"sealing": True}, Action.SCAN),
         (TERMINATING, Action.SCAN),
         (TERMINATING | READY, Action.PUSH),
@@ -130,13 +128,13 @@ def test_an_uploader_leaves_only_when_nothing_can_be_done():
         if decide(s) is Action.LEAVE and s.ending is Ending.NOT_ASKED:
             assert s.living == 0
             wanted = s.outgoing is not Outgoing.NONE or s.due or s.attached is not Attached.OVER
-            assert not wanted or s.abandoned_for > LINGER
+            assert not wanted or s.is_abandoned
 
 
 def test_what_is_wanted_and_allowed_is_done():
     """A request waits, the Hub may be asked: a scan or a push comes, unless nothing newer may be sent."""
     for s in ALL:
-        if s.living == 0 and s.abandoned_for > LINGER:
+        if s.living == 0 and s.is_abandoned:
             continue  # no worker lives and nothing goes forward: the next start goes on
         if s.attached is Attached.STARVED and s.outgoing is Outgoing.NONE:
             continue  # it is the turn of attachments
@@ -150,7 +148,7 @@ def test_a_terminating_uploader_tries_once():
     for s in ALL:
         if s.ending is Ending.TRIED:
             assert decide(replace(s, orphaned=False)) is Action.LEAVE
-            abandoned = s.living == 0 and s.abandoned_for > LINGER
+            abandoned = s.living == 0 and s.is_abandoned
             stays = s.may_try and not s.settling and s.outgoing is not Outgoing.SPLIT and not abandoned
             expected = (Action.PUSH if s.outgoing is Outgoing.READY else Action.SCAN) if stays else Action.LEAVE
             assert decide(replace(s, orphaned=True)) is expected

@@ -163,11 +163,11 @@ def test_an_uploader_without_workers_waits_for_its_share_and_says_when_that_is(o
     assert status.blocked_until == one.branch.pacing.due_at > clock.now + LINGER
     assert status.reason.startswith("the next commit is due at about ")
     clock.now = status.blocked_until - 1
-    assert one.upload.situation().abandoned_for < 0
+    assert not one.upload.situation().is_abandoned
     clock.now = status.blocked_until + LINGER - 1
-    assert one.upload.situation().abandoned_for < LINGER
+    assert not one.upload.situation().is_abandoned
     clock.now += 2
-    assert one.upload.situation().abandoned_for > LINGER
+    assert one.upload.situation().is_abandoned
 
 
 def test_a_wait_that_the_hub_wishes_outlasts_the_ten_minutes(one, clock):
@@ -175,11 +175,11 @@ def test_a_wait_that_the_hub_wishes_outlasts_the_ten_minutes(one, clock):
     one.branch._sent = [Parcel(one.sending.in_flight, one.sending.events, Batch(0, ()))]
     one.conclude(Retry("429", 3600.0))
     clock.now += 3599
-    assert one.upload.situation().abandoned_for < 0
+    assert not one.upload.situation().is_abandoned
     clock.now += LINGER
-    assert one.upload.situation().abandoned_for < LINGER
+    assert not one.upload.situation().is_abandoned
     for _ in range(30):
         one.branch.pacing.failed(Retry("429", 3600.0))
         one.upload.situation()
         clock.now += 3600
-    assert one.upload.situation().abandoned_for > LINGER
+    assert one.upload.situation().is_abandoned
