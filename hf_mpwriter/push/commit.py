@@ -33,6 +33,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, begins_with
@@ -127,12 +128,20 @@ def _going(loads: Iterable[Load]) -> list[Load]:
     return [load for load in loads if load.verdict is None]
 
 
-def carry(job: Job, spools: Sequence[Spool], hub: Hub, tell: Tell, rng: random.Random) -> list[Verdict]:
-    """Bring the parts of a job to the Hub in one commit: a verdict on each.
+def carry(
+    job: Job,
+    spools: Sequence[Spool],
+    hub: Hub,
+    tell: Tell,
+    rng: random.Random,
+    refused: Mapping[int, Verdict] = MappingProxyType({}),
+) -> list[Verdict]:
+    """Bring the parts of a job to the Hub in one commit: a verdict on each; there is one on those that are refused.
 
     What is wrong with one of them keeps no other one back. A failure that is not of one alone is of all that are left.
     """
-    loads = [Load(number, *one) for number, one in enumerate(zip(job.parts, spools, strict=True))]
+    pairs = zip(job.parts, spools, strict=True)
+    loads = [Load(number, *one, refused.get(number)) for number, one in enumerate(pairs)]
     verdict: Verdict = Moved("not tried")
     for attempt in range(MOVED_TRIES):
         for load in loads:  # the branch has moved since

@@ -31,12 +31,12 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError
-from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
+from hf_mpwriter.base.verdicts import Cause, Done, Refused, Retry, Verdict
 from hf_mpwriter.push.job import Contact, Job, Message, deadline
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import hf_home, launch
@@ -77,20 +77,35 @@ def serve(tell: Tell, jobs: socket.socket) -> None:
         record, *directories = descriptors
         try:
             job = state.load(Job, launch.read_record(record))
-            pairs = zip(job.parts, directories[::2], directories[1::2], strict=True)
-            spools = [Spool.adopt(*one) for one in pairs]
-        except (state.DamagedError, ForeignSpoolError, OSError) as error:
+        except (state.DamagedError, OSError) as error:
             for _ in directories[::2]:
                 tell(Retry(f"the job cannot be read: {error}"))
             return
-        home = home or spools[0].directory / job.parts[0].cache
-        verdicts = _verdicts(tell, job, spools, home)
+        spools, refused = _adopted(job, directories)
+        usable = [number for number in range(len(spools)) if number not in refused]
+        if usable:
+            home = home or spools[usable[0]].directory / job.parts[usable[0]].cache
+            verdicts = _verdicts(tell, job, spools, home, refused)
+        else:
+            verdicts = list(refused.values())
         for verdict in verdicts:
             tell(verdict)
         for spool in spools:
-            if spool.directory is not home.directory:
+            if home is None or spool.directory is not home.directory:
                 spool.release()
         wait = job.linger if all(isinstance(verdict, Done) for verdict in verdicts) else 0
+
+
+def _adopted(job: Job, directories: list[int]) -> tuple[list[Spool], dict[int, Verdict]]:
+    """The spools of the parts of a job, and the verdicts on those that must not be used, by their numbers."""
+    spools, refused = list[Spool](), dict[int, Verdict]()
+    for number, part in enumerate(job.parts):
+        try:
+            spool = Spool.adopt(part, *directories[2 * number : 2 * number + 2])
+        except (ForeignSpoolError, OSError) as error:  # another user's: no other run is kept back by that
+            spool, refused[number] = Spool(part.run_dir), Retry(str(error), cause=Cause.DISK)
+        spools.append(spool)
+    return spools, refused
 
 
 def _next_job(jobs: socket.socket, wait: float) -> list[int]:
@@ -103,7 +118,7 @@ def _next_job(jobs: socket.socket, wait: float) -> list[int]:
     return []
 
 
-def _verdicts(tell: Tell, job: Job, spools: list[Spool], home: Place) -> list[Verdict]:
+def _verdicts(tell: Tell, job: Job, spools: list[Spool], home: Place, refused: Mapping[int, Verdict]) -> list[Verdict]:
     """Do the job; no verdict on one that prepares: what is wrong then is found again by the next."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, deadline(job))
@@ -116,15 +131,15 @@ def _verdicts(tell: Tell, job: Job, spools: list[Spool], home: Place) -> list[Ve
         from hf_mpwriter.push.client import Hub
         from hf_mpwriter.push.commit import carry
     except Exception as error:  # noqa: BLE001 - it reads the environment when it is imported
-        refused = Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
-        return [] if job.prepares else [refused] * len(job.parts)
+        verdict = Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
+        return [] if job.prepares else [verdict] * len(job.parts)
     if not gc.isenabled():
         gc.freeze()  # what was imported stays: to look for garbage in it takes longer than a small push
         gc.enable()
     if job.prepares:
         return []
     hub = Hub(job.destination, contact=lambda answered: tell(Contact(answered)))
-    return carry(job, spools, hub, tell, random.Random())  # noqa: S311 - jitter, no secret
+    return carry(job, spools, hub, tell, random.Random(), refused)  # noqa: S311 - jitter, no secret
 
 
 def _set_environment(job: Job, cache: str) -> None:

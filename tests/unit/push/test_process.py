@@ -7,11 +7,19 @@ import signal
 import socket
 
 import pytest
-from jobs import job
-from programs import run_python
+from jobs import job, job_of, part
+from programs import run_python, wait_for
+from support import event_file
 
 from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Done
 from hf_mpwriter.push import process
+from hf_mpwriter.push.handle import PushHandle
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.uploader.branch import is_of_a_run
+
+NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 
 
 def test_a_push_ends_at_once_and_what_libraries_have_printed_is_in_the_log():
@@ -76,3 +84,24 @@ def test_no_timer_runs_while_a_push_waits_for_a_job():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         push.close()
+
+
+@pytest.mark.parametrize("foreign", [0, 1])
+def test_a_spool_that_must_not_be_used_keeps_no_other_run_back(hub, tmp_path, foreign):
+    """Of two runs in one push, one has a spool into which everybody may write: the other one arrives."""
+    spools, parts = [], []
+    for number in range(2):
+        spools.append(Spool(str(tmp_path / f"run{number}")))
+        spools[-1].create()
+        length = event_file(tmp_path / f"run{number}" / NAME, 5)
+        assert spools[-1].directory.fd  # opened, as by an uploader that was there before
+        file = LocalFile(NAME, length, growing=True)
+        parts.append(part(tmp_path / f"run{number}", files=(file,), folder=f"run{number}"))
+    (tmp_path / f"run{foreign}" / ".hf_mpwriter").chmod(0o777)
+    push = PushHandle(job_of(*parts, destination=Destination(hub.endpoint, "me/run"), create=True), 150.0, spools)
+    verdicts = wait_for(lambda: push.listen()[1], "the verdicts")
+    assert isinstance(verdicts[1 - foreign], Done)
+    assert is_of_a_run(verdicts[foreign], alone=False)
+    assert "can be written by everybody" in verdicts[foreign].reason
+    there = hub.store.tree("model", "me/run")
+    assert [path for path in there if NAME in path] == [f"run{1 - foreign}/{NAME}"]
