@@ -1,4 +1,4 @@
-"""The models of the fence and of leaving: the promises hold in every order of events, and each rule is needed.
+"""The models of fence, leaving and hand-over: the promises hold in every order of events, and each rule is needed.
 
 Spin visits all states. A model is the code as it is; a variant leaves out one rule and must fail, which
 shows that the model would notice. The head of each model says what it mirrors and what it leaves out.
@@ -25,8 +25,11 @@ HOLDS = [
     ("leaving", ("-DNO_DEATH",), SAFETY),
     ("leaving", ("-DONE_RECORD",), SAFETY),
     ("leaving", ("-DNO_DEATH", "-DONE_RECORD"), CYCLES),
+    ("handover", (), SAFETY),
+    ("handover", ("-DKILLS=0",), CYCLES),
 ]
-WHOLE = [("fence", ("-DKILLS=1",)), ("leaving", ("-DONE_RECORD",))]  # in these, every statement must be reached
+# in these, every statement must be reached
+WHOLE = [("fence", ("-DKILLS=1",)), ("leaving", ("-DONE_RECORD",)), ("handover", ())]
 FAILS = {
     "fence": [
         "NO_SETTLE",
@@ -38,6 +41,15 @@ FAILS = {
         "NO_READ_BACK",
         "EARLY_LEDGER",
         "TWO_AT_ONCE",
+    ],
+    "handover": [
+        "NO_SHUTDOWN",
+        "NO_LOOK",
+        "DEAF",
+        "LATE_TAKEN",
+        "CONNECTION_FIRST",
+        "KEPT_DESCRIPTION",
+        "CLOSED_ONLY",
     ],
     "leaving": ["NO_SECOND_SCAN", "SECOND_SCAN_FIRST", "NO_LAST_CHECK", "FILES_BEFORE_MEMBERS", "TWO_STEPS"],
 }
