@@ -3,6 +3,7 @@
     <cache>/hf_mpwriter/<name>/              mode 0700, made at the first use
       lock                                   held while a file beside it is read and changed
       <24 hex>.json                          one for each key
+      ...                                    of `uploaders`: sockets, see `uploader/meeting`
 
 Invariants:
 - A folder is used only if it is this user's own and no other user may write into it.
@@ -19,7 +20,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 
-from hf_mpwriter.system import disk, hf_home, locks
+from hf_mpwriter.system import disk, hf_home
 from hf_mpwriter.system.directory import Directory, Place
 
 LOCK = "lock"
@@ -44,6 +45,8 @@ def name_of(*key: str) -> str:
 @contextlib.contextmanager
 def locked(folder: Place) -> Iterator[bool]:
     """Make a folder and hold its lock; False if another process does."""
+    from hf_mpwriter.system import locks  # here: a process that only looks for another one loads little
+
     disk.make_dirs(folder, durable=False)
     lock = locks.try_exclusive(folder / LOCK)
     try:

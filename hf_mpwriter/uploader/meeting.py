@@ -21,8 +21,8 @@ Invariants:
   the lock is free: if another process gets it, that one has the run.
 - The key covers all that an uploader acts by: user, namespaces, cgroup, interpreter, repository, filesystem and the
   environment of the client. A digest under a nonce covers tokens too: nothing of them is stored, or readable.
-- The folder is used only if it is this user's and no other user may write there, and each end checks the user id of
-  the other. Without such a folder each run has an uploader of its own.
+- Each end checks the user id of the other one. Without a folder that is this user's alone, see `system/user_cache`,
+  each run has an uploader of its own.
 - Neither waits for the folder, which may hang: a thread does what touches it, and holds no descriptor of the run.
 - A socket has its name only while it listens. So one that refuses a connection is that of a dead process, and its name
   is removed; what is older than NAME_KEPT, too.
@@ -40,7 +40,6 @@ import json
 import os
 import select
 import socket
-import stat
 import struct
 import sys
 import threading
@@ -50,8 +49,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeVar
 
 from hf_mpwriter._version import __version__
-from hf_mpwriter.system import disk, hf_home, process
-from hf_mpwriter.system.directory import Directory, Place, identity
+from hf_mpwriter.system import disk, process, user_cache
+from hf_mpwriter.system.directory import Place, identity
 
 PATIENCE = 3.0  # seconds of an usher, until it is an uploader itself
 FOLDER_PATIENCE = 3.0  # seconds that the folder may take to open, or to remove a name
@@ -156,14 +155,7 @@ class Key:
 
 def folder_of(environ: Mapping[str, str]) -> Place:
     """The meeting point: in the user's cache folder."""
-    return Place(Directory(os.path.join(hf_home.cache_folder(environ), "hf_mpwriter", "uploaders")))
-
-
-def _check_private(folder: Place) -> None:
-    """Refuse a folder in which another user may do something."""
-    status = os.fstat(folder.directory.fd)
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"{folder} is not this user's alone")
+    return user_cache.folder_of("uploaders", environ)
 
 
 def _within(patience: float, step: Callable[[], T]) -> T | None:
@@ -228,7 +220,6 @@ def _connected(folder: Place, key: Key, younger: str) -> list[socket.socket]:
     """Connections to the living uploaders of a key, the oldest first."""
     if not folder.directory.is_there():
         return []
-    _check_private(folder)
     names = [name for name in folder.names() if name.startswith(f"{key.name}.")]
     names = [name for name in names if not younger or _age(name) < _age(younger)]
     found = (_connect(folder / name) for name in sorted(names, key=_age))
@@ -407,7 +398,6 @@ class Meeting:
 def _listen(folder: Place, key: Key) -> tuple[socket.socket, Place]:
     """A socket that listens under a name of this key. It gets the name last."""
     disk.make_dirs(folder, durable=False)
-    _check_private(folder)
     _remove_old(folder)
     own = process.Process.current()
     place = folder / f"{key.name}.{own.pid}.{own.ticks}.{os.urandom(4).hex()}"

@@ -18,9 +18,9 @@ from hanging import hanging, why_not
 from remote import Remote, open_files
 
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.directory import Directory, Place, at, identity
+from hf_mpwriter.system.directory import Place, at, identity
 from hf_mpwriter.uploader import meeting
-from hf_mpwriter.uploader.meeting import Asked, Descriptors, Key, Meeting, hand_over, surroundings
+from hf_mpwriter.uploader.meeting import Asked, Descriptors, Key, Meeting, folder_of, hand_over, surroundings
 
 RECORD = {
     "run_dir": "/runs/exp1",
@@ -183,8 +183,9 @@ class Peer:
     def connect(self, name: str, times: int = 1) -> None:
         """Connect to an uploader, and say nothing."""
         self.connections = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(times)]
+        place = at(self._folder / name)  # unlike the folder, it may be another user's
         for connection in self.connections:
-            connection.connect((self._folder / name).way)
+            connection.connect(place.way)
 
     def send(self, name: str, data: bytes, descriptors: int) -> bytes:
         """Send something to an uploader, with so many descriptors; its answer."""
@@ -222,9 +223,14 @@ class Peer:
 class Stage:
     """A meeting point, and processes that are ended with the test."""
 
-    def __init__(self, path: Path, runs: Path) -> None:
-        self.path, self._runs = path, runs
+    def __init__(self, cache: Path, runs: Path) -> None:
+        self.cache, self._runs = cache, runs
         self._peers: list[Remote] = []
+
+    @property
+    def path(self) -> Path:
+        """The meeting point."""
+        return self.cache / "hf_mpwriter" / "uploaders"
 
     def run(self, name: str = "exp1") -> Path:
         """A run directory."""
@@ -239,8 +245,8 @@ class Stage:
 
     def peer(self, name: str = "exp1") -> Remote:
         """A process."""
-        run = self.run(name)
-        self._peers.append(Remote(lambda: Peer(Place(Directory(self.path)), run)))
+        folder, run = folder_of({"XDG_CACHE_HOME": str(self.cache)}), self.run(name)
+        self._peers.append(Remote(lambda: Peer(folder, run)))
         return self._peers[-1]
 
     def usher(self, name: str = "exp1") -> Remote:
@@ -268,7 +274,7 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path):
     """A meeting point in a cache folder."""
-    made = Stage(tmp_path / "cache" / "hf_mpwriter" / "uploaders", tmp_path / "runs")
+    made = Stage(tmp_path / "cache", tmp_path / "runs")
     yield made
     made.end()
 
@@ -630,7 +636,7 @@ def test_old_names_are_removed(stage):
 
 def test_the_folder_may_have_a_long_path(stage):
     """The address of a socket has 108 bytes at most, a path 4,096."""
-    stage.path = stage.path / "/".join(["x" * 200] * 10)
+    stage.cache = stage.cache / "/".join(["x" * 200] * 10)
     server, usher = stage.server(), stage.usher()
     usher.begin("hand_over")
     assert server.call("serve") == [True]
@@ -673,7 +679,7 @@ def test_a_folder_that_hangs_holds_up_no_run(stage, tmp_path):
     """An usher waits for as long as for an answer, and an uploader that would serve no longer."""
     usher = stage.usher()
     with hanging(tmp_path / "hanging"):
-        stage.path = tmp_path / "hanging" / "uploaders"
+        stage.cache = tmp_path / "hanging"
         late, began = stage.usher("exp2"), time.monotonic()
         assert late.call("hand_over", SHORT) is False
         assert late.call("open", OWN, SHORT) is False
@@ -769,8 +775,9 @@ def test_descriptors_that_do_not_fit_are_not_kept(stage):
 @needs_root
 def test_what_another_user_asks_for_is_not_read(stage, open_place):
     """As the kernel says who asks; here the mode of the socket lets all users connect."""
-    stage.path = open_place / "uploaders"
+    stage.cache = open_place
     server, stranger = stage.server(), stage.peer()
+    stage.path.parent.chmod(0o755)
     stage.path.chmod(0o755)
     (stage.path / stage.names()[0]).chmod(0o777)
     stranger.call("be", STRANGER)
