@@ -54,9 +54,10 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import launch, locks
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.uploader.loop import Uploader
+from hf_mpwriter.uploader.upload import HeldRun
 
 SHARES = (0.25, 0.5, 1.0)
 SCALARS = 200  # of each member
@@ -162,10 +163,10 @@ def _look(spool: Spool, pipe: Connection) -> None:
         raise RuntimeError("an uploader lives")
     now, all_members = [time.monotonic()], Members(spool)
 
-    def sleep(seconds: float) -> None:
+    def sleep(_: object, seconds: float) -> None:
         now[0] += seconds
 
-    time.sleep = sleep
+    launch.wait_for_input = sleep
 
     def timed(name: str, step: Callable[[], Any]) -> Any:
         started = time.process_time()
@@ -177,15 +178,16 @@ def _look(spool: Spool, pipe: Connection) -> None:
     all_members.all()
     timed("members, later", all_members.all)
     record = StartRecord(**vars(spool.paths), destination=DESTINATION)
-    uploader = timed("start", lambda: Uploader(spool, record, lock, lambda: now[0], random.Random(1)))
+    uploader = Uploader(record, lambda: now[0], random.Random(1))
+    upload = timed("start", lambda: uploader.add(HeldRun(spool, record, lock)))
 
     def rest() -> None:
         until = now[0] + WATCHED
         while now[0] < until:
-            if not uploader.tick() or (uploader.branch.push is not None):
+            if not uploader.tick() or uploader.branch.push is not None:
                 raise RuntimeError("it is not at rest")
 
-    sending, peers = uploader.upload.sending, uploader.peers
+    sending, peers = upload.sending, upload.peers
     peers.look()
     files = timed("scan, first", lambda: sending.events.scan(peers.members, peers.takes))
     timed("scan, later", lambda: sending.events.scan(peers.members, peers.takes))

@@ -20,7 +20,7 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events import framing
 from hf_mpwriter.push.handle import PushHandle
-from hf_mpwriter.push.job import Job, deadline
+from hf_mpwriter.push.job import Job, Part, deadline
 from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.ledger import Ledger
@@ -199,31 +199,31 @@ class Costs(Bench):
         run_dir.mkdir(parents=True)
         file = LocalFile("events.out.tfevents.1700000000.host.1.0123abcd", self.scale.pushed, growing=True)
         (run_dir / file.path).write_bytes(self.rng.randbytes(file.length))
-        destination = Destination(self.hub.endpoint, f"bench/push{way}", path_in_repo="tensorboard/push")
+        destination = Destination(self.hub.endpoint, f"bench/push{way}")
         spool = Run(run_dir, "", None).spool
         spool.create()
         cache = spool.host("bench").cache.name
-        job = Job(
-            str(run_dir),
+        part = Part(
+            **vars(spool.paths),
+            folder="tensorboard/push",
             copies="copies",
             cache=cache,
-            destination=destination,
             private=None,
-            squash=False,
             files=(file,),
             known={},
             uncertain={},
-            own_head=None,
-            fenced=True,
-            xet=True,
+            is_trusted=False,
         )
-        push = PushHandle(job, deadline(job))
-        peak, verdict = Memory(), None
-        while verdict is None:
+        job = Job(
+            destination=destination, parts=(part,), private=None, squash=False, own_head=None, fenced=True, xet=True
+        )
+        push = PushHandle(job, deadline(job), [spool])
+        peak, verdicts = Memory(), []
+        while not verdicts:
             peak = max(peak, Memory.of(push.pid), key=lambda memory: memory.pss)
             push.wait(SAMPLE)
-            _, verdict = push.listen()
-        if type(verdict).__name__ != "Done":
-            raise RuntimeError(f"the push ended with {verdict}")
+            _, verdicts = push.listen()
+        if type(verdicts[0]).__name__ != "Done":
+            raise RuntimeError(f"the push ended with {verdicts[0]}")
         shutil.rmtree(run_dir)
         return peak
