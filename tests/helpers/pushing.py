@@ -37,16 +37,19 @@ FORKS = """
 import json, os, socket, sys
 from hf_mpwriter.base import state
 from hf_mpwriter.push import client, process
+from hf_mpwriter.push.job import Job
 from hf_mpwriter.system import launch
 for line in sys.stdin:
     job, output = json.loads(line)
     pid = os.fork()
     if not pid:
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        top = os.open(os.path.dirname(job), os.O_RDONLY)
+        with open(job, "rb") as file:
+            parts = state.load(Job, file.read().split(b"\\n", 1)[1]).parts
+        tops = [os.open(part.run_dir, os.O_RDONLY) for part in parts for _ in range(2)]
         write = launch.answer(os.getppid())
         ours, theirs = socket.socketpair()
-        socket.send_fds(ours, [b"+"], [os.open(job, os.O_RDONLY), top, os.dup(top)])
+        socket.send_fds(ours, [b"+"], [os.open(job, os.O_RDONLY), *tops])
         process.serve(lambda message: write(state.to_line(message)), theirs)
         os._exit(0)
     _, status, used = os.wait4(pid, 0)
@@ -58,7 +61,7 @@ numbers = itertools.count()
 class Pushes:
     """Fork pushes from a process that has loaded the client and never used it: loading takes a second.
 
-    `peak` is the memory that the last one has taken, in kB.
+    Run directories are their own spools. `peak` is the memory that the last one has taken, in kB.
     """
 
     peak = 0
@@ -78,6 +81,11 @@ class Pushes:
         self.process.wait()
 
     def verdict(self, job: job_module.Job) -> Verdict:
+        """Make one push of one run, and wait for its end."""
+        (verdict,) = self.verdicts(job)
+        return verdict
+
+    def verdicts(self, job: job_module.Job) -> list[Verdict]:
         """Make one push and wait for its end."""
         path, output = (os.path.join(job.parts[0].run_dir, name) for name in ("job.json", "job.out"))
         with open(path, "wb") as file:
@@ -87,7 +95,8 @@ class Pushes:
         code, self.peak = map(int, self.process.stdout.readline().split())
         assert code == 0
         with open(output, "rb") as file:
-            return job_module.from_line(file.readlines()[-1])
+            messages = [message for line in file if (message := job_module.from_line(line)) is not None]
+        return messages[-len(job.parts) :]
 
 
 @pytest.fixture(scope="module")
