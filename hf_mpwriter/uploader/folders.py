@@ -10,6 +10,7 @@ A run is named by the real path of its run directory; a staged one by its logdir
     its folder was settled in this very spool, or it was pulled      the folder that is recorded
     something of it is on the Hub, or on its way there               the folder that is recorded; a copy of a run
                                                                      that is still there gets one of its own
+    its nodes have spools of their own, so each decides alone        the folder that is recorded
     its directory is that of a run of before                         the folder of that one
     no other run has the folder that is asked for                    that folder
     another run has it                                               one of its own beside it: the last parts of its
@@ -74,6 +75,7 @@ class Facts:
     asked: str  # folder that its writers ask for
     is_pulled: bool = False  # whether it came from the Hub
     is_settled: bool = False  # whether it was settled in this very spool
+    is_divided: bool = False  # whether other nodes of its job have spools of their own
     has_arrived: bool = False  # whether something of it may be on the Hub
     is_copy: bool = False  # whether it is a copy of a run that is still there
 
@@ -83,7 +85,8 @@ class Facts:
 
 def folder_for(facts: Facts, owners: Owners) -> str:
     """The folder of a run."""
-    if facts.is_pulled or facts.is_settled or (facts.has_arrived and not facts.is_copy):
+    is_fixed = facts.is_pulled or facts.is_settled or facts.is_divided
+    if is_fixed or (facts.has_arrived and not facts.is_copy):
         return facts.recorded
     return own_folder(facts.run, facts.asked, owners) or _free_folder(facts.run, facts.asked, owners)
 
@@ -131,7 +134,7 @@ def settle(spool: Spool, start: StartRecord, environ: Mapping[str, str] = os.env
     record = spool.record()
     if record is None:
         return start, []
-    before, facts, settled = record.destination.path_in_repo, _facts(spool, record), list[str]()
+    before, facts, settled = record.destination.path_in_repo, _facts(spool, start, record), list[str]()
 
     def register(owners: dict[str, str]) -> None:
         is_copy = _is_copy(spool, facts, owners.get(before))
@@ -167,16 +170,23 @@ def run_name(spool: Spool) -> str:
     return staged.to if staged else os.path.realpath(spool.run_dir)
 
 
-def _facts(spool: Spool, record: RunRecord) -> Facts:
+def _facts(spool: Spool, start: StartRecord, record: RunRecord) -> Facts:
     """What is known of a run; its ledger, which may be large, is not read where that changes nothing."""
     recorded = record.destination.path_in_repo
     asked = recorded if record.asked is None else record.asked
-    facts = Facts(run_name(spool), recorded, asked, is_pulled=bool(pulled_files(spool)))
+    is_divided = start.nodes.count > 1 and _is_local(spool)
+    facts = Facts(run_name(spool), recorded, asked, bool(pulled_files(spool)), is_divided=is_divided)
     if record.asked is not None and spool.is_original():
         return dataclasses.replace(facts, is_settled=True)
     hosts = map(spool.host, spool.host_ids())
     has_arrived = any(host.in_flight.exists() for host in hosts) or ledger.load(spool, record.destination).has_arrived
     return dataclasses.replace(facts, has_arrived=has_arrived)
+
+
+def _is_local(spool: Spool) -> bool:
+    """Whether other hosts have no part in a spool, as far as its mount tells."""
+    mount = filesystem.mount_of_descriptor(spool.directory.fd)
+    return mount is not None and mount.is_local
 
 
 def _is_copy(spool: Spool, facts: Facts, owner: str | None) -> bool:
@@ -187,11 +197,11 @@ def _is_copy(spool: Spool, facts: Facts, owner: str | None) -> bool:
 
 
 def _take(folder: str, facts: Facts, owners: dict[str, str]) -> None:
-    """Note that a run goes to a folder; the owner of what was pulled to a second place stays the first one."""
+    """Note that a run goes to a folder; one that shares the folder on purpose does not become its owner."""
     owner = owners.get(folder, facts.run)
     if folder in list(owners)[: -MOST_OWNERS // 2]:  # so it is not among the next that are forgotten
         del owners[folder]
-    owners[folder] = owner if facts.is_pulled else facts.run
+    owners[folder] = owner if facts.is_pulled or facts.is_divided else facts.run
 
 
 def stands(run: str, beside: str) -> bool | None:

@@ -13,8 +13,9 @@ import pytest
 from attached import quarantined, write
 from programs import wait_for
 from runs import LOG_AND_EXIT, no_uploader, run
-from support import event_file
+from support import event_file, keys
 
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
 
@@ -178,11 +179,30 @@ def test_a_name_that_the_repository_does_not_have_is_answered_with_those_that_it
     stored(NAME, 1)
     result = pull(run_dir, "--worker", "rank_00001")
     assert (result.exit_code, "has nothing of rank_00001, but: main." in result.output) == (1, True)
+    spool = Spool(str(run_dir.with_name("exp2")))
+    spool.create()
+    spool.record_destination(Destination(hub.endpoint, "me/run", path_in_repo="tensorboard/exp2"))
     hub.fault("GET /tree/[^/]+/tensorboard$ 503 times=0")
     result = pull(run_dir.with_name("exp2"))
     assert (result.exit_code, "has nothing of this run yet.\n" in result.stderr) == (0, True), (
         "what only helps may fail"
     )
+
+
+def test_a_run_in_a_folder_of_its_own_comes_to_a_directory_of_that_path(hub, tmp_path, stored):
+    """Another machine knows only the names on the Hub: the longest that fits is meant, and nothing is guessed."""
+    for name in ("exp1", "sweepB_exp1", "x_sweepB_exp1"):
+        stored(f"../{name}/{NAME}", 1, tag=name)
+    run_dir = tmp_path / "x" / "sweepB" / "exp1"
+    hub.fault("GET /tree/[^/]+/tensorboard$ 403 times=1")
+    assert (pull(run_dir).exit_code, run_dir.exists()) == (1, False)
+    assert pull(run_dir).exit_code == 0
+    assert Spool(str(run_dir)).destination().path_in_repo == "tensorboard/x_sweepB_exp1"
+    assert keys(run_dir / NAME)[0][0] == "x_sweepB_exp1"
+    asked = Destination(hub.endpoint, "me/run", path_in_repo=FOLDER)
+    assert Spool(str(run_dir)).record_destination(asked).path_in_repo == "tensorboard/x_sweepB_exp1"
+    assert pull(tmp_path / "sweepA" / "exp1").exit_code == 0
+    assert keys(tmp_path / "sweepA" / "exp1" / NAME)[0][0] == "exp1"
 
 
 def test_a_worker_that_lives_is_left_alone(hub, run_dir, stored, start):
@@ -224,10 +244,14 @@ def test_a_pulled_attachment_is_replaced_only_if_the_run_has_sent_it(hub, api, t
 def test_verify_knows_the_files_of_other_machines(hub, tmp_path, start):
     """Two machines with a run directory each: what the other one writes is no problem, here or pulled."""
     one, two = tmp_path / "a" / "exp1", tmp_path / "b" / "exp1"
+
+    def machine(rank: int) -> dict[str, str]:
+        return {"RANK": str(rank), "WORLD_SIZE": "2", "XDG_CACHE_HOME": str(tmp_path / f"cache{rank}")}
+
     for run_dir, rank in ((one, 0), (two, 1)):
-        start(LOG_AND_EXIT, run_dir, 10, env={"RANK": str(rank), "WORLD_SIZE": "2"}).succeed()
+        start(LOG_AND_EXIT, run_dir, 10, env=machine(rank)).succeed()
     assert pull(one).exit_code == 0
-    start(LOG_AND_EXIT, two, 10, env={"RANK": "1", "WORLD_SIZE": "2"}).succeed()
+    start(LOG_AND_EXIT, two, 10, env=machine(1)).succeed()
     for run_dir in (one, two):
         wait_for(lambda run_dir=run_dir: no_uploader(run_dir), "the uploader leaves")
         result = run("verify", run_dir)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forks import fork, reap
@@ -15,13 +16,14 @@ from support import failing
 from uploaders import uploader
 
 from hf_mpwriter.base.errors import HfMpWriterError, SpoolFormatError
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.pulled import add_pulled
-from hf_mpwriter.system import disk, locks, user_cache
+from hf_mpwriter.system import disk, filesystem, locks, user_cache
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.uploader import folders
 from hf_mpwriter.uploader.folders import Facts, folder_for
@@ -92,6 +94,7 @@ def test_a_new_run_directory_gets_as_much_of_its_path_as_tells_it_apart(run, ask
         ({}, False),
         ({"is_settled": True}, True),
         ({"is_pulled": True}, True),
+        ({"is_divided": True}, True),
         ({"has_arrived": True}, True),
         ({"has_arrived": True, "is_copy": True}, False),
         ({"is_pulled": True, "has_arrived": True, "is_copy": True}, True),
@@ -119,9 +122,9 @@ def make(tmp_path):
     return begin
 
 
-def settle(spool: Spool, destination: Destination = HERE) -> tuple[str, str]:
+def settle(spool: Spool, destination: Destination = HERE, **start: Any) -> tuple[str, str]:
     """Settle the folder; it, and what the user is told."""
-    start, notices = folders.settle(spool, StartRecord(spool.run_dir, destination=destination))
+    start, notices = folders.settle(spool, StartRecord(spool.run_dir, destination=destination, **start))
     assert start.destination.path_in_repo == spool.destination().path_in_repo, "what is sent is what is recorded"
     return start.destination.path_in_repo, "".join(notices)
 
@@ -232,6 +235,17 @@ def test_what_was_pulled_to_a_second_place_stays_and_the_first_one_remains_the_o
     add_pulled(pulled, {FILE: 10})
     assert settle(pulled) == (ASKED, "")
     assert f"belongs to {tmp_path}/sweepA/lr0.1" in settle(make("third/lr0.1"))[1]
+
+
+def test_the_nodes_of_a_job_with_a_disk_each_have_one_folder(make, tmp_path, monkeypatch):
+    """A node on which another job was would come to another answer than one on which none was."""
+    settle(make("job1/lr0.1"))
+    assert settle(make("job2/lr0.1"), nodes=Nodes(2, 0)) == (ASKED, "")
+    assert f"belongs to {tmp_path}/job1/lr0.1" in settle(make("third/lr0.1"))[1]
+    remote = filesystem.Mount("/", "nfs4", "server:/")
+    assert not remote.is_local
+    monkeypatch.setattr(filesystem, "mount_of_descriptor", lambda _: remote)
+    assert settle(make("job3/lr0.1"), nodes=Nodes(2, 0))[0] == "tensorboard/job3_lr0.1", "one uploader serves them all"
 
 
 def test_links_to_a_run_directory_are_one_run_and_a_link_that_is_turned_is_another(make, tmp_path):
