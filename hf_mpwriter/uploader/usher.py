@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 from hf_mpwriter.system import launch
 from hf_mpwriter.uploader.meeting import PATIENCE, Descriptors, Key, Meeting, folder_of, hand_over, surroundings
@@ -17,18 +18,25 @@ from hf_mpwriter.uploader.meeting import PATIENCE, Descriptors, Key, Meeting, fo
 
 def main() -> None:
     """Entry point of the process."""
-    record, environ = launch.read_record(), os.environ
-    own, meeting = Descriptors(launch.LOCK_FD, launch.RUN_DIR_FD, launch.SPOOL_FD, log=2), None
+    record, meeting = launch.read_record(), None
     with contextlib.suppress(ValueError, KeyError, TypeError):  # the uploader tells of a record that cannot be read
-        folder, key = folder_of(environ), Key.of(record, environ, surroundings(launch.RUN_DIR_FD))
-        is_taken = hand_over(folder, key, record, own, PATIENCE)
-        if not is_taken and (meeting := Meeting.open(folder, key)) is not None:
-            # of two that have started at once, the younger one sees the older one now
-            is_taken = hand_over(folder, key, record, own, PATIENCE, younger=meeting.name)
-        if is_taken:
-            if meeting is not None:
-                meeting.close()
-            os._exit(0)
+        meeting = _unless_handed_over(record)
     from hf_mpwriter.uploader.loop import serve
 
     serve(record, meeting)
+
+
+def _unless_handed_over(record: bytes) -> Meeting | None:
+    """End here if a living uploader takes the run; else the meeting point of this one, None if there can be none."""
+    own = Descriptors(launch.LOCK_FD, launch.RUN_DIR_FD, launch.SPOOL_FD, log=2)
+    folder, key = folder_of(os.environ), Key.of(record, os.environ, surroundings(own.run_dir))
+    until = time.monotonic() + PATIENCE
+    if hand_over(folder, key, record, own, PATIENCE):
+        os._exit(0)
+    meeting = Meeting.open(folder, key)
+    if meeting is not None:  # of two that have started at once, the younger one sees the older one now
+        left = until - time.monotonic()
+        if hand_over(folder, key, record, own, left, younger=meeting.name):
+            meeting.close()
+            os._exit(0)
+    return meeting
