@@ -35,6 +35,7 @@ ELSEWHERE = {
     "staged.remove": "of `clean`: tests/integration/storage/test_clean.py",
     "mirror.listed": "a worker's: tests/unit/worker/test_looking.py",
     "fetch.file": "a copy's: tests/unit/mirror/test_fetch.py",
+    "meeting": "an usher's: tests/unit/uploader/test_meeting.py",
 }
 
 

@@ -66,7 +66,8 @@ def test_the_kernel_takes_uploader_and_push_before_training_and_a_push_inherits_
                 assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
                 assert os.sched_getscheduler(process.pid) == os.SCHED_BATCH
             wait_for(
-                lambda push=push: any("socket" in link for link in descriptors(push)), "it is connected to the Hub"
+                lambda push=push: sum("socket" in link for link in descriptors(push)) > 1,
+                "it is connected to the Hub, and to its uploader",
             )
             spool = Spool(str(place))
             ours = {link for link in descriptors(push) if link.startswith(spool.root)}

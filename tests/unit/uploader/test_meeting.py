@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hanging import hanging, why_not
 from remote import Remote, open_files
+from support import failing
 
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place, at, identity
@@ -632,6 +633,14 @@ def test_old_names_are_removed(stage):
     assert young.exists()
     assert not old.exists()
     assert not unfinished.exists()
+
+
+@pytest.mark.parametrize("failpoint", ["meeting.rename=eio", "meeting.rename=enospc"])
+def test_where_the_folder_takes_no_name_there_is_no_meeting(stage, failpoint):
+    """The run has an uploader of its own then, and nothing is left in the folder."""
+    with failing(failpoint):
+        assert Meeting.open(folder_of({"XDG_CACHE_HOME": str(stage.cache)}), OWN) is None
+    assert list(stage.path.iterdir()) == []
 
 
 def test_the_folder_may_have_a_long_path(stage):
