@@ -11,8 +11,9 @@ Invariants:
 - One push at a time. It carries event files or attachments, never both, and one batch of a run.
 - Each run has its record of the push on disk before the push starts. A run whose disk refuses that stays behind.
 - A failure is of the branch, and holds up all runs, only if it cannot be of one run alone, see `failure_of_all`.
-- What is refused as a whole, or fails for no known reason, is sent with half as many runs, until one run is left to
-  blame. What the Hub or the network fails with is sent as it was.
+- Of what is refused as a whole, or fails for no known reason, half as many runs go together, until one run is left to
+  blame; that one goes alone until nothing of it waits. No other run goes with them. What the Hub or the network fails
+  with is sent as it was.
 - A commit names no parent only if no run of it has an uploader on another host that can send.
 """
 
@@ -82,7 +83,9 @@ class Branch:
         self._sent: list[Parcel] = []
         self._fenced = True  # whether the commit that is under way names its parent
         self._squashes = self._is_audit = False  # of what is under way
-        self._runs_together = MOST_RUNS
+        self._suspects = set[InFlight]()  # of which one may have led to a failure of all that went together
+        self._alone = set[InFlight]()  # what is refused of these as a whole was sent alone
+        self._suspects_together = MOST_RUNS
 
     def explain(self) -> str:
         """Why commits come slower, "" if the user was told that, in whichever run."""
@@ -94,8 +97,13 @@ class Branch:
     # a push
 
     def choose(self, waiting: Sequence[Parcel]) -> list[Parcel]:
-        """The parcels that go together, the first one in any case."""
-        return together(waiting, self._runs_together, self.size.files)
+        """The parcels that go together, the first one in any case: suspects with suspects, and others with others."""
+        first = waiting[0].run
+        if first in self._alone:
+            return [waiting[0]]
+        is_suspect = first in self._suspects
+        alike = [one for one in waiting if one.run not in self._alone and (one.run in self._suspects) == is_suspect]
+        return together(alike, self._suspects_together if is_suspect else MOST_RUNS, self.size.files)
 
     def start(self, parcels: Sequence[Parcel], *, squash: bool = False, audit: bool = False) -> Result:
         """Start a push; the verdicts on parcels that take no part in it. An audit trusts no ledger."""
@@ -241,19 +249,20 @@ class Branch:
 
     def forget(self, run: InFlight) -> None:
         """Forget a run: it is not served any more."""
-        self._trusted.discard(run)
+        for runs in (self._trusted, self._suspects, self._alone):
+            runs.discard(run)
 
     def _conclude(self, outcomes: Sequence[Outcome], done: Sequence[Done], *, is_unbroken: bool) -> Result:
         """Draw the conclusions for all runs."""
         of_attachments = any(parcel.batch.has_attachments for parcel, _ in outcomes)
         files = sum(len(parcel.batch.files) for parcel, _ in outcomes)
+        self._judge(outcomes)
         if done:
             committed = any(verdict.own for verdict in done)
             beside_others = None if self._is_audit else not is_unbroken  # it reads back what was not moved, too
             self.pacing.done(committed=committed, beside_others=beside_others)
             if of_attachments:
                 self.attachments.succeeded()
-            self._runs_together = min(MOST_RUNS, 2 * self._runs_together)
             return Result(outcomes, in_time=not committed or of_attachments or self.size.done(files))
         self.pacing.learn(verdict for _, verdict in outcomes)
         for _, verdict in [] if of_attachments else outcomes:
@@ -264,9 +273,27 @@ class Branch:
         step = backoff.failed(failure)
         if of_attachments and (isinstance(failure, Refused) or not step.may_hurry):
             self.pacing.hold(step)
-        if len(outcomes) > 1 and may_be_of_one(failure):
-            self._runs_together = max(1, len(outcomes) // 2)
         return Result(outcomes, failure, backoff.attempts)
+
+    def _judge(self, outcomes: Sequence[Outcome]) -> None:
+        """Find the run that is to blame where one may be: half as many of the suspects go together the next time."""
+        runs, failure = {parcel.run for parcel, _ in outcomes}, failure_of_all(outcomes)
+        if len(runs) == 1 and isinstance(outcomes[0][1], Split):
+            self._alone |= runs
+        elif failure is not None and len(runs) > 1 and may_be_of_one(failure):
+            self._suspects |= runs
+            self._suspects_together = max(1, len(runs) // 2)
+        elif failure is None:
+            if runs & self._suspects:
+                self._suspects_together = min(MOST_RUNS, 2 * self._suspects_together)
+            self._suspects -= runs
+            self._alone -= {
+                parcel.run
+                for parcel, verdict in outcomes
+                if isinstance(verdict, Done) and len(parcel.lane.batches) <= 1
+            }
+            if not self._suspects:
+                self._suspects_together = MOST_RUNS
 
 
 def together(waiting: Sequence[Parcel], runs: int, files: int) -> list[Parcel]:

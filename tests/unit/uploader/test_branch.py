@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from attached import write
+from uploaders import EVENT_FILE
 
 from hf_mpwriter.base.files import BATCH_BYTES, BATCH_IN_MEMORY, PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.base.verdicts import Cause, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
@@ -144,10 +146,46 @@ def test_what_is_refused_as_a_whole_goes_with_half_as_many_runs(sweep):
     (alone,) = (upload for upload in uploads if sweep.branch.carries(upload.sending.in_flight))
     sweep.conclude(Split("400"))
     assert list(alone.sending.ledger.quarantined), "its only file is"
-    (alone_again,) = sweep.push(*(upload for upload in sweep.one.uploads if upload is not alone))
+    others = [upload for upload in uploads if upload is not alone]
+    (first,) = sweep.push(*others)
     sweep.arrives("1", "0")
-    assert alone_again != alone.sending.ledger.destination.path_in_repo
-    assert len(sweep.push(*sweep.one.uploads)) == 2
+    suspects = [upload for upload in others if upload.sending.ledger.destination.path_in_repo != first]
+    assert len(sweep.push(*suspects)) == 2
+
+
+def test_no_run_that_is_not_suspected_goes_with_one_that_is(sweep):
+    """So a refused file holds up the runs only that were in one commit with it, and those only until they arrive."""
+    one, two = sweep.add("a"), sweep.add("b")
+    sweep.push(one, two)
+    sweep.conclude(Split("400"), Split("400"))
+    third, fourth = sweep.add("c"), sweep.add("d")
+    sweep.now += 10
+    assert sweep.push(third, one, two, fourth) == ["c", "d"]
+    sweep.arrives("1", "0")
+    assert sweep.push(one, two) == ["a"]
+    sweep.arrives("2", "1")
+    sweep.log(one, third)
+    assert sweep.push(one, third, two) == ["a", "c"], "it has arrived, so it is not to blame"
+    sweep.arrives("3", "2")
+
+
+def test_a_run_that_is_to_blame_goes_alone_until_nothing_of_it_waits(sweep):
+    """Its batch is halved until the file is found; no half is tried with other runs."""
+    one, two = sweep.add("a"), sweep.add("b")
+    sweep.push(one, two)
+    sweep.arrives("1", "0")
+    sweep.log(one, two)
+    write(one.run_dir, "x.tfevents.2", (Path(one.run_dir) / EVENT_FILE).read_bytes())
+    assert sweep.push(one) == ["a"]
+    sweep.conclude(Split("400"))
+    two.sending.scan()
+    for commit in (2, 3):
+        sweep.now += 10
+        sweep.one._push((upload, upload.sending.events) for upload in (one, two))
+        assert [(part.folder, len(part.files)) for part in sweep.jobs[-1].parts] == [("a", 1)]
+        sweep.arrives(str(commit), str(commit - 1))
+    sweep.log(one)
+    assert sweep.push(one, two) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -136,10 +136,10 @@ def test_attachments_whose_turn_it_is_go_before_event_files_of_other_runs(sweep)
     ]
 
 
-def test_what_was_left_behind_comes_first_the_next_time(sweep):
+def test_what_was_left_behind_comes_first_the_next_time(sweep, monkeypatch):
     """Where a commit has room for few, each has its turn."""
     uploads = [sweep.add(name) for name in "abcd"]
-    sweep.branch._runs_together = 2
+    monkeypatch.setattr("hf_mpwriter.uploader.branch.MOST_RUNS", 2)
     assert sweep.push(*sweep.one.uploads) == ["a", "b"]
     assert sweep.one.uploads == [uploads[2], uploads[3], uploads[0], uploads[1]]
 
