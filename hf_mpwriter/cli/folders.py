@@ -53,11 +53,13 @@ from hf_mpwriter.cli.runs import (
 )
 from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.storage import find
 from hf_mpwriter.supervisor.drain import ABSENT, LOOK_EVERY, NOTHING_THERE, Drain, Followed, NotARunError
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
+from hf_mpwriter.uploader import folders
 
 AFTER_CLOSE = 60.0  # seconds; ranks of other hosts end about then, too
 QUIET = 600.0  # seconds; a validation or a checkpoint may take minutes
@@ -112,18 +114,31 @@ def recorded(name: str) -> Destination | None:
 
 
 def clashes(names: Iterable[str], wishes: Wishes) -> dict[str, str]:
-    """The runs that would go where an earlier one of these goes, each with what to tell."""
-    taken, found = dict[Destination, str](), dict[str, str]()
-    for name in names:
+    """The runs that would go where an earlier one of these goes, each with what to tell.
+
+    Where a folder is neither settled nor pulled, each gets one of its own, see `uploader/folders`.
+    """
+    taken, found, all_names = dict[Destination, str](), dict[str, str](), list(names)
+    settled = {recorded(name) for name in all_names if _is_settled(name)}
+    for name in all_names:
         there = recorded(name)
         place = there or wishes.place_of(name)
-        if place is None:
+        if place is None or (place not in settled and folders.can_settle(place)):
             continue
         other = taken.setdefault(place, name)
         if normalised_logdir(other) != normalised_logdir(name):
             apart = "Sync only one of them" if there and recorded(other) else "Sync them apart, with --path-in-repo"
             found[name] = f"{other} and {name} would both go to {place}. {apart}."
     return found
+
+
+def _is_settled(name: str) -> bool:
+    try:
+        spool = spool_at(name, becomes_run=True)
+        record = spool.record()
+    except (HfMpWriterError, OSError):
+        return False
+    return record is not None and (record.asked is not None or bool(pulled_files(spool)))
 
 
 # followed folders

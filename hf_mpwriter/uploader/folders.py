@@ -227,6 +227,11 @@ def owners_of(destination: Destination, environ: Mapping[str, str] = os.environ)
     return state.read(Registry, folder / name).owners
 
 
+def can_settle(destination: Destination, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether there is a registry, so that two runs that begin now get a folder each."""
+    return _change(destination, environ, lambda _: None)
+
+
 def _place_of(destination: Destination, environ: Mapping[str, str]) -> tuple[Place, str]:
     where = normalised_endpoint(destination.endpoint), destination.repo_type, destination.repo_id, destination.revision
     return user_cache.folder_of("folders", environ), user_cache.name_of(*where, host_id())

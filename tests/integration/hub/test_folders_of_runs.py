@@ -12,6 +12,7 @@ import pytest
 from programs import Program, wait_for
 from runs import check_oracle, no_uploader, run
 from supervised import Supervised
+from support import event_file
 
 LOG = """
 import logging, sys
@@ -130,12 +131,14 @@ def test_an_attempt_on_an_empty_disk_of_this_host_pulls_its_run(hub, tmp_path):
     assert (code, out.split()[1:]) == (0, [FIRST, "10"]), err
 
 
-def test_event_files_of_others_in_folders_of_one_name_become_two_runs(hub, sweeps, tmp_path):
-    """`sync` of a folder of another writer: it gets a folder of its own, too."""
-    from support import event_file
-
-    other = tmp_path / "sweepE" / "lr0.1"
-    event_file(other / "events.out.tfevents.1000000000.there.1.0123abcd", 3)
-    result = run("sync", other, "--repo-id", "me/run")
-    assert (result.exit_code, "tensorboard/sweepE_lr0.1" in result.output) == (0, True), result.output
-    check_oracle(other, hub, folder="tensorboard/sweepE_lr0.1")
+def test_event_files_of_others_in_folders_of_one_name_become_runs_of_their_own(hub, sweeps, tmp_path):
+    """`sync` of folders of another writer, in one call: each gets a folder of its own, too."""
+    others = [tmp_path / name / "lr0.1" for name in ("sweepE", "sweepF")]
+    for other in others:
+        event_file(other / "events.out.tfevents.1000000000.there.1.0123abcd", 3, tag=str(other))
+    result = run("sync", *others, "--repo-id", "me/run")
+    assert result.exit_code == 0, result.output
+    for other in others:
+        folder = f"tensorboard/{other.parent.name}_lr0.1"
+        assert folder in result.output
+        check_oracle(other, hub, folder=folder)

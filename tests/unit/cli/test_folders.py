@@ -175,8 +175,9 @@ def test_the_token_goes_to_no_other_hub(tmp_path, monkeypatch):
         (["a/exp1", "b/exp1"], "me/run", "would both go to"),
     ],
 )
-def test_what_cannot_be_followed_is_refused_before_the_program_starts(named, repo_id, said):
-    """Without a repository for it, what is not a folder, and two for one place: one would lie over the other."""
+def test_what_cannot_be_followed_is_refused_before_the_program_starts(tmp_path, named, repo_id, said):
+    """Without a repository for it, what is not a folder, and two for one place where there is no cache."""
+    (tmp_path / "cache").write_text("a file")
     with pytest.raises(click.UsageError, match=said):
         followed(named, None, repo_id, ENVIRON)
 

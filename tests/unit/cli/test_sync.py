@@ -47,11 +47,12 @@ def recorded(path: str, place: str) -> None:
     """A run with a destination."""
     spool = Spool(path)
     spool.create()
-    spool.record_destination(Destination(HUB, "me/run", path_in_repo=place))
+    spool.record_destination(Destination(HUB, "me/run", path_in_repo=place), asked=place)
 
 
-def test_two_runs_of_one_name_are_refused_for_one_repository(synced, tmp_path):
-    """One would lie over the other. With other folders in the repository they may go, and with other names."""
+def test_two_runs_of_one_name_are_refused_only_where_they_cannot_get_a_folder_each(synced, tmp_path):
+    """Without a cache one would lie over the other. With other folders they may go, and with other names."""
+    (tmp_path / "cache").write_text("a file")
     for path in ("a/exp1", "b/exp1", "b/exp2"):
         (tmp_path / path).mkdir(parents=True)
         event_file(tmp_path / path / "events.out.tfevents.1700000000.host", 1)
@@ -62,6 +63,10 @@ def test_two_runs_of_one_name_are_refused_for_one_repository(synced, tmp_path):
     assert run("a/exp1", "b/exp2", "--repo-id", "me/run").exit_code == 0
     assert synced == ["a/exp1", "b/exp2"]
     assert run("a/exp1", "./a/exp1", "--repo-id", "me/run").exit_code == 0, "it is the same run"
+    (tmp_path / "cache").unlink()
+    synced.clear()
+    assert run("a/exp1", "b/exp1", "--repo-id", "me/run").exit_code == 0
+    assert synced == ["a/exp1", "b/exp1"]
     for name in ("one", "two"):
         recorded(str(tmp_path / name), "tensorboard/x")
     assert run("one", "two").exit_code == 2, "whatever their names are"
