@@ -225,20 +225,19 @@ def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, mon
     """In between another one was here: it has sent things, and its batches have numbers of their own."""
     one = place.uploader()
     one.sending.scan()
-    number, release = one.sending.events.batches[0].number, locks.release
+    number, free = one.sending.events.batches[0].number, locks.free
 
     def another_comes(fd: int) -> None:
-        monkeypatch.setattr(locks, "release", release)
-        release(fd)
+        free(fd)
         lock = locks.try_exclusive(place.spool.uploader_lock)
         two = uploader(place.spool, lambda: place.now, lock=lock)
         event_file(place.root / NAME.replace("17", "18"), 3)
         two.sending.scan()
         two.sending.ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
         two.sending.in_flight.save_ledger()
-        release(lock)
+        locks.release(lock)
 
-    monkeypatch.setattr(locks, "release", another_comes)
+    monkeypatch.setattr(locks, "free", another_comes)
     MemberFile(place.spool, "main", Process.current(), Settings())
     assert not one.upload.leave()
     assert one.sending.ledger.length(NAME) == 10_000
