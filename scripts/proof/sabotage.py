@@ -56,14 +56,15 @@ _BUFFERED = f"""\
                     held = os.write(segment.fd, self._hoard[: -len(record)])
                     segment.committed, self._hoard = (segment.committed[0] + held, item), b""
 """
-_START = "        self.push = self._begin(self._job(lane, batch, squash=squash))\n"
+_START = "            self.push = self._begin(self._job(self._sent, squash=squash))\n"
 _EARLY = f"""\
-        {STRIKE}
-        from hf_mpwriter.base.verdicts import Sent
+            {STRIKE}
+            from hf_mpwriter.base.verdicts import Sent
 
-        early = {{file.path: Sent(file.length, "0" * 64) for file in batch.files}}
-        self._ledger.acknowledge(early, "early", 0.0)
-        self.save_ledger()
+            for parcel in self._sent:
+                early = {{file.path: Sent(file.length, "0" * 64) for file in parcel.batch.files}}
+                parcel.run.ledger.acknowledge(early, "early", 0.0)
+                parcel.run.save_ledger()
 """
 _STEP = "        file_writer.file.append_record(encoder.record(time.time(), step, values))\n"
 _SPLIT = f"""\
@@ -79,9 +80,7 @@ SABOTAGES = {
     "buffered": Sabotage(
         "events/event_file.py", _APPEND, _BUFFERED + _APPEND
     ),  # calls return before their record is written
-    "early-ack": Sabotage(
-        "uploader/in_flight.py", _START, _START + _EARLY
-    ),  # the ledger claims files before the commit
+    "early-ack": Sabotage("uploader/branch.py", _START, _START + _EARLY),  # the ledger claims files before the commit
     "split": Sabotage("writer/scalars.py", _STEP, _SPLIT + _STEP),  # a step is written in two records
     "unsynced": Sabotage(
         "spool/outbox.py",
