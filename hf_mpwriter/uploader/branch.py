@@ -103,7 +103,8 @@ class Branch:
             return [waiting[0]]
         is_suspect = first in self._suspects
         alike = [one for one in waiting if one.run not in self._alone and (one.run in self._suspects) == is_suspect]
-        return together(alike, self._suspects_together if is_suspect else MOST_RUNS, self.size.files)
+        runs = self._suspects_together if is_suspect else MOST_RUNS
+        return together(alike, runs, self.size.files, exists=self.own_head is not None)
 
     def start(self, parcels: Sequence[Parcel], *, squash: bool = False, audit: bool = False) -> Result:
         """Start a push; the verdicts on parcels that take no part in it. An audit trusts no ledger."""
@@ -296,8 +297,11 @@ class Branch:
                 self._suspects_together = MOST_RUNS
 
 
-def together(waiting: Sequence[Parcel], runs: int, files: int) -> list[Parcel]:
-    """Those that go in one commit: the first one, and as many others as it has room for."""
+def together(waiting: Sequence[Parcel], runs: int, files: int, *, exists: bool) -> list[Parcel]:
+    """Those that go in one commit: the first one, and as many others as it has room for.
+
+    Unless it is known that the repository exists, runs that may create it go without those that may not.
+    """
     first, chosen = waiting[0], [waiting[0]]
     if any(file.is_large for file in first.batch.files):  # it may fail for want of room
         return chosen
@@ -310,7 +314,7 @@ def together(waiting: Sequence[Parcel], runs: int, files: int) -> list[Parcel]:
             and sum(file.length for file in found if file.in_memory) <= BATCH_IN_MEMORY
             and not any(file.is_large for file in parcel.batch.files)
         )
-        if fits and parcel.run.creates == first.run.creates:
+        if fits and (exists or parcel.run.creates == first.run.creates):
             chosen.append(parcel)
     return chosen
 

@@ -43,10 +43,25 @@ TOGETHER = {  # what waits, how many runs and files may go at once, which go
 @pytest.mark.parametrize(("waiting", "runs", "files", "going"), TOGETHER.values(), ids=TOGETHER)
 def test_a_commit_has_the_first_run_and_as_many_others_as_there_is_room_for(waiting, runs, files, going):
     """What does not fit stays behind, and those behind it may still go."""
-    chosen = together(waiting, runs, files)
+    chosen = together(waiting, runs, files, exists=False)
     assert [any(one is each for each in chosen) for one in waiting] == [
         number in going for number in range(len(waiting))
     ]
+
+
+def test_a_new_run_goes_along_once_the_repository_is_known_to_exist(sweep):
+    """A trial that begins costs no commit of its own; nothing is created then."""
+    one = sweep.add("a")
+    assert sweep.push(one) == ["a"]
+    assert sweep.jobs[-1].create
+    sweep.arrives("1", "0")
+    new = sweep.add("b")
+    sweep.log(one)
+    assert sweep.push(one, new) == ["a", "b"]
+    assert not sweep.jobs[-1].create
+    sweep.conclude(*[Refused("it is gone", "sync --create")] * 2)
+    sweep.now += 4000
+    assert sweep.push(one, new) == ["a"], "it may be gone, so who may create it again is to be known"
 
 
 DONE, ONE_FILE = Done("c" * 40, own=True, repo_id="me/run", files={}), Quarantine({"a.tfevents": "no"})
