@@ -31,6 +31,16 @@ const card = below(document, "tf-scalar-card")[0];
 below(card.shadowRoot, "paper-icon-button")[0].click();
 return card;
 """
+_ROWS = """
+const documents = [document, ...[...document.querySelectorAll("iframe")].map((frame) => frame.contentDocument)];
+return documents.flatMap((one) => [...below(one, "vaadin-grid")].map((grid) => grid.items?.length ?? grid.size ?? 0));
+"""  # the rows of the table of TensorBoard's HPARAMS
+
+
+def rows_of_trials(driver: Chrome) -> int:
+    """Return how many trials the table of TensorBoard's HPARAMS has."""
+    found: list[int] = driver.execute_script(_BELOW + _ROWS)  # type: ignore[no-untyped-call]
+    return max(found, default=0)
 
 
 def charts(driver: Chrome) -> dict[str, int]:
