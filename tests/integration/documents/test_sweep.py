@@ -1,0 +1,44 @@
+"""The example of a sweep, as it is: its trials are on the Hub, have a row each under HPARAMS, and say little."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from programs import DEADLINE, wait_for
+from repository import EXAMPLES, ROOT
+from runs import check_oracle, no_uploader
+from tensorboard_server import tensorboard
+
+TRIALS = 8
+
+
+def test_the_sweep_runs_as_it_is_written(hub, tmp_path):
+    """One line of each trial at its end, no warning, and a table of all."""
+    ended = subprocess.run(
+        [sys.executable, EXAMPLES / "sweep.py", "--repo-id", "me/sweep"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "best: lr 0.03, momentum 0.9, last loss 0.187\n"
+    runs = sorted((tmp_path / "runs" / "sweep").iterdir())
+    assert len(runs) == TRIALS
+    ends = [line for line in ended.stderr.splitlines() if line.startswith("hf_mpwriter: done: ")]
+    assert sorted(line.rpartition("/")[2] for line in ends) == [run.name for run in runs], ended.stderr
+    assert ended.stderr.count(" is PUBLIC: ") == 1, ended.stderr
+    for run in runs:
+        wait_for(lambda run=run: no_uploader(run), "its uploader has left")
+        check_oracle(run, hub, repo="me/sweep", folder=f"tensorboard/{run.name}")
+    assert len(list(hub.store.commits("model", "me/sweep", "main"))) <= TRIALS // 2 + 1
+    with tensorboard(tmp_path / "runs") as ask:
+        shows = lambda: ask("plugin/hparams/session_groups", data=EVERYTHING)  # noqa: E731 - short
+        wait_for(lambda: len((shows() or {}).get("sessionGroups", [])) == TRIALS, "TensorBoard has a row for each")
+
+
+EVERYTHING = b'{"experimentName": "", "colParams": [], "allowedStatuses": ["STATUS_UNKNOWN"], "sliceSize": 100}'
