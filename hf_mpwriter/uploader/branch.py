@@ -175,7 +175,7 @@ class Branch:
         runs = [parcel.run for parcel in parcels]
         wishes = [parcel.lane.settings.private for parcel in parcels]
         names = (run.ledger.repo_id for run in runs if run.ledger.repo_id)
-        seen = (run.ledger.private for run in runs if run.ledger.private is not None)
+        seen = (self._private, *(run.ledger.private for run in runs), self.limit.private)
         return Job(
             destination=self._root.resolved(next(names, "")),
             parts=tuple(
@@ -188,7 +188,7 @@ class Branch:
             fenced=self._fenced,
             xet=self.pacing.uses_xet,
             create=all(run.creates for run in runs),
-            was_private=self._private if self._private is not None else next(seen, None),
+            was_private=next((private for private in seen if private is not None), None),
         )
 
     def _begin(self, job: Job) -> PushHandle:
@@ -240,6 +240,8 @@ class Branch:
             self._trusted |= {parcel.run for parcel, verdict in outcomes if isinstance(verdict, Done)}
             self.own_head = next((verdict.commit for verdict in done if verdict.own), done[0].commit)
             self._private = next((verdict.private for verdict in done if verdict.private is not None), self._private)
+            if self._private is not None:
+                self.limit.saw_visibility(private=self._private)
         if self._squashes:
             self.distrust()
         return self._conclude(outcomes, done, is_unbroken=is_unbroken)

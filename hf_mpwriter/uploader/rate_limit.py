@@ -1,6 +1,7 @@
 """The rate limit: how many commits a repository gets from all uploaders of a user on this host.
 
-    <cache>/hf_mpwriter/rate_limit/<24 hex>.json     {"used": 2.75, "at": 1795236610.0}    of a repository and a host
+    <cache>/hf_mpwriter/rate_limit/<24 hex>.json                            of a repository and a host
+    {"used": 2.75, "at": 1795236610.0, "private": false}
 
 The Hub allows a repository some commits per hour (128 were seen) and refuses all others, those of people included. So
 every uploader takes a token from the bucket of its repository before each commit. The buckets are in the user's cache,
@@ -10,6 +11,8 @@ Nodes of a job do not see each other's buckets, so each takes its share: of `n` 
 burst, and waits `n` times as long for a token. Nodes that share a run directory have one uploader, and one share for
 each of them. Where there are more nodes than tokens in a burst, a bucket begins with a random part of one, so that not
 all commit at the same moment.
+
+With its bucket an uploader leaves to the next one what the user knows: whether the repository is private.
 
 Invariants:
 - In no hour are there more commits on a host than a full bucket and an hour's refill: together its share of the limit,
@@ -24,7 +27,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.job import Nodes
@@ -49,6 +52,7 @@ class Bucket:
 
     used: float = 0.0  # tokens that have not come back yet
     at: float = 0.0  # unix time
+    private: bool | None = None  # visibility of the repository when the user was told of it last
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ class Rule:
         tokens = self.tokens(bucket, now)
         needed = 1.0 if urgent else min(self.burst, 1.0 + RESERVE * self.burst)
         taken = tokens > needed - ROUNDING
-        return Bucket(self.burst - tokens + taken, now), 0.0 if taken else (needed - tokens) * self.pause
+        return replace(bucket, used=self.burst - tokens + taken, at=now), 0.0 if taken else (
+            needed - tokens
+        ) * self.pause
 
 
 class RateLimit:
@@ -106,6 +112,7 @@ class RateLimit:
         self._folder, self._name = folder, _name_of(destination, host)
         self._phase = rng.random() if rng else 0.0  # part of a token that a new bucket of many lacks
         self._busy_since: float | None = None
+        self.private: bool | None = None  # what the user was told last, as far as the bucket was read
         self.has_taken = False  # whether there was a bucket to take the last token from
 
     @property
@@ -153,7 +160,13 @@ class RateLimit:
 
     def give_back(self) -> None:
         """Give a token back: no commit was made."""
-        self._update(lambda bucket, _: (Bucket(max(0.0, bucket.used - 1.0), bucket.at), 0.0))
+        self._update(lambda bucket, _: (replace(bucket, used=max(0.0, bucket.used - 1.0)), 0.0))
+
+    def saw_visibility(self, *, private: bool) -> None:
+        """Note what the user was told, for the next uploader of the repository: each trial may have one."""
+        if private != self.private:
+            self._update(lambda bucket, _: (replace(bucket, private=private), 0.0))
+            self.private = private
 
     def _update(self, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float | None:
         """Change the bucket; the seconds to wait. None without it: there is no limit then but the Hub's own."""
@@ -164,7 +177,9 @@ class RateLimit:
                     self._busy_since = now if self._busy_since is None else self._busy_since
                     return BUSY_WAIT if now - self._busy_since <= BUSY_LIMIT else None
                 self._busy_since = None
-                bucket, wait = change(self._read(self._folder / self._name, now), now)
+                before = self._read(self._folder / self._name, now)
+                self.private = before.private
+                bucket, wait = change(before, now)
                 disk.replace(self._folder / self._name, state.dump(bucket), "rate_limit", durable=False)
                 user_cache.forget(self._folder, before=now - RESTED_AFTER)
                 return wait
@@ -177,7 +192,7 @@ class RateLimit:
             bucket = state.load(Bucket, disk.read(path) or b"")
         except state.DamagedError:
             return Bucket(self._phase if rule.nodes > rule.burst_of_all else 0.0, now)
-        return Bucket(bucket.used, min(now, bucket.at))
+        return replace(bucket, at=min(now, bucket.at))
 
 
 def folder_of(environ: Mapping[str, str]) -> Place:

@@ -9,13 +9,12 @@ import sys
 from programs import DEADLINE, wait_for
 from repository import EXAMPLES, ROOT
 from runs import check_oracle, no_uploader
-from tensorboard_server import tensorboard
 
 TRIALS = 8
 
 
 def test_the_sweep_runs_as_it_is_written(hub, tmp_path):
-    """One line of each trial at its end, no warning, and a table of all."""
+    """One line of each trial at its end; that the repository is public is told once."""
     ended = subprocess.run(
         [sys.executable, EXAMPLES / "sweep.py", "--repo-id", "me/sweep"],
         cwd=tmp_path,
@@ -35,10 +34,8 @@ def test_the_sweep_runs_as_it_is_written(hub, tmp_path):
     for run in runs:
         wait_for(lambda run=run: no_uploader(run), "its uploader has left")
         check_oracle(run, hub, repo="me/sweep", folder=f"tensorboard/{run.name}")
-    assert len(list(hub.store.commits("model", "me/sweep", "main"))) <= TRIALS // 2 + 1
-    with tensorboard(tmp_path / "runs") as ask:
-        shows = lambda: ask("plugin/hparams/session_groups", data=EVERYTHING)  # noqa: E731 - short
-        wait_for(lambda: len((shows() or {}).get("sessionGroups", [])) == TRIALS, "TensorBoard has a row for each")
-
-
-EVERYTHING = b'{"experimentName": "", "colParams": [], "allowedStatuses": ["STATUS_UNKNOWN"], "sliceSize": 100}'
+    for run in runs:
+        (path,) = run.glob("events.out.tfevents.*")
+        data = path.read_bytes()
+        assert b"_hparams_/session_start_info" in data, "HPARAMS has a row"
+        assert b"last_loss" in data

@@ -178,3 +178,22 @@ def test_the_words_say_how_often_commits_come_from_now_on(host, limit, pace):
     """They come when the burst is used up, long before the limit of the hour is."""
     text = f"many commits in a short time: from now on this repository gets one in {pace}, with all that waits"
     assert host.limit(limit).explanation == f"{text} (HF_MPWRITER_COMMITS_PER_HOUR={limit:g})"
+
+
+def test_the_next_uploader_of_a_repository_knows_what_the_user_was_told_of_it(host):
+    """That it is public: where trials come one after the other, each has an uploader. After a day it is told again."""
+    first = host.limit()
+    assert first.take(urgent=True) == 0.0
+    assert first.private is None
+    first.saw_visibility(private=False)
+    first.give_back()
+    again = host.limit()
+    again.take(urgent=True)
+    assert again.private is False
+    host.limit(destination=Destination("https://hub", "me/other")).take(urgent=True)
+    for path in host.folder.glob("*.json"):
+        os.utime(path, (0, 0))
+    host.limit(destination=Destination("https://hub", "me/other")).take(urgent=True)
+    later = host.limit()
+    later.take(urgent=True)
+    assert later.private is None
