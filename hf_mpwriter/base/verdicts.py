@@ -45,6 +45,7 @@ class Cause(StrEnum):
     TOKEN = "token"  # noqa: S105 - it is refused
     RIGHTS = "rights"
     STORAGE = "storage"  # of the account
+    VISIBILITY = "visibility"  # of the repository, which is not the one that was asked for
     CONTENT = "content"  # of a file
     TOO_LARGE = "too_large"
     DISK_FULL = "disk_full"

@@ -262,7 +262,6 @@ class HubSink:
     def _carrier(self, status: UploaderStatus, question: Question) -> Carrier:
         now, is_alive, stillness = time.time(), self.is_alive(), status.stillness(time.time())
         tries_until = status.tries_until(question.at or now, time.monotonic(), now)
-        is_answered = bool(status.push) and status.is_answered
         return Carrier(
             is_alive=is_alive,
             stillness=stillness,
@@ -273,9 +272,9 @@ class HubSink:
             next_try=status.beat + status.next_in if status.next_in and not status.is_over else 0.0,
             until=tries_until if is_alive else status.beat if status.is_over else 0.0,
             outlook=Outlook(
-                fails=status.kind in _DOWN and not status.is_over and not is_answered,
+                fails=status.kind in _DOWN and not status.is_over and not status.is_answered,
                 stands=bool(stillness) or not is_alive,
-                unanswered=now - status.asked_at if status.push and status.asked_at and not is_answered else 0.0,
+                unanswered=now - status.asked_at if status.asked_at and not status.is_answered else 0.0,
                 turn_in=max(0.0, status.blocked_until - time.monotonic()),
                 in_line=status.in_line and is_alive,
             ),

@@ -306,6 +306,11 @@ def _status_of(error: BaseException) -> int | None:
     return None if response is None else response.status_code
 
 
+def is_of_disk(error: BaseException) -> bool:
+    """Whether an exception is an error of this disk."""
+    return _disk_error(error) is not None
+
+
 def _disk_error(error: BaseException) -> int | None:
     """The number of an error of this disk, None if it is none."""
     numbers = (link.errno for link in _chain(error) if isinstance(link, OSError) and not _is_of_network(link))

@@ -69,6 +69,14 @@ ANSWER_TIMEOUT = 5.0  # seconds of a request that a person waits for
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
 
 
+class SourceError(OSError):
+    """A local file is not any more what was to be sent; nothing was sent of it."""
+
+    def __init__(self, target: str, why: str) -> None:
+        super().__init__(why)
+        self.target = target  # path in the repository
+
+
 class NotQuietError(OSError):
     """Files have changed while they were sent by their paths."""
 
@@ -392,17 +400,17 @@ def _addition(source: Source, stamps: Stamps) -> CommitOperationAdd:
     file, status = source.file, os.stat(source.path)
     size = status.st_size
     if file.sha256 and (size != file.length or digest(source.path, size) != file.sha256):
-        raise OSError(f"the copy of {file.path} is damaged")
+        raise SourceError(source.target, f"the copy of {file.path} is damaged")
     if size == file.length and (not file.growing or file.is_large):
         if not file.sha256:
             stamps[source] = _stamp(status)
         return CommitOperationAdd(path_in_repo=source.target, path_or_fileobj=source.path)
     if file.length > PAYLOAD_LIMIT:
-        raise OSError(f"{file.path} is too long to be held in memory")
+        raise SourceError(source.target, f"{file.path} is too long to be held in memory")
     with open(source.path, "rb") as opened:
         data = opened.read(file.length)
     if len(data) != file.length:
-        raise FileNotFoundError(f"{file.path} is shorter than its snapshot")
+        raise SourceError(source.target, f"{file.path} is shorter than its snapshot")
     return CommitOperationAdd(path_in_repo=source.target, path_or_fileobj=data)
 
 

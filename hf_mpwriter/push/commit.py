@@ -37,10 +37,22 @@ from types import MappingProxyType
 
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, begins_with
-from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.base.verdicts import (
+    CREATED,
+    Cause,
+    Done,
+    Moved,
+    Quarantine,
+    Refused,
+    Retry,
+    Sent,
+    Split,
+    Unknown,
+    Verdict,
+)
 from hf_mpwriter.base.words import command_line
-from hf_mpwriter.push.classify import classify, plain, text_of
-from hf_mpwriter.push.client import PARENT_DIGITS, Hub, NotQuietError, Remote, Source
+from hf_mpwriter.push.classify import classify, is_of_disk, plain, text_of
+from hf_mpwriter.push.client import PARENT_DIGITS, Hub, NotQuietError, Remote, Source, SourceError
 from hf_mpwriter.push.job import SCRATCH, Job, Message, Notice, Part
 from hf_mpwriter.snapshot.large_files import snapshot_of
 from hf_mpwriter.spool.layout import Spool
@@ -150,11 +162,11 @@ def carry(
         try:
             verdict = _attempt(job, going, hub, tell, trust_own_head=attempt == 0) or verdict
         except GoneError as error:
-            verdict = Refused(str(error), GONE.format(going[0].spool.logdir))
-        except NotQuietError as error:
-            verdict = Retry(text_of(error))
             for load in going:
-                load.part = load.part.with_growing(error.paths)
+                load.verdict = Refused(str(error), GONE.format(load.spool.logdir))
+        except (SourceError, NotQuietError) as error:
+            verdict = Retry(text_of(error))
+            _take_in(error, going)
             continue
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
             verdict = _verdict_on(error, job)
@@ -164,6 +176,15 @@ def carry(
             break
         time.sleep(rng.uniform(0.1, 1.0))
     return [load.verdict or verdict for load in loads]
+
+
+def _take_in(error: SourceError | NotQuietError, loads: Iterable[Load]) -> None:
+    """Leave out the load of a file that is not what it was; cut those that grow."""
+    for load in loads:
+        if isinstance(error, NotQuietError):
+            load.part = load.part.with_growing(error.paths)
+        elif error.target in {source.target for source in load.sources}:
+            load.verdict = Retry(text_of(error), cause=Cause.DISK)
 
 
 def _verdict_on(error: Exception, job: Job) -> Verdict:
@@ -207,7 +228,9 @@ def _spare(job: Job, loads: Iterable[Load], new: Sequence[Load], hub: Hub, paren
             load.done(hub, parent, parent, {})
         elif load in new and load.part.private and hub.private is False:
             page = _page(job, hub)
-            load.verdict = Refused(f"{page} is PUBLIC, and repo_private=True was asked for: nothing is sent.", PUBLIC)
+            load.verdict = Refused(
+                f"{page} is PUBLIC, and repo_private=True was asked for: nothing is sent.", PUBLIC, Cause.VISIBILITY
+            )
 
 
 def _opened(job: Job, loads: Iterable[Load], stack: contextlib.ExitStack) -> list[Load]:
@@ -280,8 +303,8 @@ def _tell_visibility(job: Job, hub: Hub, tell: Tell, new: list[Load]) -> None:
     private, at = hub.is_private() if new else hub.private, _page(job, hub)
     text, whose = "private" if private else "PUBLIC: everybody can read it", new[0].number if new else 0
     if None not in (private, job.was_private):
-        if private != job.was_private:
-            tell(Notice(f"{at} is {text} now", whose))
+        for number in range(len(job.parts)) if private != job.was_private else ():
+            tell(Notice(f"{at} is {text} now", number))
     elif new and private is not None:
         tell(Notice(f"{at} is {text}", whose))
     elif new and private is None and new[0].part.private:
@@ -328,13 +351,15 @@ def _compare(job: Job, loads: Iterable[Load], hub: Hub, tell: Tell, own_head: st
     there = hub.sizes(wanted, parent) if wanted else {}
     for load, paths in unsure.items():
         remote = {path: there[target] for path in paths if (target := load.part.target(path)) in there}
+        is_ours = parent in (job.own_head, load.part.last_commit)
         try:
             found, differing = read_back(load.part, load.spool, paths, remote)
-        except OSError as error:  # of this disk
+            found, differing = _looked_into(load, hub, parent, remote, found, differing, is_ours=is_ours)
+        except OSError as error:
+            if not is_of_disk(error):
+                raise
             load.verdict = _verdict_on(error, job)
             continue
-        is_ours = parent in (job.own_head, load.part.last_commit)
-        found, differing = _looked_into(load, hub, parent, remote, found, differing, is_ours=is_ours)
         is_complete = own_head is None or not load.part.is_trusted
         load.seen = Comparison(found, differing, complete=is_complete)
     return parent

@@ -50,6 +50,7 @@ TABLE: dict[Cause, tuple[str, str]] = {
     Cause.NO_TOKEN: ("no token", LOGIN),
     Cause.TOKEN: ("token refused", LOGIN),
     Cause.RIGHTS: ("the token lacks rights to {repo_id}", f"{LOGIN} with a token that may write"),
+    Cause.VISIBILITY: ("the repository is public", "make it private, or log without repo_private=True"),
     Cause.STORAGE: ("the storage of the account is used up", "see https://huggingface.co/settings/billing"),
     Cause.CONTENT: ("the Hub refuses it", ""),
     Cause.TOO_LARGE: ("it is too large for the Hub", ""),

@@ -194,8 +194,9 @@ class UploaderStatus(DaemonStatus):
 
     token_issued_at: float = 0.0  # unix time when the worker that brought its token joined
     push: int = 0  # process id of the push that runs, 0 if none does
-    asked_at: float = 0.0  # unix time when that push has sent its first request, 0 before that
-    is_answered: bool = False  # whether the Hub has answered it
+    # unix time when the push that runs, of this run or of others, has sent its first request, 0 before that
+    asked_at: float = 0.0
+    is_answered: bool = False  # whether the Hub has answered that push
     commits: int = 0  # made by this uploader
     serves: int = 0  # runs that its process serves at the time of the heartbeat; once it has left this one, others
     kind: str = ""  # of the verdict on the last push, "" if it did not fail

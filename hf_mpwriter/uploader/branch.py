@@ -40,7 +40,7 @@ from hf_mpwriter.uploader.rate_limit import RateLimit
 LINGER = 10  # seconds for which a push that went well waits for the next batch
 CLOSELY = 6  # times LINGER; a push that began so soon after another one waits as long, as the next may come as soon
 MOST_RUNS = 100  # in one commit; each has two descriptors, of which 253 fit into a message
-_OF_A_DISK = frozenset({Cause.DISK, Cause.DISK_FULL, Cause.DISK_QUOTA})
+_OF_A_RUN = frozenset({Cause.DISK, Cause.DISK_FULL, Cause.DISK_QUOTA, Cause.VISIBILITY})
 
 
 class Parcel(NamedTuple):
@@ -182,7 +182,7 @@ class Branch:
                 parcel.run.part(parcel.batch, private=wish, is_trusted=parcel.run in self._trusted)
                 for parcel, wish in zip(parcels, wishes, strict=True)
             ),
-            private=True if True in wishes else next(iter(wishes), None),
+            private=True if True in wishes else next((wish for wish in wishes if wish is not None), None),
             squash=squash,
             own_head=self.own_head,
             fenced=self._fenced,
@@ -237,6 +237,8 @@ class Branch:
         if not is_unbroken:
             self.distrust()
         if done:
+            # what was committed of these is not in their ledgers
+            self._trusted -= {one.run for one, verdict in outcomes if getattr(verdict, "committed", False)}
             self._trusted |= {parcel.run for parcel, verdict in outcomes if isinstance(verdict, Done)}
             self.own_head = next((verdict.commit for verdict in done if verdict.own), done[0].commit)
             self._private = next((verdict.private for verdict in done if verdict.private is not None), self._private)
@@ -260,7 +262,8 @@ class Branch:
         of_attachments = any(parcel.batch.has_attachments for parcel, _ in outcomes)
         files = sum(len(parcel.batch.files) for parcel, _ in outcomes)
         self._judge(outcomes)
-        if done:
+        failure = failure_of_all(outcomes)
+        if done and failure is None:
             committed = any(verdict.own for verdict in done)
             beside_others = None if self._is_audit else not is_unbroken  # it reads back what was not moved, too
             self.pacing.done(committed=committed, beside_others=beside_others)
@@ -270,7 +273,7 @@ class Branch:
         self.pacing.learn(verdict for _, verdict in outcomes)
         for _, verdict in [] if of_attachments else outcomes:
             self.size.failed(verdict, files)
-        if (failure := failure_of_all(outcomes)) is None:
+        if failure is None:
             return Result(outcomes)
         backoff = self.attachments if of_attachments else self.pacing
         step = backoff.failed(failure)
@@ -302,7 +305,8 @@ class Branch:
 def together(waiting: Sequence[Parcel], runs: int, files: int, *, exists: bool) -> list[Parcel]:
     """Those that go in one commit: the first one, and as many others as it has room for.
 
-    Unless it is known that the repository exists, runs that may create it go without those that may not.
+    Unless it is known that the repository exists, runs that may create it go without those that may not. No two files
+    of a commit have the same path in the repository.
     """
     first, chosen = waiting[0], [waiting[0]]
     if any(file.is_large for file in first.batch.files):  # it may fail for want of room
@@ -315,25 +319,31 @@ def together(waiting: Sequence[Parcel], runs: int, files: int, *, exists: bool) 
             and sum(file.length for file in found) <= BATCH_BYTES
             and sum(file.length for file in found if file.in_memory) <= BATCH_IN_MEMORY
             and not any(file.is_large for file in parcel.batch.files)
+            and not _targets([parcel]) & _targets(chosen)
         )
         if fits and (exists or parcel.run.creates == first.run.creates):
             chosen.append(parcel)
     return chosen
 
 
+def _targets(parcels: Iterable[Parcel]) -> set[str]:
+    return {one.run.ledger.destination.path(file.path) for one in parcels for file in one.batch.files}
+
+
 def failure_of_all(outcomes: Iterable[Outcome]) -> Verdict | None:
-    """The failure that is not of one run alone: nothing went well, and neither a file nor a disk is to blame."""
+    """The failure that is not of one run alone: nothing was committed, and neither a file nor a disk is to blame."""
     verdicts = [verdict for _, verdict in outcomes]
-    if any(isinstance(verdict, Done) for verdict in verdicts):
+    failed = [verdict for verdict in verdicts if not isinstance(verdict, Done)]
+    if any(isinstance(verdict, Done) and verdict.own for verdict in verdicts):
         return None
-    return next((verdict for verdict in verdicts if not is_of_a_run(verdict, alone=len(verdicts) == 1)), None)
+    return next((verdict for verdict in failed if not is_of_a_run(verdict, alone=len(verdicts) == 1)), None)
 
 
 def is_of_a_run(verdict: Verdict, *, alone: bool) -> bool:
     """Whether a failure says nothing about other runs."""
     if isinstance(verdict, Quarantine) or (isinstance(verdict, Split) and alone):
         return True
-    return isinstance(verdict, Retry) and verdict.cause in _OF_A_DISK
+    return isinstance(verdict, (Retry, Refused)) and verdict.cause in _OF_A_RUN
 
 
 def may_be_of_one(failure: Verdict) -> bool:

@@ -42,6 +42,7 @@ from hf_mpwriter.uploader.upload import HeldRun, RunUpload
 logger = logging.getLogger("hf_mpwriter")
 
 MAY_JOIN = (Action.WAIT, Action.ATTACH)  # of runs that may go along with a commit of others
+SEARCH_EVERY = 60.0  # seconds between two searches of a directory
 MOST_SERVED = 500  # runs; each has four descriptors
 ResultT = TypeVar("ResultT")
 
@@ -70,7 +71,8 @@ class Uploader:
         self.uploads: list[RunUpload] = []
         self._token_stamp = hf_home.token_stamp(environ)
         self._refused = set[RunUpload]()  # whose disk has refused something in this round
-        self._searches: dict[str, Search] = {}  # by the directory that is searched
+        self._searches: list[Search] = []
+        self._next_search: dict[str, float] = {}  # monotonic seconds, by the directory that is searched
         self._meeting: Meeting | None = None
         self._declined = set[tuple[int, int]]()  # spools of runs that have gone wrong here
         self._is_ending = False  # whether SIGTERM has come
@@ -80,20 +82,26 @@ class Uploader:
         upload = RunUpload(held, self.branch)
         self.uploads.append(upload)
         self.branch.serves = len(self.uploads)
-        parent = os.path.dirname(held.start.run_dir)
-        if parent not in self._searches:
-            self._searches[parent] = Search(held.start, self._timing.sibling_search)
+        self._search(held.start)
+        if self._is_ending:  # it came while the run was being read
+            upload.sending.terminate()
         with upload.logging():
             logger.info("took the uploader lock of %s", upload.run_dir)
         return upload
+
+    def _search(self, start: StartRecord) -> None:
+        """Search for unfinished runs beside one, unless that was done a moment ago."""
+        parent, now = os.path.dirname(start.run_dir), self._clock()
+        if start.seeks_siblings and now >= self._next_search.get(parent, now):
+            self._next_search[parent] = now + SEARCH_EVERY
+            self._searches.append(Search(start, self._timing.sibling_search))
 
     # tick
 
     def tick(self) -> bool:
         """One round; False when it is time to end."""
         self._take_in()
-        for search in self._searches.values():
-            search.reap()
+        self._searches = [search for search in self._searches if not search.reap()]
         self._refused = set()
         at_work = [upload for upload in list(self.uploads) if self._is_there(upload)]
         self.branch.pacing.saw(*_hosts(at_work))
@@ -132,7 +140,7 @@ class Uploader:
             self.add(HeldRun.of(asked.record, asked.descriptors))
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
             logger.info("a run that was handed over is not uploaded: %s", error)
-            locks.release(asked.descriptors.lock)
+            locks.free(asked.descriptors.lock)
             os.close(asked.descriptors.log)
             return False
         return True
@@ -153,7 +161,8 @@ class Uploader:
             self._refused.add(upload)
             upload.refusals += 1
             logger.info("the disk refuses: %s", error)
-            upload.sending.backoff.hold(Step(self._timing.uploader_tick))
+            if upload.sending.backoff.next_try < self._clock() + self._timing.uploader_tick:
+                upload.sending.backoff.hold(Step(self._timing.uploader_tick))
         except Exception:
             logger.exception("%s cannot be uploaded any more", upload.run_dir)
             upload.refusals = REFUSALS + 1
@@ -163,7 +172,10 @@ class Uploader:
         return None
 
     def _drop(self, upload: RunUpload) -> None:
+        """Let a run go; a push of it is ended before its lock is free."""
         if upload in self.uploads:
+            if self.branch.push is not None and self.branch.carries(upload.sending.in_flight):
+                self.branch.push.end(launch.GRACE)
             self.uploads.remove(upload)
             self.branch.serves = len(self.uploads)
             upload.drop()
@@ -179,10 +191,11 @@ class Uploader:
 
     def _notice_token(self) -> None:
         """`hf auth login`: the next push reads the new token."""
-        is_refused = any(upload.status.status.kind == Refused.__name__ for upload in self.uploads)
-        if is_refused and (stamp := hf_home.token_stamp(self._environ)) != self._token_stamp:
+        refused = [upload for upload in self.uploads if upload.status.status.kind == Refused.__name__]
+        if refused and (stamp := hf_home.token_stamp(self._environ)) != self._token_stamp:
             self._token_stamp = stamp
-            self.branch.pacing.hold(Step(0.0))
+            for backoff in (self.branch.pacing, *(upload.sending.backoff for upload in refused)):
+                backoff.hold(Step(0.0))
 
     def _act(self, at_work: list[RunUpload]) -> bool:
         """Do for each run what is next, then start one push for all; whether the next tick follows at once."""
@@ -192,7 +205,7 @@ class Uploader:
         starved = [one for one, action in actions.items() if action is Action.ATTACH and one.sending.is_due]
         if scanned or Action.PUSH in actions.values():
             may_join = [one for one, action in actions.items() if action in MAY_JOIN and one not in starved]
-            scanned += [upload for upload in may_join if upload.sending.joins]
+            scanned += [upload for upload in may_join if upload in self.uploads and upload.sending.joins]
         for upload in scanned:
             if self._guarded(upload, upload.sending.scan):
                 actions[upload] = Action.PUSH
@@ -247,13 +260,17 @@ class Uploader:
         found = {upload: parcel for upload, parcel in parcels.items() if parcel is not None}
         if not found:
             return False
+        order = sorted(found, key=lambda upload: not upload.sending.urgency(found[upload].batch)[0])
+        found = {upload: found[upload] for upload in order}
         chosen = self.branch.choose(list(found.values()))
         going = [upload for upload, parcel in found.items() if parcel in chosen]
         if not self._may_push(going, chosen):
             return False
         squashing = [upload for upload in going if upload.sending.starts(found[upload].batch)]
         audit = any(upload.requests.audit for upload in going)
-        self._conclude(self.branch.start(chosen, squash=bool(squashing), audit=audit))
+        with going[0].logging():  # what the push prints goes there, too
+            result = self.branch.start(chosen, squash=bool(squashing), audit=audit)
+        self._conclude(result)
         self.uploads.sort(key=going.__contains__)  # what was left behind comes first the next time
         return self.branch.push is not None
 
@@ -273,7 +290,7 @@ class Uploader:
         """Take in what the push says; one of attachments is ended if it is in the way."""
         if (push := self.branch.push) is None:
             return
-        due = any(upload.sending.is_due for upload in self.uploads)
+        due = any(upload.sending.is_due and upload.sending.may_scan for upload in self.uploads)
         ending = any(upload.requests.is_ending for upload in self.uploads)
         carried = [one.sending.attachments for one in self.uploads if self._carries_attachments(one)]
         if [lane for lane in carried if lane.must_yield(due=due, terminating=ending)]:

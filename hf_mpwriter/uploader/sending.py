@@ -156,11 +156,16 @@ class Sending:
         return (self._peers.works and self._clocks.now() >= self.next_commit) or self._is_urgent()
 
     @property
+    def may_scan(self) -> bool:
+        """Whether nothing of this run alone keeps it from a scan."""
+        return self._clocks.now() >= self.backoff.next_try and not self.in_flight.is_settling
+
+    @property
     def joins(self) -> bool:
         """Whether it goes along with a commit of others: half of its own interval is over."""
         half = 30 * self.events.settings.commit_every
         is_about_due = self._peers.works and self._clocks.now() >= self.next_commit - half
-        return is_about_due and self._clocks.now() >= self.backoff.next_try and not self.in_flight.is_settling
+        return is_about_due and self.may_scan
 
     def _is_urgent(self) -> bool:
         """Whether event files should go at once: for a request, or for what was left behind."""
@@ -303,7 +308,8 @@ class Sending:
             lane.drop(batch)
             self._scan_again()
             self._status.notify(_refusals({path: why for path, why in verdict.paths.items() if path not in known}))
-        if not lane.yielded:  # else it was ended from here, which is no failure
+        is_of_others = isinstance(verdict, Split) and len(result.outcomes) > 1
+        if not lane.yielded and not is_of_others:  # yielded: it was ended from here, which is no failure
             self._tell_failure(verdict, attempts, of_events=lane is self.events)
 
     def _backoff_of(self, lane: Lane) -> Backoff:
@@ -340,7 +346,8 @@ class Sending:
 
     def publish(self, phase: str = "") -> None:
         """Publish what waits, what is sent, and when the next push is due."""
-        push = self.branch.push if self.branch.carries(self.in_flight) else None
+        under_way = self.branch.push  # of this run, or of others: it tells whether the Hub answers
+        push = under_way if self.branch.carries(self.in_flight) else None
         waiting = self.events.batches + self.attachments.batches
         self._status.publish(
             phase=phase or ("pushing" if push else "waiting" if self.events.batches else "idle"),
@@ -350,8 +357,8 @@ class Sending:
             blocked_until=self.branch.pacing.blocked_until,
             in_line=self.branch.pacing.due_at > self._clocks.now(),
             next_at=self._next_at,
-            asked_at=push.asked_at if push else 0.0,
-            is_answered=push is not None and push.is_answered,
+            asked_at=under_way.asked_at if under_way else 0.0,
+            is_answered=under_way is not None and under_way.is_answered,
             repo_id=self.ledger.repo_id,
             private=self.ledger.private,
         )

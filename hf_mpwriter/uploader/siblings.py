@@ -57,10 +57,11 @@ class Search:
             except OSError as error:
                 logger.info("unfinished runs beside this one are not searched: %s", error)
 
-    def reap(self) -> None:
-        """Collect the process if it has ended."""
+    def reap(self) -> bool:
+        """Collect the process if it has ended; whether none is left."""
         if self._pid and launch.has_ended(self._pid):
             self._pid = 0
+        return not self._pid
 
 
 def main() -> None:

@@ -158,7 +158,8 @@ class RunUpload(loop.Holder[StartRecord]):
             return False
         self.peers.look()
         self.sending.note()
-        if self.peers.works:
+        waits_for_others = self.branch.push is not None and not self.branch.carries(self.sending.in_flight)
+        if self.peers.works or waits_for_others:
             self._abandoned_since = self._clock()
         if self.requests.is_ending:
             self._ends_at = min(self._ends_at, self._clock() + loop.GRACE)

@@ -104,8 +104,8 @@ class Ends:
             spent = terms.exit_timeout
         _in_vain.clear()
         ends_with = ends_here() if uploads else ""
-        is_last = bool(ends_with) or contact.supervisor() is not None
-        terms = terms._replace(spent=spent, is_asked=is_asked, is_last=is_last, ends_with=ends_with)
+        is_last_time = bool(ends_with) or contact.supervisor() is not None
+        terms = terms._replace(spent=spent, is_asked=is_asked, is_last=is_last_time, ends_with=ends_with)
         end = End(awaited, terms, self._reporter, self._messages, self._logged, self._timing.quiet_wait)
         try:
             self._is_there = end.wait(self._keep_house, lambda: self._found_since(own, is_last=is_last)) and uploads

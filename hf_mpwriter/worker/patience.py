@@ -7,7 +7,8 @@ In seconds; the first row that fits; no row exceeds `exit_timeout`:
     after an exception,    any other                                  BESIDE_PEERS      IDLE_BESIDE_PEERS
       of a rank of several
     the user asked for it  any                                        `exit_timeout`    any
-    it is the last time    any but one that waits in line             `exit_timeout`    any
+    it is the last time    any, but below `hf-mpwriter run` one that  `exit_timeout`    any
+                             waits in line
     any other              may push only later than SOON, or waits    0                 any
                              in line for longer than RETRY
                            fails                                      RETRY             any
@@ -16,7 +17,7 @@ In seconds; the first row that fits; no row exceeds `exit_timeout`:
                            any other                                  `exit_timeout`    any
 
 In line: the repository has got many commits in a short time, as of the trials of a sweep, and each has to wait for its
-turn. So another trial follows, and the uploader goes on.
+turn. So another trial follows, and the uploader goes on; not in a container or batch job, whose end may be near.
 
 An end is the last time to wait if the uploader ends with this process (see Lifetime), or below `hf-mpwriter run`,
 which limits the wait to its grace. Elsewhere a process waits only while that helps: the uploader goes on without it.
@@ -80,7 +81,7 @@ def patience(terms: Terms, outlook: Outlook) -> Patience:
         longest = AFTER_FAILURE
     elif terms.failed and terms.has_peers:
         longest, idle = BESIDE_PEERS, IDLE_BESIDE_PEERS
-    elif not terms.is_asked and (not terms.is_last or outlook.in_line):
+    elif not terms.is_asked and (not terms.is_last or (outlook.in_line and not terms.ends_with)):
         longest = _while_it_helps(longest, outlook)
     return Patience(max(0.0, min(longest, terms.exit_timeout) - terms.spent), idle)
 

@@ -98,6 +98,11 @@ class SilentPush:
         """End it."""
         self.killed = True
 
+    def end(self, _patience: float) -> bool:
+        """End it, and wait for that."""
+        self.killed = True
+        return True
+
     def let_go(self) -> None:
         """End it while it waits."""
         self.let_gone = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,18 +11,20 @@ from attached import write
 from uploaders import EVENT_FILE
 
 from hf_mpwriter.base.files import BATCH_BYTES, BATCH_IN_MEMORY, PAYLOAD_LIMIT, LocalFile
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Cause, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.system import disk
 from hf_mpwriter.uploader.branch import Parcel, failure_of_all, together
 
-replace = disk.replace
+replace, numbers = disk.replace, itertools.count()
 
 
 def parcel(*lengths: int, growing: bool = True, creates: bool = False) -> Parcel:
     """A batch of files of these lengths, of a run that may create the repository or not."""
     files = tuple(LocalFile(f"{number}.tfevents", length, growing) for number, length in enumerate(lengths))
-    return Parcel(SimpleNamespace(creates=creates), None, Batch(1, files))
+    ledger = SimpleNamespace(destination=Destination("https://hub", "me/run", path_in_repo=str(next(numbers))))
+    return Parcel(SimpleNamespace(creates=creates, ledger=ledger), None, Batch(1, files))
 
 
 SMALL, LARGE = (1000,), (PAYLOAD_LIMIT + 1,)

@@ -8,7 +8,7 @@ import pytest
 from attached import write
 from uploaders import EVENT_FILE
 
-from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.base.verdicts import Sent, Unknown
 from hf_mpwriter.daemon.loop import REFUSALS
 from hf_mpwriter.push.job import Notice
 from hf_mpwriter.system import locks
@@ -61,15 +61,16 @@ def test_a_run_that_goes_wrong_with_its_verdict_keeps_it_from_no_other(sweep, mo
     assert all(upload.sending.ledger.length(EVENT_FILE) for upload in sweep.one.uploads)
 
 
-def test_a_run_that_is_let_go_while_it_is_pushed_leaves_the_others_their_verdicts(sweep):
-    """The push goes on; who comes next for that run finds the record of it."""
+def test_a_run_that_is_let_go_while_it_is_pushed_ends_the_push(sweep):
+    """Nothing of it is under way when its lock is free; who comes next finds the record. The others try again."""
     uploads = [sweep.add(name) for name in "abc"]
     sweep.push(*uploads)
     sweep.one._drop(uploads[1])
-    sweep.arrives("1", "0")
-    assert [upload.sending.ledger.length(EVENT_FILE) > 0 for upload in uploads] == [True, False, True]
+    assert sweep.branch.push.killed
+    sweep.conclude(*[Unknown("killed")] * 3)
     assert uploads[1].host.in_flight.exists()
-    assert not uploads[0].host.in_flight.exists()
+    sweep.now += 10
+    assert sweep.push(uploads[0], uploads[2]) == ["a"]
 
 
 def test_a_disk_that_refuses_is_tried_for_a_minute(sweep, monkeypatch):
