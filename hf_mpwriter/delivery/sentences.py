@@ -5,7 +5,7 @@ While training runs:
     the folder is on the Hub    uploading runs/exp1 to https://huggingface.co/me/run/tree/main/tensorboard/exp1 (public)
     an outage begins            not uploading: token refused (401): run `hf auth login`; log: PATH
     the logdir gets nothing     s3://bucket/exp1: REASON. What is logged is kept in PATH, and all is tried again; ...
-    all is there                done: 8.3 kB in 3 commits: LINK
+    all is there                done: 8.3 kB in 3 commits: LINK, and who can read it unless that was told
 
 At the end of a process, when a wait takes long (`announcement`) and when it is over (`message`):
 
@@ -111,10 +111,13 @@ def _lack(what: str, delivery: Delivery, because: str) -> str:
 
 def beginning(logdir: str, destination: Destination, repo_id: str, *, private: bool | None) -> str:
     """Where a run goes, and who can read it there."""
-    who = "" if private is None else " (private)" if private else " (public)"
     to = destination.resolved(repo_id)
     place = to.url if "/" in to.repo_id else f"the repository {to.repo_id} of your account"  # a link has to open
-    return printable(f"uploading {shown(logdir)} to {place}{who}")
+    return printable(f"uploading {shown(logdir)} to {place}{_readers(private)}")
+
+
+def _readers(private: bool | None) -> str:
+    return "" if private is None else " (private)" if private else " (public)"
 
 
 def outage(status: UploaderStatus, log: str) -> str:
@@ -126,11 +129,12 @@ def outage(status: UploaderStatus, log: str) -> str:
     return printable(f"not uploading: {status.why.rstrip('.')}{again}; log: {shown(log)}")
 
 
-def done(ledger: Ledger, destination: Destination) -> str:
-    """What the Hub has of a run, and where."""
+def done(ledger: Ledger, destination: Destination, *, has_begun: bool) -> str:
+    """What the Hub has of a run, and where; a run that has not begun for the user is a short one, as of a sweep."""
     size, commits = sum(held.length for held in ledger.files.values()), sum(ledger.commits.values())
     times = f" in {counted(commits, 'commit')}" if commits else ""
-    return printable(f"done: {size_text(size)}{times}: {destination.resolved(ledger.repo_id).url}")
+    who = "" if has_begun else _readers(ledger.private)
+    return printable(f"done: {size_text(size)}{times}: {destination.resolved(ledger.repo_id).url}{who}")
 
 
 def mirror_trouble(status: MirrorStatus, refused: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
     at the start     a variable of ours that does not exist, or is neither on nor off; that nothing is uploaded; what is
                      switched on and needs a package; where a run is kept that is not kept in its logdir
     housekeeping     where the run goes, notices of the uploader, when an outage begins, when it is over
-    the last end     done: 8.3 kB in 3 commits: LINK
+    the last end     done: 8.3 kB in 3 commits: LINK, alone if it comes before it was told where the run goes
 
 What concerns the process is told at the start by rank 0, or by a process alone: there is no reporter yet. What concerns
 the run is told by the reporter; what goes wrong also by the first rank of every other node. It comes with the next
@@ -176,18 +176,14 @@ class Messages:
 
     def begin(self) -> None:
         """Tell where the run goes, if this process reports and that was not told yet: the first line of all."""
-        status = UploaderStatus.newest(self._spool)
-        self._begin(status.repo_id, private=status.private)
-
-    def _begin(self, repo_id: str, *, private: bool | None) -> None:
-        destination = self._membership.destination
+        destination, status = self._membership.destination, UploaderStatus.newest(self._spool)
         if destination is None or self._has_begun or not self._reporter.reports:
             return
         record, self._has_begun = ToldRecord.read(self._spool.told), True
         if record.start < self._started_at:
             replace(record, start=self._clock()).save(self._spool.told)
             to = self._spool.destination_of(destination)
-            logger.info("%s", beginning(self._spool.logdir, to, repo_id, private=private))
+            logger.info("%s", beginning(self._spool.logdir, to, status.repo_id, private=status.private))
 
     def done(self, ledger: Ledger, left_at: float) -> None:
         """Tell that all is there, once: the last member has left, at a unix time."""
@@ -198,9 +194,10 @@ class Messages:
             is_told = not ledger.has_grown(max(self._started_at, record.done))
         if destination is None or is_told:
             return
-        self._begin(ledger.repo_id, private=ledger.private)
-        replace(ToldRecord.read(self._spool.told), done=time.time()).save(self._spool.told)
-        logger.info("%s", done(ledger, self._spool.destination_of(destination)))
+        has_begun = self._has_begun or record.start >= self._started_at
+        start, self._has_begun = record.start if has_begun else self._clock(), True
+        replace(record, start=start, done=time.time()).save(self._spool.told)
+        logger.info("%s", done(ledger, self._spool.destination_of(destination), has_begun=has_begun))
 
 
 def is_outage(status: UploaderStatus, started_at: float, now: float) -> bool:

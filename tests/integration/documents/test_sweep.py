@@ -29,8 +29,9 @@ def test_the_sweep_runs_as_it_is_written(hub, tmp_path):
     runs = sorted((tmp_path / "runs" / "sweep").iterdir())
     assert len(runs) == TRIALS
     ends = [line for line in ended.stderr.splitlines() if line.startswith("hf_mpwriter: done: ")]
-    assert sorted(line.rpartition("/")[2] for line in ends) == [run.name for run in runs], ended.stderr
+    assert sorted(line.split("/")[-1].split(" ")[0] for line in ends) == [run.name for run in runs], ended.stderr
     assert ended.stderr.count(" is PUBLIC: ") == 1, ended.stderr
+    assert "not uploading" not in ended.stderr
     for run in runs:
         wait_for(lambda run=run: no_uploader(run), "its uploader has left")
         check_oracle(run, hub, repo="me/sweep", folder=f"tensorboard/{run.name}")

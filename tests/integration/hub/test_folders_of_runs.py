@@ -52,7 +52,7 @@ def sweeps(hub, tmp_path) -> tuple[Path, Path]:
     assert (folder, last) == (SECOND, 5)
     notice = f"{FIRST} belongs to {first}: this run goes to {SECOND}"
     assert told.count(notice) == 1
-    assert told.index(notice) < told.index(f"uploading {second} to"), "before anything else is said"
+    assert told.index(notice) < told.index("done: "), "before anything else is said"
     return first, second
 
 
