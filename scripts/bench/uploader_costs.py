@@ -126,10 +126,11 @@ class Costs(Bench):
             raise RuntimeError("no destination is recorded")
         hub, files = Hub(destination), self._snapshots(run, Ledger(destination))[-1][1]
         hub.create(private=None)
-        sources = [Source(file, str(run.path / file.path)) for file in files]
+        targets = {file.path: destination.path(file.path) for file in files}
+        sources = [Source(file, str(run.path / file.path), targets[file.path]) for file in files]
         commit, sent = hub.commit(sources, hub.head() or "", fenced=True, tag_card=False)
         ledger, host = Ledger(destination), run.spool.host(host_id())
-        ledger.acknowledge(sent, commit, time.time())
+        ledger.acknowledge({path: sent[target] for path, target in targets.items()}, commit, time.time())
         os.makedirs(host.root, exist_ok=True)
         ledger.save(host.ledger)
         for what, (took, _) in zip(

@@ -194,7 +194,7 @@ class Disk:
         return REAL["write"](fd, data)
 
     def _fsync(self, fd):
-        node = self._fds[fd]
+        node = self._fds.get(fd, os.readlink(f"/proc/self/fd/{fd}"))  # a directory may have been opened before
         self._step("fsync")
         if isinstance(node, Node):
             node.synced = len(node.data)
