@@ -4,7 +4,7 @@
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
       rank_00001/events.out.tfevents....
       .hf_mpwriter/                                   spool, mode 0700                   written by
-        FORMAT                                        "hf-mpwriter 4"                    the first worker
+        FORMAT                                        "hf-mpwriter 5"                    the first worker
         run.json                                      the destination                    see below
         <kind>.lock                                   that of the uploader, the mirror   no process (empty)
         claims/<worker>.lock                          claims; a note                     see worker/rewind
@@ -73,7 +73,7 @@ from hf_mpwriter.system.directory import Directory, Place, at
 from hf_mpwriter.system.filesystem import reason_of
 from hf_mpwriter.system.process import host_id
 
-FORMAT = "hf-mpwriter 4"
+FORMAT = "hf-mpwriter 5"
 FORMAT_NAME, RUN_JSON = "FORMAT", "run.json"
 
 

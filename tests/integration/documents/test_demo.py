@@ -117,7 +117,7 @@ def test_an_interrupted_demo_leaves_no_process_behind(other_digits, demo):
     assert process.returncode == 130
     assert "Interrupted" in err
     assert "Traceback" not in err
-    assert processes_of(directory) == []
+    wait_for(lambda: processes_of(directory) == [], "a push that its uploader has left ends, too")
 
 
 def test_a_demo_never_mixes_with_what_is_in_a_directory_already(tmp_path):
