@@ -156,8 +156,10 @@ class Forgiving(View):
     """A run on the Hub without what others did to its files; the oracle reads its trees oldest first."""
 
     def __init__(self, run: Run, *, to_the_end: bool) -> None:
-        super().__init__(run.hub.store, REPO, f"tensorboard/{run.name}")
-        start = f"tensorboard/{run.name}/"
+        recorded = run.spool.destination()  # another folder if the run was moved before anything of it had arrived
+        folder = recorded.path_in_repo if recorded else f"tensorboard/{run.name}"
+        super().__init__(run.hub.store, REPO, folder)
+        start = f"{folder}/"
         self._damage = {path.removeprefix(start): bad for path, bad in run.damage.items() if path.startswith(start)}
         self._good: dict[str, TreeEntry] = {}
         self._head = next(iter(self.commits()), "") if to_the_end else ""
