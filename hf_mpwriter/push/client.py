@@ -77,6 +77,14 @@ class SourceError(OSError):
         self.target = target  # path in the repository
 
 
+class PathError(ValueError):
+    """The client takes no file at this path of the repository; nothing was sent of it."""
+
+    def __init__(self, target: str, why: str) -> None:
+        super().__init__(why)
+        self.target = target
+
+
 class NotQuietError(OSError):
     """Files have changed while they were sent by their paths."""
 
@@ -404,14 +412,21 @@ def _addition(source: Source, stamps: Stamps) -> CommitOperationAdd:
     if size == file.length and (not file.growing or file.is_large):
         if not file.sha256:
             stamps[source] = _stamp(status)
-        return CommitOperationAdd(path_in_repo=source.target, path_or_fileobj=source.path)
+        return _operation(source.target, source.path)
     if file.length > PAYLOAD_LIMIT:
         raise SourceError(source.target, f"{file.path} is too long to be held in memory")
     with open(source.path, "rb") as opened:
         data = opened.read(file.length)
     if len(data) != file.length:
         raise SourceError(source.target, f"{file.path} is shorter than its snapshot")
-    return CommitOperationAdd(path_in_repo=source.target, path_or_fileobj=data)
+    return _operation(source.target, data)
+
+
+def _operation(target: str, content: str | bytes) -> CommitOperationAdd:
+    try:
+        return CommitOperationAdd(path_in_repo=target, path_or_fileobj=content)
+    except ValueError as error:
+        raise PathError(target, str(error)) from None
 
 
 def _sent(source: Source, addition: CommitOperationAdd) -> tuple[str, Sent] | None:

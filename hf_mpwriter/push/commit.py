@@ -52,7 +52,7 @@ from hf_mpwriter.base.verdicts import (
 )
 from hf_mpwriter.base.words import command_line
 from hf_mpwriter.push.classify import classify, is_of_disk, plain, text_of
-from hf_mpwriter.push.client import PARENT_DIGITS, Hub, NotQuietError, Remote, Source, SourceError
+from hf_mpwriter.push.client import PARENT_DIGITS, Hub, NotQuietError, PathError, Remote, Source, SourceError
 from hf_mpwriter.push.job import SCRATCH, Job, Message, Notice, Part
 from hf_mpwriter.snapshot.large_files import snapshot_of
 from hf_mpwriter.spool.layout import Spool
@@ -164,7 +164,7 @@ def carry(
         except GoneError as error:
             for load in going:
                 load.verdict = Refused(str(error), GONE.format(load.spool.logdir))
-        except (SourceError, NotQuietError) as error:
+        except (SourceError, PathError, NotQuietError) as error:
             verdict = Retry(text_of(error))
             _take_in(error, going)
             continue
@@ -178,13 +178,16 @@ def carry(
     return [load.verdict or verdict for load in loads]
 
 
-def _take_in(error: SourceError | NotQuietError, loads: Iterable[Load]) -> None:
-    """Leave out the load of a file that is not what it was; cut those that grow."""
+def _take_in(error: SourceError | PathError | NotQuietError, loads: Iterable[Load]) -> None:
+    """Leave out the load of a file that cannot be sent, or is not what it was; cut those that grow."""
     for load in loads:
         if isinstance(error, NotQuietError):
             load.part = load.part.with_growing(error.paths)
-        elif error.target in {source.target for source in load.sources}:
-            load.verdict = Retry(text_of(error), cause=Cause.DISK)
+            continue
+        path = next((source.file.path for source in load.sources if source.target == error.target), None)
+        if path is not None:
+            is_path = isinstance(error, PathError)
+            load.verdict = Quarantine({path: text_of(error)}) if is_path else Retry(text_of(error), cause=Cause.DISK)
 
 
 def _verdict_on(error: Exception, job: Job) -> Verdict:

@@ -84,6 +84,19 @@ def test_what_is_wrong_with_one_run_keeps_no_other_back(hub, runs, pushes):
     assert titles(hub)[: -len(before)] == ["Add TensorBoard events (1 file of trial0)"]
 
 
+def test_a_path_that_the_client_refuses_is_of_its_run_alone(hub, runs, pushes):
+    """It is known at once, so the others arrive with the same push."""
+    (runs[1].root / ".git").mkdir()
+    path = f".git/{NAME}"
+    (runs[1].root / NAME).rename(runs[1].root / path)
+    bad = part_of(runs[1], files=(LocalFile(path, runs[1].length, growing=True),))
+    first, second, *_ = pushes.verdicts(job(runs, part_of(runs[0]), bad))
+    assert isinstance(second, Quarantine)
+    assert ".git" in second.paths[path]
+    assert isinstance(first, Done)
+    assert runs[0].is_there(hub)
+
+
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
