@@ -207,7 +207,8 @@ class Pacing(Backoff):
     def learn(self, verdicts: Iterable[Verdict]) -> None:
         """Take what a push that has failed tells about the way and the rate limit, whatever it carried."""
         found = list(verdicts)
-        self._spend(committed=not all(isinstance(verdict, (Retry, Moved)) for verdict in found))
+        # one that is done beside them had nothing to commit
+        self._spend(committed=not all(isinstance(verdict, (Done, Retry, Moved)) for verdict in found))
         blame = {verdict.xet for verdict in found if isinstance(verdict, (Retry, Unknown))} - {""}
         if blame and self.uses_xet:
             self._xet_failures += 1

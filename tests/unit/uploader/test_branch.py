@@ -110,6 +110,19 @@ def test_what_one_run_fails_with_holds_up_no_other(sweep, verdicts, holds):
     assert (two.sending.next_try > sweep.now) is holds, "a quarantined file costs its run no wait"
 
 
+def test_a_read_back_beside_it_makes_no_commit_of_a_failure(sweep, monkeypatch):
+    """The Hub asks all runs to wait, also if one of the push had nothing to send; no commit was made of the token."""
+    one, two = sweep.add("a"), sweep.add("b")
+    tokens = []
+    monkeypatch.setattr(sweep.branch.limit, "give_back", lambda: tokens.append(1))
+    sweep.push(one, two)
+    sweep.conclude(Done("1", own=False, repo_id="me/run", files={}, parent="1"), DOWN)
+    assert tokens == [1]
+    assert (sweep.branch.pacing.next_try, sweep.branch.pacing.may_hurry) == (sweep.now + DOWN.after, False)
+    assert two.status.status.kind == "Retry"
+    assert one.status.status.kind == ""
+
+
 def test_of_a_run_that_joins_all_is_read_back_and_of_the_others_only_what_is_new(sweep):
     """Trusted are those that were compared at the last commit of ours, or before it in an unbroken row."""
     one, two = sweep.add("a"), sweep.add("b")
