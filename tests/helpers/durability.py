@@ -152,9 +152,7 @@ class Durability(RuleBasedStateMachine):
         me = SimpleNamespace(current=lambda: dataclasses.replace(Process.current(), host=self.host))
         self._patches = contextlib.ExitStack()
         for change in (
-            mock.patch.dict(
-                os.environ, XDG_CACHE_HOME=os.path.join(self._folder, "cache")
-            ),  # other runs had the folder
+            mock.patch.dict(os.environ, XDG_CACHE_HOME=os.path.join(self._folder, "cache")),  # the registry of folders
             mock.patch.object(loop, "time", clock),
             mock.patch.object(launch, "wait_for_input", lambda _, seconds: self._pass(seconds)),
             mock.patch.object(loop.logger, "exception", raise_again),
