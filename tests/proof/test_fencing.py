@@ -105,10 +105,14 @@ def test_a_late_request_of_a_killed_push_is_refused_once_the_branch_has_moved(hu
     hub.fault("POST /commit/ hang")
     wait_for(lambda: held(hub), "a commit is held")
     first = living_uploader(run_dir)
-    os.kill(wait_for(lambda: push_pid(run_dir), "a push") if victim == "push" else first, signal.SIGKILL)
-    if victim == "uploader, spool":
+    if victim == "push":
+        os.kill(wait_for(lambda: push_pid(run_dir), "a push"), signal.SIGKILL)
+    else:
+        os.kill(worker.pid, signal.SIGSTOP)  # it starts no other one meanwhile
+        os.kill(first, signal.SIGKILL)
         wait_for(lambda: no_uploader(run_dir), "it has ended")
         shutil.rmtree(next(Path(run_dir).glob(".hf_mpwriter/hosts/*")), ignore_errors=True)
+        os.kill(worker.pid, signal.SIGCONT)
     before = acknowledged(run_dir)
     wait_for(lambda: acknowledged(run_dir) > before, "the successor sends more")
     assert held(hub) == 1, "the request is still under way"
