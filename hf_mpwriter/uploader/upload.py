@@ -70,6 +70,8 @@ class HeldRun:
         try:
             start = state.load(StartRecord, record)
         except state.DamagedError as error:
+            os.close(descriptors.run_dir)
+            os.close(descriptors.spool)
             raise HfMpWriterError(f"its start record cannot be read: {error}") from error
         spool = Spool.adopt(start, descriptors.run_dir, descriptors.spool)
         return cls(spool, start, descriptors.lock, descriptors.log)
