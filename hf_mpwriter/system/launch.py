@@ -254,13 +254,13 @@ class Child:
             self._pipe = -1
 
 
-def wait_for_input(descriptors: Iterable[int], timeout: float) -> None:
-    """Return when one of them is readable or was closed by the other end, or after so many seconds."""
+def wait_for_input(descriptors: Iterable[int], timeout: float) -> bool:
+    """Whether one of them becomes readable, or is closed by the other end, within so many seconds."""
     poll = select.poll()  # `select.select` takes no descriptor above 1023
     for fd in descriptors:
         if fd >= 0:
             poll.register(fd, select.POLLIN)
-    poll.poll(max(0.0, timeout) * 1000)
+    return bool(poll.poll(max(0.0, timeout) * 1000))
 
 
 def has_ended(pid: int) -> bool:

@@ -311,23 +311,26 @@ def together(waiting: Sequence[Parcel], runs: int, files: int, *, exists: bool) 
     first, chosen = waiting[0], [waiting[0]]
     if any(file.is_large for file in first.batch.files):  # it may fail for want of room
         return chosen
+    found, taken = list(first.batch.files), _targets(first)
     for parcel in waiting[1:]:
-        found = [file for one in (*chosen, parcel) for file in one.batch.files]
+        more, targets = [*found, *parcel.batch.files], _targets(parcel)
         fits = (
             len(chosen) < runs
-            and len(found) <= files
-            and sum(file.length for file in found) <= BATCH_BYTES
-            and sum(file.length for file in found if file.in_memory) <= BATCH_IN_MEMORY
+            and len(more) <= files
+            and sum(file.length for file in more) <= BATCH_BYTES
+            and sum(file.length for file in more if file.in_memory) <= BATCH_IN_MEMORY
             and not any(file.is_large for file in parcel.batch.files)
-            and not _targets([parcel]) & _targets(chosen)
+            and not targets & taken
         )
         if fits and (exists or parcel.run.creates == first.run.creates):
             chosen.append(parcel)
+            found, taken = more, taken | targets
     return chosen
 
 
-def _targets(parcels: Iterable[Parcel]) -> set[str]:
-    return {one.run.ledger.destination.path(file.path) for one in parcels for file in one.batch.files}
+def _targets(parcel: Parcel) -> set[str]:
+    """The paths in the repository of its files."""
+    return {parcel.run.ledger.destination.path(file.path) for file in parcel.batch.files}
 
 
 def failure_of_all(outcomes: Iterable[Outcome]) -> Verdict | None:

@@ -32,10 +32,11 @@ from hf_mpwriter.system.directory import identity
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.uploader.branch import Branch, Parcel, Result
 from hf_mpwriter.uploader.decision import Action, decide, pause
-from hf_mpwriter.uploader.lanes import Lane
+from hf_mpwriter.uploader.lanes import AttachmentLane, Lane
 from hf_mpwriter.uploader.meeting import Asked, Descriptors, Meeting
 from hf_mpwriter.uploader.pacing import Clocks, Step
 from hf_mpwriter.uploader.rate_limit import RateLimit, folder_of
+from hf_mpwriter.uploader.sending import Urgency
 from hf_mpwriter.uploader.siblings import Search
 from hf_mpwriter.uploader.upload import HeldRun, RunUpload
 
@@ -260,11 +261,11 @@ class Uploader:
         found = {upload: parcel for upload, parcel in parcels.items() if parcel is not None}
         if not found:
             return False
-        order = sorted(found, key=lambda upload: not upload.sending.urgency(found[upload].batch)[0])
-        found = {upload: found[upload] for upload in order}
+        wishes = {upload: upload.sending.urgency(parcel.batch) for upload, parcel in found.items()}
+        found = {upload: found[upload] for upload in sorted(found, key=lambda one: not wishes[one].is_urgent)}
         chosen = self.branch.choose(list(found.values()))
         going = [upload for upload, parcel in found.items() if parcel in chosen]
-        if not self._may_push(going, chosen):
+        if any(parcel.batch.files for parcel in chosen) and not self._may_push(going, [wishes[one] for one in going]):
             return False
         squashing = [upload for upload in going if upload.sending.starts(found[upload].batch)]
         audit = any(upload.requests.audit for upload in going)
@@ -274,12 +275,10 @@ class Uploader:
         self.uploads.sort(key=going.__contains__)  # what was left behind comes first the next time
         return self.branch.push is not None
 
-    def _may_push(self, going: list[RunUpload], chosen: list[Parcel]) -> bool:
+    def _may_push(self, going: list[RunUpload], wishes: list[Urgency]) -> bool:
         """Whether the rate limit allows a push, else the users are told why; a mere read-back needs no token."""
-        wishes = [upload.sending.urgency(parcel.batch) for upload, parcel in zip(going, chosen, strict=True)]
-        is_empty = not any(parcel.batch.files for parcel in chosen)
-        urgent, at_once = (any(wish) for wish in zip(*wishes, strict=True))
-        if is_empty or self.branch.pacing.take(urgent=urgent, at_once=at_once):
+        urgent, at_once = any(wish.is_urgent for wish in wishes), any(wish.is_last_chance for wish in wishes)
+        if self.branch.pacing.take(urgent=urgent, at_once=at_once):
             return True
         if self.branch.pacing.used_up:
             for upload in sorted(going, key=lambda one: not one.peers.works):  # a process that lives can tell it
@@ -292,7 +291,7 @@ class Uploader:
             return
         due = any(upload.sending.is_due and upload.sending.may_scan for upload in self.uploads)
         ending = any(upload.requests.is_ending for upload in self.uploads)
-        carried = [one.sending.attachments for one in self.uploads if self._carries_attachments(one)]
+        carried = [one.lane for one in self.branch.parcels if isinstance(one.lane, AttachmentLane)]
         if [lane for lane in carried if lane.must_yield(due=due, terminating=ending)]:
             push.kill()
         told, result = self.branch.listen()
@@ -302,14 +301,10 @@ class Uploader:
         if result is not None:
             self._conclude(result)
 
-    def _carries_attachments(self, upload: RunUpload) -> bool:
-        sending = upload.sending
-        return any(one.run is sending.in_flight and one.lane is sending.attachments for one in self.branch.parcels)
-
     def _conclude(self, result: Result) -> None:
-        for parcel, _ in result.outcomes:
+        for parcel, verdict in result.outcomes:
             for upload in self._of(parcel):
-                self._guarded(upload, upload.conclude, parcel, result)
+                self._guarded(upload, upload.conclude, verdict, parcel, result)
 
     def _of(self, parcel: Parcel) -> list[RunUpload]:
         """The upload that a parcel is of; none if the run was let go meanwhile."""

@@ -49,7 +49,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeVar
 
 from hf_mpwriter._version import __version__
-from hf_mpwriter.system import disk, process, user_cache
+from hf_mpwriter.system import disk, launch, process, user_cache
 from hf_mpwriter.system.directory import Place, identity
 
 PATIENCE = 3.0  # seconds of an usher, until it is an uploader itself
@@ -158,7 +158,7 @@ def folder_of(environ: Mapping[str, str]) -> Place:
     return user_cache.folder_of("uploaders", environ)
 
 
-def _within(patience: float, step: Callable[[], T]) -> T | None:
+def within(patience: float, step: Callable[[], T]) -> T | None:
     """What a step that may hang comes to, in a thread of its own; None if it fails, or takes longer."""
     found: list[T] = []
 
@@ -204,7 +204,7 @@ def hand_over(
     to end. False: this one alone holds the lock.
     """
     until = time.monotonic() + patience
-    found = _within(patience, lambda: _connected(folder, key, younger)) or []
+    found = within(patience, lambda: _connected(folder, key, younger)) or []
     with contextlib.ExitStack() as stack:
         for connection in found:
             stack.enter_context(connection)
@@ -259,9 +259,7 @@ def _ask(connection: socket.socket, request: bytes, descriptors: Descriptors, pa
         socket.send_fds(connection, [request], descriptors)
     except OSError:  # it has left; nothing was sent
         return _Reply.LEFT
-    poll = select.poll()  # `select.select` takes no descriptor above 1023
-    poll.register(connection, select.POLLIN)
-    has_answered = bool(poll.poll(max(0.0, patience) * 1000))
+    has_answered = launch.wait_for_input([connection.fileno()], patience)
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)  # from here on the other one cannot say "taken"
     for _ in range(2):  # the end of a process may show first as an error
@@ -318,7 +316,7 @@ class Meeting:
     @classmethod
     def open(cls, folder: Place, key: Key, patience: float = FOLDER_PATIENCE) -> Self | None:
         """Listen at the meeting point; None where that is not possible within so many seconds."""
-        found = _within(patience, lambda: _listen(folder, key))
+        found = within(patience, lambda: _listen(folder, key))
         return None if found is None else cls(*found, key)
 
     def asked(self) -> Iterator[Asked]:
@@ -383,7 +381,7 @@ class Meeting:
     def _stop_listening(self) -> None:
         """Remove the name, then close the socket: a name without a listener is that of a dead process."""
         if self._listener.fileno() >= 0:
-            _within(FOLDER_PATIENCE, self._place.unlink)
+            within(FOLDER_PATIENCE, self._place.unlink)
             self._events.unregister(self._listener)
             self._listener.close()
 

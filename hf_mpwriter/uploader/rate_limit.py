@@ -87,9 +87,8 @@ class Rule:
         tokens = self.tokens(bucket, now)
         needed = 1.0 if urgent else min(self.burst, 1.0 + RESERVE * self.burst)
         taken = tokens > needed - ROUNDING
-        return replace(bucket, used=self.burst - tokens + taken, at=now), 0.0 if taken else (
-            needed - tokens
-        ) * self.pause
+        wait = 0.0 if taken else (needed - tokens) * self.pause
+        return replace(bucket, used=self.burst - tokens + taken, at=now), wait
 
 
 class RateLimit:

@@ -20,6 +20,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
@@ -46,6 +47,13 @@ logger = logging.getLogger("hf_mpwriter")
 NOTABLE_WAIT = 60.0  # seconds, from which on the user is told why
 OTHER_RUNS = "has other runs below it: folders with a .hf_mpwriter of their own are not uploaded as part of it"
 TOLD_REFUSALS = 3  # refused files of one push that are told by name
+
+
+class Urgency(NamedTuple):
+    """How urgent a batch is."""
+
+    is_urgent: bool  # whether it may have one of the last commits of the hour
+    is_last_chance: bool  # whether it is lost, or waited for in vain, unless it goes now
 
 
 class Sending:
@@ -223,11 +231,11 @@ class Sending:
             return Parcel(self.in_flight, lane, lane.batches[0])
         return Parcel(self.in_flight, lane, Batch(0, ())) if lane is self.events and self.requests.audit else None
 
-    def urgency(self, batch: Batch) -> tuple[bool, bool]:
-        """Whether a batch may have one of the last commits of the hour, and whether it is lost unless it goes now."""
+    def urgency(self, batch: Batch) -> Urgency:
+        """How urgent a batch is."""
         refused = any(file.path in self.ledger.quarantined for file in batch.files)
         urgent = not refused and (self._is_last() or self._is_urgent())
-        return urgent, self.requests.is_ending or self._is_asked_for_all()
+        return Urgency(urgent, self.requests.is_ending or self._is_asked_for_all())
 
     def has_to_wait(self) -> None:
         """The rate limit allows no push now: the user is told why, once of all runs."""

@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -39,6 +38,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system import launch, redaction
+from hf_mpwriter.uploader.meeting import within
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -138,22 +138,17 @@ def _spool_at(run_dir: str) -> Spool:
 
 def _look(run_dir: str, endpoint: str, patience: float) -> tuple[Spool, Destination] | None:
     """Spool and destination of an unfinished run; None also if the disk does not answer within `patience` seconds."""
-    answer: list[tuple[Spool, Destination]] = []
 
-    def look() -> None:
-        try:
+    def look() -> tuple[Spool, Destination] | None:
+        with contextlib.suppress(OSError, HfMpWriterError):  # it was removed meanwhile
             if os.path.islink(run_dir):  # the run is found where it is
-                return
+                return None
             spool = _spool_at(run_dir)
             if not (spool.is_private() and spool.is_unfinished(endpoint) and spool.is_original()):
-                return
+                return None
             destination = spool.destination()
             if destination and destination.is_at(endpoint) and not os.path.islink(run_dir):
-                answer.append((spool, destination))
-        except (OSError, HfMpWriterError):  # it was removed meanwhile
-            return
+                return spool, destination
+        return None
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    thread.join(patience)
-    return answer[0] if answer else None
+    return within(patience, look)

@@ -33,7 +33,7 @@ from typing import NoReturn, Self
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import OFFLINE, is_offline
-from hf_mpwriter.base.verdicts import Cause, Refused
+from hf_mpwriter.base.verdicts import Cause, Refused, Verdict
 from hf_mpwriter.base.words import sentence
 from hf_mpwriter.daemon import loop
 from hf_mpwriter.daemon.starts import StartRecord
@@ -172,11 +172,10 @@ class RunUpload(loop.Holder[StartRecord]):
         """Whether it was to end, and has had its time: what is missing by now is for the next uploader."""
         return self._clock() >= self._ends_at
 
-    def conclude(self, parcel: Parcel, result: Result) -> None:
-        """Take in what a push has led to; progress is as good a reason to stay as a worker."""
-        for one, verdict in result.outcomes:
-            if one is parcel and self.sending.conclude(verdict, parcel, result):
-                self._abandoned_since = self._clock()
+    def conclude(self, verdict: Verdict, parcel: Parcel, result: Result) -> None:
+        """Take in the verdict on a parcel of this run; progress is as good a reason to stay as a worker."""
+        if self.sending.conclude(verdict, parcel, result):
+            self._abandoned_since = self._clock()
 
     def is_better_token_there(self) -> bool:
         """Whether a younger worker may have a better token; it may have closed already and wait for its data."""
