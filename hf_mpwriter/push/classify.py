@@ -124,7 +124,7 @@ def _cause(error: BaseException) -> Cause:
     kinds = {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
     if found := next((cause for names, cause in _BY_KIND if kinds & set(names)), None):
         return found
-    number = _disk_error(error)
+    number = disk_error(error)
     return Cause.OTHER if number is None else _DISK.get(number, Cause.DISK)
 
 
@@ -286,7 +286,7 @@ def explained(error: BaseException, destination: Destination, environ: Mapping[s
 def _reason(verdict: Retry | Unknown | Refused | Moved, error: BaseException, destination: Destination) -> str:
     if any(isinstance(link, _OWN_WORDS) for link in _chain(error)):
         return _CLASS.sub("", verdict.reason)
-    number = _disk_error(error)
+    number = disk_error(error)
     detail = os.strerror(number) if verdict.cause is Cause.DISK and number else type(error).__name__
     return causes.words(verdict.cause, destination, _status_of(error), detail)
 
@@ -308,10 +308,10 @@ def _status_of(error: BaseException) -> int | None:
 
 def is_of_disk(error: BaseException) -> bool:
     """Whether an exception is an error of this disk."""
-    return _disk_error(error) is not None
+    return disk_error(error) is not None
 
 
-def _disk_error(error: BaseException) -> int | None:
+def disk_error(error: BaseException) -> int | None:
     """The number of an error of this disk, None if it is none."""
     numbers = (link.errno for link in _chain(error) if isinstance(link, OSError) and not _is_of_network(link))
     return next(filter(None, numbers), None)

@@ -51,7 +51,7 @@ from hf_mpwriter.base.verdicts import (
     Verdict,
 )
 from hf_mpwriter.base.words import command_line
-from hf_mpwriter.push.classify import classify, is_of_disk, plain, text_of
+from hf_mpwriter.push.classify import classify, disk_error, is_of_disk, plain, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, NotQuietError, PathError, Remote, Source, SourceError
 from hf_mpwriter.push.job import SCRATCH, Job, Message, Notice, Part
 from hf_mpwriter.snapshot.large_files import snapshot_of
@@ -192,7 +192,7 @@ def _take_in(error: SourceError | PathError | NotQuietError, loads: Iterable[Loa
 
 def _verdict_on(error: Exception, job: Job) -> Verdict:
     note(text_of(error))
-    if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
+    if len(job.files) > 1 and disk_error(error) == errno.EMFILE:
         return Split(text_of(error), too_large=True)
     return plain(error, job.destination, os.environ)
 

@@ -124,10 +124,10 @@ def test_17_a_file_that_grows_is_not_sent_again_as_a_whole(run, hub):
     assert sent < run.length / 4
 
 
-@pytest.mark.parametrize(("most", "kind"), [(4096, Done), (40, Split)])
+@pytest.mark.parametrize(("most", "kind"), [(4096, Done), (64, Split)])
 def test_24_a_hundred_files_go_with_few_descriptors(run, hub, most, kind):
     """Theirs opens all changed files at once. Ours opens as many as the limit allows, or sends fewer files at once."""
-    made = Pushes(hub.endpoint, f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, {most}))\n")
+    made = Pushes(hub.endpoint, f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, {most}))\n")
     files = []
     for number in range(100):
         name = f"{NAME}.{number}"
