@@ -6,6 +6,7 @@
     the Hub's copy and more                     nothing: an uploader sends the rest
     something else                              nothing; it is named
     a worker that lives writes there            nothing; it is named
+    the folder is that of another run           nothing; it is named
 
     Hub --the client's download--> .hf_mpwriter/pulling/... --digest fits--> synced, and renamed to its path
 
@@ -43,6 +44,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused, Sent, Split
 from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.client import Hub, Remote
+from hf_mpwriter.snapshot.event_files import other_run_above
 from hf_mpwriter.spool import ledger as ledgers
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.pulled import add_pulled
@@ -59,6 +61,7 @@ LONGEST_NAME = 255 - len(".metadata")  # bytes of a file name; the client append
 CORRUPT = "what came does not have the digest that the Hub tells, and was thrown away; try again later"
 DIFFERS = "it differs from the Hub's copy, and is left as it is; to have the Hub's, move it away"
 UNSAFE = "its name leads out of the run directory, or no file here can have it"
+OF_OTHER = "its folder is another run here, which goes elsewhere"
 IN_USE = "a worker that lives writes beside it; pull before training starts"
 
 Answer = TypeVar("Answer")
@@ -218,6 +221,8 @@ class _Pull:
         """What keeps a file from being fetched, "" if it is here; `in_use`: where living members have a file open."""
         if not _can_be_here(path):
             return UNSAFE
+        if other_run_above(self._spool.run, os.path.dirname(path)):
+            return OF_OTHER
         remote = self._tree[path]
         try:
             fd = disk.open_beneath(self._spool.run / path)

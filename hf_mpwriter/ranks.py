@@ -50,6 +50,7 @@ from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.series import SEGMENT_MIN, Purge, SegmentSeries
+from hf_mpwriter.snapshot.event_files import other_run_above
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing
 from hf_mpwriter.spool.workers.member_lines import Member
@@ -257,7 +258,9 @@ class Inputs:
             found += self._look_in(Place(self._run), 0, "", listed)
         for rank, name in ranks:
             with contextlib.suppress(FileNotFoundError), Place(self._run, name).entered() as directory:
-                found += self._look_in(directory, rank, f"{name}/", directory.names())
+                listed = directory.names()
+                if not other_run_above(self._run, name):
+                    found += self._look_in(directory, rank, f"{name}/", listed)
         self._files = {file.path: file for file in found}
 
     def _look_in(self, directory: Place, rank: int, prefix: str, listed: list[str]) -> Iterator[_File]:

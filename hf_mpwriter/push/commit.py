@@ -19,7 +19,8 @@ Invariants:
 - A repository is not created again unasked after it took something.
 - The parts of a job are compared at one commit and sent in one. What is wrong with the files, the disk or the copies of
   one run is a verdict on its part alone.
-- What is sent is the very file that was opened below the run directory, not through a link, whatever becomes of names.
+- What is sent is the very file that was opened below the run directory, not through a link, whatever becomes of names;
+  and it is not of another run, even if its folder became one after the batch was made.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ from hf_mpwriter.base.words import command_line
 from hf_mpwriter.push.classify import classify, disk_error, is_of_disk, plain, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, NotQuietError, PathError, Remote, Source, SourceError
 from hf_mpwriter.push.job import SCRATCH, Job, Message, Notice, Part
+from hf_mpwriter.snapshot.event_files import check_is_of_run
 from hf_mpwriter.snapshot.large_files import snapshot_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
@@ -259,6 +261,7 @@ def sources(load: Load) -> Iterator[list[Source]]:
     with contextlib.ExitStack() as stack:
         found = []
         for file in load.to_send:
+            check_is_of_run(spool.run, file.path)  # a batch may be older than another run below this one
             place = spool.directory / part.copies / file.sha256 if file.sha256 else spool.run / file.path
             fd = disk.open_beneath(place)
             stack.callback(os.close, fd)

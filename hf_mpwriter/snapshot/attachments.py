@@ -151,6 +151,7 @@ class Attachments:
         """
         if not _is_utf8(relative):
             raise OSError("its name is not UTF-8, so the Hub cannot take it")
+        event_files.check_is_of_run(self._run, relative)  # paths are listed once for a whole round
         status, now = (self._run / relative).stat(), time.time()
         known = self._known.pop(relative, None)
         if known is None or known.stamp != stamp_of(status):

@@ -19,13 +19,16 @@ Invariants:
 - An event file of another writer that is whole and has not changed for UNCHANGED seconds is quiet, and goes as a file
   that does not grow: by its path, which costs a push no memory. No other writer says that it has closed a file; a push
   finds out if one grows after all (`push/client`).
-- A folder with a spool of its own is another run, which may go elsewhere or nowhere: nothing below it is part of this
-  one. It has its spool before it has its first event file.
+- A folder with a spool of its own, or with the name of one that is kept elsewhere, is another run, which may go
+  elsewhere or nowhere: nothing below it is part of this one. A run has its spool before its first event file, and a
+  folder is asked for one after it was listed: so no listing, however it falls, finds a file of another run.
+- All that lists a run directory comes through `walk`, and all that opens what was listed before asks `other_run_above`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -39,6 +42,7 @@ from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
 GONE = (FileNotFoundError, NotADirectoryError, PermissionError)  # removed since it was listed, or not ours to read
+NO_SPOOL = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)  # or nothing can be read there
 UNCHANGED = 600.0  # seconds after which no writer completes what it has begun: torch's buffer may end anywhere
 LAST_BYTES = 64  # bytes before the end of the last whole record that identify a file
 UNREAD = bytes(LAST_BYTES + 1)  # in place of them: equal to no others
@@ -49,21 +53,44 @@ def walk(
     unread: Callable[[OSError], object] = lambda _: None,
     other_run: Callable[[str], object] = lambda _: None,
 ) -> Iterator[str]:
-    """Relative paths of all regular files of a run but ours."""
+    """Relative paths of all regular files of a run but ours, and of no other run; its folder is told instead."""
     pending = [""]
     while pending:
         directory = pending.pop()
         try:
-            directories, files, others = Place(run, directory).scan()
+            directories, files, _ = Place(run, directory).scan()
+            other = other_run_above(run, directory)
         except OSError as error:
             unread(error)
             continue
-        if directory and names.SPOOL_NAME in (*directories, *others):  # a link to a spool, too
-            other_run(directory)
+        if other:
+            other_run(other)
             continue
         prefix = f"{directory}/" if directory else ""
         pending += [prefix + name for name in directories if not names.is_of_ours(name)]
         yield from (prefix + name for name in files if not names.is_of_ours(name))
+
+
+def other_run_above(run: Directory, directory: str) -> str:
+    """The topmost folder of another run that a folder of a run directory is or lies in, "" if it is of this one."""
+    end, fd = 0, run.fd if directory else -1
+    while directory and end >= 0:
+        end = directory.find("/", end + 1)
+        folder = directory if end < 0 else directory[:end]
+        try:
+            os.stat(f"{folder}/{names.SPOOL_NAME}", dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in NO_SPOOL:
+                raise
+        else:
+            return folder
+    return ""
+
+
+def check_is_of_run(run: Directory, path: str) -> None:
+    """Refuse a file that was listed before its folder became one of another run; FileNotFoundError."""
+    if other := other_run_above(run, os.path.dirname(path)):
+        raise FileNotFoundError(errno.ENOENT, f"{other} is another run now", path)
 
 
 class Statuses:

@@ -5,6 +5,8 @@ For each event file:
 - it never shrank and never vanished;
 - after a drain it equals the local file up to its last whole record.
 
+What lies in the folder of another run is of no interest, even if the Hub has something of it from before.
+
 A file that another machine writes is on the Hub and not here, or was pulled and goes on there. Of it, what is here is
 compared, and that it never shrank and never vanished.
 
@@ -278,7 +280,9 @@ def check(
     scan = event_files.EventFileScan(run)
     local = {file.path: file.length for file in scan.files(lambda _: True, tuple)}
     report.damage = scan.damage(time.time() if now is None else now)
-    for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
+    there = {path for tree in history for path in tree if "tfevents" in path}
+    others = tuple(f"{folder}/" for folder in scan.other_runs)
+    for path in sorted({*local, *(path for path in there if not path.startswith(others))}):
         versions = [tree.get(path) for tree in history]
         content = None if fetch is None else (lambda number, path=path: fetch(path, commits[number]))
         report.files[path] = _check_file(

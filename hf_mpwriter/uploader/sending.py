@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
-from hf_mpwriter.base.words import size_text
+from hf_mpwriter.base.words import counted, size_text
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.spool import ledger
@@ -73,7 +73,7 @@ class Sending:
         self.requests, self.branch, self._clocks = requests, branch, peers.clocks
         clocks = peers.clocks
         self._commits = 0
-        self._knows_other_runs = False  # whether the user was told of them
+        self._other_runs = frozenset[str]()  # the folders of those below this one that the user was told of
         self.next_commit = clocks.now() + clocks.timing.first_scan_after  # when the commit interval is over
         self.backoff = Backoff(clocks)  # after failures of this run alone; of attachments, see there
         self.ledger = _loaded(spool, host, start)
@@ -203,11 +203,20 @@ class Sending:
         self.requests.scanned(peers.here, files)
         self._satisfy()
         self.requests.tried(is_last=not self.events.batches)
-        if self.events.other_runs and not self._knows_other_runs:
-            self._knows_other_runs = True
-            name = printable(min(self.events.other_runs))
-            self._status.notify([f"{self._spool.logdir} {OTHER_RUNS}, such as {name}"])
+        self._tell_other_runs()
         return True
+
+    def _tell_other_runs(self) -> None:
+        """Tell once that there are other runs below, and of those that began later what the Hub has of before."""
+        new = self._other_runs.symmetric_difference(self._other_runs.union(self.events.other_runs))
+        if new and not self._other_runs:
+            self._status.notify([f"{self._spool.logdir} {OTHER_RUNS}, such as {printable(min(new))}"])
+        self._other_runs |= new
+        folders = tuple(f"{folder}/" for folder in new)
+        sent = [path for path in self.ledger.known() if path.startswith(folders)] if new else []
+        if sent:
+            what = f"{counted(len(sent), 'file')} of them that were uploaded before, such as {printable(min(sent))},"
+            self._status.notify([f"{what} stay at {self.ledger.resolved.url} until somebody deletes them there"])
 
     def _satisfy(self) -> None:
         died = self.requests.satisfy(self.events.batches, self.ledger, self._peers.members)

@@ -39,6 +39,7 @@ from hf_mpwriter.base.names import (
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.series import FileHome
+from hf_mpwriter.snapshot.event_files import other_run_above
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing
 from hf_mpwriter.spool.workers.members import Taken
@@ -244,9 +245,10 @@ def event_directories(top: Place, counts: Callable[[str], bool] = is_event_file)
     """The directories from `top` downwards that hold event files; none of a run with a spool of its own."""
     try:
         directories, files, _ = top.scan()
+        is_other = bool(other_run_above(top.directory, top.name))
     except OSError:  # removed meanwhile, a link, or not ours to read
         return []
-    if SPOOL_NAME in directories:
+    if is_other:
         return []
     below = [found for name in directories for found in event_directories(top / name, counts)]
     return [top, *below] if any(map(counts, files)) else below

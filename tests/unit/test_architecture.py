@@ -159,18 +159,43 @@ def test_one_function_opens_files_in_training():
     assert others == []
 
 
-def test_only_held_directories_are_listed():
-    """A scan by path would follow what takes the place of a directory."""
-    by_path = {"os.listdir", "os.scandir", "os.walk", "os.fwalk"}
-    users = without({module for module, tree in trees().items() if used(tree) & by_path}, "localhub", "demo", "testing")
-    assert users == {
-        "system.directory",
-        "daemon.background",  # /proc
-        "uploader.siblings",  # the directory above the run directory
-        "cli.runs",  # the folders of a user who looks for runs
-        "mirror.posix",  # the logdir of a staged run
-        "system.process",  # /proc
-    }
+LISTING = {"listdir", "scandir", "walk", "fwalk", "iterdir", "rglob", "glob", "iglob"}
+LISTERS = {  # functions that may find what lies below a directory
+    "system.directory.scan": "how all others list",
+    "system.directory.names": "the same, without kinds",
+    "snapshot.event_files.walk": "the run directory, without other runs below it",
+    "worker.rewind._directories": "the names at its top",
+    "worker.rewind.event_directories": "the directories of a worker, without other runs",
+    "ranks.look": "the directories of ranks, without other runs",
+    "mirror.posix._entries": "the logdir of a staged run",
+    "cli.runs._folders": "the folders of a user who looks for runs",
+    "cli.runs.staged_runs": "the runs that are staged",
+    "cli.clean._size_and_use": "the bytes of one of them, which go or stay together",
+    "cli.folders._writing": "/proc",
+    "uploader.siblings._is_alone": "the directory above the run directory",
+    "uploader.siblings._listed": "the same",
+    "system.process.processes": "/proc",
+    "daemon.background._close_above": "/proc",
+}
+
+
+def listers(tree: ast.Module) -> Iterator[str]:
+    """The functions that list a directory, by its path or as a `Place`."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            called = (node.func for node in ast.walk(function) if isinstance(node, ast.Call) and not node.args)
+            places = (node for node in called if isinstance(node, ast.Attribute) and node.attr == "scan")
+            found = (node for node in ast.walk(function) if isinstance(node, ast.Attribute) and node.attr in LISTING)
+            if any(places) or any(not ast.unparse(node).startswith("event_files.") for node in found):
+                yield function.name
+
+
+def test_one_function_lists_a_run_directory():
+    """Another one would find what runs below have; by its path, it would follow what takes the place of a directory."""
+    modules = without(set(trees()), "localhub", "demo", "testing")
+    assert {f"{module}.{name}" for module in modules for name in listers(trees()[module])} == set(LISTERS)
+    by_name = {f"{module}.{name}" for module in ("os", "glob") for name in LISTING}
+    assert not [module for module in modules if by_name.intersection(imported(trees()[module]))]
 
 
 def test_only_launch_starts_processes():

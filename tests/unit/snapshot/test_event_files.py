@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -16,7 +18,17 @@ from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.event_files import UNCHANGED, Damage, EventFileScan, bounded, pending, sizes
+from hf_mpwriter.snapshot.event_files import (
+    UNCHANGED,
+    Damage,
+    EventFileScan,
+    bounded,
+    check_is_of_run,
+    other_run_above,
+    pending,
+    sizes,
+    walk,
+)
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
@@ -49,6 +61,45 @@ def test_a_folder_with_a_spool_of_its_own_is_another_run(tmp_path):
     assert sorted(scan.other_runs) == ["linked", "secret", "sweep/lr/deep"]
     assert sorted(sizes(Directory(tmp_path), lambda _: True)) == own
     assert attachments.sizes(Directory(tmp_path), lambda _: True) == {}
+
+
+def test_no_listing_finds_a_file_of_a_run_that_begins_meanwhile(tmp_path):
+    """A listing may miss the spool and have the event files that came after it, in its folder and in those below."""
+    folder, found, took = tmp_path / "later", set[str](), 0.0
+    for directory, count in ((folder / "below", 300), (folder, 1500)):  # more than the kernel tells at once
+        directory.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            (directory / str(number)).touch()
+
+    def begin(after: float) -> None:
+        time.sleep(after)
+        (folder / names.SPOOL_NAME).mkdir()
+        (folder / "below" / name(1)).touch()
+        (folder / name(1)).touch()
+
+    for number in range(100):
+        beginning = threading.Thread(target=begin, args=(took * number / 100,))
+        beginning.start()
+        began = time.perf_counter()
+        found |= {path for path in walk(Directory(tmp_path)) if "tfevents" in path}
+        took = time.perf_counter() - began
+        beginning.join()
+        for path in (folder / name(1), folder / "below" / name(1)):
+            path.unlink()
+        (folder / names.SPOOL_NAME).rmdir()
+    assert found == set()
+
+
+def test_a_file_that_was_listed_before_its_folder_became_another_run_is_refused(tmp_path):
+    """By what opens a file long after it was listed; a link to a spool, or a file of its name, counts as well."""
+    run = Directory(tmp_path)
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    check_is_of_run(run, f"a/b/c/{name(1)}")
+    (tmp_path / "a/b" / names.SPOOL_NAME).symlink_to("nowhere")
+    assert other_run_above(run, "a/b/c") == other_run_above(run, "a/b") == "a/b"
+    assert other_run_above(run, "a") == other_run_above(run, "") == ""
+    with pytest.raises(FileNotFoundError, match="a/b is another run now"):
+        check_is_of_run(run, f"a/b/c/{name(1)}")
 
 
 def test_a_scan_opens_each_directory_once(tmp_path, monkeypatch):
