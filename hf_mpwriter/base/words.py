@@ -1,15 +1,22 @@
-"""Plain words: sizes, durations, what helps as a sentence, and words as they are typed into a shell.
+r"""Plain words: sizes, durations, what helps as a sentence, and commands as they are pasted into a shell.
 
 4711                   -->  4.7 kB
 271.4                  -->  4:31
 run `hf auth login`    -->  Run `hf auth login`
--odd name              -->  ./'-odd name'
+sync, a;b              -->  hf-mpwriter sync './a;b'
+sync, /a\nb            -->  sync of '/a\nb', a name that cannot be pasted
+
+Invariant: all that is printed to be pasted is made by `typed`, which a test of architecture holds.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+
+from hf_mpwriter.system.redaction import printable
+
+OURS = "hf-mpwriter"
 
 
 def size_text(count: float) -> str:
@@ -60,28 +67,28 @@ def ago(seconds: float) -> str:
 
 
 def command_line(command: str, logdir: str | os.PathLike[str], *options: str) -> str:
-    """A command of ours as it is typed into a shell."""
-    return typed("hf-mpwriter", command, as_argument(os.fspath(logdir)), *options)
+    """A command of ours as it is typed into a shell, see `typed`."""
+    return typed(OURS, command, as_path(logdir), *options)
 
 
 def typed(*words: str) -> str:
-    """Words as they are pasted into a shell. For a path see `as_argument`."""
-    return " ".join(map(_quoted, words))
+    """A command as it is pasted into a shell; none if a word holds what a terminal would not print, or would obey.
+
+    For paths see `as_path`.
+    """
+    if (odd := next((word for word in words if not word.isprintable()), None)) is not None:
+        verb = words[1] if words[0] == OURS else words[0]
+        return f"{verb} of {shlex.quote(printable(odd))}, a name that cannot be pasted"
+    return " ".join(map(shlex.quote, words))
+
+
+def as_path(path: str | os.PathLike[str]) -> str:
+    """A path as a word of a command: absolute or with `./`, so it is no option, no home and no URL; a URL as it is."""
+    text = os.path.expanduser(os.fspath(path))
+    is_plain = os.path.isabs(text) or "://" in text or text.split("/")[0] in (".", "..")
+    return text if is_plain else f"./{text}"
 
 
 def as_argument(path: str) -> str:
-    """A path that no command takes for an option."""
-    return f"./{path}" if path.startswith("-") else path
-
-
-def _quoted(word: str) -> str:
-    """A word for a shell; what a terminal would not print, or would obey, is escaped as bash and zsh read it."""
-    if word.isprintable():
-        return shlex.quote(word)
-    escaped = "".join(
-        char
-        if char.isprintable() and char not in "\\'"
-        else "".join(f"\\x{byte:02x}" for byte in char.encode(errors="surrogateescape"))
-        for char in word
-    )
-    return f"$'{escaped}'"
+    """A path that was found, by a name that no command takes for an option or a home."""
+    return f"./{path}" if path.startswith(("-", "~")) else path

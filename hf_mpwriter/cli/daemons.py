@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 import click
 import psutil
 
-from hf_mpwriter.base.words import command_line, counted
+from hf_mpwriter.base.words import command_line, counted, typed
 from hf_mpwriter.cli.facts import gather, judge
 from hf_mpwriter.cli.runs import examples, existing_spool, logdir_argument, newest_settings
 from hf_mpwriter.cli.status import SeenRun, serving, table
@@ -152,7 +152,7 @@ def _let_go(spool: Spool, process: Process, before: UploaderStatus) -> str:
         others = counted(status.serves - 1, "other run")
         raise click.ClickException(
             f"The uploader, process {process.pid}, does not let go of {spool.logdir}. It serves {others}, so it is "
-            f"not killed. To end it for all of them: kill -9 {process.pid}"
+            f"not killed. To end it for all of them: {typed('kill', '-9', str(process.pid))}"
         )
     if not has_let_go:
         return _kill("uploader", process, None)

@@ -204,7 +204,7 @@ def _named(name: str, wishes: Wishes, *, is_chosen: bool) -> Spool:
             raise NotARunError("no repository is named for it")
         spool.record_destination(wanted)
     if there := spool.destination():  # a token may go to the Hub of this environment only
-        recorded_destination(there, wishes.endpoint, command_line("sync", name))
+        recorded_destination(there, wishes.endpoint, "sync", name)
     return spool
 
 

@@ -148,7 +148,7 @@ def pull_run(
         return
     if destination is None:
         raise click.ClickException(f"Name the repository: {command_line('pull', logdir, '--repo-id', 'NAME')}")
-    destination = recorded_destination(destination, endpoint, command_line("pull", logdir, *options))
+    destination = recorded_destination(destination, endpoint, "pull", logdir, *options)
     if is_offline():
         raise click.ClickException(f"{OFFLINE}: nothing was pulled. Unset it to pull.")
     wanted = (lambda worker: worker in workers) if workers else lambda _: True
@@ -298,11 +298,11 @@ def pull_before(run_dir: str, named: str, wanted: Callable[[str], bool], *, is_q
     names = (recorded.can_be(repo_id) or recorded.repo_id == repo_id.rpartition("/")[2]) if recorded else False
     if recorded is None or recorded.repo_type != kind or not names:
         recorded = _asked_for(spool, RepoPlace(named))
-    by_hand = command_line("pull", run_dir, "--repo-id", named)
-    destination = recorded_destination(recorded, None, by_hand)
+    by_hand = "pull", run_dir, "--repo-id", named
+    destination = recorded_destination(recorded, None, *by_hand)
 
     def bring() -> None:
-        for line in _brought(spool, destination, wanted, by_hand, is_quiet=is_quiet):
+        for line in _brought(spool, destination, wanted, command_line(*by_hand), is_quiet=is_quiet):
             with contextlib.suppress(OSError, ValueError):  # no reader is left
                 print(printable(f"hf-mpwriter run: {line}"), file=sys.stderr, flush=True)
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shlex
 from collections.abc import Callable, Collection, Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -39,7 +38,7 @@ from hf_mpwriter.base.storage import (
     staging_directories,
     staging_root,
 )
-from hf_mpwriter.base.words import as_argument, typed
+from hf_mpwriter.base.words import as_argument, command_line
 from hf_mpwriter.snapshot.event_files import walk
 from hf_mpwriter.spool.layout import FORMAT_NAME, Spool
 from hf_mpwriter.spool.ledger import Ledger
@@ -136,7 +135,7 @@ def no_run(logdir: str, *, is_elsewhere: bool) -> str:
         runs = named([as_argument(os.path.normpath(os.path.join(logdir, run))) for run in below])
         return f"{logdir} is not a run. Runs below it: {runs}"
     if has_event_files(path):
-        upload = typed("hf-mpwriter", "sync", as_argument(logdir), "--repo-id", "NAME")
+        upload = command_line("sync", logdir, "--repo-id", "NAME")
         return f"{logdir} has event files of another writer, and is not a run yet. To upload them: {upload}"
     return f"{logdir} has no event files, and no run below it."
 
@@ -251,10 +250,12 @@ class RepoPlace(NamedTuple):
         return Destination(endpoint or Environment.read().endpoint, repo_id, kind, self.revision, path)
 
 
-def recorded_destination(recorded: Destination, endpoint: str | None, command: str) -> Destination:
+def recorded_destination(
+    recorded: Destination, endpoint: str | None, command: str, logdir: str, *options: str
+) -> Destination:
     """The destination of a run, if a token may go there: to the Hub of HF_ENDPOINT, or one that was confirmed.
 
-    `command`: what the user types, to which the option is appended that confirms it.
+    Command, logdir and options: what the user types, to which the option is appended that confirms it.
     """
     own, hub = Environment.read().endpoint, printable(recorded.endpoint)
     if endpoint is not None:
@@ -262,7 +263,7 @@ def recorded_destination(recorded: Destination, endpoint: str | None, command: s
             text = f"The run is recorded for {hub}. --endpoint confirms it, and cannot choose another Hub."
             raise click.UsageError(text)
     elif not recorded.is_at(own):
-        confirming = f"{command} --endpoint {shlex.quote(hub)}"
+        confirming = command_line(command, logdir, *options, "--endpoint", hub)
         raise click.ClickException(
             f"The run is recorded for {hub}, but HF_ENDPOINT here is {printable(own)}. Nothing was sent. If your token "
             f"may go there: {confirming}"

@@ -32,7 +32,7 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.names import is_ours, is_worker
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import is_url, normalised_logdir
-from hf_mpwriter.base.words import as_argument, command_line, counted, size_text, typed
+from hf_mpwriter.base.words import OURS, as_argument, as_path, command_line, counted, size_text, typed
 from hf_mpwriter.cli.folders import Wishes, Writers, clashes, folders_of, recorded, spool_for, tend
 from hf_mpwriter.cli.output import DAMAGED, UploadBar, failure, show_damage
 from hf_mpwriter.cli.runs import (
@@ -121,9 +121,10 @@ def sync_runs(
     try:
         (_follow if follow else _sync)(names, wishes)
     except KeyboardInterrupt:
-        name = typed(as_argument(names[0])) if len(names) == 1 else "LOGDIR"
-        goes_on = f"An upload that has begun goes on: hf-mpwriter status {name}. To end it: hf-mpwriter stop {name}"
-        later = f"What is logged from now on is not uploaded; then: hf-mpwriter sync {name}"
+        name = as_path(names[0]) if len(names) == 1 else "LOGDIR"
+        status, stop, sync = (typed(OURS, verb, name) for verb in ("status", "stop", "sync"))
+        goes_on = f"An upload that has begun goes on: {status}. To end it: {stop}"
+        later = f"What is logged from now on is not uploaded; then: {sync}"
         raise failure(f"Interrupted. {later if follow else goes_on}") from None
     if left_out:
         raise failure(f"{counted(len(left_out), 'run')} left out.")
@@ -191,7 +192,7 @@ def _below(folders: Sequence[str], wishes: Wishes) -> list[str]:
                 found.append(name)
             else:
                 left.append(name)
-    with_name = typed("hf-mpwriter", "sync", *map(as_argument, folders), "--all", "--repo-id", "NAME")
+    with_name = typed(OURS, "sync", *map(as_path, folders), "--all", "--repo-id", "NAME")
     if left and not found:
         raise failure(f"No destination yet: {named(left)}. Say where to: {with_name}")
     if left:
@@ -224,13 +225,14 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     if destination is not None:
         options = ["--create"] * wishes.create
         options += [] if wishes.timeout is None else ["--timeout", f"{wishes.timeout:g}"]
-        again = command_line("sync", logdir, *options)
-        destination = recorded_destination(destination, wishes.endpoint, again)
+        destination = recorded_destination(destination, wishes.endpoint, "sync", logdir, *options)
         if is_staged:  # what only the logdir has goes to the Hub, too
             bring_back(spool, end)
         found = _upload(spool, destination, end, wishes, logdir * wishes.names_runs)
         if found.delivery.missing or (found.delivery.total and not found.asked):
-            problems.append(unsent(found.delivery, again, found.since, asked=found.asked))
+            problems.append(
+                unsent(found.delivery, command_line("sync", logdir, *options), found.since, asked=found.asked)
+            )
     if is_staged:
         problems += _bring(spool, end)
     if problems:

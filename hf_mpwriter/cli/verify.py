@@ -91,8 +91,7 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
             raise failure(f"{logdir} is local only: there is no copy to compare. Upload it: {named}")
         _show_logdir(there, logdir, drained=not running)
         return
-    typed = command_line("verify", logdir, *(["--running"] if running else []))
-    destination = recorded_destination(recorded, endpoint, typed)
+    destination = recorded_destination(recorded, endpoint, "verify", logdir, *(["--running"] if running else []))
     if is_offline():
         raise click.ClickException(f"{OFFLINE}: nothing was compared. Unset it to verify.")
     report = _compare(spool, destination, logdir, drained=not running)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import psutil
 
-from hf_mpwriter.base.words import size_text
+from hf_mpwriter.base.words import as_path, size_text, typed
 from hf_mpwriter.demo.stage import REPO, STEPS, Folder, Stage
 
 VICTIM = 2  # the rank that is killed
@@ -80,8 +79,8 @@ def _keep_open(stage: Stage) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while stage.hub.pid is not None:
             time.sleep(POLL)
-    kept = shlex.quote(stage.place.root)
-    print(f"\nThe Hub ends. All of it stays in {kept}; to be rid of it: rm -r {kept}", flush=True)
+    kept = stage.place.root
+    print(f"\nThe Hub ends. All of it stays in {kept}; to be rid of it: {typed('rm', '-r', as_path(kept))}", flush=True)
 
 
 class _Story:

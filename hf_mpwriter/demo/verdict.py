@@ -14,12 +14,12 @@ if anything is missing.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.words import as_path, typed
 from hf_mpwriter.demo.stage import RANKS, Folder
 from hf_mpwriter.push.client import Hub
 from hf_mpwriter.spool.storage import find, spool_of
@@ -44,12 +44,13 @@ def table(report: Report, returned: list[Returned]) -> Iterator[str]:
 def commands(place: Folder, destination: Destination) -> str:
     """Commands with which the user looks at the run."""
     places = [os.path.relpath(os.path.join(os.path.dirname(sys.executable), name)) for name in NAMES]
-    tensorboard, ours, hf = map(shlex.quote, places)
+    tensorboard, ours, hf = map(as_path, places)
+    port, endpoint = urlsplit(destination.endpoint).port, f"HF_ENDPOINT={destination.endpoint}"
     return f"""Look at what the ranks wrote:
-  {tensorboard} --logdir {shlex.quote(place.run_dir)}
+  {typed(tensorboard, "--logdir", as_path(place.run_dir))}
 Start that Hub again, and download from it elsewhere:
-  {ours} hub --root {shlex.quote(place.hub)} --port {urlsplit(destination.endpoint).port}
-  HF_ENDPOINT={destination.endpoint} {hf} download {destination.repo_id} --local-dir digits"""
+  {typed(ours, "hub", "--root", as_path(place.hub), "--port", str(port))}
+  {typed(endpoint, hf, "download", destination.repo_id, "--local-dir", "digits")}"""
 
 
 def main(directory: str) -> int:

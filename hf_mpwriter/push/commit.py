@@ -67,7 +67,7 @@ FOREIGN = "the Hub has a file there that this run has not sent; remove it there,
 IGNORED = "the repository's .gitignore leaves it out"
 
 GONE = (
-    "If it was deleted, a new one is made by: hf-mpwriter sync --create {}. If it was renamed, or access to it was "
+    "If it was deleted, a new one is made by: {}. If it was renamed, or access to it was "
     "withdrawn: check its name and the token (hf auth login). A new run directory starts anew, too."
 )
 PUBLIC = "Make it private in its settings, name another repository, or log without repo_private=True."
@@ -165,7 +165,7 @@ def carry(
             verdict = _attempt(job, going, hub, tell, trust_own_head=attempt == 0) or verdict
         except GoneError as error:
             for load in going:
-                load.verdict = Refused(str(error), GONE.format(load.spool.logdir))
+                load.verdict = Refused(str(error), GONE.format(command_line("sync", load.spool.logdir, "--create")))
         except (SourceError, PathError, NotQuietError) as error:
             verdict = Retry(text_of(error))
             _take_in(error, going)

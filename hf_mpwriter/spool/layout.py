@@ -50,7 +50,6 @@ import dataclasses
 import errno
 import json
 import os
-import shlex
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -65,6 +64,7 @@ from hf_mpwriter.base.errors import (
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import STAGING_VARIABLE
+from hf_mpwriter.base.words import as_path, typed
 from hf_mpwriter.spool import ownership
 from hf_mpwriter.spool.ownership import check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
@@ -286,7 +286,7 @@ class Spool:
             is_file = isinstance(error, FileExistsError | NotADirectoryError)
             if ownership.others_may_write(self.run) and (is_file or error.errno in (errno.ELOOP, errno.ENOENT)):
                 text = f"{self.root} cannot be used: {error.strerror}. Other users may write into {self.run_dir}."
-                hint = f"Remove what is there; to keep others out: chmod go-w {shlex.quote(self.run_dir)}"
+                hint = f"Remove what is there; to keep others out: {typed('chmod', 'go-w', as_path(self.run_dir))}"
                 raise ForeignSpoolError(text, hint=hint) from error
             if is_file:
                 raise no_directory(self.run_dir, error) from error
@@ -332,7 +332,7 @@ class Spool:
             recorded = self.record()
         if recorded is None or destination not in (recorded.destination, recorded.wanted):
             hint = "Use another logdir. Or let this run begin there anew, with all that was logged, when its processes "
-            hint += f"have ended: rm -r {shlex.quote(self.root)}"
+            hint += f"have ended: {typed('rm', '-r', as_path(self.root))}"
             there = recorded and recorded.destination
             raise DestinationError(f"{self.run_dir} is recorded for {there}, not for {destination}.", hint=hint)
         return recorded.destination

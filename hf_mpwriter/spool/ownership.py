@@ -13,6 +13,7 @@ import stat
 
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.storage import STAGING_VARIABLE
+from hf_mpwriter.base.words import as_path, typed
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import open_above
@@ -50,11 +51,11 @@ def _objection(root: str, status: os.stat_result, fd: int) -> tuple[str, str] | 
     if stat.S_ISLNK(status.st_mode):
         return "is a symbolic link", "Remove the link; the next start makes a directory."
     if status.st_mode & stat.S_IWOTH:
-        return "can be written by everybody", f"Run: chmod o-w {root}{_WITHOUT_MODES}"
+        return "can be written by everybody", f"Run: {typed('chmod', 'o-w', as_path(root))}{_WITHOUT_MODES}"
     if status.st_uid != os.geteuid() and _made_by_us(fd) != status.st_uid:
         return f"belongs to {_name_of(status.st_uid)}", "A run directory is for one user: give another logdir."
     if status.st_mode & stat.S_IWGRP:
-        return "can be written by its group", f"Run: chmod g-w {root}{_WITHOUT_MODES}"
+        return "can be written by its group", f"Run: {typed('chmod', 'g-w', as_path(root))}{_WITHOUT_MODES}"
     return None
 
 

@@ -42,7 +42,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.base.verdicts import CREATED, Cause, Refused, Retry
-from hf_mpwriter.base.words import with_cure
+from hf_mpwriter.base.words import typed, with_cure
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.system import disk, filesystem
@@ -132,7 +132,7 @@ class DaemonStatus:
     def stillness(self, now: float) -> str:
         """What keeps a living one from its work, "" if nothing is known."""
         if not self.is_over and self.process and self.process.is_stopped():
-            return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
+            return f"process {self.pid} is stopped; to let it go on: {typed('kill', '-CONT', str(self.pid))}"
         return self._hindrance(now)
 
     def _hindrance(self, now: float) -> str:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import Callable, Iterator
 
 from hf_mpwriter.base.job import array_task
 from hf_mpwriter.base.names import is_worker
-from hf_mpwriter.base.words import duration
+from hf_mpwriter.base.words import OURS, as_path, duration, typed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName, Reading
 from hf_mpwriter.system import locks
@@ -126,10 +125,11 @@ def describe(member: Member) -> str:
 def command(member: Member) -> str:
     """What ends it."""
     process = member.process
+    kill = typed("kill", str(process.pid))
     if _is_near(process):
-        return f"kill {process.pid}"
+        return kill
     where = "in its container" if process.host == host_id() else f"on {process.host.rpartition('-')[0]}"
-    return f"{where}: kill {process.pid}"
+    return f"{where}: {kill}"
 
 
 def is_orphan(member: Member, here: Process, ticks_of: Callable[[int], int]) -> bool:
@@ -169,9 +169,10 @@ def warning(
         return f"{text} If both are to run, give each a logdir of its own. {next_start}"
     hidden = " With purge_step, what it logged from that step on is hidden as soon as it is gone." * hides
     if is_orphan(member, Process.current(), start_ticks):
+        below = typed(OURS, "run", "--kill-orphans", "--logdir", as_path(run_dir))
         return (
             f"{text} Its launcher has ended, so it is left from an earlier attempt. End it: {command(member)}. A start "
-            f"below hf-mpwriter run --kill-orphans --logdir {shlex.quote(run_dir)} does so.{hidden} {next_start}"
+            f"below {below} does so.{hidden} {next_start}"
         )
     return (
         f"{text} If that process is left from an earlier attempt, end it: {command(member)}.{hidden} If both are to "

@@ -274,6 +274,69 @@ def test_an_import_loads_no_more_than_it_needs(loaded, statement):
     assert loaded[statement] & LIGHT[statement] == set()
 
 
+COMMANDS = "hf-mpwriter|hf|chmod|chown|chgrp|rm|mv|cp|kill|pip|python|tensorboard|unset|export"
+VALUE = "\0"  # in place of a value in a text
+PASTED = re.compile(rf"(?<![\w./-])({COMMANDS}|{VALUE}OURS) [^.:;]*?({VALUE}|\{{|%[sdr])")
+NOT_PASTED = {  # module -> texts with such words that nobody pastes
+    "base.words": {"verb of \0"},
+    "cli.doctor": {"hf-mpwriter \0"},  # its version
+    "cli.runs": {"  hf-mpwriter \0"},  # examples of help texts, which are constants
+    "demo.verdict": {"hf-mpwriter"},  # files
+    "system.launch": {"hf-mpwriter \0 \0"},  # titles of processes
+}
+
+
+def text_of(node: ast.AST) -> str:
+    """A text with a mark in place of each value; "" for what is none."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) if isinstance(part, ast.Constant) else mark_of(part.value) for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mod):
+        left, right = text_of(node.left), text_of(node.right)
+        return f"{left}{right or VALUE}" if left else ""
+    return ""
+
+
+def mark_of(value: ast.AST) -> str:
+    """The mark of a value in a text; the name of our program is no value, but a word."""
+    return f"{VALUE}OURS" if isinstance(value, ast.Name) and value.id == "OURS" else VALUE
+
+
+def pasted(tree: ast.AST) -> Iterator[str]:
+    """The texts in which a command is followed by a value in its clause, and our program as one of several words."""
+    for parent in ast.walk(tree):
+        if isinstance(parent, ast.Expr):  # a docstring, if it is a text
+            continue
+        for text in filter(None, map(text_of, ast.iter_child_nodes(parent))):
+            is_word = isinstance(parent, ast.List | ast.Tuple) and re.fullmatch("hf-mpwriter( [a-z]+)?", text)
+            if is_word or PASTED.search(text):
+                yield text
+
+
+def test_a_command_that_is_printed_is_made_by_one_function():
+    """It quotes all values, and offers nothing where a name cannot be pasted; see `base/words`."""
+    found = {(name, text) for name, tree in trees().items() for text in pasted(tree)}
+    assert {(name, text) for name, text in found if text not in NOT_PASTED.get(name, ())} == set()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        'f"To go on: hf-mpwriter sync {logdir}"',
+        'f"Run: chmod o-w {root}."',
+        '"is run by: hf-mpwriter sync --create {}. Else".format(logdir)',
+        '"To end it: kill %s" % pid',
+        '"then: hf-mpwriter status " + logdir',
+        'f"then: {OURS} status {logdir}"',
+        '" ".join(["hf-mpwriter sync", logdir])',
+    ],
+)
+def test_a_new_command_with_a_value_is_found(place):
+    """However it is put together."""
+    assert list(pasted(ast.parse(f"print({place})")))
+
+
 def test_no_module_is_too_long():
     """A module is one concept, which one can hold in one's head."""
     lines = {module: len(path.read_text().splitlines()) for module, path in PATHS.items()}
