@@ -9,7 +9,7 @@
 
 Invariants:
 - Constructors and the command line raise them. `add_*`, `flush` and `close` do not: nothing is raised into training.
-- Message and hint hold no token of the environment.
+- Message and hint hold no token of the environment, and nothing that a terminal obeys.
 - A pool brings them from a child to its parent: `args` are what the constructor takes.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 
-from hf_mpwriter.system.redaction import environment_tokens, redact
+from hf_mpwriter.system.redaction import environment_tokens, printable, redact
 
 
 class HfMpWriterError(Exception):
@@ -34,8 +34,8 @@ class HfMpWriterError(Exception):
 
     def __init__(self, message: str = "", hint: str = "") -> None:
         secrets = environment_tokens(os.environ)
-        self.message = redact(message or (self.__doc__ or "").partition("\n\n")[0].strip(), secrets)
-        self.hint = redact(hint, secrets)
+        self.message = redact(printable(message) or (self.__doc__ or "").partition("\n\n")[0].strip(), secrets)
+        self.hint = redact(printable(hint), secrets)
         super().__init__(self.message, self.hint)
 
     def __str__(self) -> str:

@@ -122,7 +122,7 @@ def guard() -> None:
 
 
 def _redact_record(record: logging.LogRecord) -> bool:
-    record.msg, record.args = encodable(redact(record.getMessage(), environment_tokens(os.environ))), None
+    record.msg, record.args = printable(redact(record.getMessage(), environment_tokens(os.environ))), None
     return True
 
 

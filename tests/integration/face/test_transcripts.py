@@ -75,7 +75,7 @@ UNKNOWN_NAME = f"not uploading: the name of HUB is not known (DNS): check the ne
 REFUSED_FILE = "not uploading events.out.tfevents: the Hub refuses it (400: not like this); what else there is goes on"
 GONE = (
     "not uploading: me/run (branch main) at HUB is gone, or the token has no access to it any more. If it was deleted, "
-    "a new one is made by: hf-mpwriter sync --create RUN. If it was renamed, or access to it was withdrawn: check its "
+    "a new one is made by: hf-mpwriter sync RUN --create. If it was renamed, or access to it was withdrawn: check its "
     "name and the token (hf auth login). A new run directory starts anew, too; log: LOG"
 )
 OTHERS = (

@@ -168,7 +168,7 @@ def test_the_status_while_the_hub_is_down_and_after_its_uploader_has_died(place)
     os.kill(living_uploader(run_dir), signal.SIGKILL)
     wait_for(lambda: no_uploader(run_dir), "it is gone")
     code, text = transcript(place, "status", "down/dead")
-    assert (code, text.splitlines()[-1]) == (4, "next: hf-mpwriter sync down/dead"), text
+    assert (code, text.splitlines()[-1]) == (4, "next: hf-mpwriter sync ./down/dead"), text
     assert "  uploader     none runs\n" in text
     assert transcript(place, "stop", "down/dead")[0] == 0
 
@@ -202,7 +202,7 @@ def test_sync_of_a_healthy_run_and_with_a_bad_token(place):
     code, text = transcript(place, "sync", "runs/exp1", HF_TOKEN="hf_wrong")
     error = (
         f"Error: The Hub does not tell what it has: token refused (401). S{VALID_TOKEN[1:]}; then: "
-        "hf-mpwriter sync runs/exp1"
+        "hf-mpwriter sync ./runs/exp1"
     )
     assert (code, [line for line in text.splitlines() if "401" in line]) == (1, [error]), text
     assert transcript(place, "stop", "runs/exp1")[0] == 0
@@ -260,7 +260,7 @@ def test_a_file_that_is_refused_is_quarantined_and_a_person_is_needed(place):
     code, text = transcript(place, "status", "more/exp2")
     place.hub.clear_faults()
     assert (code, f"quarantined: {name}: " in text) == (4, True), text
-    assert text.splitlines()[-1] == f"next: see why {name} is refused; then: hf-mpwriter sync more/exp2"
+    assert text.splitlines()[-1] == f"next: see why {name} is refused; then: hf-mpwriter sync ./more/exp2"
 
 
 def test_a_logdir_of_others_and_one_that_is_none(place, monkeypatch):

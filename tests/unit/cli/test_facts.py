@@ -64,7 +64,7 @@ def test_every_worker_that_has_a_file_is_shown_when_its_member_file_has_gone(tmp
         assert workers == {"main": "ended", "proc_00001": "ended", "rank_00001": state}
 
 
-SYNC = "hf-mpwriter sync exp1"
+SYNC = "hf-mpwriter sync ./exp1"
 ALIVE = (WorkerFacts("main", "alive", "here", 7, is_here=True),)
 REFUSED = dataclasses.replace(RUNNING, kind="Refused", reason="token refused (401)", hint="Look.", failures=2)
 FULL = dataclasses.replace(RUNNING, kind="Retry", cause=Cause.DISK_FULL, reason=FULL_DISK, hint="free /x", failures=1)
@@ -90,7 +90,7 @@ THERE = {"to": "s3://b/exp1", "files": (dataclasses.replace(FILE, in_logdir=40),
         (
             {"files": HALF, "uploader": dataclasses.replace(RUNNING, beat=NOW - 3600), "uploader_is_alive": True},
             RunHealth.PERSON,
-            "hf-mpwriter stop exp1",
+            "hf-mpwriter stop ./exp1",
         ),
         ({"quarantined": {FILE.path: "rewritten"}}, RunHealth.PERSON, f"see why {FILE.path} is refused; then: {SYNC}"),
         ({"quarantined": {FILE.path: NEVER_SENT}, "files": HALF}, RunHealth.COMPLETE, ""),

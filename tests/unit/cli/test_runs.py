@@ -74,7 +74,7 @@ def test_where_no_run_is_the_answer_fits_what_is_there(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     say = functools.partial(no_run, is_elsewhere=False)
     assert say("runs") == "runs is not a run. Runs below it: runs/a, runs/b"
-    assert say("torch").endswith("To upload them: hf-mpwriter sync torch --repo-id NAME")
+    assert say("torch").endswith("To upload them: hf-mpwriter sync ./torch --repo-id NAME")
     assert say("empty") == "empty has no event files, and no run below it."
     assert say("none").startswith("none does not exist.")
     assert "HF_MPWRITER_STAGING" in say("s3://bucket/runs/a")

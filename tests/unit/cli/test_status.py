@@ -86,7 +86,7 @@ def test_workers_are_counted_and_named_while_they_are_few():
         ({}, "  last commit  3f2a1b0c, 2 min ago: https://hub/me/run/commit/3f2a1b0c99"),
         ({"files": ()}, "  on the Hub   nothing, as nothing was logged"),
         ({"files": HALF, "lag": 34.0}, "  on the Hub   40 B; 60 B waiting, the oldest record for 0:34"),
-        ({"files": HALF}, "next: hf-mpwriter sync exp1"),
+        ({"files": HALF}, "next: hf-mpwriter sync ./exp1"),
         ({"files": HALF, "uploader": dataclasses.replace(RUNNING, next_in=274.0)}, "  next commit  in 4:31"),
         ({"files": HALF, "uploader": DOWN}, "  next try     in 0:12"),
         ({"files": HALF, "uploader": DOWN}, "  error        the Hub cannot be reached (3 times in a row)"),
@@ -119,7 +119,7 @@ def test_of_many_files_only_some_are_listed():
     assert [line for line in text.splitlines() if "tfevents" in line] == [
         f"  {'99 B':>9} of {'100 B':>9}  {files[3].path}"
     ]
-    assert "499 more files; all of them: hf-mpwriter status exp1 --json" in text
+    assert "499 more files; all of them: hf-mpwriter status ./exp1 --json" in text
 
 
 def test_what_comes_from_a_file_obeys_no_terminal():
@@ -140,7 +140,7 @@ def test_several_runs_have_a_line_each_and_what_is_to_be_done_below():
     assert [line.split()[:2] for line in lines[:2]] == [["exp1", "complete"], ["long/exp2", "needs"]]
     assert lines[0].index("complete") == lines[1].index("needs you")
     assert lines[0].endswith(FACTS.destination.url)
-    assert lines[2:] == ["next: long/exp2: hf-mpwriter sync long/exp2"]
+    assert lines[2:] == ["next: long/exp2: hf-mpwriter sync ./long/exp2"]
     empty = shown("exp1", "exp2", files=())
     assert ("nothing logged" in empty, "http" in empty) == (True, False), empty
 

@@ -117,7 +117,7 @@ def test_all_takes_the_folders_of_other_writers_too(synced, tmp_path):
     result = run("--all", "logs/deep")
     assert (result.exit_code, result.output) == (
         1,
-        "Error: No destination yet: logs/deep/b. Say where to: hf-mpwriter sync logs/deep --all --repo-id NAME\n",
+        "Error: No destination yet: logs/deep/b. Say where to: hf-mpwriter sync ./logs/deep --all --repo-id NAME\n",
     )
 
 
@@ -159,7 +159,7 @@ def test_the_error_of_one_run_holds_up_no_other(synced, tmp_path):
     assert "1 of 2 runs not whole on the Hub." in result.output
 
 
-@pytest.mark.parametrize(("names", "shown"), [(["exp 1"], "'exp 1'"), (["exp 1", "exp2"], "LOGDIR")])
+@pytest.mark.parametrize(("names", "shown"), [(["exp 1"], "'./exp 1'"), (["exp 1", "exp2"], "LOGDIR")])
 def test_an_interrupt_says_that_the_upload_goes_on_and_how_to_end_it(synced, tmp_path, monkeypatch, names, shown):
     """The uploader is a process of its own."""
 

@@ -12,7 +12,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.testing import FileReport, Report
 
-SYNC = "hf-mpwriter sync exp1"
+SYNC = "hf-mpwriter sync ./exp1"
 HERE = Destination("https://hub", "me/run")
 
 
@@ -59,7 +59,7 @@ def test_a_local_run_is_told_with_what_uploads_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Spool("exp1").create()
     done = run("verify", "exp1")
-    text = "exp1 is local only: there is no copy to compare. Upload it: hf-mpwriter sync exp1 --repo-id NAME"
+    text = "exp1 is local only: there is no copy to compare. Upload it: hf-mpwriter sync ./exp1 --repo-id NAME"
     assert (done.exit_code, done.output) == (1, f"Error: {text}\n")
 
 

@@ -72,7 +72,7 @@ def test_a_third_sink_needs_no_more_than_a_class():
     end = ProcessEnd("runs/a", "/x", (wanted[0].look(), Bucket().look({"b": 2})), NOW)
     assert "until 2 B in 1 file of runs/a are in the bucket." in announcement(end, 60)
     assert "are not in the bucket yet. All of it is in the bucket." in message(end)
-    assert "a copier goes on trying; then: hf-mpwriter sync runs/a" in message(end)
+    assert "a copier goes on trying; then: hf-mpwriter sync ./runs/a" in message(end)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_what_ends_the_holder_of_a_name_is_told_and_what_siblings_need():
     assert "is hidden" not in sibling
     left = replace(HOLDER, agent=replace(HERE, ticks=HERE.ticks + 1))
     text = holders.warning("runs/my exp", "main", "rank_00000~2", left)
-    assert f"kill {HERE.pid}. A start below hf-mpwriter run --kill-orphans --logdir 'runs/my exp' does so." in text
+    assert f"kill {HERE.pid}. A start below hf-mpwriter run --kill-orphans --logdir './runs/my exp' does so." in text
     assert "--kill-orphans" not in holders.warning("runs/exp", "main", "rank_00000~2", replace(left, agent=HERE))
 
 
