@@ -198,7 +198,7 @@ def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run
     change(api)
     is_gone = change is delete_branch
     if is_gone:
-        wait_for(lambda: "sync --create" in HubSink(Spool(str(run_dir))).status().hint, "the destination is refused")
+        wait_for(lambda: "--create" in HubSink(Spool(str(run_dir))).status().hint, "the destination is refused")
         assert sync(run_dir, "--create", "--timeout", "150").exit_code in (0, 1)  # it is logged all the time
     changed = growing(run_dir)
     wait_for(lambda: acknowledged(run_dir) > changed, "it goes on")
