@@ -14,7 +14,7 @@ more. So the usual calls take a straight way through `add_scalar` and `log`.
 Invariants:
 - A plain scalar is encoded by hand, byte-identical to the protobuf.
 - A step of `log` is one record, written by one call: all of it is in the file, or nothing.
-- What cannot be logged raises before anything is written, and counts no step.
+- What cannot be logged raises before anything is written, and counts no step; `log` leaves out one value of many.
 - Nothing that was logged stays in memory: only encoders, and a few facts per directory.
 """
 
@@ -144,12 +144,22 @@ class ScalarMethods(_SummaryWriter):
     def log(self, metrics: Mapping[str, Any], step: Step = None, *, wall_time: float | None = None) -> None:
         """Log the scalars of a step, as one record: after a crash, all of it is there or nothing.
 
-        TensorBoard shows the same as after one `add_scalar` for each. An empty mapping logs nothing.
+        TensorBoard shows the same as after one `add_scalar` for each. An empty mapping logs nothing. A value that is no
+        scalar is left out, with a warning for its name; a name that is in the file already gets `_2`.
+
+        Args:
+            metrics: number per name: a Python or numpy number, a tensor or array of one element, or such a mapping.
+            step: a whole number; None for the one after the last.
+            wall_time: unix time in seconds, None for now.
+
+        Raises:
+            TypeError: it is no mapping, a name is no string, or the step is no number.
+            ValueError: the step is not a whole number of 64 bits.
         """
-        names, values = ((*metrics,), [*metrics.values()]) if type(metrics) is dict else read(metrics)
+        names, values = ((*metrics,), [*metrics.values()]) if type(metrics) is dict else self._read(metrics)
         for value in values:
             if type(value) is not float:
-                names, values = read(metrics)
+                names, values = self._read(metrics)
                 break
         if not names:
             return
@@ -166,6 +176,9 @@ class ScalarMethods(_SummaryWriter):
         worker.steps.given = (step,)
         if monotonic() >= worker.next_housekeeping:
             worker.keep_house()
+
+    def _read(self, metrics: Mapping[str, Any]) -> tuple[Names, list[float]]:
+        return read(metrics, self._encoders.leave_out)
 
     def _log_otherwise(self, encoder: StepEncoder, values: list[float], step: Step, wall_time: float | None) -> None:
         """Log a step that has no number or a time of its own, or is for a tool that intercepts events; see `log`."""

@@ -13,13 +13,24 @@ import numpy as np
 import pytest
 
 from hf_mpwriter.writer import metrics
-from hf_mpwriter.writer.metrics import Encoders, read, tags_of
+from hf_mpwriter.writer.metrics import Encoders, tags_of
 
 
 class Split(str, enum.Enum):  # noqa: UP042 - unlike StrEnum, `str` of it is not its value
     """A name as many programs have it."""
 
     TRAIN = "train"
+
+
+def read(given):
+    """What `log` takes of it, all of which is a number."""
+    return metrics.read(given, lambda *one: pytest.fail(f"{one} is left out"))
+
+
+def left_out(given):
+    """What is taken, and what is not."""
+    out = []
+    return metrics.read(given, lambda *one: out.append(one)), out
 
 
 def test_nested_mappings_become_paths():
@@ -64,8 +75,7 @@ def test_tensors_of_one_element_are_taken():
     assert found == [0.5, 2.0, 0.25]
     assert math.isnan(last)
     for wrong in (torch.zeros(2), torch.tensor(1j), torch.zeros(0)):
-        with pytest.raises(TypeError, match="'x/y' is no scalar: Tensor"):
-            read({"x": {"y": wrong}})
+        assert left_out({"x": {"y": wrong}}) == (((), []), [("x/y", wrong)])
 
 
 @pytest.mark.parametrize(
@@ -76,17 +86,26 @@ def test_tensors_of_one_element_are_taken():
         np.timedelta64(1, "s"),
     ],
 )
-def test_what_is_no_scalar_is_refused_by_its_name(value):
-    """Wherever it is."""
-    for given in ({"a": 0.5, "b/c": value}, {"b": {"c": value}}):
-        with pytest.raises(TypeError, match="'b/c' is no scalar"):
-            read(given)
+def test_what_is_no_scalar_is_left_out(value):
+    """Wherever it is; the numbers beside it are taken."""
+    for given in ({"a": 0.5, "b/c": value}, {"a": 0.5, "b": {"c": value}}):
+        taken, [(name, out)] = left_out(given)
+        assert (taken, name) == ((("a",), [0.5]), "b/c")
+        assert out is value
 
 
-def test_the_shape_of_an_array_is_told():
-    """It is the usual mistake: a mean is missing."""
-    with pytest.raises(TypeError, match=r"'a' is no scalar: ndarray of shape \(2, 3\)"):
-        read({"a": np.zeros((2, 3))})
+def test_what_is_left_out_is_told_once_per_name(caplog):
+    """With its shape: a mean that is missing is the usual mistake. Names without end are not told without end."""
+    encoders = Encoders()
+    for _ in range(2):
+        metrics.read({"a": np.zeros((2, 3)), "b": None}, encoders.leave_out)
+    assert [record.getMessage() for record in caplog.records] == [
+        "log: 'a' is left out: it is no scalar, but of type ndarray of shape (2, 3)",
+        "log: 'b' is left out: it is no scalar, but of type NoneType",
+    ]
+    for number in range(2 * metrics.MOST_TOLD):
+        encoders.leave_out(str(number), None)
+    assert len(caplog.records) == metrics.MOST_TOLD
 
 
 @pytest.mark.parametrize("given", [None, 1.0, [("a", 1.0)], "a", {"a"}])
@@ -117,10 +136,18 @@ def test_names_are_cleaned_as_add_scalar_does():
 
 
 @pytest.mark.parametrize("given", [{"a/b": 1.0, "a": {"b": 2.0}}, {"a b": 1.0, "a_b": 2.0}, {"/a": 1, "a": 2}])
-def test_names_that_are_equal_in_the_file_are_refused(given):
-    """Flattened or cleaned: one of the values would hide the other."""
-    with pytest.raises(ValueError, match="the same name in the event file"):
-        tags_of(read(given)[0])
+def test_of_names_that_are_equal_in_the_file_the_second_gets_a_number(given, caplog):
+    """Flattened or cleaned: none of the values hides the other, and one line tells it."""
+    names = read(given)[0]
+    first, second = tags_of(names)
+    assert second == f"{first}_2"
+    encoders = Encoders()
+    encoders[names]
+    encoders[(*names, "other")]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"log: {names[1]!r} is logged as {second!r}, as {first!r} is the name of another value"
+    ]
+    assert tags_of((*names, second, names[1])) == [first, second, f"{second}_2", f"{first}_3"]
 
 
 def test_encoders_are_made_once_while_there_is_room(monkeypatch):
@@ -136,12 +163,3 @@ def test_encoders_are_made_once_while_there_is_room(monkeypatch):
         assert len(encoders) <= 100 / (metrics.ENCODER_COST + 1)
     huge = tuple(map(str, range(200)))
     assert encoders[huge] is encoders[huge], "one set above the limit is still made once"
-
-
-def test_names_that_cannot_be_logged_leave_nothing():
-    """Refused each time."""
-    encoders = Encoders()
-    for _ in range(2):
-        with pytest.raises(ValueError, match="the same name"):
-            encoders["a b", "a_b"]
-    assert len(encoders) == 0
