@@ -1,7 +1,7 @@
-"""The interface of huggingface_hub: `HFSummaryWriter`, and the CommitScheduler of its `scheduler`, without a thread.
+"""The interface of huggingface_hub: `HFSummaryWriter`, and the CommitScheduler of its `scheduler`.
 
-`trigger()` writes a request into the member file of this worker, and the uploader answers through its ledger. No thread
-resolves the Future that `trigger()` returns: its methods read the ledger when they are called.
+`trigger()` writes a request into the member file of this worker, and the uploader answers through its ledger, which a
+thread reads that resolves the Futures of this process, one after the other. It starts with the first `trigger()`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Self, TypedDict, Unpack
 
 from hf_mpwriter.base.errors import HfMpWriterError
@@ -20,7 +21,7 @@ from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, Destination, Setting
 from hf_mpwriter.delivery.sentences import damage_text
 from hf_mpwriter.delivery.sinks import Delivery, HubSink, LogdirSink
 from hf_mpwriter.delivery.status import Logged
-from hf_mpwriter.delivery.wait import POLL, Wanted, wait_for
+from hf_mpwriter.delivery.wait import ENSURE_EVERY, POLL, Wanted, wait_for
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
@@ -34,55 +35,50 @@ class UploadError(HfMpWriterError):
 class PushFuture(Future[str | None]):
     """Resolves to the commit that holds what was logged before the request, None if there was nothing to push.
 
-    Of a staged run it resolves when the logdir has it, too. Failures from before the request do not count.
+    Of a staged run it resolves when the logdir has it, too. Failures from before the request do not count. As the push
+    is requested already, it cannot be cancelled.
     """
 
     def __init__(self, worker: Worker, logged: Logged, requested_at: float) -> None:
         super().__init__()
+        self.set_running_or_notify_cancel()
         self._worker, self._requested_at = worker, requested_at
         self._hub, self._logdir = HubSink(worker.spool), LogdirSink(worker.spool)
         self._ask(logged)
         self._patient_until = time.monotonic() + DISK_PATIENCE
+        _resolve_later(self)
 
     def _ask(self, logged: Logged) -> None:
         """Ask for what was logged; what was refused until now is tried again."""
         self._logged = logged
         self._wanted = Wanted.now(self._hub, logged.lengths), Wanted.now(self._logdir, logged.written)
 
-    def _resolve_within(self, timeout: float) -> None:
-        """Wait for an outcome, at most `timeout` seconds, and resolve the Future if there is one."""
-        end = time.monotonic() + timeout
-        if super().done():
-            return
+    def resolve(self) -> None:
+        """Wait for an outcome."""
         try:
-            if self._is_written_by(end) and self._is_there_by(end):
-                self._raise_lost()
-                self.set_result(self._commit())
-        except UploadError as error:
+            self._wait_for_the_disk()
+            while not self._is_there():
+                time.sleep(ENSURE_EVERY)
+            self._raise_lost()
+            self.set_result(self._commit())
+        except Exception as error:  # noqa: BLE001 - who waits for the outcome is to get it
             self.set_exception(error)
 
-    def _is_written_by(self, end: float) -> bool:
-        """Wait until the disk has taken what waits in memory, at most until `end` (monotonic seconds)."""
+    def _wait_for_the_disk(self) -> None:
+        """Wait until the disk has taken what waits in memory."""
         while self._logged.in_memory:
             self._ask(self._worker.request_push())
-            if not self._logged.in_memory:
-                break
-            if time.monotonic() > self._patient_until:
+            if self._logged.in_memory and time.monotonic() > self._patient_until:
                 text = f"{self._logged.in_memory} records wait in memory, the disk refuses them"
                 raise UploadError(f"{text}: {self._logged.disk_error}")
-            if time.monotonic() >= end:
-                return False
             time.sleep(POLL)
-        return True
 
-    def _is_there_by(self, end: float) -> bool:
-        """Wait until the sinks have all, at most until `end` (monotonic seconds)."""
-        for look in wait_for(self._wanted, end) if time.monotonic() < end else ():
+    def _is_there(self) -> bool:
+        """Wait until the sinks have all, or nothing more comes by itself."""
+        for look in wait_for(self._wanted, math.inf):
             if look.is_due:
                 self._worker.keep_house()
             self._raise_failure(look.deliveries)
-        for one in self._wanted:
-            one.sink.until = math.inf  # that of the wait is over; who only asks is to be told what is new
         deliveries = [one.look() for one in self._wanted]
         for delivery in deliveries:
             if delivery.refused:
@@ -107,35 +103,34 @@ class PushFuture(Future[str | None]):
         held = [ledger.files[path] for path in self._logged.lengths if ledger and path in ledger.files]
         return max(held, key=lambda one: one.time).commit if held else None
 
-    def done(self) -> bool:
-        """Return whether what was logged is on the Hub, and in the logdir of a staged run, or the push has failed."""
-        self._resolve_within(0.0)
-        return super().done()
 
-    def result(self, timeout: float | None = None) -> str | None:
-        """Return the commit.
+class _Resolver(threading.Thread):
+    """Resolves Futures, one after the other: they were requested in this order, and so they become true."""
 
-        Args:
-            timeout: seconds; None waits until the push has an outcome.
+    def __init__(self) -> None:
+        super().__init__(name="hf_mpwriter-futures", daemon=True)
+        self.futures = SimpleQueue[PushFuture]()
 
-        Raises:
-            UploadError: the push has failed.
-            TimeoutError: there is no outcome yet.
-        """
-        self._resolve_within(math.inf if timeout is None else timeout)
-        return super().result(0)
+    def run(self) -> None:
+        """Resolve what comes."""
+        while True:
+            self.futures.get().resolve()
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the error of a failed push, None if the push succeeded.
 
-        Args:
-            timeout: seconds; None waits until the push has an outcome.
+_resolver: _Resolver | None = None
 
-        Raises:
-            TimeoutError: there is no outcome yet.
-        """
-        self._resolve_within(math.inf if timeout is None else timeout)
-        return super().exception(0)
+
+def _resolve_later(future: PushFuture) -> None:
+    """Hand a Future to the thread; a forked process has none of its parent."""
+    global _resolver  # noqa: PLW0603 - one thread in a process
+    if (resolver := _resolver) is None or not resolver.is_alive():
+        resolver = _resolver = _Resolver()
+        try:
+            resolver.start()
+        except RuntimeError:  # at the end of the interpreter, where Python starts no thread
+            future.resolve()
+            return
+    resolver.futures.put(future)
 
 
 class CommitScheduler:

@@ -173,14 +173,23 @@ def test_a_branch_a_dataset_plain_lfs_and_files_of_another_writer_work(hub, run_
 
 
 def test_a_trigger_resolves_to_the_commit_that_holds_the_data(hub, run_dir, start):
-    """`scheduler.trigger().result()` returns when what was logged is on the Hub, also in a forked child."""
+    """`result()` returns when what was logged is on the Hub, also in a forked child; who only waits is told, too."""
     source = """
-import multiprocessing, sys
+import asyncio, concurrent.futures, multiprocessing, sys, threading
 from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("run", logdir=sys.argv[1])
 writer.add_scalar("loss", 1.0, 1)
-assert len(writer.scheduler.trigger().result(150)) == 40
-assert writer.scheduler.last_future.done() and writer.scheduler.last_future.exception() is None
+future, called = writer.scheduler.trigger(), threading.Event()
+future.add_done_callback(lambda _: called.set())
+assert future.running() and not future.cancel()
+assert called.wait(150) and concurrent.futures.wait([future]).done == {future}
+writer.add_scalar("loss", 1.0, 2)
+assert next(concurrent.futures.as_completed([writer.scheduler.trigger()], 150)).exception() is None
+writer.add_scalar("loss", 1.0, 3)
+async def pushed():
+    return await asyncio.wait_for(asyncio.wrap_future(writer.scheduler.trigger()), 150)
+assert len(asyncio.run(pushed())) == 40
+assert len(writer.scheduler.last_future.result(0)) == 40
 assert writer.repo_id == "local-user/run", writer.repo_id
 def child():
     writer.add_scalar("loss", 2.0, 2)

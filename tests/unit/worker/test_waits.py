@@ -151,7 +151,7 @@ def test_a_future_resolves_when_the_logdir_has_it_too(ignoring):
 
 
 def test_a_future_that_is_only_asked_learns_what_has_arrived_since(ignoring):
-    """Who polls `done` gives no time to wait; the records are read again all the same."""
+    """Who polls `done` does not wait."""
     worker, sent, ignored = ignoring
     mirrored(worker, sent, ignored)
     host, now = worker.spool.host(host_id()), time.time()
