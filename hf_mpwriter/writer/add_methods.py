@@ -196,7 +196,7 @@ class AddMethods(ScalarMethods):
         sample_rate: int = 44100,
         walltime: float | None = None,
     ) -> None:
-        """Add a sound, as WAV with 16 bits a sample. It needs soundfile.
+        """Add a sound, as WAV with 16 bits a sample.
 
         Args:
             tag: its name.
@@ -209,7 +209,8 @@ class AddMethods(ScalarMethods):
         Raises:
             NotLoggableError: the shape does not fit, or this is no tensor.
         """
-        super().add_audio(tag, sound(plain(snd_tensor)), global_step, sample_rate, walltime)
+        summary = summaries.sound(tag, sound(plain(snd_tensor)), sample_rate)
+        self._get_file_writer().add_summary(summary, global_step, walltime)
 
     def add_text(self, tag: str, text_string: str, global_step: Step = None, walltime: float | None = None) -> None:
         """Add a text.

@@ -7,6 +7,7 @@ import fractions
 import json
 import math
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -38,6 +39,19 @@ def test_a_tensor_that_cannot_be_stored_is_an_error(tmp_path):
     """As in torch."""
     with SummaryWriter(tmp_path) as writer, pytest.raises(ValueError, match="unsupported"):
         writer.add_tensor("t", np.array(["text"]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(100_000,), (100_000, 2)])
+def test_a_sound_needs_no_package_and_has_the_bytes_of_soundfile(tmp_path, frozen, monkeypatch, dtype, shape):
+    """Cut off where it is too loud; a machine without libsndfile logs it, too, as with torch."""
+    samples = np.random.default_rng(1).uniform(-1.01, 1.01, shape).astype(dtype)
+    with tensorboardX.SummaryWriter(str(tmp_path / "theirs")) as theirs:
+        theirs.add_audio("s", samples, 1, 8000)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with SummaryWriter(tmp_path / "ours") as ours:
+        ours.add_audio("s", samples, 1, 8000)
+    assert logged(tmp_path / "ours") == logged(tmp_path / "theirs")
 
 
 DOMAINS = {"lr": [0.1, 0.2], "opt": ["adam", "sgd"]}
