@@ -110,12 +110,14 @@ def _resolved(kind: type[ModuleType], name: str) -> property:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds what the other finders find, and patches it once it is loaded."""
+    """Finds what the other finders find, and patches it once it is loaded; so it has to be the first of them."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Return the spec of a module that must be patched, None for any other."""
+        if sys.meta_path[0] is not self:  # that of a tool which was imported since
+            sys.meta_path[:] = [self, *(finder for finder in sys.meta_path if finder is not self)]
         if name not in NAMES:
             return None
         others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))

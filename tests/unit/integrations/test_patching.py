@@ -178,6 +178,37 @@ print(tensorboardX.__file__.startswith(archive), type(tensorboardX) is type(sys)
     assert succeed(source, tmp_path / "app.zip").split() == ["True", "False", "True"]
 
 
+def test_a_tool_that_is_imported_later_and_finds_modules_first_gets_what_it_wants(tmp_path):
+    """As Comet does, whose module is to be imported before all others: both have their way."""
+    (tmp_path / "tool.py").write_text("""
+import sys
+from importlib.machinery import PathFinder
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tensorboardX":
+            print("found by the tool")
+            return PathFinder.find_spec(name, path, target)
+
+sys.meta_path.insert(0, Finder())
+import tool_part
+""")
+    (tmp_path / "tool_part.py").touch()
+    source = """
+import sys
+import hf_mpwriter
+sys.path.insert(0, sys.argv[1])
+hf_mpwriter.patch()
+import tool
+from tensorboardX import SummaryWriter
+print(SummaryWriter.__name__)
+hf_mpwriter.unpatch()
+from tensorboardX import SummaryWriter
+print(SummaryWriter.__module__)
+"""
+    assert succeed(source, tmp_path).splitlines() == ["found by the tool", "EnvironmentWriter", "tensorboardX.writer"]
+
+
 PROGRAM = """
 import sys
 from tensorboardX import SummaryWriter
