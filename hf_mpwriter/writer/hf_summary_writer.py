@@ -117,20 +117,20 @@ class _Resolver(threading.Thread):
             self.futures.get().resolve()
 
 
-_resolver: _Resolver | None = None
+_resolvers: list[_Resolver] = []  # the last one is at work, if it lives
 
 
 def _resolve_later(future: PushFuture) -> None:
-    """Hand a Future to the thread; a forked process has none of its parent."""
-    global _resolver  # noqa: PLW0603 - one thread in a process
-    if (resolver := _resolver) is None or not resolver.is_alive():
-        resolver = _resolver = _Resolver()
+    """Hand a Future to the thread of this process."""
+    if not _resolvers or not _resolvers[-1].is_alive():
+        resolver = _Resolver()
         try:
             resolver.start()
         except RuntimeError:  # at the end of the interpreter, where Python starts no thread
             future.resolve()
             return
-    resolver.futures.put(future)
+        _resolvers[:] = [resolver]
+    _resolvers[-1].futures.put(future)
 
 
 class CommitScheduler:
