@@ -66,6 +66,8 @@ class RemoteTarget:
         try:
             self._put(source, place)
         except FileNotFoundError:  # directories count here
+            if not self._filesystem.exists(place.partition("/")[0] or "/"):  # a bucket: a slip would make another one
+                raise
             self._filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
             self._put(source, place)
         self._filesystem.invalidate_cache()

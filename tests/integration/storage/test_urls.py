@@ -12,6 +12,11 @@ from s3_server import S3Server
 from support import keys
 from tensorboard.backend.event_processing import event_accumulator
 
+from hf_mpwriter.mirror.remote import RemoteTarget
+from hf_mpwriter.mirror.targets import CopySource
+from hf_mpwriter.spool.copies import Item
+from hf_mpwriter.system.directory import Directory
+
 LIKE_TENSORBOARDX = """
 import sys
 import numpy as np
@@ -71,6 +76,16 @@ def test_what_tensorboardx_does_with_s3(s3, start, tmp_path):
     assert objects["00002/default/metadata.tsv"] == b"33\n44\n55\n"
     accumulator = event_accumulator.EventAccumulator("s3://this/is/apen").Reload()
     assert [event.step for event in accumulator.Scalars("loss")] == list(range(40))
+
+
+@needs_s3
+def test_a_bucket_that_is_mistyped_is_not_made(s3, tmp_path):
+    """Nobody would look there; the error names what is missing."""
+    (tmp_path / "file").write_text("x")
+    source = CopySource(Directory(tmp_path), Item("file", 1))
+    with pytest.raises(FileNotFoundError, match="bucket does not exist"):
+        RemoteTarget("s3://thsi/exp1").put(source)
+    assert [bucket["Name"] for bucket in s3.client().list_buckets()["Buckets"]] == ["this"]
 
 
 TWICE = """
