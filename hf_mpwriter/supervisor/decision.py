@@ -27,7 +27,8 @@ from hf_mpwriter.system.process import Entry
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PASSED_ON = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 KILL_BEFORE = 2.0  # seconds before the end of the grace
-LAST_CALL = 8.0  # seconds before that, when a program that still works is asked for what it has logged meanwhile
+LEAVE_BEFORE = 0.4  # seconds before the end of the grace; what is said then, and the end of Python, take some
+LAST_CALL = 8.0  # seconds before the kill, when a program that still works is asked for what it has logged meanwhile
 
 
 class NextStep(enum.Enum):
@@ -59,9 +60,9 @@ class Moment:
 
     @property
     def deadline(self) -> float | None:
-        """Monotonic seconds when this process ends at the latest, None while nothing has begun to end."""
+        """Monotonic seconds when this process leaves at the latest, None while nothing has begun to end."""
         begun = [at for at in (self.signalled_at, self.ended_at) if at is not None]
-        return min(begun) + self.grace if begun else None
+        return min(begun) + self.grace - min(LEAVE_BEFORE, self.grace / 10) if begun else None
 
     @property
     def kill_at(self) -> float | None:

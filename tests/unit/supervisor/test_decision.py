@@ -56,9 +56,11 @@ def test_the_next_step(moment, step):
 
 @given(st.floats(0.1, 1e4), st.floats(0, 1e4), st.none() | st.floats(0, 1e4), st.booleans(), st.booleans())
 def test_it_ends_within_the_grace_whatever_happens(grace, after, ended_after, is_alone, has_called):
-    """And kills before that, but not before half of it."""
+    """With some time left for its last words. And kills before that, but not before half of it."""
     ended = None if ended_after is None else 100 + ended_after
-    late = Moment(100 + grace + after, grace, 100, ended, is_alone=is_alone, has_called=has_called)
+    late = Moment(
+        100 + grace - min(0.3, grace / 20) + after, grace, 100, ended, is_alone=is_alone, has_called=has_called
+    )
     assert decide(late) is NextStep.LEAVE
     assert grace / 2 <= kill_after(grace) < grace
     assert kill_after(grace) <= max(grace / 2, grace - KILL_BEFORE)
