@@ -34,8 +34,8 @@ class HfMpWriterError(Exception):
 
     def __init__(self, message: str = "", hint: str = "") -> None:
         secrets = environment_tokens(os.environ)
-        self.message = redact(printable(message) or (self.__doc__ or "").partition("\n\n")[0].strip(), secrets)
-        self.hint = redact(printable(hint), secrets)
+        self.message = printable(redact(message, secrets)) or (self.__doc__ or "").partition("\n\n")[0].strip()
+        self.hint = printable(redact(hint, secrets))
         super().__init__(self.message, self.hint)
 
     def __str__(self) -> str:

@@ -43,6 +43,7 @@ STAGING_VARIABLE = "HF_MPWRITER_STAGING"
 NEVER = "never"
 OF_OTHERS = "of_others"  # in the staging directory: spools of folders into which nothing is written
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_PASSWORD = re.compile("(:|%(25)*3[Aa]).*(@|%(25)*40)", re.DOTALL)
 _HASH = re.compile(r"[0-9a-f]{16}")
 
 
@@ -85,6 +86,7 @@ def normalised_logdir(logdir: str | os.PathLike[str]) -> str:
         raise LogdirError(f"The logdir {text!r} holds a NUL, which no path may.", hint="Give another logdir.")
     if "://" not in text:
         return os.path.abspath(os.path.expanduser(text))
+    _check_passwords(text)
     match = _URL.fullmatch(text)
     if match is None or "::" in match["scheme"]:
         raise LogdirError(f"The logdir {text!r} is neither a path nor a URL.", hint="Give one of the two.")
@@ -92,6 +94,14 @@ def normalised_logdir(logdir: str | os.PathLike[str]) -> str:
     if scheme == "file":
         return _path(text, rest)
     return _url(text, scheme, rest)
+
+
+def _check_passwords(url: str) -> None:
+    """Refuse a colon before an "@", encoded or not: what is between them, slashes included, may be a password."""
+    scheme, _, rest = url.partition("://")
+    if _PASSWORD.search(rest) and not (scheme.lower() == "file" and rest.startswith("/")):
+        hint = "Give it where the filesystem's package looks for it. No path there may have a colon before an '@'."
+        raise LogdirError("The logdir is a URL that holds a password, which would be written to disk.", hint=hint)
 
 
 def _path(text: str, rest: str) -> str:
@@ -103,9 +113,6 @@ def _path(text: str, rest: str) -> str:
 
 def _url(text: str, scheme: str, rest: str) -> str:
     host, *parts = rest.split("/")
-    if ":" in host.rpartition("@")[0]:
-        hint = "Give it where the filesystem's package looks for it."
-        raise LogdirError(f"The logdir {scheme}://... holds a password, which would be written to disk.", hint=hint)
     if scheme == "hf":
         hint = "Use a directory; repo_id= sends it to the Hub, within the Hub's limit on commits."
         raise LogdirError(f"The logdir {text!r} is a repository on the Hub.", hint=hint)

@@ -23,7 +23,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
 from hf_mpwriter.system import hf_home
@@ -34,13 +34,25 @@ SHORTEST = 4  # characters of a token that is searched for; a shorter one would 
 FILE_LIMIT = 1 << 16  # characters of a token file
 
 _STORED = re.compile(r"token\s*[=:]\s*(\S+)")
+_PORT = re.compile(r"[^:/?#]*:\d+(?=[/?#])")  # with its host
+_COLON = re.compile(r":|%(?:25)*3[Aa]")
 _STOP = r"\s'\"\\"  # characters that end a secret; a backslash, because an escape of JSON must stay whole
-_SHAPES = (
+
+
+def _without_password(url: re.Match[str]) -> str:
+    """An "@" ends user and password: all before it where there is no slash, or a colon that begins no port."""
+    before, at, rest = url[0].removeprefix("://").rpartition("@")
+    port = _PORT.match(before)
+    is_secret = at and (not {"/", "?", "#"} & set(before) or _COLON.search(before, port.end() if port else 0))
+    return f"://...@{rest}" if is_secret else url[0]
+
+
+_SHAPES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{30,}"), "<token>"),
     (re.compile(r"eyJ[\w-]{8,}(?:\.[\w-]+)+"), "<token>"),
     (re.compile(rf"(?i:\b(bearer))\s+[^{_STOP}]+"), r"\1 <token>"),
     (re.compile(r"\b(Basic)\s+[\w+/=]{8,}"), r"\1 <token>"),
-    (re.compile(rf"://[^/?#{_STOP}]*@"), "://...@"),
+    (re.compile(rf"://[^{_STOP}]*"), _without_password),
     (re.compile(rf"(https?://[^?{_STOP}]+)\?[^{_STOP}]+"), r"\1?..."),
 )
 

@@ -6,7 +6,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from runs import run
 
+from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base import storage
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 
@@ -67,12 +69,39 @@ def test_what_is_no_logdir_is_refused_with_a_hint(wrong, word):
     assert word in str(caught.value)
 
 
-def test_a_password_in_a_url_is_refused_and_not_repeated():
-    """The logdir is written to disk and told in messages."""
-    with pytest.raises(LogdirError) as caught:
-        storage.normalised_logdir("sftp://me:hunter2@host/exp1")
-    assert "hunter2" not in str(caught.value)
-    assert "password" in str(caught.value)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sftp://me:hunter2@host/exp1",
+        "s3://KEY:hunter2/with/slashes@bucket/run",  # as AWS makes them
+        "s3://KEY%3Ahunter2@bucket/run",
+        "s3://KEY%253ahunter2@bucket/run",
+        "s3://KEY:hunter2#x?y@bucket/run",
+        "simplecache::s3://KEY:hunter2/x@bucket/run",
+        "https://me:hunter2/x@host/run",
+        "file://me:hunter2@host/run",
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_not_repeated(url, tmp_path, monkeypatch):
+    """The logdir is written to disk and told in messages; no writer and no command does either."""
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LogdirError, match="holds a password") as caught:
+        SummaryWriter(url)
+    assert "hunter2" not in f"{caught.value!r} {caught.value}"
+    for words in (["status"], ["sync"], ["verify"], ["pull"], ["logs"], ["stop"], ["doctor"], ["ranks"]):
+        assert "hunter2" not in run(*words, url).output, words
+    assert "hunter2" not in run("run", "--logdir", url, "true").output
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()] == []
+    assert not any("hunter2" in path for path in map(str, tmp_path.rglob("*")))
+
+
+def test_a_url_and_a_path_with_an_at_sign_are_none():
+    """A container, a port, and a directory of this host."""
+    for url in ("abfs://box@account.dfs.core.windows.net/a:b", "sftp://host:22/exp1", "s3://bucket/me@host"):
+        assert storage.normalised_logdir(url) == url
+    assert storage.normalised_logdir("file:///data/a:b@c") == "/data/a:b@c"
 
 
 def test_a_url_without_fsspec_names_what_to_install(monkeypatch):
