@@ -8,7 +8,8 @@
       .hf_mpwriter/                                      spool
 
 Invariants:
-- Names of event files sort in time order within a directory, whatever the clock does.
+- Names of event files sort in time order within a directory, whatever the clock does. New ones sort behind files of
+  others, too, whose names have a time, however far ahead: a TensorBoard that runs reads on in the order of names.
 - No name that is made here leads out of its directory, or into the spool.
 - A path that comes from a file of ours is checked by `is_run_path` before it is used.
 """
@@ -34,12 +35,15 @@ CONFIG_NAME = "projector_config.pbtxt"  # names all embeddings of a directory, a
 EMBEDDING_NAMES = frozenset({CONFIG_NAME, "tensors.tsv", "metadata.tsv", "sprite.png"})
 LONGEST_NAME = 200  # bytes; filesystems allow 255
 LONGEST_HOST = 64  # bytes of a host name, as on Linux; other hosts of a run may have longer names than this one
-LONGEST_EVENT_NAME = len("events.out.tfevents.0123456789..4194304.01234567") + LONGEST_HOST  # bytes, without the suffix
+LONGEST_EVENT_NAME = len("events.out.tfevents.99999999990123456789..4194304.01234567") + LONGEST_HOST  # no suffix
 LONGEST_PATH = 4096  # characters; PATH_MAX of Linux
 
-_EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
+_TEN_NINES = 9_999_999_999
+_LAST_SECOND = 2 * _TEN_NINES - 10**9  # what lies behind is no time, and need not be sorted behind
+
+_EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>[0-9]+)\.")
 _OUR_EVENT_NAME = re.compile(
-    _EVENT_NAME.pattern + r"(?P<host>[A-Za-z0-9.-]+)\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL
+    r"events\.out\.tfevents\.(?:9{10})?[0-9]{10}\.(?P<host>[A-Za-z0-9.-]+)\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL
 )
 _PROCESS = re.compile(_EVENT_NAME.pattern + r"(?P<process>[A-Za-z0-9.-]+\.\d+)\.[0-9a-f]+")
 _NO_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of such bytes
@@ -104,9 +108,24 @@ def check_suffix(suffix: object, longest_name: Callable[[], int]) -> str:
 
 
 def event_second(name: str) -> int:
-    """The second in the name of an event file, 0 if the name has none."""
+    """The second in the name of an event file, 0 if the name has none: what sorts like it, however many digits it has.
+
+    Behind 9999999999 come 99999999990000000001, and so on.
+    """
     match = _EVENT_NAME.match(name)
-    return int(match["second"]) if match else 0
+    if match is None:
+        return 0
+    second, more = int(match["second"][:10].ljust(10, "0")), match["second"][10:20]
+    return second + int(more.ljust(10, "0")) if second == _TEN_NINES else second
+
+
+def last_second(names: Iterable[str]) -> int:
+    """The greatest second in names of event files that is a time; 0 if there is none."""
+    return _last(map(event_second, names))
+
+
+def _last(seconds: Iterable[int]) -> int:
+    return max((second for second in seconds if second <= _LAST_SECOND), default=0)
 
 
 def is_ours(name: str) -> bool:
@@ -133,9 +152,13 @@ def event_process(name: str) -> str:
 
 
 def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix: str) -> str:
-    """A new name that sorts after every event file in `existing`."""
-    second = max(int(now), 1 + max(map(event_second, existing), default=0))
-    return f"events.out.tfevents.{second:010d}.{host}.{pid}.{os.urandom(4).hex()}{suffix}"
+    """A new name that sorts behind every event file in `existing` whose name has a time."""
+    taken = set(map(event_second, existing))
+    second = max(min(int(now), _LAST_SECOND), 1 + _last(taken))
+    while second in taken:  # behind the last one
+        second += 1
+    digits = f"{second:010d}" if second <= _TEN_NINES else f"{_TEN_NINES}{second - _TEN_NINES:010d}"
+    return f"events.out.tfevents.{digits}.{host}.{pid}.{os.urandom(4).hex()}{suffix}"
 
 
 def worker_dir(worker: str) -> str:

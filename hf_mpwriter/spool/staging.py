@@ -142,9 +142,10 @@ class Listing:
     @classmethod
     def of(cls, spool: Spool, files: Mapping[str, int], at: float) -> Self:
         """What follows from the names and lengths in the logdir."""
-        seconds = [second for path in files if (second := names.event_second(os.path.basename(path)))]
+        base_names = list(map(os.path.basename, files))
+        seconds = filter(None, map(names.event_second, base_names))
         missing = {path: size for path, size in lacking(spool.run, files).items() if not names.is_config(path)}
-        return cls(missing, min(seconds, default=0), max(seconds, default=0), at)
+        return cls(missing, min(seconds, default=0), names.last_second(base_names), at)
 
     @classmethod
     def read(cls, spool: Spool) -> Self:

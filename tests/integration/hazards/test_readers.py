@@ -122,6 +122,17 @@ def clock_went_back(run: Path) -> Iterator[None]:
     attempt(run, 50, 100, 50, value=2.0)
 
 
+def ahead_of_all_clocks(run: Path) -> Iterator[None]:
+    """Somebody has put an event file there whose name has the last second of ten digits."""
+    attempt(run, 0, 10)
+    stranger = run / "events.out.tfevents.9999999999.h.1.00000000"
+    stranger.write_bytes(framing.frame(framing.version_event(time.time())))
+    yield
+    attempt(run, 10, 20)
+    attempt(run, 20, 30)
+    assert event_paths(run).index(stranger) == 1
+
+
 def two_ranks(run: Path) -> Iterator[None]:
     """Two ranks log the same tags at the same time."""
 
@@ -237,6 +248,7 @@ SCENARIOS: dict[Callable[[Path], Iterator[None]], Curves] = {
     evaluated_before_the_crash: {("", "loss"): points((50, 55, 0.0)), ("", "eval"): [(20, 1.0), (40, 1.0)]},
     restarted_in_the_same_second: {("", "loss"): points((0, 30, 0.0)), ("/sub/run", "sub"): points((0, 30, 0.0))},
     clock_went_back: {("", "loss"): RESUMED, ("/sub/run", "sub"): RESUMED},
+    ahead_of_all_clocks: {("", "loss"): points((0, 30, 0.0)), ("/sub/run", "sub"): points((0, 30, 0.0))},
     two_ranks: {("", "loss"): points((0, 100, 0.0)), ("/rank_00001", "loss"): points((0, 100, 1.0))},
     closed_and_logged_again: {("", "loss"): points((0, 120, 0.0))},
     steps_of_many_names: {("", tag): MANY_NAMES for tag in ("loss", "many/0", "many/998")},

@@ -52,7 +52,37 @@ def test_a_new_name_sorts_behind_files_of_other_writers():
     """Torch's and tensorboardX's names count; files without a second do not disturb."""
     there = ["events.out.tfevents.1900000000.host.12.0", "events.out.tfevents.1900000001.host", "x.tfevents.json", "a"]
     assert names_module.event_second(names_module.event_name(there, 1.0, "h", 1, "")) == 1900000002
-    assert names_module.event_second("events.out.tfevents.12345678901.h") == 0
+    assert names_module.event_second("events.out.tfevents.h") == 0
+
+
+DIGITS = st.one_of(st.from_regex(r"[0-9]{1,25}", fullmatch=True), st.from_regex(r"9{10,30}[0-9]{0,3}", fullmatch=True))
+
+
+@given(st.lists(DIGITS, max_size=9), st.lists(st.floats(0, 1e11), min_size=2, max_size=9), st.booleans())
+def test_names_of_strangers_change_nothing_of_the_order_of_ours(digits, clock, looks_like_ours):
+    """Ours sort by the time of their making, and behind each name that has a time, however many digits it has."""
+    strangers = [f"events.out.tfevents.{one}.h.1.00000000" if looks_like_ours else f"{one}.h" for one in digits]
+    there, made = strangers.copy(), list[str]()
+    for now in clock:
+        made.append(names_module.event_name(there, now, "host", 9, ""))
+        there.append(made[-1])
+    assert made == sorted(made)
+    assert len(set(map(names_module.event_second, made))) == len(made)
+    assert all(map(names_module.is_ours, made))
+    is_time = [name for name in strangers if names_module.last_second([name]) or not names_module.event_second(name)]
+    assert made[0] > max([name for name in is_time if name.startswith("events.out")], default="")
+    assert names_module.last_second(["events.out.tfevents.9999999999.h", "events.out.tfevents.5.h"]) == 9_999_999_999
+
+
+def test_behind_the_last_second_of_ten_digits_names_go_on():
+    """A file put there by others, or pulled, does not make ours sort before it."""
+    there = ["events.out.tfevents.9999999999.h.1.00000000"]
+    there += [names_module.event_name(there, 1.8e9, "host", 9, "")]
+    there += [names_module.event_name(there, 1.8e9, "host", 8, "")]
+    assert there == sorted(there)
+    assert [names_module.event_second(name) for name in there] == [9_999_999_999, 10_000_000_000, 10_000_000_001]
+    assert there[2].startswith("events.out.tfevents.99999999990000000002.")
+    assert names_module.event_host(there[2]) == "host"
 
 
 @given(WORDS, WORDS, st.integers(0, 2**22), st.integers(0, 2**63), st.integers(0, 999))
