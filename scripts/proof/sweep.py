@@ -17,8 +17,8 @@ run: nothing lost, nothing twice, every run complete, every failure told once, a
     scripts/proof/sweep.py --runs 8 --kills 15 --seed 7     in small
     scripts/proof/sweep.py --hosts 2                        as root: workers on two hosts, which share the folders
 
-A host is a namespace with a name and a cache of its own. The seed repeats the choices; when they strike is up to real
-processes.
+A further host is namespaces with a name, a network and a cache of its own, see `sweep_hosts`. The seed repeats the
+choices; when they strike is up to real processes.
 
 Exit code 0 if all held, 3 if something was found, 1 if the script itself failed.
 """
@@ -53,6 +53,7 @@ from soaking import inside
 from soaking.deck import Schedule
 from soaking.run import send, wait_for
 from soaking.storage import fill
+from sweep_hosts import Host
 from sweep_runs import SweepRun, hurry
 
 from hf_mpwriter.events import framing
@@ -92,17 +93,20 @@ class Sweep:
         self.hub = LocalHub(root / "hub", xet=self._rng.random() < 0.6)
         self._mark = f"HF_HOME={os.environ['HF_HOME']}"
         faults = ["refused", "stranger", "removed"] + ["full"] * (not why_not("ext4"))
+        self._hosts = [Host(number, root) for number in range(1, options.hosts)]
         self.runs = []
         for number in range(options.runs):
             fault = faults[number] if number < len(faults) else ""
             place = self._stack.enter_context(LoopDisk(str(root), "ext4")).path if fault == "full" else ""
-            self.runs.append(SweepRun(root, number, self._rng, options.hosts, place))
+            self.runs.append(SweepRun(root, number, self._rng, self._hosts, place))
         self._concerned = dict(zip(faults, self.runs, strict=False))
         self._filler, self._head, self._stuck_at = "", "", 0.0
         self.findings: list[str] = []
 
     def __enter__(self) -> Self:
         self.hub.start()
+        for host in self._hosts:
+            host.start(self.hub.port)
         control = self._root / "control"
         control.mkdir()
         os.environ |= {"HF_ENDPOINT": self.hub.endpoint, "HF_TOKEN": "hf_x"}
@@ -113,6 +117,8 @@ class Sweep:
         for run in self.runs:
             run.end()
         kill(self._mark)
+        for host in self._hosts:
+            host.end()
         self.hub.stop()
         self._stack.close()
 

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import logging
 import multiprocessing
@@ -18,8 +17,8 @@ import os
 import random
 import re
 import signal
-import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,16 @@ from lib.prctl import die_with_parent
 from soaking import inside
 from soaking import rank as rank_of_soak
 from soaking.run import doubled, remnants, send
+from sweep_hosts import Host
 
 from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import process
 from hf_mpwriter.testing import Report, check, read_journals
 
 PAUSE = 0.15  # seconds between two events of a worker
 CHILD_EVERY = 60  # events of a worker with children
 COMMIT_EVERY = 0.05  # minutes
 GONE = (0.0, 3.0)  # seconds until a worker that has died is started again
-NEW_HOST_NAME = 0x04000000  # CLONE_NEWUTS
 SAID = re.compile(r"(\d+\.\d+) (\d+) (.*)")
 
 _fork = multiprocessing.get_context("fork")
@@ -56,14 +54,13 @@ class Line:
 class SweepRun:
     """One run of the sweep, seen by the script."""
 
-    def __init__(self, root: Path, number: int, rng: random.Random, hosts: int, place: str = "") -> None:
-        self.number, self.name, self._rng, self._hosts = number, f"trial{number:02d}", rng, hosts
-        twin = number // 2 if hosts == 1 else number  # runs of one name are told apart on one host
+    def __init__(self, root: Path, number: int, rng: random.Random, hosts: Sequence[Host], place: str = "") -> None:
+        self.number, self.name, self._rng, self._hosts = number, f"trial{number:02d}", rng, (None, *hosts)
+        twin = number if hosts else number // 2  # runs of one name are told apart on one host
         twins = root / "runs" / f"sweep{'AB'[number % 2]}" / f"lr{twin:02d}"
         self.run_dir = os.path.join(place, self.name) if place else str(twins)
         self.journals, self.said = str(root / "journals" / self.name), root / "said" / self.name
         self._stop, self._ends_at = root / "stop" / self.name, 0.0
-        self._cache = root / "cache"
         for folder in (Path(self.journals), self.said.parent, self._stop.parent):
             folder.mkdir(parents=True, exist_ok=True)
         self._workers: dict[int, multiprocessing.process.BaseProcess] = {}
@@ -89,7 +86,7 @@ class SweepRun:
                     self._start(rank)
 
     def _start(self, rank: int) -> None:
-        host = self._rng.randrange(self._hosts)
+        host = self._rng.choice(self._hosts)
         arguments = (self, rank, len(self._returns_at), host, self._rng.random() < 0.25)
         self._workers[rank] = _fork.Process(target=live, args=arguments)
         self._workers[rank].start()
@@ -172,7 +169,7 @@ class SweepRun:
 # in the worker
 
 
-def live(run: SweepRun, rank: int, ranks: int, host: int, has_children: bool) -> None:
+def live(run: SweepRun, rank: int, ranks: int, host: Host | None, has_children: bool) -> None:
     """Be a worker, from the fork until the run is to end."""
     die_with_parent()
     said = os.open(run.said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -182,8 +179,8 @@ def live(run: SweepRun, rank: int, ranks: int, host: int, has_children: bool) ->
     logging.getLogger("hf_mpwriter").setLevel(logging.INFO)
     ending = str(rank_of_soak.ENDING)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "HF_MPWRITER_EXIT_TIMEOUT": ending}
-    if host:
-        _be_on_host(host, run)
+    if host is not None:
+        host.enter()
     hurry()
     tag = f"{run.name}-rank{rank}-{os.getpid()}-{os.urandom(3).hex()}"
     with _begin(run.run_dir) as writer:
@@ -217,12 +214,3 @@ def _begin(run_dir: str) -> Any:
         except (HfMpWriterError, OSError) as error:
             logging.getLogger("sweep").warning("the directory cannot be used: %s", error)
             time.sleep(rank_of_soak.BEGINNING)
-
-
-def _be_on_host(host: int, run: SweepRun) -> None:
-    """Have a host name of its own, and a cache of that host; the run directories are shared."""
-    if ctypes.CDLL(None, use_errno=True).unshare(NEW_HOST_NAME):
-        raise OSError(ctypes.get_errno(), "cannot have a host name of its own")
-    socket.sethostname(f"other{host}")
-    process.host_id.cache_clear()
-    os.environ["XDG_CACHE_HOME"] = f"{run._cache}-{host}"  # noqa: SLF001 - as above
