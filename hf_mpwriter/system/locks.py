@@ -25,7 +25,7 @@ import os
 
 from filelock import lock_descriptor
 
-from hf_mpwriter.system import disk, process
+from hf_mpwriter.system import disk, failpoints, process
 from hf_mpwriter.system.directory import Place, identity
 from hf_mpwriter.system.process_state import after_fork, fork_mutex
 
@@ -103,6 +103,7 @@ def free(fd: int) -> None:
     with fork_mutex:
         if fd in _table and process.is_still(fd, _table[fd]):
             with contextlib.suppress(OSError):
+                failpoints.reach("lock.free")
                 fcntl.flock(fd, fcntl.LOCK_UN)
             _close(fd)
 

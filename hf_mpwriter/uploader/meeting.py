@@ -49,7 +49,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeVar
 
 from hf_mpwriter._version import __version__
-from hf_mpwriter.system import disk, launch, process, user_cache
+from hf_mpwriter.system import disk, failpoints, launch, process, user_cache
 from hf_mpwriter.system.directory import Place, identity
 
 PATIENCE = 3.0  # seconds of an usher, until it is an uploader itself
@@ -256,6 +256,7 @@ def _request(key: Key, record: bytes) -> bytes:
 def _ask(connection: socket.socket, request: bytes, descriptors: Descriptors, patience: float) -> _Reply:
     """Ask one uploader to take the run, and wait so many seconds for its answer."""
     try:
+        failpoints.reach("meeting.ask")
         socket.send_fds(connection, [request], descriptors)
     except OSError:  # it has left; nothing was sent
         return _Reply.LEFT
@@ -264,6 +265,7 @@ def _ask(connection: socket.socket, request: bytes, descriptors: Descriptors, pa
         connection.shutdown(socket.SHUT_RDWR)  # from here on the other one cannot say "taken"
     for _ in range(2):  # the end of a process may show first as an error
         with contextlib.suppress(OSError):
+            failpoints.reach("meeting.answer")
             if connection.recv(len(_TAKEN)) == _TAKEN:
                 return _Reply.TAKEN
     return _Reply.LEFT if has_answered else _Reply.SILENT
@@ -290,6 +292,7 @@ class Asked:
         """Take the run, before anything is done for it; False if the usher waits no longer: then all is closed."""
         with self._connection:
             try:
+                failpoints.reach("meeting.take")
                 self._connection.send(_TAKEN)
             except OSError:
                 _close_all(self.descriptors)

@@ -3,10 +3,12 @@
 
 A trial is a run directory with two workers and the files of a killed predecessor, four commits by real pushes to a
 local Hub, and an uploader that leaves at the end; see tests/helpers/crashing.py. It is struck once; some trials strike
-its second life as well. Then it, or a successor, must bring everything to the Hub and leave nothing behind.
+its second life as well. Then it, or a successor, must bring everything to the Hub and leave nothing behind. With
+`--runs`, one uploader serves so many of them: it is started for one, and ushers hand the others over.
 
     scripts/proof/crash_uploader.py                           everything: about 2,000 faults
     scripts/proof/crash_uploader.py --failpoints              kill, EIO, ENOSPC at each failpoint: 1st, 2nd, last pass
+    scripts/proof/crash_uploader.py --failpoints --runs 64    the same, with 64 runs in the uploader
     scripts/proof/crash_uploader.py --syscalls --every 10     every tenth of the system calls (needs strace)
     scripts/proof/crash_uploader.py --sabotage early-ack      a build that is broken on purpose: it must be found
 
@@ -36,7 +38,7 @@ from lib.arguments import add_seed, make_parser
 from lib.paths import HELPERS
 
 sys.path.insert(0, str(HELPERS))
-from crashing import UPLOADER, Harm
+from crashing import ASKED, UPLOADER, Harm
 from crashpoints import Call, Trials, UnharmedError
 
 ERRORS = ("eio", "enospc")
@@ -58,7 +60,7 @@ def at_failpoints(passed: dict[str, int]) -> Iterator[tuple[Harm, ...]]:
     """Yield kills and errors at the first, second and last passage of each failpoint."""
     for name, times in passed.items():
         for passage in sorted({1, min(times, 2), times}):
-            for action in ("kill", *ERRORS):
+            for action in ("kill", *ERRORS) if name != ASKED else ("kill",):
                 yield (Harm(name, action, passage),)
 
 
@@ -118,6 +120,7 @@ def parse() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--failpoints", action="store_true", help="strike at failpoints only")
     parser.add_argument("--syscalls", action="store_true", help="strike at system calls only")
+    parser.add_argument("--runs", type=int, default=1, help="in one uploader (default: %(default)s)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="make every Nth trial (default: all)")
     add_seed(parser)
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="trials at once (default: cores)")
@@ -153,7 +156,8 @@ def main() -> int:
     tally, lock, started_at = Tally(), threading.Lock(), time.monotonic()
     print(f"seed {options.seed}", flush=True)
     with LocalHub(root / "hub") as hub:
-        makers = [Trials(hub.endpoint, str(root / "hub"), str(root / str(n))) for n in range(options.parallel)]
+        places = [str(root / str(number)) for number in range(options.parallel)]
+        makers = [Trials(hub.endpoint, str(root / "hub"), place, options.runs) for place in places]
         harms = list[tuple[Harm, ...]]()
         try:
             harms = chosen(options, makers[0])

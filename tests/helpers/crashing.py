@@ -2,11 +2,14 @@
 
 A trial, made by a process that has loaded every module and used none (`serve`):
 
-    story      two workers log, seal, die and close; each step when the Hub is known to have what was logged before
-    life       fork -> take the uploader lock -> work, pushes are forks of it, until it leaves or is struck
+    story      of each run: two workers log, seal, die and close; each step when the Hub is known to have what was
+               logged before
+    life       fork -> take the uploader lock of a run -> work, pushes are forks of it, until it leaves or is struck
+    usher      fork -> take the uploader lock of another run -> hand it over to the life; half of the runs come before
+               the first tick, the others later
     harm       hits one life: a failpoint, or strace at the n-th system call of a name, of the uploader or
-               of one of its pushes; the lives after it are unharmed
-    checks     the oracle finds no problem, and no temporary file, batch, member file or process is left
+               of one of its pushes; or the n-th usher at a failpoint. The lives after it are unharmed
+    checks     of each run the oracle finds no problem, and no temporary file, batch, member file or process is left
 
 Nothing waits: the clock of an uploader runs while it sleeps, and each sleep asks for the next step of the story. So two
 lives without harm make the same system calls in the same order, and the n-th call of one is the n-th of the other.
@@ -43,7 +46,7 @@ from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import Store, View
 from hf_mpwriter.spool import ledger
-from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
 from hf_mpwriter.spool.workers import members
 from hf_mpwriter.system import disk, failpoints, launch, locks
@@ -54,11 +57,14 @@ LIVES = 6  # until everything is on the Hub and no process is left
 PR_SET_CHILD_SUBREAPER = 36
 MESSAGE = 1 << 20  # bytes
 KILLED = -signal.SIGKILL
-FOLDER = "tensorboard/run"
+FOLDER = "tensorboard"
 EVENT_FILE = "events.out.tfevents.170000000{}.here.1.0123abcd"
 ATTACHMENT = "notes.tsv"
 LOG_LIMIT = 500  # bytes, so that the log is rotated
 UPLOADER = 0  # in the place of the number of a push
+ASKED = "meeting.asked"  # between two failpoints of an usher, where it waits: it can only be killed there
+USHER = ("meeting.ask", ASKED, "meeting.answer")  # failpoints that each usher passes once
+TRIES = 3  # of a run to be handed over to a life
 RECORDING = ("-y", "-e", "trace=%file,%desc,%network,%process")
 
 
@@ -155,10 +161,15 @@ def run_and_end(action: Callable[[], object]) -> NoReturn:
         os._exit(code)
 
 
+def open_log(spool: Spool) -> int:
+    """A descriptor of the log of an uploader."""
+    return os.open(spool.host(host_id()).daemon("uploader").log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
 def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> None:
     """Run one life, in a fork."""
     from hf_mpwriter.daemon import background
-    from hf_mpwriter.uploader import branch, loop
+    from hf_mpwriter.uploader import branch, loop, meeting
     from hf_mpwriter.uploader.upload import HeldRun
 
     def ask(**message: Any) -> None:
@@ -171,7 +182,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     if harm and harm.is_failpoint:
         failpoints.armed[harm.point] = harm.action, harm.passage
     os.environ["XDG_CACHE_HOME"] = cache
-    log = os.open(spool.host(host_id()).daemon("uploader").log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = open_log(spool)
     os.dup2(log, 1)
     os.dup2(log, 2)
     background.LOG_LIMIT = LOG_LIMIT
@@ -181,15 +192,40 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     branch.LINGER = 0  # a harm hits a push by its number
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
     launch.Child.__init__ = functools.partialmethod(fork_push, ask=ask)
+    start = StartRecord(spool.run_dir, destination=spool.destination())
+    key = meeting.Key.of(state.dump(start), os.environ, meeting.surroundings(spool.run.fd))
+    point = meeting.Meeting.open(meeting.folder_of(os.environ), key)
     ask(begins=True)
     try:
-        start = StartRecord(spool.run_dir, destination=spool.destination())
-        loop.work(HeldRun(spool, start, locks.try_exclusive(spool.uploader_lock)))
+        loop.work(HeldRun(spool, start, locks.try_exclusive(spool.uploader_lock), log), point)
     finally:
         ask(passed=passed)
 
 
 # beside it
+
+
+def usher(spool: Spool, action: str, point: str, asked: int, cache: str) -> None:
+    """Hand a run over to a life, in a fork; it fails if that did not take the run. `asked` is closed once it is."""
+    from hf_mpwriter.uploader import meeting
+
+    if action:
+        failpoints.armed[point] = action, 1
+    os.environ["XDG_CACHE_HOME"] = cache
+    lock = locks.try_exclusive(spool.uploader_lock)
+    own = meeting.Descriptors(lock, spool.run.fd, spool.directory.fd, open_log(spool))
+    wait = launch.wait_for_input
+
+    def asks(*arguments: Any) -> bool:
+        failpoints.reach(ASKED)
+        os.close(asked)
+        return wait(*arguments)
+
+    meeting.launch = SimpleNamespace(wait_for_input=asks)
+    record = state.dump(StartRecord(spool.run_dir, destination=spool.destination()))
+    key = meeting.Key.of(record, os.environ, meeting.surroundings(own.run_dir))
+    if not meeting.hand_over(meeting.folder_of(os.environ), key, record, own, DEADLINE):
+        os._exit(1)
 
 
 class Story:
@@ -198,7 +234,7 @@ class Story:
     def __init__(self, spool: Spool, destination: Destination) -> None:
         self.spool, self.destination = spool, destination
         self.returned: list[testing.journal.Returned] = []
-        self.is_over = False
+        self.is_over = self.has_left = False  # left: an uploader has let the run go in good order since
         self._lengths: dict[str, int] = {}
         self._steps = self._step_through()
         next(self._steps)
@@ -243,7 +279,7 @@ class Story:
         self._lengths[ATTACHMENT] = Path(self.spool.run_dir, ATTACHMENT).write_text(f"{text} {self.destination}\n")
 
     def _log(self, path: str) -> None:
-        where, tag = os.path.join(self.spool.run_dir, path), self.destination.repo_id
+        where, tag = os.path.join(self.spool.run_dir, path), self.destination.path_in_repo
         begun = self._lengths.get(path, 0)
         first = sum(note.path == path for note in self.returned)
         encoder, steps = framing.ScalarEncoder(tag), range(first, first + 5)
@@ -267,22 +303,27 @@ class Story:
 
 
 class Life:
-    """A life, seen from beside it."""
+    """A life, seen from beside it: it begins with the first of these runs, and is to serve all."""
 
-    def __init__(self, story: Story, harm: Harm | None, directory: str, *, record: bool) -> None:
-        self._story, self._harm, self._directory, self._record = story, harm, directory, record
+    def __init__(self, stories: list[Story], harm: Harm | None, directory: str, *, record: bool) -> None:
+        self._stories, self._harm, self._directory, self._record = stories, harm, directory, record
         self._straces: list[subprocess.Popen[bytes]] = []
         self._pushes, self._code = 0, 0
+        self._cache = os.path.join(directory, "cache")
+        self._ushers: dict[int, Story] = {}  # by process
+        self._tries = Counter[Story]()
+        self._served = {stories[0]}
+        self._usher_code = 0  # of one that failed
         self.passed: dict[str, int] = {}
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.fork()
         if not self._pid:
             self._socket.close()
-            run_and_end(functools.partial(live, story.spool, harm, theirs, os.path.join(directory, "cache")))
+            run_and_end(functools.partial(live, stories[0].spool, harm, theirs, self._cache))
         theirs.close()
 
     def end(self) -> int:
-        """Go through the story until the life ends; return its exit code."""
+        """Go through the stories until the life ends; return its exit code."""
         deadline = time.monotonic() + DEADLINE
         with self._socket:
             while message := self._receive(deadline):
@@ -290,16 +331,56 @@ class Life:
                 with contextlib.suppress(BrokenPipeError):
                     self._socket.send(b".")
         self._code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        self._collect(0)
+        self.passed |= {point: sum(self._tries.values()) for point in USHER if self._tries and self.passed}
+        for story in self._served if self._code == 0 else ():
+            story.has_left = story.is_over
         for strace in self._straces:
             strace.communicate()
         return self._code
+
+    # other runs
+
+    def _hand_over(self) -> None:
+        """Let ushers ask for the runs that are not served yet, half of all at a time."""
+        self._collect(os.WNOHANG)
+        waiting = [one for one in self._stories if one not in self._served and one not in self._ushers.values()]
+        waiting = [one for one in waiting if self._tries[one] < TRIES and not locks.is_held(one.spool.uploader_lock)]
+        for story in waiting[: len(self._stories) // 2]:
+            self._tries[story] += 1
+            self._start_usher(story)
+
+    def _start_usher(self, story: Story) -> None:
+        """Start an usher, and wait until it has asked, or has ended."""
+        harm, number = self._harm, sum(self._tries.values())
+        action = harm.action if harm and harm.point in USHER and harm.passage == number else ""
+        waits, asked = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(waits)
+            run_and_end(functools.partial(usher, story.spool, action, harm.point if harm else "", asked, self._cache))
+        os.close(asked)
+        os.read(waits, 1)
+        os.close(waits)
+        self._ushers[pid] = story
+
+    def _collect(self, options: int) -> None:
+        """Collect the ushers that have ended."""
+        for pid in list(self._ushers):
+            found, status = os.waitpid(pid, options)
+            if found:
+                code, story = os.waitstatus_to_exitcode(status), self._ushers.pop(pid)
+                self._served |= {story} if code == 0 else set()
+                self._usher_code = code or self._usher_code
 
     def was_struck(self) -> bool:
         """Whether the harm has struck."""
         if self._harm is None:
             return False
         if self._harm.is_failpoint:
-            return self._code == KILLED or self.passed.get(self._harm.point, 0) >= self._harm.passage
+            return (
+                KILLED in (self._code, self._usher_code) or self.passed.get(self._harm.point, 0) >= self._harm.passage
+            )
         with contextlib.suppress(FileNotFoundError):
             log = Path(self._log(self._harm.push)).read_text()
             return "killed by SIGKILL" in log or "(INJECTED)" in log
@@ -317,13 +398,16 @@ class Life:
     def _answer(self, message: dict[str, Any]) -> None:
         if "begins" in message:
             self._attach(self._pid, UPLOADER)
+            self._hand_over()
         elif "push" in message:
             self._pushes += 1
             self._attach(message["push"], self._pushes)
         elif "passed" in message:
             self.passed = message["passed"]
         else:
-            self._story.go_on()
+            for story in self._stories:
+                story.go_on()
+            self._hand_over()
 
     def _log(self, push: int) -> str:
         return os.path.join(self._directory, f"strace.{push}")
@@ -345,54 +429,59 @@ class Life:
 # all of it
 
 
-def trial(directory: str, store: Store, destination: Destination, harms: list[Harm], *, record: bool) -> Outcome:
-    """Run all lives of one run directory, one harm for each of the first, and check what they left."""
-    spool, outcome = Spool(os.path.join(directory, "run")), Outcome()
-    story = Story(spool, destination)
+def trial(
+    directory: str, store: Store, destination: Destination, harms: list[Harm], *, record: bool, runs: int
+) -> Outcome:
+    """Run all lives of run directories of one repository, one harm for each of the first, and check what they left."""
+    outcome, stories = Outcome(), list[Story]()
+    for number in range(runs):
+        spool = Spool(os.path.join(directory, "run", str(number)))
+        stories.append(Story(spool, dataclasses.replace(destination, path_in_repo=f"{FOLDER}/{number}")))
     try:
-        while not _is_over(outcome, story, harms, directory):
+        while not _is_over(outcome, stories, harms, directory):
             harm = harms[len(outcome.ended)] if len(outcome.ended) < len(harms) else None
-            life = Life(story, harm, directory, record=record and harm is None)
+            first = sorted(stories, key=lambda story: story.has_left)
+            life = Life(first, harm, directory, record=record and harm is None)
             outcome.ended.append(life.end())
             outcome.struck += [life.was_struck()] if harm else []
             outcome.passed = outcome.passed or life.passed
     except (TimeoutError, OSError) as error:
         outcome.problems.append(str(error))
     outcome.problems += left_behind()
-    if not outcome.problems:
-        outcome.problems += check_oracle(spool, store, destination, story.returned)
-        outcome.problems += left_over(spool.host(host_id()), directory)
+    for story in [] if outcome.problems else stories:
+        outcome.problems += check_oracle(story.spool, store, story.destination, story.returned)
+    outcome.problems += [] if outcome.problems else left_over(stories, directory)
     return outcome
 
 
-def _is_over(outcome: Outcome, story: Story, harms: list[Harm], directory: str) -> bool:
-    """Whether the last uploader has left in good order. One more removes or reads what the disk refused."""
-    if not (story.is_over and outcome.ended and outcome.ended[-1] == 0):
-        if len(outcome.ended) == LIVES:
-            raise TimeoutError(f"{LIVES} lives were not enough")
+def _is_over(outcome: Outcome, stories: list[Story], harms: list[Harm], directory: str) -> bool:
+    """Whether all runs were left in good order. One more life removes or reads what the disk refused."""
+    if not all(story.has_left for story in stories):
+        if len(outcome.ended) == LIVES + len(stories):
+            raise TimeoutError(f"{len(outcome.ended)} lives were not enough")
         return False
     refused = any(harm.action != "kill" for harm in harms) and len(outcome.ended) <= len(harms)
-    left_out = ledger.load(story.spool, story.destination).quarantined
-    return not (refused and (left_out or left_over(story.spool.host(host_id()), directory)))
+    left_out = any(ledger.load(story.spool, story.destination).quarantined for story in stories)
+    return not (refused and (left_out or left_over(stories, directory)))
 
 
 def check_oracle(
     spool: Spool, store: Store, destination: Destination, returned: list[testing.journal.Returned]
 ) -> list[str]:
     """The problems that the oracle finds."""
-    view = View(store, destination.repo_id, FOLDER)
+    view = View(store, destination.repo_id, destination.path_in_repo)
     return testing.check(spool.run_dir, view, returned, attachments=ATTACHMENT.__eq__).problems
 
 
-def left_over(host: HostSpool, directory: str) -> list[str]:
+def left_over(stories: list[Story], directory: str) -> list[str]:
     """Files that should be gone when no process is at work."""
-    everything = {str(path) for path in Path(directory).rglob("*") if path.is_file()}
-    temporary = {path for path in everything if path.endswith((".tmp", "/taking"))}
-    member_files = {
-        path for path in everything if path.startswith(os.path.join(directory, "run", ".hf_mpwriter", "members/"))
-    }
-    batches = {path for path in everything if path == str(host.in_flight) or path.startswith(str(host.outbox))}
-    return [f"left over: {os.path.relpath(path, directory)}" for path in sorted(temporary | member_files | batches)]
+    hosts = [story.spool.host(host_id()) for story in stories]
+    ends, begins = (".tmp", "/taking"), tuple(str(host.outbox) for host in hosts)
+    in_flight = {str(host.in_flight) for host in hosts}
+    everything = sorted(str(path) for path in Path(directory).rglob("*") if path.is_file())
+    found = (path for path in everything if path.endswith(ends) or path.startswith(begins) or path in in_flight)
+    members = (path for path in everything if "/.hf_mpwriter/members/" in path)
+    return [f"left over: {os.path.relpath(path, directory)}" for path in (*found, *members)]
 
 
 def left_behind() -> list[str]:
@@ -418,7 +507,7 @@ def serve(hub_root: str) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         harms = [Harm(**harm) for harm in order.pop("harms")]
-        destination = Destination(os.environ["HF_ENDPOINT"], order.pop("repo"), path_in_repo=FOLDER)
+        destination = Destination(os.environ["HF_ENDPOINT"], order.pop("repo"))
         outcome = trial(store=store, destination=destination, harms=harms, **order)
         print(json.dumps(dataclasses.asdict(outcome)), flush=True)
 

@@ -65,10 +65,10 @@ def calls(directory: str) -> Iterator[Call]:
 
 
 class Trials:
-    """Makes trials, one after the other, in a process of its own."""
+    """Makes trials of so many runs in one uploader, one after the other, in a process of its own."""
 
-    def __init__(self, endpoint: str, hub_root: str, directory: str) -> None:
-        self._directory, self._numbers = directory, itertools.count()
+    def __init__(self, endpoint: str, hub_root: str, directory: str, runs: int = 1) -> None:
+        self._directory, self._numbers, self._runs = directory, itertools.count(), runs
         self.last = ""  # the directory of the last trial
         env = {"HF_ENDPOINT": endpoint, "HF_HOME": os.path.join(directory, "home"), "HF_HUB_DISABLE_XET": "1"}
         env |= {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}
@@ -100,7 +100,8 @@ class Trials:
         self.last = os.path.join(self._directory, str(number))
         os.makedirs(self.last)
         repo = f"crash/{os.path.basename(self._directory)}-{number}"
-        order = {"directory": self.last, "repo": repo, "record": record, "harms": list(map(dataclasses.asdict, harms))}
+        order = {"directory": self.last, "repo": repo, "record": record, "runs": self._runs}
+        order["harms"] = list(map(dataclasses.asdict, harms))
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         return Outcome(**json.loads(self._process.stdout.readline()))
