@@ -46,6 +46,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -342,6 +343,10 @@ class Spool:
         if (recorded := self.record()) is not None:
             destination = dataclasses.replace(recorded.destination, path_in_repo=folder)
             settled = dataclasses.replace(recorded, destination=destination, asked=asked)
+            for name in Place(self.directory).names():  # of killed uploaders; a worker that is late needs none
+                if name.startswith(f".{RUN_JSON}.") and name.endswith(".tmp"):
+                    with contextlib.suppress(FileNotFoundError):
+                        (self.directory / name).unlink()
             disk.replace(self.directory / RUN_JSON, state.dump(settled), "spool.folder")
 
     def has_destination(self) -> bool:

@@ -194,7 +194,8 @@ def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bo
         failpoints.reach(f"{word}.link")
         is_made = _link(temporary, place)
     finally:
-        temporary.unlink()
+        with contextlib.suppress(FileNotFoundError):  # who replaces the file removes what is unfinished
+            temporary.unlink()
     if is_made:
         fsync_dir(place.parent, word)
     elif _is_published(place, is_whole):
