@@ -6,6 +6,8 @@
     --block [N]      one program with a `with` block per epoch (30)
     --long [N]       long runs side by side (16); see --interval and --minutes
     --finished [N]   finished runs and 8 living ones in a folder (1000): the uploaders at rest, beside the 8 alone
+    --faults [N]     long runs side by side (8), and something happens to one of them: the delay of the others, see
+                     `sweep_faults`; --only chooses, --old measures another checkout of this project beside this one
     --names          two sweeps with trials of the same names: the folders that the Hub has; also when a trial is
                      restarted, moved, or pulled
 
@@ -29,6 +31,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -47,10 +50,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib.arguments import add_directory, make_parser
 from lib.figures import MIB, show
-from lib.isolation import UNLIMITED, variables
-from lib.marked import by_kind, kill
+from lib.isolation import UNLIMITED, own_mounts, variables
+from lib.marked import by_kind, marked
 from lib.waiting import becomes_true
 from scale import arrive
+from sweep_faults import FAULTS, Fault, Trial
 from uploader_costs import Memory, cpu
 
 from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, DEFAULT_COMMITS_PER_HOUR, Destination
@@ -62,6 +66,7 @@ from hf_mpwriter.spool.layout import Spool
 PROGRAM = Path(__file__).resolve().parent / "sweep_trial.py"
 REPO = "bench/sweep"
 LIVING = 8  # runs beside the finished ones
+SETTLED, WATCHED = 2, 4  # intervals before a fault, and after it
 SAMPLE = 0.25  # seconds between two looks at the processes
 MEMORY_EVERY = 4  # looks
 USHER = 2.0  # seconds; a process that is older is an uploader for good
@@ -79,6 +84,9 @@ class Scale:
     block: int = 30
     long: int = 16
     finished: int = 1000
+    faults: int = 8
+    only: tuple[str, ...] = tuple(FAULTS)  # of the faults
+    old: str = ""  # another checkout
     interval: float = 0.25  # minutes between two commits of a long run
     minutes: float = 4.0  # of long runs
     deadline: float = 900.0  # seconds after the last end
@@ -95,6 +103,7 @@ QUICK = Scale(
     3,
     3,
     20,
+    3,
     interval=0.05,
     minutes=0.2,
     deadline=20.0,
@@ -144,6 +153,14 @@ class Watch:
         self._thread.join()
 
 
+def end_all(mark: str) -> None:
+    """End all processes with a mark: those of another checkout, too; the next one may have been started meanwhile."""
+    while pids := list(marked(mark)):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def memory(pids: Sequence[int]) -> float:
     """MiB of processes."""
     return sum(Memory.of(pid).pss for pid in pids) / MIB
@@ -175,7 +192,7 @@ class Stage:
         for child in self._children:
             child.kill()
             child.wait()
-        kill(self.mark)
+        end_all(self.mark)
         self.hub.stop()
         shutil.rmtree(self.place, ignore_errors=True)
 
@@ -323,22 +340,28 @@ def block(stage: Stage, scale: Scale, count: int) -> None:
 # long runs
 
 
+def faster(scale: Scale) -> dict[str, str]:
+    """As many times more commits an hour as the interval is shorter."""
+    limit = DEFAULT_COMMITS_PER_HOUR * DEFAULT_COMMIT_EVERY / scale.interval
+    return {"HF_MPWRITER_COMMITS_PER_HOUR": str(int(limit))}
+
+
 class Ages:
     """How old the oldest record is that is not on the Hub, of each run."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage, self._grown = stage, dict[Path, list[tuple[float, int]]]()
+    def __init__(self, stage: Stage, run_dirs: Sequence[Path]) -> None:
+        self._stage, self._run_dirs, self._grown = stage, run_dirs, dict[Path, list[tuple[float, int]]]()
         self.worst = dict[Path, float]()  # seconds, per run
 
     def look(self) -> None:
         """Note what has been written, and what of it is on the Hub."""
         tree, now = self._stage.tree(), time.monotonic()
-        for run_dir in self._stage.run_dirs():
+        for run_dir in self._run_dirs:
             for path in run_dir.rglob("*.tfevents.*"):
                 lengths, size = self._grown.setdefault(path, []), path.stat().st_size
                 if not lengths or size > lengths[-1][1]:
                     lengths.append((now, size))
-                there = tree.get(f"{folder_of(run_dir)}/{path.relative_to(run_dir)}", 0)
+                there = tree.get(f"tensorboard/{run_dir.name}/{path.relative_to(run_dir)}", 0)
                 while lengths and lengths[0][1] <= there:
                     lengths.pop(0)
                 if lengths:
@@ -346,18 +369,22 @@ class Ages:
                 else:
                     self._grown[path] = [(now, there)]  # the next growth is newer than now
 
+    def look_for(self, seconds: float) -> None:
+        """Look each second, for so long."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.look()
+            time.sleep(LOOK)
+
 
 def long(stage: Stage, scale: Scale, count: int) -> None:
     """Let long runs log side by side."""
-    seconds, faster = 60 * scale.minutes, DEFAULT_COMMIT_EVERY / scale.interval
-    limit = {"HF_MPWRITER_COMMITS_PER_HOUR": str(int(DEFAULT_COMMITS_PER_HOUR * faster))}
+    seconds, limit = 60 * scale.minutes, faster(scale)
     with Watch(stage.mark) as peak:
         run_dirs = [stage.runs / f"run{number:02d}" for number in range(count)]
         children = [stage.start("long", run_dir, REPO, scale.interval, seconds, **limit) for run_dir in run_dirs]
-        ages, until = Ages(stage), time.monotonic() + seconds
-        while time.monotonic() < until:
-            ages.look()
-            time.sleep(LOOK)
+        ages = Ages(stage, run_dirs)
+        ages.look_for(seconds)
         commits, intervals = stage.commits(), scale.minutes / scale.interval
         for child in children:
             child.wait()
@@ -368,6 +395,52 @@ def long(stage: Stage, scale: Scale, count: int) -> None:
     show("oldest record not on the Hub, median of the runs", statistics.median(worst), "inter.")
     show_arrival(stage, scale, ended_at)
     show_peak(peak)
+
+
+# faults
+
+
+def faults(stage: Stage, scale: Scale, count: int) -> None:
+    """Let something happen to one of several long runs, in this checkout and in another one."""
+    for name in scale.only:
+        for tree in [*filter(None, [scale.old]), ""]:
+            what, place = f"{'old' if tree else 'ours'}, {name}", stage.place / "fault"
+            place.mkdir()
+            try:
+                with FAULTS[name](place) as fault, Stage(stage.place, "case") as case:
+                    _strike(case, scale, count, fault, tree, what)
+            except OSError as error:
+                print(f"{what}: left out: {error}", flush=True)
+            shutil.rmtree(place)
+
+
+def _strike(stage: Stage, scale: Scale, count: int, fault: Fault, tree: str, what: str) -> None:
+    interval, heavy = 60 * scale.interval, stage.place / "heavy"
+    env = faster(scale) | {"PYTHONPATH": os.pathsep.join(filter(None, [tree, stage.env["PYTHONPATH"]]))}
+    run_dirs = [(fault.others or stage.runs) / f"run{number:02d}" for number in range(1, count)]
+    victim = (fault.folder or stage.runs) / "run00"
+
+    def start(run_dir: Path, *more: object) -> subprocess.Popen[str]:
+        return stage.start("long", run_dir, REPO, scale.interval, 3600, *more, **env)
+
+    trial = Trial(victim, heavy, lambda: start(victim, heavy), start(victim, heavy))
+    fault.enter(trial.child.pid)
+    for run_dir in run_dirs:
+        start(run_dir)
+    try:
+        ages = Ages(stage, run_dirs)
+        ages.look_for(SETTLED * interval)
+        becomes_true(lambda: len({path.split("/")[1] for path in stage.tree() if "/" in path}) == count, scale.deadline)
+        ages.look_for(interval)
+        ages.worst.clear()
+        fault.strike(trial)
+        ages.look_for(WATCHED * interval)
+    finally:
+        fault.undo()
+        end_all(stage.mark)
+    worst = [ages.worst.get(run_dir, math.inf) for run_dir in run_dirs]
+    show(f"{what}: oldest record of the {count - 1} others, worst run", max(worst), "s")
+    show(f"{what}: the same, median of the runs", statistics.median(worst), "s")
 
 
 # finished runs
@@ -412,7 +485,7 @@ def _at_rest(stage: Stage, scale: Scale, folder: Path, what: str) -> None:
     show(f"{what}: memory of the uploaders (pss)", memory(uploaders), "MiB")
     for child in children:
         child.kill()
-    kill(stage.mark)
+    end_all(stage.mark)
 
 
 # names
@@ -480,6 +553,7 @@ PARTS: dict[str, Callable[[Stage, Scale, int], None]] = {
     "block": block,
     "long": long,
     "finished": finished,
+    "faults": faults,
     "names": names,
 }
 
@@ -496,6 +570,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small numbers; waits that are too long are given up")
     parser.add_argument("--interval", type=float, help=f"minutes between commits of long runs ({FULL.interval:g})")
     parser.add_argument("--minutes", type=float, help=f"of long runs ({FULL.minutes:g})")
+    parser.add_argument("--only", nargs="+", choices=FAULTS, help="of the faults (default: all)")
+    parser.add_argument("--old", help="another checkout of this project, whose delays by faults are measured, too")
     add_directory(parser)
     return parser.parse_args()
 
@@ -506,7 +582,9 @@ def main() -> int:
     for number in signals:
         signal.signal(number, lambda *_: sys.exit(1))  # what was started is ended
     scale = QUICK if options.quick else FULL
-    given = {name: getattr(options, name) for name in ("interval", "minutes") if getattr(options, name) is not None}
+    own_mounts()  # whatever ends this process, no mount of a fault stays
+    names = ("interval", "minutes", "only", "old")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     scale = Scale(**vars(scale) | given)
     chosen = {name: getattr(options, name) for name in PARTS if getattr(options, name) is not None}
     directory = Path(tempfile.mkdtemp(prefix="bench_sweep_", dir=options.dir))

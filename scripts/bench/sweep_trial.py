@@ -3,7 +3,8 @@
     one RUN_DIR REPO                        a trial; the monotonic time after its last call
     pool FOLDER REPO TRIALS                 trials in a Pool of 4, spawned; the seconds of each end
     blocks RUN_DIR REPO EPOCHS              a `with` block per epoch; the seconds of each end
-    long RUN_DIR REPO MINUTES SECONDS       logs for so many seconds, with a commit every so many minutes
+    long RUN_DIR REPO MINUTES SECONDS       logs for so many seconds, with a commit every so many minutes; [FILE]: 4 MB
+                                            a second from when there is this file
     idle RUN_DIR REPO                       logs once, and lives until its input ends
     lightning SAVE_DIR REPO                 a trial with Lightning's own names of run directories; where it was
 
@@ -25,6 +26,7 @@ from hf_mpwriter import HFSummaryWriter
 SCALARS = 20
 POOL = 4  # processes
 PACE = 0.25  # seconds between two records of a long run
+CHUNK = 1_000_000  # bytes of each that is heavy
 
 
 def trial(run_dir: str, repo: str) -> float:
@@ -58,12 +60,14 @@ def blocks(run_dir: str, repo: str, epochs: str) -> list[float]:
     return [end_of(run_dir, repo) for _ in range(int(epochs))]
 
 
-def long(run_dir: str, repo: str, minutes: str, seconds: str) -> None:
+def long(run_dir: str, repo: str, minutes: str, seconds: str, heavy: str = "") -> None:
     """Log all the time."""
     with HFSummaryWriter(repo, logdir=run_dir, commit_every=float(minutes)) as writer:
         until, step = time.monotonic() + float(seconds), 0
         while time.monotonic() < until:
             writer.add_scalar("loss", 0.5, step)
+            if heavy and os.path.exists(heavy):
+                writer.add_text("noise", os.urandom(CHUNK // 2).hex(), step)
             step += 1
             time.sleep(PACE)
 

@@ -144,9 +144,11 @@ class Mounted:
         """All files that other hosts see: content by path."""
         return contents(self.store)
 
-    def hang(self) -> None:
-        """Let every call wait from now on, also those of processes that are killed."""
-        self._gate.touch()
+    def hang(self, below: Path | None = None) -> None:
+        """Let every call, or those below a place, wait from now on, also those of processes that are killed."""
+        with self._gate.with_suffix(".shut").open("w") as gate:
+            gate.write("" if below in (None, self.place) else f"/{below.relative_to(self.place)}")
+        os.replace(gate.name, self._gate)
 
     def release(self) -> None:
         """Answer all that wait."""

@@ -4,7 +4,8 @@
     Draft          a file of this mount that is not published yet: a temporary file
     Handle         an open file
 
-Every call waits while the gate is shut, then for the delay of the model. One lock holds all state.
+Every call below the path that is in the gate waits while there is a gate, then for the delay of the model. One lock
+holds all state.
 """
 
 from __future__ import annotations
@@ -44,15 +45,24 @@ def call(method: Callable[..., Any]) -> Callable[..., Any]:
     """A call of the mount: it waits as the model says, then has all state for itself."""
 
     @functools.wraps(method)
-    def waits(self: Files, *arguments: Any) -> Any:
-        while os.path.exists(self.gate):
+    def waits(self: Files, path: str, *arguments: Any) -> Any:
+        while is_shut(self.gate, path):
             time.sleep(0.01)
         if self.model.delay:
             time.sleep(self.model.delay)
         with self.state:
-            return method(self, *arguments)
+            return method(self, path, *arguments)
 
     return waits
+
+
+def is_shut(gate: str, path: str) -> bool:
+    """Whether a call is to wait: the gate says below which path."""
+    try:
+        with open(gate) as file:
+            return path.startswith(file.read())
+    except FileNotFoundError:
+        return False
 
 
 @dataclasses.dataclass

@@ -49,6 +49,7 @@ SWEEP = {
         "8 living runs alone: uploaders": "",
         "beside 20 finished ones: memory of the uploaders (pss)": "MiB",
     },
+    ("--faults", "--only", "refused"): {"ours, refused: oldest record of the 2 others, worst run": "s"},
     ("--names",): {"folders shared by runs that differ": "target 0", "folders that a pull has changed": "target 0"},
 }
 
