@@ -47,7 +47,7 @@ from hf_mpwriter.push.client import Hub, Remote
 from hf_mpwriter.snapshot.event_files import other_run_above
 from hf_mpwriter.spool import ledger as ledgers
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.pulled import add_pulled
+from hf_mpwriter.spool.pulled import note_pulled
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import at
@@ -191,10 +191,11 @@ class _Pull:
             in_use = set(map(os.path.dirname, Members(self._spool).growing()))
             lacking = [path for path in self._tree if not self._settle(path, self._obstacle(path, in_use))]
             sizes = {path: self._tree[path].size for path in lacking}
-            add_pulled(self._spool, sizes)  # now: an interrupted pull did come
+            note_pulled(self._spool, sizes)  # now: an interrupted pull did come
             for path, size in sizes.items():
                 if self._settle(path, self._fetch(path)) and path in self._here:
                     self._report.fetched[path] = size
+            note_pulled(self._spool, {}, [path for path in sizes if self._report.left.get(path) == DIFFERS])
         finally:
             if (lock := locks.try_exclusive(self._spool.uploader_lock)) is not None:
                 try:

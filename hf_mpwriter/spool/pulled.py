@@ -10,6 +10,7 @@ Invariant: it is written under the lock of the pulls.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base import state
@@ -34,8 +35,9 @@ def pulled_files(spool: Spool) -> dict[str, int]:
     return state.read(PulledFiles, spool.directory / "pulled.json").files
 
 
-def add_pulled(spool: Spool, files: dict[str, int]) -> None:
-    """Add what was pulled."""
-    if files:
-        record = PulledFiles(pulled_files(spool) | files)
-        disk.replace(spool.directory / "pulled.json", state.dump(record), "pull.record")
+def note_pulled(spool: Spool, came: dict[str, int], others: Collection[str] = ()) -> None:
+    """Add what has come, and take out what is another file than the Hub's."""
+    before = pulled_files(spool)
+    files = {path: length for path, length in (before | came).items() if path not in others}
+    if files != before:
+        disk.replace(spool.directory / "pulled.json", state.dump(PulledFiles(files)), "pull.record")

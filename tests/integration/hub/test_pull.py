@@ -18,6 +18,7 @@ from support import event_file, keys
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.pulled import pulled_files
 
 EVERYTHING = LOG_AND_EXIT.replace("logdir=", "repo_allow_patterns=None, logdir=")
 NAME = "events.out.tfevents.1000000000.there.1.0123abcd"
@@ -73,6 +74,7 @@ def test_what_is_here_stays(hub, run_dir, stored):
     assert (result.exit_code, result.output.count("it differs from the Hub's copy")) == (1, 1), result.output
     assert "2 of 5 files were not pulled" in result.output
     assert f"rank_00001/{names[4]}: something that is no regular file is in its place" in result.output
+    assert pulled_files(Spool(str(run_dir))) == {f"rank_00001/{names[2]}": len(beginning)}
     after = tree(run_dir)
     assert after.pop(f"rank_00001/{names[2]}")[1] == beginning
     del before[f"rank_00001/{names[2]}"]

@@ -22,7 +22,7 @@ from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.pulled import add_pulled
+from hf_mpwriter.spool.pulled import note_pulled
 from hf_mpwriter.system import disk, filesystem, locks, user_cache
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.uploader import folders
@@ -232,7 +232,7 @@ def test_what_was_pulled_to_a_second_place_stays_and_the_first_one_remains_the_o
     """A user has said that it is the same run; a third run directory is told of the first."""
     settle(make("sweepA/lr0.1"))
     pulled = make("elsewhere/lr0.1")
-    add_pulled(pulled, {FILE: 10})
+    note_pulled(pulled, {FILE: 10})
     assert settle(pulled) == (ASKED, "")
     assert f"belongs to {tmp_path}/sweepA/lr0.1" in settle(make("third/lr0.1"))[1]
 
