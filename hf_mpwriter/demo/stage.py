@@ -1,7 +1,7 @@
 """The processes of the demo: a local Hub, four ranks, and the uploader that the ranks start.
 
-    demo  --Popen--->  local Hub
-          --Popen--->  rank 0 ... rank 3  --posix_spawn-->  uploader  --Popen-->  push
+    demo  --Popen-->  local Hub
+          --Child-->  rank 0 ... rank 3  --start-->  uploader  --Child-->  push
 
 Invariant: when the stage is left, all of them end, whatever happened. Ranks end by SIGKILL. The uploader ends by
 SIGTERM, after which it may push once more, and after UPLOADER_PATIENCE by SIGKILL. The Hub ends last.
@@ -23,8 +23,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Self
@@ -35,6 +33,7 @@ from hf_mpwriter.base.timing import VARIABLE
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.storage import find, spool_of
+from hf_mpwriter.system.launch import Child
 from hf_mpwriter.testing import processes
 
 REPO = "demo/digits"
@@ -42,6 +41,7 @@ RANKS = 4
 STEPS = 160  # of each rank
 PACE = 0.1  # seconds between two steps
 UPLOADER_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL of the uploader
+PATIENCE = 10.0  # seconds to wait for the end of a process that was killed
 
 # The matrices are small: threads of numpy in four processes would only compete for the cores.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -85,24 +85,18 @@ class Rank:
     """A rank, in all its lives."""
 
     def __init__(self, place: Folder, rank: int, env: dict[str, str]) -> None:
-        self.rank, self._log = rank, Path(place.log(rank))
-        self._command = [sys.executable, "-m", "hf_mpwriter.demo.training", place.root, str(os.getpid())]
+        self.rank, self._root, self._log = rank, place.root, Path(place.log(rank))
         self._env = env | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
-        self.process = self._started()  # of its latest life
+        self.start()
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        """Start it. It has a session of its own, so that Ctrl-C reaches the demo only."""
+    def start(self) -> None:
+        """Begin a life."""
         with self._log.open("ab") as log:
-            return subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log, start_new_session=True)
-
-    def start_again(self) -> None:
-        """Begin another life."""
-        self.process = self._started()
+            self.process = Child("rank", b"", self._root, {2: log.fileno()}, env=self._env)  # of its latest life
 
     def kill(self) -> None:
         """End its latest life by SIGKILL."""
-        self.process.kill()
-        self.process.wait()
+        self.process.end(PATIENCE)
 
     def first_steps(self) -> list[int]:
         """The first step of each life."""

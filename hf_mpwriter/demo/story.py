@@ -19,7 +19,6 @@ import contextlib
 import importlib.util
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +28,8 @@ from pathlib import Path
 import psutil
 
 from hf_mpwriter.base.words import as_path, size_text, typed
-from hf_mpwriter.demo.stage import REPO, STEPS, Folder, Stage
+from hf_mpwriter.demo.stage import PATIENCE, REPO, STEPS, Folder, Stage
+from hf_mpwriter.system.launch import Child
 
 VICTIM = 2  # the rank that is killed
 POLL = 0.05  # seconds between two checks of a condition
@@ -56,18 +56,32 @@ def run(directory: Path | None, *, stay: bool = False) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the demo as Ctrl-C does
         with Stage(place) as stage:
             _Story(stage).tell()
-            # A process of its own, which knows the folder and the Hub only.
-            command = [sys.executable, "-m", "hf_mpwriter.demo.verdict", place.root]
-            code = subprocess.run(command, env=stage.env, check=False, timeout=LIMIT).returncode
+            code = _verdict(stage)
             if stay:
                 _keep_open(stage)
             return code
-    except (DemoError, OSError, psutil.Error, subprocess.TimeoutExpired) as error:
+    except (DemoError, OSError, psutil.Error) as error:
         print(f"The demo failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"Interrupted; everything has ended. What was logged is in {place.root}.", file=sys.stderr)
         return 130
+
+
+def _verdict(stage: Stage) -> int:
+    """The exit code of the verdict: a process of its own, which knows the folder and the Hub only."""
+    verdict = Child("verdict", b"", stage.place.root, {2: 2}, limit=LIMIT, env=stage.env)
+    try:
+        has_ended = False
+        while not has_ended:
+            verdict.wait(LINE_EVERY)
+            lines, has_ended = verdict.hear()
+            print(*(line.decode() + "\n" for line in lines), sep="", end="", flush=True)
+    finally:
+        verdict.end(PATIENCE)
+    if verdict.has_hung:
+        raise DemoError(f"the verdict {verdict.how_it_ended}")
+    return verdict.code or 0
 
 
 def _keep_open(stage: Stage) -> None:
@@ -120,7 +134,7 @@ class _Story:
         while not condition():
             self._show_progress()
             for rank in self._stage.ranks:
-                if code := rank.process.poll():
+                if rank.process.has_ended() and (code := rank.process.code):
                     tail = "\n".join(rank.output().splitlines()[-15:])
                     raise DemoError(f"rank {rank.rank} ended with exit code {code}; its log ends with:\n{tail}")
             if time.monotonic() > end:
@@ -144,7 +158,7 @@ class _Story:
         """Start the rank again, and wait for a new uploader."""
         victim = self._stage.ranks[VICTIM]
         lives = len(victim.first_steps())
-        victim.start_again()
+        victim.start()
         self._until(lambda: len(victim.first_steps()) > lives, f"rank {VICTIM} to resume")
         self._show(f"rank {VICTIM} resumed at step {victim.first_steps()[-1]} (pid {victim.process.pid})")
         self._until(lambda: self._stage.uploader() not in (0, dead), "a new uploader")
@@ -155,6 +169,6 @@ class _Story:
         ranks = self._stage.ranks
         self._until(lambda: all(rank.step >= STEPS for rank in ranks), "the end of training")
         self._show("all ranks have trained; each ends when its events are on the Hub")
-        self._until(lambda: all(rank.process.poll() is not None for rank in ranks), "the end of all ranks")
+        self._until(lambda: all(rank.process.has_ended() for rank in ranks), "the end of all ranks")
         self._until(lambda: not self._stage.view.is_alive(), "the uploader to leave")
         self._show("all ranks have ended, the uploader has left")

@@ -1,8 +1,6 @@
 """One rank of the demo: it trains a small network on scikit-learn's handwritten digits, and logs that.
 
-    RANK=2 LOCAL_RANK=2 WORLD_SIZE=4 python -m hf_mpwriter.demo.training DIRECTORY PARENT
-
-    begins at step 0                        on standard output: first step of this life
+    begins at step 0                        in its log: first step of this life
     step 1 loss 2.30 accuracy 0.11          and one line per step
 
 Each rank has a learning rate of its own. It saves a checkpoint every CHECKPOINT_EVERY steps and resumes from it. The
@@ -23,6 +21,7 @@ from sklearn.datasets import load_digits
 
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.demo.stage import PACE, REPO, STEPS, Folder
+from hf_mpwriter.system import launch
 from hf_mpwriter.testing import Journal
 
 LEARNING_RATES = (0.02, 0.1, 0.5, 1.0)  # by rank
@@ -82,7 +81,7 @@ def evaluate(writer: HFSummaryWriter, journal: Journal, weights: Array, answers:
         journal.note(writer, tag, step)
 
 
-def train(place: Folder, rank: int, parent: int) -> None:
+def train(place: Folder, rank: int) -> None:
     """Train a rank to its last step; its end waits until all of it is on the Hub."""
     images, digits = load_digits(return_X_y=True)
     images = images / 16.0
@@ -94,8 +93,6 @@ def train(place: Folder, rank: int, parent: int) -> None:
     ) as writer:
         journal = Journal(place.journals)
         for step in range(first, STEPS):
-            if os.getppid() != parent:  # the demo was killed
-                os._exit(1)
             batch = np.random.default_rng([rank, step]).integers(HELD_OUT, len(images), BATCH)
             loss, accuracy = network.train(images[batch], digits[batch], rate)
             metrics = {"train/loss": loss, "train/accuracy": accuracy}
@@ -111,5 +108,8 @@ def train(place: Folder, rank: int, parent: int) -> None:
             time.sleep(PACE)
 
 
-if __name__ == "__main__":
-    train(Folder(sys.argv[1]), int(os.environ["RANK"]), int(sys.argv[2]))
+def main() -> None:
+    """Entry point of the process, see `system/launch`; it ends with the demo."""
+    launch.answer()
+    launch.read_record()
+    train(Folder(sys.argv[1]), int(os.environ["RANK"]))

@@ -1,7 +1,5 @@
 """The verdict of the demo: it asks the oracle, and prints a table and commands to look at the run.
 
-    python -m hf_mpwriter.demo.verdict DIRECTORY
-
     worker  processes  events logged  events on the Hub
     rank 0          1            250                250
     ...
@@ -53,7 +51,12 @@ Start that Hub again, and download from it elsewhere:
   {typed(endpoint, hf, "download", destination.repo_id, "--local-dir", "digits")}"""
 
 
-def main(directory: str) -> int:
+def main() -> None:
+    """Entry point of the process, see `system/launch`."""
+    sys.exit(judge(sys.argv[1]))
+
+
+def judge(directory: str) -> int:
     """Print the verdict; the exit code."""
     place = Folder(directory)
     destination = spool_of(find(place.run_dir)).destination()
@@ -69,7 +72,3 @@ def main(directory: str) -> int:
         print("Every event is on the Hub, once. Nothing shrank on the way.")
     print(commands(place, destination))
     return 1 if report.problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

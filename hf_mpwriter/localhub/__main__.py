@@ -1,4 +1,4 @@
-"""`python -m hf_mpwriter.localhub SOCKET PARENT ROOT CONFIG`: the child process of a `LocalHub`.
+"""The child process of a `LocalHub`, with the arguments SOCKET PARENT ROOT CONFIG; see `child`.
 
 The token comes from the environment, which other users of the machine cannot read.
 """

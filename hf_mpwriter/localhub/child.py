@@ -1,11 +1,14 @@
 """A listening socket, and a child process that inherits it: its start, its log, and its end with its parent.
 
 The socket listens before the child starts: the first request waits there, and no other process takes the port.
+
+Invariant: the current folder is on the import path of no child: in a shared one others may put modules.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -15,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from hf_mpwriter.localhub.config import HOST, ServerError
 
@@ -25,6 +29,13 @@ TAKEOVER = 10.0  # seconds to wait for a port that a dying server still holds
 RETRY_EVERY = 0.02  # seconds
 ORPHAN_CHECK = 0.2  # seconds between checks of the parent
 LOG_TAIL = 2000  # bytes of the log in an error message
+BOOT = (  # the package comes from its own place only: it may be there twice
+    "import sys; sys.path[:] = {!a}; from importlib import machinery, util; import runpy; "
+    "spec = machinery.PathFinder.find_spec('hf_mpwriter', sys.path[-1:]); "
+    "sys.modules[spec.name] = util.module_from_spec(spec); spec.loader.exec_module(sys.modules[spec.name]); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__')"
+)
+PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # or the archive that holds it
 
 
 def listen(port: int = 0) -> socket.socket:
@@ -44,14 +55,27 @@ def listen(port: int = 0) -> socket.socket:
             time.sleep(RETRY_EVERY)
 
 
+def start_python(module: str, *arguments: str, env: Mapping[str, str], **given: Any) -> subprocess.Popen[bytes]:
+    """Start a module. It has the absolute places of this import path, without the current folder, and no PYTHONPATH."""
+    relative = (place for place in ("", *env.get("PYTHONPATH", "").split(os.pathsep)) if not os.path.isabs(place))
+    left_out = {os.path.abspath(place) for place in relative}
+    places = [place for place in sys.path if os.path.isabs(place) and os.path.normpath(place) not in left_out]
+    command = [sys.executable, "-P", "-c", BOOT.format([*places, PACKAGE]), module, *arguments]
+    env = {name: value for name, value in env.items() if name != "PYTHONPATH"}
+    return subprocess.Popen(command, env=env, **given)
+
+
 class ChildServer:
     """A Python module as a child process; `inherited` is its other side."""
 
     def __init__(self, module: str, sock: socket.socket, *arguments: str, log: str, env: Mapping[str, str]) -> None:
         self._log = log
-        with open(log, "ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(sock.fileno()), str(os.getpid()), *arguments],
+        with open(log, "ab", opener=functools.partial(os.open, mode=0o600)) as output:
+            self._process = start_python(
+                module,
+                str(sock.fileno()),
+                str(os.getpid()),
+                *arguments,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

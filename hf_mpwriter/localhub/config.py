@@ -6,6 +6,7 @@ The token is not among them: arguments of a process are visible to other users, 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -22,6 +23,14 @@ TOKEN_VARIABLE = "HF_MPWRITER_LOCALHUB_TOKEN"  # noqa: S105  # a variable's name
 
 class ServerError(Exception):
     """The local Hub cannot be started."""
+
+
+def make_private(folder: str) -> None:
+    """Make a folder of this user alone. One that is there and is not is refused: others may have put things there."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    found = os.stat(folder)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ServerError(f"{folder} has to be yours alone, with mode 0700")
 
 
 def take_token(environ: MutableMapping[str, str]) -> str | None:

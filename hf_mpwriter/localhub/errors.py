@@ -95,6 +95,12 @@ class RateLimited(Refusal):
     status = 429
 
 
+class UnsupportedMedia(Refusal):
+    """This type of content is not taken."""
+
+    status = 415
+
+
 class RangeNotSatisfiable(Refusal):
     """The requested range is outside the content."""
 

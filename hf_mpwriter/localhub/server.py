@@ -22,6 +22,7 @@ from hf_mpwriter.localhub.config import (
     TOKEN_VARIABLE,
     HubConfig,
     ServerError,
+    make_private,
     take_token,
 )
 from hf_mpwriter.localhub.faults import Fault, Standing, from_json, parse
@@ -35,7 +36,7 @@ class LocalHub:
     """A Hub in a child process, which ends with this one, even by SIGKILL.
 
     Args:
-        root: The folder for all data; created if it is missing.
+        root: The folder for all data, readable by this user only; created if it is missing.
         token: The token that requests must carry, `<token>-read` to read only; None accepts every request.
         port: The port on 127.0.0.1; 0 picks a free port and keeps it for later starts.
         options: Fields of `config.HubConfig`, such as `xet=False` or `commits_per_hour=2`.
@@ -80,7 +81,7 @@ class LocalHub:
         """
         if self.pid is not None:
             raise ServerError(f"The local Hub is already running (pid {self.pid})")
-        os.makedirs(self.root, exist_ok=True)
+        make_private(self.root)
         environment = dict(os.environ)
         take_token(environment)
         with listen(self.port) as sock:
@@ -137,7 +138,8 @@ class LocalHub:
         self.token = token
 
     def _control(self, method: str, path: str, body: Any = None) -> Any:
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        with open(os.path.join(self.root, "secret"), encoding="ascii") as file:
+            headers = {"Authorization": f"Bearer {file.read()}"}
         connection = http.client.HTTPConnection(HOST, self.port, timeout=START_DEADLINE)
         with contextlib.closing(connection):
             connection.request(method, path, json.dumps(body), headers)

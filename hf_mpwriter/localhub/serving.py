@@ -1,10 +1,12 @@
 """The server process: claim the root, share one state among all endpoints, serve until a signal.
 
     ROOT/server.lock      held by the only server of this root
-    ROOT/secret           32 random bytes, mode 0600
+    ROOT/secret           64 random hex digits
 
 A server empties the root's `tmp/` when it starts, so it must hold the lock before that. The secret signs upload URLs
-and Xet access tokens. It is on disk so that they stay valid after a crash.
+and Xet access tokens, and whoever can read it may control the Hub. It is on disk so that they stay valid after a crash.
+
+Invariant: other users read nothing of the root: it is 0700 and of this user, or refused, and all in it is private.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from typing import BinaryIO
 import uvicorn
 
 from hf_mpwriter.localhub.child import listen
-from hf_mpwriter.localhub.config import HOST, HubConfig, ServerError
+from hf_mpwriter.localhub.config import HOST, HubConfig, ServerError, make_private
 from hf_mpwriter.localhub.endpoints.app import create_app
 from hf_mpwriter.localhub.errors import Forbidden, RateLimited, Refusal, Unauthorized
 from hf_mpwriter.localhub.faulting import Faults, Protocol
@@ -58,6 +60,7 @@ def serve(
     """Serve a Hub until SIGTERM or SIGINT."""
     if config.xet and importlib.util.find_spec("hf_xet") is None:
         raise ServerError("Xet needs the package hf_xet; install it or switch Xet off (--set xet=false)")
+    os.umask(0o077)
     store = WritableStore(root, discard=config.discard, long_ids=config.long_ids)
     lock = _lock_root(store.root)
     store.prepare()
@@ -100,7 +103,7 @@ class _Server(uvicorn.Server):
 
 def _lock_root(root: str, deadline: float = TAKEOVER) -> BinaryIO:
     """Claim a root for this process: the locks of repositories do not reach across processes."""
-    os.makedirs(root, exist_ok=True)
+    make_private(root)
     file = open(os.path.join(root, "server.lock"), "ab")  # noqa: SIM115  # open for as long as the lock is held
     ends = time.monotonic() + deadline
     while True:
@@ -140,8 +143,8 @@ def _load_secret(store: WritableStore) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
-        secret = secrets.token_bytes(32)
-        store.disk.write(path, secret, 0o600)
+        secret = secrets.token_hex(32).encode()
+        store.disk.write(path, secret)
         return secret
 
 

@@ -98,10 +98,10 @@ class Disk:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.replace(temporary, path)
 
-    def write(self, path: str, data: bytes, mode: int = 0o666) -> None:
+    def write(self, path: str, data: bytes) -> None:
         """Create or replace a file in one step."""
         temporary = self.scratch()
-        with open(temporary, "xb", opener=functools.partial(os.open, mode=mode)) as file:
+        with open(temporary, "xb") as file:
             file.write(data)
         self.publish(temporary, path)
 

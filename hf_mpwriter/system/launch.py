@@ -4,6 +4,7 @@
     worker    --Child-->  copy, to know what is in the logdir
     uploader  --Child-->  push                          uploader  --start-->  search
     mirror    --Child-->  copy                          supervisor --start--> ranks
+    demo      --Child-->  rank, verdict
 
     python -P -X utf8=1 -c BOOT <run directory> <seconds> <pid that started it> <title>
 
@@ -21,7 +22,9 @@ Invariants:
   stand here alone; by the same words a process is found again.
 - The run directory is an argument only so that a process can be found again. The title is for people who read `ps`;
   an uploader serves several runs, so it and its pushes name the repository.
-- Each process of the same Python gets the import path of the one that starts it, because it starts elsewhere.
+- Each process of the same Python gets the import path of the one that starts it, because it starts elsewhere. The
+  current folder is never on it, nor in PYTHONPATH: in a shared one others may put modules. The place of this package
+  is the last one, for the same reason, and the only one in which the package is searched: it may be there twice.
 - No program is started that was not seen to be a Python: `sys.executable` may be the program that embeds it, and would
   start training again.
 - No process waits for a child: its record is a whole file, and its pipe is not blocking.
@@ -46,7 +49,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from hf_mpwriter.system.process import fill_standard, import_path, open_above, processes, take_standard
+from hf_mpwriter.system.process import (
+    fill_standard,
+    import_path,
+    open_above,
+    places_of_the_current_folder,
+    processes,
+    take_standard,
+)
 
 LOCK_FD, RECORD_FD, RUN_DIR_FD, SPOOL_FD, MORE_FD = 3, 4, 5, 6, 7
 READ_SIZE = 1 << 16  # bytes
@@ -69,12 +79,17 @@ KINDS = DAEMONS | {  # the module of each kind of process; its `main` is the pro
     "search": "hf_mpwriter.uploader.siblings",
     "copy": "hf_mpwriter.mirror.copy",
     "ranks": "hf_mpwriter.cli.ranks",
+    "rank": "hf_mpwriter.demo.training",
+    "verdict": "hf_mpwriter.demo.verdict",
 }
-UNSIGNALLED = (*DAEMONS, "ranks")  # they get a session of their own, which no terminal signals
+UNSIGNALLED = (*DAEMONS, "ranks", "rank")  # they get a session of their own, which no terminal signals
 _BEGIN = (
     "import signal,sys;signal.setitimer(signal.ITIMER_REAL,float(sys.argv[2]));import json,os;"
     f"h=json.loads(os.pread({RECORD_FD},os.fstat({RECORD_FD}).st_size,0).partition(b'\\n')[0]);"
-    "sys.path[:]=h['path'] if h['python']==sys.implementation.cache_tag else sys.path;"
+    "same=h['python']==sys.implementation.cache_tag;sys.path[:]=h['path'] if same else sys.path;"
+    "from importlib import machinery,util;s=same and machinery.PathFinder.find_spec('hf_mpwriter',h['path'][-1:]);"
+    "sys.modules.update({s.name:util.module_from_spec(s)} if s else {});"
+    "s and s.loader.exec_module(sys.modules[s.name]);"
 )
 _NAME = f"from hf_mpwriter.system import process;process.take_name({OWN_NAME!r});"
 _DETACH = f"from hf_mpwriter.daemon import background;background.detach({SPOOL_FD});"  # before anything that takes time
@@ -127,7 +142,7 @@ def start(
         return os.posix_spawn(
             program,
             argv,
-            env,
+            _without_current_folder(env),
             file_actions=actions,
             setsid=kind in UNSIGNALLED,
             setsigmask=[],
@@ -323,6 +338,15 @@ def _with_import_path(data: bytes) -> bytes:
     """
     tag = "" if getattr(sys, "frozen", False) else sys.implementation.cache_tag
     return json.dumps({"python": tag, "path": import_path()}).encode() + b"\n" + data
+
+
+def _without_current_folder(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child; its PYTHONPATH, which Python reads before the record, names absolute places only."""
+    left_out = places_of_the_current_folder()
+    places = env.get("PYTHONPATH", "").split(os.pathsep)
+    kept = [place for place in places if os.path.isabs(place) and os.path.normpath(place) not in left_out]
+    others = {name: value for name, value in env.items() if name != "PYTHONPATH"}
+    return others | ({"PYTHONPATH": os.pathsep.join(kept)} if kept else {})
 
 
 def record_file(data: bytes) -> contextlib.AbstractContextManager[int]:

@@ -176,14 +176,21 @@ def links_are_protected() -> bool:
     return _read_line("/proc/sys/fs/protected_hardlinks") == "1"
 
 
-def import_path() -> list[str]:
-    """The import path of this process, for a child that starts in another directory.
+def places_of_the_current_folder() -> set[str]:
+    """The working directory at the start, and what PYTHONPATH names below it: whoever may write there names modules."""
+    entries = ("", *os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return {os.path.normpath(os.path.join(start_directory(), entry)) for entry in entries if not os.path.isabs(entry)}
 
-    The directory or archive of this package comes last: a program may have found it in another way.
+
+def import_path() -> list[str]:
+    """The import path of this process, for a child: absolute places only, and not the current folder.
+
+    The directory or archive of this package comes last: a program may have found it there, or in another way.
     """
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    entries = [os.path.normpath(os.path.join(start_directory(), entry)) for entry in sys.path if isinstance(entry, str)]
-    return list(dict.fromkeys([*filter(os.path.isabs, entries), package]))
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.join(start_directory(), __file__))))
+    left_out = places_of_the_current_folder()
+    entries = [os.path.normpath(entry) for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry)]
+    return list(dict.fromkeys([*(entry for entry in entries if entry not in left_out), package]))
 
 
 def initial_environment() -> dict[str, str]:

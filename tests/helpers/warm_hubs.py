@@ -52,7 +52,7 @@ class WarmServer(ChildServer):
 
 
 def _serve(sock: socket.socket, root: str, config: str, log: str, env: dict[str, str], parent: int) -> None:
-    """Serve a Hub, as `python -m hf_mpwriter.localhub` does, until a signal or the end of the tests."""
+    """Serve a Hub, as `hf_mpwriter.localhub.__main__` does, until a signal or the end of the tests."""
     from hf_mpwriter.localhub.config import HubConfig, take_token
     from hf_mpwriter.localhub.serving import serve
 
@@ -64,7 +64,7 @@ def _serve(sock: socket.socket, root: str, config: str, log: str, env: dict[str,
 
     threading.Thread(target=watch, daemon=True).start()
     os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(output, stream)
     os.environ.clear()

@@ -53,7 +53,7 @@ def _route(method: str, path: str, handler: Callable[[Call], Response], auth: Au
 
 def _view(path: str, handler: Callable[[Call], Response], method: str = "GET") -> Route:
     """Return the row of a page, which a browser shows."""
-    return _route(method, path, handler, "view", refused=refusal_page)
+    return _route(method, path, handler, "view", refused=refusal_page, forms=True)
 
 
 def _missing(_: Call) -> Response:
@@ -95,10 +95,10 @@ def clear_faults(call: Call) -> Response:
 
 ROUTES = (
     _route("GET", READY_PATH, ready, "none"),
-    _route("GET", FAULTS_PATH, list_faults, "write"),
-    _route("POST", FAULTS_PATH, add_fault, "write"),
-    _route("DELETE", FAULTS_PATH, clear_faults, "write"),
-    _route("PUT", TOKEN_PATH, set_token, "write"),
+    _route("GET", FAULTS_PATH, list_faults, "control"),
+    _route("POST", FAULTS_PATH, add_fault, "control", forms=True),  # as curl sends it
+    _route("DELETE", FAULTS_PATH, clear_faults, "control"),
+    _route("PUT", TOKEN_PATH, set_token, "control"),
     _route("GET", "/api/whoami-v2", api.whoami),
     _route("POST", "/api/validate-yaml", api.validate_yaml, "none"),
     _route("POST", "/v1/telemetry", api.telemetry, "none"),
@@ -109,7 +109,7 @@ ROUTES = (
     _route("GET", f"{_API}/xet-read-token/{_REV}", partial(cas.token, scope="read")),
     _route("GET", f"{_API}/xet-write-token/{_REV}", partial(cas.token, scope="write"), "write"),
     _route("GET", f"{_API}/tree/{_REV}{{path:hub_tail}}", api.tree),
-    _route("POST", f"{_API}/paths-info/{_REV}", api.paths_info),
+    _route("POST", f"{_API}/paths-info/{_REV}", api.paths_info, forms=True),
     _route("GET", f"{_API}/commits/{_REV}", api.commits),
     _route("GET", f"{_API}/refs", api.refs),
     _route("POST", f"{_API}/branch/{_REV}", api.create_branch, "write"),

@@ -9,7 +9,12 @@ reset instead of the response. Endpoints marked `spool` get the body as a file u
 
 Accounts: there is one, identified by a token, or by the token with `-read` behind it, which may only read. A Hub
 without a token accepts every request. A Hub with one hides all repositories from requests without a token, as the real
-Hub hides private ones: a private repository and a missing one look the same.
+Hub hides private ones: a private repository and a missing one look the same. What controls the Hub itself asks for its
+secret.
+
+Invariant: no page of another address changes anything. A browser sends what such a page asks for, with the user's
+token if it has one, and says in `Origin` and `Sec-Fetch-Site` whose page it is; another port of this host is the same
+site, but not the same origin.
 """
 
 from __future__ import annotations
@@ -36,7 +41,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hf_mpwriter.localhub.config import CONTROL, USER
-from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, Refusal, Stranger, Unauthorized
+from hf_mpwriter.localhub.errors import (
+    BadRequest,
+    Forbidden,
+    HiddenRepo,
+    Refusal,
+    Stranger,
+    Unauthorized,
+    UnsupportedMedia,
+)
 from hf_mpwriter.localhub.faulting import answer_of, slow_receive
 from hf_mpwriter.localhub.faults import Fault, When
 
@@ -50,9 +63,11 @@ CAS_THREADS = 8  # a separate pool: a commit that rebuilds content waits for the
 READS = "-read"  # what stands behind the token in the one that may only read
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
-Auth = Literal["read", "write", "view", "none", "xet-read", "xet-write"]
+Auth = Literal["read", "write", "view", "control", "none", "xet-read", "xet-write"]
 Role = Literal["stranger", "read", "write"]
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")  # in no header
+_OWN_PAGES = {"same-origin", "none"}  # Sec-Fetch-Site of the Hub's own pages, and of what a person types
+_FORMS = {"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"}  # any page may post them anywhere
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 
 
@@ -205,6 +220,7 @@ class Endpoint:
     handler: Callable[[Call], Response]  # Returns the response
     auth: Auth = "read"  # What the request must be authorized for
     spool: bool = False  # Whether the body goes to a file
+    forms: bool = False  # Whether its body may be that of a form: it changes nothing, or asks for the secret
     refused: Callable[[Refusal], Response] = refusal_answer  # Returns the response to a refused request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -245,6 +261,8 @@ class Endpoint:
         if not _LOOPBACK.fullmatch(call.headers.get("host", "")):
             # DNS rebinding: a page in the user's browser may resolve its own host name to 127.0.0.1.
             raise Forbidden("This Hub answers to 127.0.0.1 and localhost only")
+        if call.method not in ("GET", "HEAD"):
+            self._refuse_other_pages(call)
         authorization = call.headers.get("authorization")
         if self.auth == "none":
             return
@@ -257,9 +275,21 @@ class Endpoint:
                 raise HiddenRepo if "repo" in call.path_params else Stranger
             if self.auth == "write" and role != "write":
                 raise Forbidden("You must use a write token to upload to a repository.")
+        elif self.auth == "control":
+            if not _carries(authorization, call.hub.secret.decode()):
+                raise Unauthorized("This asks for the content of the file `secret` in the Hub's folder as the token")
         else:
             call.hub.check_xet_token(authorization, self.auth.removeprefix("xet-"))
         call.scope["authenticated"] = authorization is not None
+
+    def _refuse_other_pages(self, call: Call) -> None:
+        """Refuse what a page of another address has its browser send."""
+        told = call.headers
+        if not (set(told.getlist("sec-fetch-site")) <= _OWN_PAGES and set(told.getlist("origin")) <= {call.endpoint}):
+            raise Forbidden("Only pages of this Hub may send this")
+        kind = told.get("content-type", "").partition(";")[0].strip().lower()
+        if call.method == "POST" and kind in _FORMS and not self.forms:
+            raise UnsupportedMedia(f"This is not taken as {kind}; JSON is")
 
     async def _read_body(self, call: Call) -> None:
         if not self.spool:

@@ -311,9 +311,12 @@ def test_requests_to_the_local_hub_are_answered(tmp_path):
 
     assert len(CURLS) >= 5
     with LocalHub(tmp_path, xet=False, token="hf_a") as hub:
+        secret = (tmp_path / "secret").read_text()
         for command in CURLS:
             words = [word.replace("http://127.0.0.1:8765", hub.endpoint) for word in command.words]
-            bearer = ["-H", "Authorization: Bearer hf_a"]
             subprocess.run(
-                [*words, *bearer, "--fail", "--silent"], check=True, stdout=subprocess.DEVNULL, timeout=DEADLINE
+                [*(word.replace("$(cat hub-data/secret)", secret) for word in words), "--fail", "--silent"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                timeout=DEADLINE,
             )

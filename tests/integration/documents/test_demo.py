@@ -14,27 +14,20 @@ import demos
 import pytest
 from demos import listen_to_ctrl_c, processes_of
 from programs import DEADLINE, wait_for
+from traps import Trap
 
 from hf_mpwriter.demo.stage import STEPS
 from hf_mpwriter.testing import read_journals
 
 
-def start_demo(directory: Path) -> subprocess.Popen[str]:
-    """Start the demo in a directory."""
-    command = [
-        sys.executable,
-        "-m",
-        "hf_mpwriter",
-        "demo",
-        "--dir",
-        str(directory),
-    ]
+def start_demo(directory: Path, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start the demo, with a directory for all that it keeps."""
     return subprocess.Popen(
-        command,
+        [sys.executable, "-P", "-m", "hf_mpwriter", "demo", "--dir", str(directory)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=directory.parent,
+        cwd=cwd or directory.parent,
         preexec_fn=listen_to_ctrl_c,  # noqa: PLW1509 - it makes one system call
     )
 
@@ -46,10 +39,16 @@ def other_digits(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def demo(tmp_path):
+def trap(tmp_path):
+    """Where the demo is started."""
+    return Trap(tmp_path / "shared")
+
+
+@pytest.fixture
+def demo(tmp_path, trap):
     """A started demo and its directory; the demo does not outlive the test."""
     directory = tmp_path / "demo"
-    process = start_demo(directory)
+    process = start_demo(directory, trap.folder)
     yield process, directory
     if process.poll() is None:
         process.terminate()
@@ -67,10 +66,11 @@ def journals_of(directory: Path) -> list[Path]:
 
 
 @pytest.mark.timeout(600)
-def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo):
+def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo, trap):
     """Exit code 0, a table without losses, two kills, a resume and a new uploader, and nothing is left running.
 
-    The same verdict fails when one record more is claimed than was written.
+    No process imports a module from the folder where it was started. The same verdict fails when one record more is
+    claimed than was written.
     """
     process, directory = demo
     out, err = process.communicate(timeout=500)
@@ -85,6 +85,7 @@ def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo
     assert int(pid) in {note.pid for note in read_journals(str(directory / "journals"))}, "it was killed at work"
     assert f"--logdir {directory}/runs/digits" in out
     assert processes_of(directory) == []
+    assert trap.ran() == []
     forged = forged_verdict(directory)
     assert (forged.returncode, lost(forged.stdout)) == (1, 1)
     assert "1 returned records are not on the Hub" in forged.stderr
@@ -101,7 +102,8 @@ def forged_verdict(directory: Path) -> subprocess.CompletedProcess[str]:
     claim = {"tag": note.tag, "step": STEPS + 1000, "path": note.path}
     (directory / "journals" / f"journal.{note.pid}.forged").write_text(json.dumps(claim) + "\n")
     endpoint = Spool(place.run_dir).destination().endpoint
-    command = [sys.executable, "-m", "hf_mpwriter.demo.verdict", str(directory)]
+    judge = "import sys; from hf_mpwriter.demo.verdict import judge; sys.exit(judge(sys.argv[1]))"
+    command = [sys.executable, "-c", judge, str(directory)]
     with LocalHub(directory / "hub", port=int(endpoint.rpartition(":")[2])):
         return subprocess.run(
             command, env=place.environment(endpoint), capture_output=True, text=True, timeout=DEADLINE, check=False

@@ -6,14 +6,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from browser import MISSING, browser
 from demos import listen_to_ctrl_c, processes_of, without_sklearn
+from hub_clients import ask, requests_of
 from programs import DEADLINE, wait_for
 
-from hf_mpwriter.localhub import Store
+from hf_mpwriter.localhub import LocalHub, Store
 from hf_mpwriter.testing import processes
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -111,6 +115,48 @@ def test_the_demo_is_seen_with_all_its_workers_and_what_arrives_later_too(demo, 
     process.send_signal(signal.SIGINT)
     assert process.wait(DEADLINE) == 0, said.read_text()
     assert processes_of(directory) == []
+
+
+ATTACK = """<iframe name="out"></iframe>
+<form action="HUB/api/repos/create" method="post" target="out" enctype="text/plain"><input name='{"name": "form", "a'
+ value='": 1}'></form>
+<script>
+const body = (name) => JSON.stringify({name, type: "model"});
+const send = (path, content) => fetch("HUB" + path, {method: "POST", mode: "no-cors", body: content});
+document.forms[0].submit();
+Promise.allSettled([
+    send("/api/repos/create", body("text")),
+    send("/api/repos/create", new Blob([body("blob")])),
+    send("/api/models/local-user/own/super-squash/main", "{}"),
+    send("/-/faults", "/api/ 500 times=0"),
+    fetch("HUB/api/repos/create", {method: "POST", body: body("json"), headers: {"Content-Type": "application/json"}}),
+    fetch("HUB/-/faults", {method: "DELETE"}),
+]).then(() => { document.title = "sent"; });
+</script>"""
+
+
+def test_a_page_of_another_port_changes_nothing_on_a_hub_without_a_token(hub, tmp_path):
+    """All that it can have a browser send arrives there and is refused."""
+    assert ask(hub, "POST", "/api/repos/create", {"name": "own"})[0] == 200
+    before = hub.store.resolve("model", "local-user/own")
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "index.html").write_text(ATTACK.replace("HUB", hub.endpoint))
+    pages = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "page")))
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    with pages, browser() as driver:
+        driver.get(f"http://127.0.0.1:{pages.server_port}/index.html")
+        wait_for(lambda: driver.title == "sent", "the page has sent its requests")
+        wait_for(lambda: len(refused(hub)) >= 4, "what comes as a form, as text, as a file, and for another path")
+        pages.shutdown()
+    assert set(refused(hub)) == {403}
+    assert [repo.id for repo in hub.store.repos()] == ["local-user/own"]
+    assert hub.store.resolve("model", "local-user/own") == before
+    assert hub.faults() == []
+
+
+def refused(hub: LocalHub) -> list[int]:
+    """The answers to what was sent to change something, but for the first."""
+    return [line["status"] for line in requests_of(hub) if line["method"] == "POST"][1:]
 
 
 def event(tag: str, directory: Path) -> bytes:
