@@ -185,12 +185,13 @@ def places_of_the_current_folder() -> set[str]:
 def import_path() -> list[str]:
     """The import path of this process, for a child: absolute places only, and not the current folder.
 
-    The directory or archive of this package comes last: a program may have found it there, or in another way.
+    The directory or archive of this package comes last, also if it is there before: a program may have found it there,
+    or in another way.
     """
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.join(start_directory(), __file__))))
     left_out = places_of_the_current_folder()
     entries = [os.path.normpath(entry) for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry)]
-    return list(dict.fromkeys([*(entry for entry in entries if entry not in left_out), package]))
+    return [*dict.fromkeys(entry for entry in entries if entry not in left_out), package]
 
 
 def initial_environment() -> dict[str, str]:

@@ -9,6 +9,7 @@ import signal
 from forks import fork, reap
 from programs import succeed
 
+import hf_mpwriter
 from hf_mpwriter.system import process
 from hf_mpwriter.system.process import Process
 
@@ -78,3 +79,23 @@ def test_a_zombie_keeps_the_name_that_it_took_which_may_hold_any_character():
     dead = process.entry(pid)
     os.waitpid(pid, 0)
     assert (lives.name, lives.state != "Z", dead.name, dead.state) == (") Z 1 (", True, ") Z 1 (", "Z")
+
+
+PATH = """
+import os, sys
+from hf_mpwriter.system import process
+sys.path[:0] = ["", "lib", None, "/away", os.getcwd(), "/away/"]
+print(process.start_directory(), *process.import_path(), sep="\\n")
+"""
+
+
+def test_the_import_path_of_a_child_has_absolute_places_only_and_not_the_current_folder(tmp_path, monkeypatch):
+    """Nor what PYTHONPATH names in it; the place of the package comes last, where it stands before, too."""
+    package = os.path.dirname(os.path.dirname(hf_mpwriter.__file__))
+    monkeypatch.setenv("PYTHONPATH", f":x:/elsewhere:{package}")
+    monkeypatch.chdir(tmp_path)
+    here, *places = succeed(PATH, fresh=True).splitlines()
+    assert here == str(tmp_path)
+    assert places[:2] == ["/away", "/elsewhere"]
+    assert not [place for place in places if not os.path.isabs(place) or place.startswith(here)]
+    assert places[2] == places[-1] == package
