@@ -15,8 +15,8 @@ from shared_spools import ONE, TWO, modes, root_only
 from starlette.routing import Route
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.config import ServerError
-from hf_mpwriter.localhub.endpoints.app import ROUTES
+from hf_mpwriter.localhub.config import CONTROL, READY_PATH, ServerError
+from hf_mpwriter.localhub.endpoints.app import ROUTES, STYLE_PATH
 
 SAMPLES = {  # of a part of a path, by its kind
     "api": "models/me/r",
@@ -121,6 +121,8 @@ def test_only_the_secret_controls_a_hub(tmp_path):
                 ("PUT", "token", {"token": None}),
             ):
                 assert ask(hub, method, f"/-/{path}", body, headers)[0] == 401
+        others = {route.path for route in ROUTES if route.path.startswith(CONTROL) and route.endpoint.auth != "control"}
+        assert others == {READY_PATH, STYLE_PATH}
         (standing,) = hub.faults()
         assert standing.hits == 0, "control requests are not hit"
         assert requests_of(hub) == []
