@@ -46,7 +46,7 @@ from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.series import SEGMENT_MIN
-from hf_mpwriter.snapshot.event_files import walk
+from hf_mpwriter.snapshot.search import RunSearch
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing, MirrorRecord, least_age
 from hf_mpwriter.spool.status import SamplerStatus
@@ -259,7 +259,7 @@ class Samples:
 
 def created_at(spool: Spool, now: float) -> float:
     """Unix time when a run was created, as the name of its oldest event file says, here or in its logdir."""
-    seconds = [event_second(name) for name in map(os.path.basename, walk(spool.run)) if is_ours(name)]
+    seconds = [event_second(name) for name in map(os.path.basename, RunSearch(spool.run)) if is_ours(name)]
     return min([*seconds, Listing.read(spool).first or now, now])
 
 

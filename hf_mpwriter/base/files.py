@@ -9,15 +9,16 @@ A push carries one batch. The limits of a batch bound the memory of a push and w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 from dataclasses import dataclass, field
 
-from hf_mpwriter.base.names import is_attachment, is_run_path
+from hf_mpwriter.base.names import SPOOL_NAME, is_attachment, is_run_path
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.directory import Directory, Place
 from hf_mpwriter.system.process import open_above
 
 PAYLOAD_LIMIT = 128 << 20  # bytes of one file that a push holds in memory; a segment of ours has no more
@@ -95,6 +96,18 @@ def continues(fd: int, place: Place) -> bool:
         return begins_with(fd, here)
     finally:
         os.close(here)
+
+
+def owners(run: Directory) -> set[int]:
+    """The users to whom what this user makes in a run directory may belong.
+
+    A filesystem may know him by another number, that of the spool. A run directory is its owner's.
+    """
+    found = {os.geteuid()}
+    for place in (Place(run), run / SPOOL_NAME):
+        with contextlib.suppress(OSError):
+            found.add(place.stat().st_uid)
+    return found
 
 
 def git_hasher(size: int) -> hashlib._Hash:

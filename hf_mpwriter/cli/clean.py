@@ -15,6 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ from hf_mpwriter.cli.runs import examples, newest_settings, staged_runs
 from hf_mpwriter.cli.verify import compare_logdir
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.event_files import EventFileScan, walk
+from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.snapshot.search import RunSearch
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.staging import look_lock
@@ -129,11 +131,12 @@ def _is_young(used: float, age: float) -> str:
 
 def _is_unfinished(spool: Spool) -> str:
     """Why something would be lost with it, "" if nothing would."""
-    scan = EventFileScan(spool.run)
+    scan = EventFileScan(spool.run, foreign_bytes=math.inf, seconds=math.inf)
     lengths = {file.path: file.length for file in scan.files(lambda _: True, tuple, patience=1)}
     reasons = [f"{name} is another run" for name in scan.other_runs]
+    reasons += [f"it has {what}" for what in scan.left_out]
     reasons += [f"{one.path} is damaged" for one in scan.damage(time.time()) if not one.is_incomplete]
-    others = (path for path in walk(spool.run) if is_attachment(path) and not is_embedding(path))
+    others = (path for path in RunSearch(spool.run) if is_attachment(path) and not is_embedding(path))
     if reasons := [*reasons, *(f"{path} is nowhere else" for path in others)]:
         return reasons[0]
     there, count = compare_logdir(spool), len(lengths) + len(attachments.sizes(spool.run, is_embedding))

@@ -15,6 +15,7 @@ person types.
 | uploader or mirror is stopped, or silent                 | person   | kill -CONT, or stop and sync      |
 | a file is refused by the Hub or by the logdir            | person   | sync, once the reason is fixed    |
 | an event file is damaged                                 | person   | restore it, then sync             |
+| others have put more there than is looked at             | person   | move it out of the run directory  |
 | something is missing, and no process lives that sends it | person   | sync                              |
 | something is missing                                     | waiting  |                                   |
 | all is there, or there is nowhere to send it             | complete |                                   |
@@ -109,6 +110,7 @@ class RunFacts:
     lag: float | None = None  # seconds since the oldest record that is not on the Hub was logged, None if all are
     notices: tuple[str, ...] = ()  # what the uploaders of all hosts have found out, the newest last
     damage: tuple[Damage, ...] = ()  # what is behind the last whole record of event files
+    left_out: tuple[str, ...] = ()  # what others have put there and was not looked at, see `snapshot/search`
 
     @property
     def logged(self) -> int:
@@ -171,9 +173,12 @@ def gather(spool: Spool) -> RunFacts:
     all_members, hub, there = Members(spool), HubSink(spool), LogdirSink(spool)
     members, ledger, mirrored = all_members.all(), hub.ledger(), there.mirrored()
     allows = Share(spool).of(newest_settings(members, ledger).allows)
-    attached, now = Attachments(spool.run).scan(allows), time.time()
-    scan = EventFileScan(spool.run, ledger.length if ledger else lambda _: 0)  # what the Hub has is not read again
-    found = scan.files(allows, all_members.growing) + attached.files
+    named = all_members.named(ledger.files if ledger else ())
+    # what the Hub has is not read again
+    attached, now = Attachments(spool.run, _as_sent(ledger)).scan(allows, named), time.time()
+    scan = EventFileScan(spool.run, ledger.length if ledger else lambda _: 0)
+    found = scan.files(allows, all_members.growing, named=named) + attached.files
+    found = list({file.path: file for file in (*found, *scan.unread)}.values())
     pulled, destination = pulled_files(spool), recorded and recorded.resolved(ledger.repo_id if ledger else "")
     private = ledger.private if ledger else None
     files = tuple(
@@ -189,6 +194,7 @@ def gather(spool: Spool) -> RunFacts:
         )
         for file in found
     )
+    files += tuple(FileFacts(path, size, 0, None, False, path in pulled) for path, size in attached.unread.items())
     return RunFacts(
         spool.logdir,
         spool.run_dir,
@@ -208,7 +214,15 @@ def gather(spool: Spool) -> RunFacts:
         lag=_lag(spool, files, now) if recorded else None,
         notices=_notices(spool),
         damage=tuple(scan.damage(now)),
+        left_out=tuple(dict.fromkeys([*scan.left_out, *attached.left_out])),
     )
+
+
+def _as_sent(ledger: Ledger | None) -> Iterator[LocalFile]:
+    """The attachments as they were when they were sent."""
+    for path, held in ledger.files.items() if ledger else ():
+        if held.stamp and held.sha256 and held.blob_id:
+            yield LocalFile(path, held.length, False, held.sha256, held.blob_id, held.stamp)
 
 
 def _bytes_on_hub(file: LocalFile, ledger: Ledger | None) -> int:
@@ -342,6 +356,8 @@ def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
         then = f"; then: {sync}" if facts.destination or facts.to else ""
         copy = f"restore {_named(facts.damaged)} from a copy, if you have one"
         yield f"{copy}: no upload brings what is behind the damage{then}"
+    if facts.left_out:
+        yield f"move what is not of this run out of {facts.run_dir}: it has {facts.left_out[0]}"
     if facts.waiting and not (facts.uploader_is_alive or facts.alive):
         yield sync
     if facts.missing_there and not (facts.mirror_is_alive or facts.alive):

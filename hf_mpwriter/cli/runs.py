@@ -39,7 +39,7 @@ from hf_mpwriter.base.storage import (
     staging_root,
 )
 from hf_mpwriter.base.words import as_argument, command_line
-from hf_mpwriter.snapshot.event_files import walk
+from hf_mpwriter.snapshot.search import RunSearch
 from hf_mpwriter.spool.layout import FORMAT_NAME, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.ownership import check_ownership
@@ -118,7 +118,7 @@ def run_above(path: str) -> str:
 
 def has_event_files(path: str) -> bool:
     """Whether there are event files in a folder or below it."""
-    return any(is_event_file(os.path.basename(found)) for found in walk(Directory(path)))
+    return any(is_event_file(os.path.basename(found)) for found in RunSearch(Directory(path)))
 
 
 def no_run(logdir: str, *, is_elsewhere: bool) -> str:

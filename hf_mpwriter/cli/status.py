@@ -165,6 +165,7 @@ def to_json(run: SeenRun) -> dict[str, Any]:
         "files": [asdict(file) for file in facts.files],
         "quarantined": facts.quarantined,
         "damaged": {one.path: str(one) for one in facts.damage},
+        "left_out": facts.left_out,
     }
 
 
@@ -238,6 +239,8 @@ def full(facts: RunFacts, logdir: str) -> Iterator[str]:
         yield f"quarantined: {path}: {reason}"
     for one in facts.damage:
         yield f"{one.path} {one}"
+    for what in facts.left_out:
+        yield f"left out: {what}"
     for worker in facts.workers:
         if worker.dropped:
             yield f"dropped: {counted(worker.dropped, 'record')} of {worker.name}, which the disk refused"

@@ -240,7 +240,7 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     if found is not None:
         size = size_text(found.delivery.total)
         if found.damaged:
-            text = f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged is not"
+            text = f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged or left out is not"
             raise failure(text, damaged=True)
         click.echo(printable(f"All {size} of {spool.run_dir} are on the Hub: {found.delivery.to}"))
 
@@ -304,7 +304,8 @@ def _final(spool: Spool, logdir: LogdirSink) -> dict[str, int]:
     """Bytes per path of the files to which nothing comes any more."""
     members, known = Members(spool), logdir.mirrored().files
     alone = not any(member.alive and is_worker(member.name.worker) for member in members.all())
-    files = EventFileScan(spool.run, lambda path: known.get(path, 0)).files(lambda _: True, members.growing)
+    scan = EventFileScan(spool.run, lambda path: known.get(path, 0), foreign_bytes=math.inf, seconds=math.inf)
+    files = scan.files(lambda _: True, members.growing)
     return {
         file.path: file.length
         for file in files
@@ -323,24 +324,30 @@ class _Uploaded(NamedTuple):
 
 def _upload(spool: Spool, destination: Destination, end: float, wishes: Wishes, name: str) -> _Uploaded:
     """Request a push of all files and wait for it, until then (monotonic seconds)."""
-    hub, ensure = HubSink(spool), _ensuring(spool, destination)
-    settings = newest_settings(Members(spool).all(), hub.ledger())
+    hub, ensure, members = HubSink(spool), _ensuring(spool, destination), Members(spool)
+    settings = newest_settings(members.all(), hub.ledger())
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
         if wishes.create:
             member_file.write({"create": True})
-        sizes = event_files.sizes(spool.run, settings.allows)
-        attached = attachments.sizes(spool.run, settings.allows, attachments.secrets())
-        compared = ledger.checked if (ledger := hub.ledger()) else 0
+        ledger = hub.ledger()
+        here, compared = members.named(ledger.files if ledger else ()), ledger.checked if ledger else 0
+        sizes = event_files.sizes(spool.run, settings.allows, named=here)
+        attached = attachments.sizes(spool.run, settings.allows, attachments.secrets(), named=here)
         question = replace(hub.question(attached), compared=compared)  # it answers for what was there when it was made
         member_file.count(requests=1)
         if sizes:
             ensure()
         scan = EventFileScan(spool.run)
-        lengths = {file.path: file.length for file in scan.files(settings.allows, tuple)}
+        files = scan.files(settings.allows, tuple, named=here)
+        while scan.unread and time.monotonic() < end:
+            files = scan.files(settings.allows, tuple, named=here)
+        lengths = {file.path: file.length for file in (*files, *scan.unread)}
         if any(length > sizes.get(path, 0) for path, length in lengths.items()):
             member_file.count(requests=1)
-        damaged = show_damage(scan.damage(time.time()))
+        damaged = show_damage(scan.damage(time.time())) or bool(scan.left_out)
+        for what in scan.left_out:
+            click.echo(printable(f"{spool.run_dir}: not uploaded: {what}"), err=True)
         wanted = Wanted(hub, lengths | attached, question)
         _wait(wanted, end, ensure, name)
     finally:

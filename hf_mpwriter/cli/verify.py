@@ -17,6 +17,7 @@ Invariant: a problem is reported only of what the Hub has told.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -135,7 +136,8 @@ def compare_logdir(spool: Spool) -> LogdirComparison:
     """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang."""
     logdir, members = LogdirSink(spool), Members(spool)
     found, known = LogdirComparison(logdir.to), logdir.mirrored().files
-    files = EventFileScan(spool.run).files(lambda _: True, members.growing)
+    scan = EventFileScan(spool.run, foreign_bytes=math.inf, seconds=math.inf)
+    files = scan.files(lambda _: True, members.growing)
     items = [Item(file.path, file.length) for file in files if not file.growing]
     found.growing = len(files) - len(items)
     items += [Item(path, length) for path, length in attachments.sizes(spool.run, is_embedding).items()]

@@ -10,7 +10,10 @@ A tfevents file is a sequence of records, each one protobuf `Event`:
 The first record of a file holds `file_version: "brain.Event:2"`. A reader stops at a torn or damaged record and never
 returns to that file, so only whole records may be published.
 
-Invariant: what is encoded by hand here is byte-identical to what the protobuf classes write.
+Invariants:
+- What is encoded by hand here is byte-identical to what the protobuf classes write.
+- Whatever a header announces, at most HELD bytes of a file are held: a longer record is checked in pieces. One above
+  LONGEST_RECORD is damage, and nothing of it is read.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ from crc32c import crc32c
 from hf_mpwriter.system.process import open_above
 
 CHUNK = 1 << 20  # bytes read at once when records are parsed
+HELD = 64 << 20  # bytes of a file that are held at most; of a longer record only the beginning is
+BEGINNING = 64 << 10  # bytes of it: in them are step and tag
+LONGEST_RECORD = 2 << 30  # bytes of a payload; no program can make or parse a longer protobuf message
 HEADER_SIZE = 12  # bytes: length and its crc
 FOOTER_SIZE = 4  # bytes: crc of the payload
 _DAMAGED = -1  # in place of the size of a record
@@ -47,7 +53,10 @@ _headers: dict[int, bytes] = {}
 
 def masked_crc(data: bytes | memoryview) -> int:
     """crc32c, rotated and offset as the record format requires."""
-    crc: int = crc32c(data)
+    return _masked(crc32c(data))
+
+
+def _masked(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -237,8 +246,7 @@ def ending(fd: int, start: int = 0, end: int | None = None) -> WholeEnd:
         chunk = os.pread(fd, want, position)
         used, needed = _whole_records(chunk)
         if used == 0 and needed > len(chunk) and (end is None or position + needed <= end):
-            chunk = _read_exactly(fd, needed, position)
-            used, needed = _whole_records(chunk)
+            used, needed = _long_record(fd, needed, position)
         if used == 0:
             return WholeEnd(position, needed == _DAMAGED)
         position += used
@@ -249,27 +257,34 @@ def whole_length(fd: int, start: int = 0, end: int | None = None) -> int:
     return ending(fd, start, end).offset
 
 
+def announced(fd: int, position: int) -> int:
+    """Bytes of the record there, as its header says; 0 if that is not whole."""
+    return _whole_records(os.pread(fd, HEADER_SIZE, position))[1]
+
+
 def holds(chunk: bytes) -> bool:
     """Whether all checksums in a part of a file hold that starts with a record; its last record may be cut off."""
     return _whole_records(chunk)[1] != _DAMAGED
 
 
-def _read_exactly(fd: int, size: int, position: int) -> bytes:
-    """Exactly `size` bytes, or none if the file is shorter: the length of a damaged record may be anything."""
+def _long_record(fd: int, size: int, position: int) -> tuple[int, int]:
+    """As `_whole_records`, of one record, which is read in pieces."""
     if position + size > os.fstat(fd).st_size:
-        return b""
-    parts = []
-    while size > 0 and (part := os.pread(fd, min(size, 64 * CHUNK), position)):
-        parts.append(part)
-        position += len(part)
-        size -= len(part)
-    return b"".join(parts)
+        return 0, size
+    crc, at, last = 0, position + HEADER_SIZE, position + size - FOOTER_SIZE
+    piece = memoryview(bytearray(min(CHUNK, size)))
+    while at < last and (count := os.preadv(fd, [piece[: last - at]], at)):
+        crc, at = crc32c(piece[:count], crc), at + count
+    footer = os.pread(fd, FOOTER_SIZE, last)
+    if len(footer) < FOOTER_SIZE:  # it was cut meanwhile
+        return 0, size
+    return (size, 0) if _U32.unpack(footer)[0] == _masked(crc) else (0, _DAMAGED)
 
 
 def _whole_records(chunk: bytes) -> tuple[int, int]:
     """Bytes of whole records at the start of `chunk`, and the size of the record after them.
 
-    The size is 0 if there is none or its header is cut off, _DAMAGED if a checksum does not hold.
+    The size is 0 if there is none or its header is cut off, _DAMAGED if a checksum does not hold, or if it is too long.
     """
     view = memoryview(chunk)
     position, size = 0, len(chunk)
@@ -283,7 +298,7 @@ def _whole_records(chunk: bytes) -> tuple[int, int]:
         last = position + HEADER_SIZE + length
         end = last + FOOTER_SIZE
         if end > size:
-            return position, end - position
+            return position, end - position if length <= LONGEST_RECORD else _DAMAGED
         crc = crc32c(view[position + HEADER_SIZE : last])
         if unpack_crc(chunk, last)[0] != (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF:
             return position, _DAMAGED
@@ -292,20 +307,31 @@ def _whole_records(chunk: bytes) -> tuple[int, int]:
 
 
 def records(fd: int, start: int, end: int, size: int = CHUNK) -> tuple[list[tuple[int, bytes]], int]:
-    """The whole records of about `size` bytes, or one that is longer: offset and payload; and where they end."""
-    chunk = os.pread(fd, min(size, end - start), start)
+    """The whole records of about `size` bytes, or one that is longer: offset and payload; and where they end.
+
+    Of a record longer than HELD, the payload is cut after BEGINNING bytes.
+    """
+    chunk = os.pread(fd, min(size, end - start, HELD), start)
     used, needed = _whole_records(chunk)
     if not used and len(chunk) < needed <= end - start:
-        chunk = _read_exactly(fd, needed, start)
+        if needed > HELD:
+            used, _ = _long_record(fd, needed, start)
+            return [(start, chunk[HEADER_SIZE : HEADER_SIZE + BEGINNING])] if used else [], start + used
+        chunk = os.pread(fd, needed, start)
         used, _ = _whole_records(chunk)
     return [(start + at, payload) for at, payload in _payloads(chunk, used)], start + used
 
 
-def payloads(path: str | int, end: int | None = None) -> list[bytes]:
-    """The payloads of all whole records of a file."""
+def payloads(path: str | int, end: int | None = None) -> Iterator[bytes]:
+    """The payloads of all whole records of a file, given by its path or open; as `records` has them."""
     with open(path, "rb", opener=open_above) as file:
-        data = file.read() if end is None else file.read(end)
-    return [payload for _, payload in _payloads(data, _whole_records(data)[0])]
+        position, end = 0, os.fstat(file.fileno()).st_size if end is None else end
+        while position < end:
+            found, behind = records(file.fileno(), position, end)
+            if behind == position:
+                return
+            position = behind
+            yield from (payload for _, payload in found)
 
 
 def _payloads(data: bytes, used: int) -> Iterator[tuple[int, bytes]]:

@@ -5,7 +5,8 @@
 
 Invariants:
 - The answer is that of a parse of all files from their beginning, in the order in which TensorBoard reads them.
-- No more than a chunk and the longest record are held in memory.
+- No more than a chunk and one record are held in memory, and of a long one no more than `framing` gives.
+- Files of another user are left out: they may be as long as a number can tell, and training waits.
 - Of a tag that no file mentions, nothing is framed; a file is left out that mentions neither the tag nor a START.
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from hf_mpwriter.base.files import owners
 from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.events import framing
 from hf_mpwriter.system import disk
@@ -51,6 +53,7 @@ def last_step(
 
 def _files(directory: Place) -> Iterator[tuple[str, int]]:
     """The event files from the newest to the oldest: name, and a descriptor until the next one is asked for."""
+    users = owners(directory.directory)
     for name in sorted(filter(is_event_file, _names(directory)), reverse=True):
         try:
             fd = disk.open_beneath(directory / name)
@@ -61,7 +64,8 @@ def _files(directory: Place) -> Iterator[tuple[str, int]]:
                 continue
             raise
         try:
-            yield name, fd
+            if os.fstat(fd).st_uid in users:
+                yield name, fd
         finally:
             os.close(fd)
 
@@ -112,7 +116,9 @@ class _Search:
             return
         try:
             event = Event.FromString(payload)
-        except DecodeError:
+        except DecodeError:  # it is a long record, of which step and tag are here, or none that protobuf has written
+            if len(payload) == framing.BEGINNING:
+                self.found = framing.step_of(payload)
             return
         if event.HasField("session_log"):
             if event.session_log.status == SessionLog.START and not self._is_hidden(event.step):

@@ -14,6 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -22,7 +23,8 @@ from dataclasses import replace
 from hf_mpwriter.base.files import LocalFile, digest, feed, git_hasher
 from hf_mpwriter.base.names import is_embedding, is_event_file, is_ours, is_worker
 from hf_mpwriter.snapshot.attachments import stamp_of
-from hf_mpwriter.snapshot.event_files import EventFileScan, Statuses, pending, walk
+from hf_mpwriter.snapshot.event_files import EventFileScan, pending
+from hf_mpwriter.snapshot.search import Named, RunSearch, Statuses
 from hf_mpwriter.spool.copies import Item
 from hf_mpwriter.spool.staging import length
 from hf_mpwriter.spool.workers.member_lines import Member
@@ -36,7 +38,8 @@ class OutgoingFiles:
     """The files of one run directory that are to go to its logdir; `known`: bytes that were seen there before."""
 
     def __init__(self, run: Directory, known: Callable[[str], int]) -> None:
-        self._run, self._event_files = run, EventFileScan(run, known)
+        self._run = run
+        self._event_files = EventFileScan(run, known, foreign_bytes=math.inf, seconds=math.inf)
         self._embedded: dict[str, LocalFile] = {}
         self._final: list[LocalFile] = []
         self._held: frozenset[str] = frozenset()
@@ -52,7 +55,9 @@ class OutgoingFiles:
         alone = not any(member.alive and is_worker(member.name.worker) for member in members)
         open_then = {path for member in members for path in member.growing if is_ours(os.path.basename(path))}
         # what is open is not parsed: it may be long
-        files = self._event_files.files(lambda path: path not in open_then, growing, BLIND_SCANS) + self._embeddings()
+        named = Named(frozenset(self.there).union(*(member.files for member in members)))
+        files = self._event_files.files(lambda path: path not in open_then, growing, BLIND_SCANS, named)
+        files += self._embeddings()
         settled = self._event_files.settled(time.time()) | self._embedded.keys()
         final = [LocalFile(path, 0, growing=True) for path in open_then | set(growing())]
         for file in files:
@@ -65,7 +70,7 @@ class OutgoingFiles:
     def _embeddings(self) -> list[LocalFile]:
         found = {}
         with Statuses(self._run) as statuses:
-            for path in filter(is_embedding, walk(self._run)):
+            for path in filter(is_embedding, RunSearch(self._run)):
                 with contextlib.suppress(OSError):  # removed since it was listed
                     before, stamp = self._embedded.get(path), stamp_of(statuses.of(path))
                     file = before if before and before.stamp == stamp else _read(statuses.place(path), path, stamp)

@@ -17,7 +17,6 @@ Invariants:
 - A file that the patterns leave out is not even asked for its size. A file above LIMIT is neither read nor copied.
 - The token files of huggingface_hub are never read, whatever pattern or hard link leads there. Only the uploader looks
   for them: their home may be a mount that hangs.
-- Symbolic links are not followed, and the spool is never read.
 """
 
 from __future__ import annotations
@@ -31,11 +30,12 @@ from dataclasses import dataclass, field
 
 from hf_mpwriter.base.files import LocalFile, git_hasher
 from hf_mpwriter.base.names import is_attachment
-from hf_mpwriter.snapshot import event_files
+from hf_mpwriter.snapshot.search import Named, RunSearch, sizes_of
 from hf_mpwriter.system import disk, failpoints, filesystem, hf_home
 from hf_mpwriter.system.directory import Directory, Place
 
 LIMIT = 128 << 20  # bytes of one attachment
+SCAN_BYTES = 256 << 20  # bytes that one scan reads, about a second
 RESERVE = 1 << 30  # bytes that stay free on the disk when a copy is made
 RESERVE_SHARE = 0.05  # share of the disk that stays free, if that is more
 TRUST_AFTER = 2.0  # seconds, the coarsest clock of a filesystem: of two changes in that time mtime shows one
@@ -75,8 +75,8 @@ def secrets() -> set[tuple[int, int]]:
     return found
 
 
-def _allowed(run: Directory, allows: Callable[[str], bool]) -> Iterator[str]:
-    for relative in event_files.walk(run):
+def _allowed(search: RunSearch, allows: Callable[[str], bool]) -> Iterator[str]:
+    for relative in search:
         if is_attachment(relative) and allows(relative) and FORBIDDEN.isdisjoint(relative.split("/")):
             yield relative
 
@@ -115,34 +115,46 @@ class Found:
     """What a scan found."""
 
     files: list[LocalFile] = field(default_factory=list)  # attachments with their content
+    unread: dict[str, int] = field(default_factory=dict)  # sizes of those for which so much was not read at once
+    left_out: list[str] = field(default_factory=list)  # what was not searched, for people
     refused: dict[str, str] = field(default_factory=dict)  # the reason per path of those that cannot be sent
 
 
 class Attachments:
-    """Scans the attachments of a run directory; what has not changed is not read again."""
+    """Scans the attachments of a run directory; what has not changed since it was `known` is not read again."""
 
-    def __init__(self, run: Directory) -> None:
+    def __init__(self, run: Directory, known: Iterable[LocalFile] = ()) -> None:
         self._run = run
-        self._known: dict[str, LocalFile] = {}
+        self._known = {file.path: file for file in known}
         self.read = 0  # bytes that were read
 
-    def paths(self, allows: Callable[[str], bool]) -> list[str]:
+    def paths(self, allows: Callable[[str], bool], named: Named | None = None) -> list[str]:
         """All attachments that the user's patterns allow, sorted."""
-        found = sorted(_allowed(self._run, allows))
+        return self._allowed(RunSearch(self._run, named), allows)
+
+    def _allowed(self, search: RunSearch, allows: Callable[[str], bool]) -> list[str]:
+        found = sorted(_allowed(search, allows))
         self._known = {path: self._known[path] for path in found if path in self._known}
         return found
 
-    def scan(self, allows: Callable[[str], bool]) -> Found:
+    def scan(self, allows: Callable[[str], bool], named: Named | None = None) -> Found:
         """All attachments that the user's patterns allow, with their content, sorted by path."""
-        found = Found()
-        for relative in self.paths(allows):
+        search, enough = RunSearch(self._run, named), self.read + SCAN_BYTES
+        found = Found(left_out=search.left_out)
+        for relative in self._allowed(search, allows):
             try:
-                found.files.append(self.identify(relative))
+                if self.read >= enough and not self._knows(relative, status := (self._run / relative).stat()):
+                    found.unread[relative] = status.st_size
+                else:
+                    found.files.append(self.identify(relative))
             except FileNotFoundError:  # removed between listing and reading
                 continue
             except OSError as error:
                 found.refused[relative] = filesystem.reason_of(error)
         return found
+
+    def _knows(self, relative: str, status: os.stat_result) -> bool:
+        return (known := self._known.get(relative)) is not None and known.stamp == stamp_of(status)
 
     def identify(self, relative: str) -> LocalFile:
         """Identify an attachment by its content.
@@ -153,8 +165,8 @@ class Attachments:
             raise OSError("its name is not UTF-8, so the Hub cannot take it")
         event_files.check_is_of_run(self._run, relative)  # paths are listed once for a whole round
         status, now = (self._run / relative).stat(), time.time()
-        known = self._known.pop(relative, None)
-        if known is None or known.stamp != stamp_of(status):
+        is_known, known = self._knows(relative, status), self._known.pop(relative, None)
+        if known is None or not is_known:
             if status.st_size > LIMIT:
                 limit = f"{LIMIT >> 20} MiB"
                 raise OSError(
@@ -232,10 +244,18 @@ class Copies:
                     (self._directory / name).unlink()
 
 
-def sizes(run: Directory, allows: Callable[[str], bool], without: Collection[tuple[int, int]] = ()) -> dict[str, int]:
+def sizes(
+    run: Directory,
+    allows: Callable[[str], bool],
+    without: Collection[tuple[int, int]] = (),
+    *,
+    named: Named | None = None,
+    until: float | None = None,
+) -> dict[str, int]:
     """Size in bytes of each attachment that the patterns allow; none is read, and nothing outside is looked at.
 
     `without`: files to leave out, by device and inode, such as `secrets`. Training does not know them: what it
-    waits for is over as soon as the uploader has found them.
+    waits for is over as soon as the uploader has found them. For the limits see `RunSearch`.
     """
-    return event_files.sizes_of(run, _allowed(run, allows), without)
+    search = RunSearch(run, named, until)
+    return sizes_of(search, _allowed(search, allows), without)

@@ -15,129 +15,53 @@ Invariants:
   grows.
 - What comes behind the last whole record is not sent. It is damage if a checksum there does not hold, else the
   beginning of a record. It is looked for only where the scan stops anyhow.
-- Symbolic links are not followed, and the spool is never read.
+- Of files that others may have made, which are all but those of the user with a name of ours, one scan reads
+  FOREIGN_BYTES, as a sparse file is cheap to make and dear to read; the next one goes on. Training reads none of them.
 - An event file of another writer that is whole and has not changed for UNCHANGED seconds is quiet, and goes as a file
   that does not grow: by its path, which costs a push no memory. No other writer says that it has closed a file; a push
   finds out if one grows after all (`push/client`).
-- A folder with a spool of its own, or with the name of one that is kept elsewhere, is another run, which may go
-  elsewhere or nowhere: nothing below it is part of this one. A run has its spool before its first event file, and a
-  folder is asked for one after it was listed: so no listing, however it falls, finds a file of another run.
-- All that lists a run directory comes through `walk`, and all that opens what was listed before asks `other_run_above`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import enum
+import math
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Self
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.files import BATCH_BYTES, BATCH_FILES, BATCH_IN_MEMORY, LocalFile
+from hf_mpwriter.base.files import BATCH_BYTES, BATCH_FILES, BATCH_IN_MEMORY, LocalFile, owners
 from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot.search import SECONDS, Named, RunSearch, Statuses, sizes_of
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
 GONE = (FileNotFoundError, NotADirectoryError, PermissionError)  # removed since it was listed, or not ours to read
-NO_SPOOL = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)  # or nothing can be read there
 UNCHANGED = 600.0  # seconds after which no writer completes what it has begun: torch's buffer may end anywhere
 LAST_BYTES = 64  # bytes before the end of the last whole record that identify a file
 UNREAD = bytes(LAST_BYTES + 1)  # in place of them: equal to no others
+FOREIGN_BYTES = 256 << 20  # bytes that one scan reads of what others may have made
+TOO_LONG = f"more than {FOREIGN_BYTES >> 20} MiB"
 
 
-def walk(
-    run: Directory,
-    unread: Callable[[OSError], object] = lambda _: None,
-    other_run: Callable[[str], object] = lambda _: None,
-) -> Iterator[str]:
-    """Relative paths of all regular files of a run but ours, and of no other run; its folder is told instead."""
-    pending = [""]
-    while pending:
-        directory = pending.pop()
-        try:
-            directories, files, _ = Place(run, directory).scan()
-            other = other_run_above(run, directory)
-        except OSError as error:
-            unread(error)
-            continue
-        if other:
-            other_run(other)
-            continue
-        prefix = f"{directory}/" if directory else ""
-        pending += [prefix + name for name in directories if not names.is_of_ours(name)]
-        yield from (prefix + name for name in files if not names.is_of_ours(name))
+def sizes(
+    run: Directory, allows: Callable[[str], bool], *, named: Named | None = None, until: float | None = None
+) -> dict[str, int]:
+    """Size in bytes of each event file that the user's patterns allow; none is read. For the limits see `RunSearch`."""
+    search = RunSearch(run, named, until)
+    return sizes_of(search, (path for path in search if not names.is_attachment(path) and allows(path)))
 
 
-def other_run_above(run: Directory, directory: str) -> str:
-    """The topmost folder of another run that a folder of a run directory is or lies in, "" if it is of this one."""
-    end, fd = 0, run.fd if directory else -1
-    while directory and end >= 0:
-        end = directory.find("/", end + 1)
-        folder = directory if end < 0 else directory[:end]
-        try:
-            os.stat(f"{folder}/{names.SPOOL_NAME}", dir_fd=fd, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in NO_SPOOL:
-                raise
-        else:
-            return folder
-    return ""
+class Rest(enum.Enum):
+    """What comes behind the last whole record of a file, as far as it was read."""
 
-
-def check_is_of_run(run: Directory, path: str) -> None:
-    """Refuse a file that was listed before its folder became one of another run; FileNotFoundError."""
-    if other := other_run_above(run, os.path.dirname(path)):
-        raise FileNotFoundError(errno.ENOENT, f"{other} is another run now", path)
-
-
-class Statuses:
-    """Reaches file after file, and tells its status; it keeps the directory of the last one open."""
-
-    def __init__(self, run: Directory) -> None:
-        self._run = run
-        self._name, self._directory, self._step = "", Place(run), contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        """Return this object."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the last directory."""
-        self._step.close()
-        self._directory = Place(self._run)
-
-    def place(self, relative: str) -> Place:
-        """The place of a file, good until the next call; OSError if its directory is gone."""
-        directory, _, name = relative.rpartition("/")
-        if self._directory.directory is self._run or directory != self._name:
-            self.__exit__()
-            self._directory = self._step.enter_context(Place(self._run, directory).entered())
-            self._name = directory
-        return self._directory / name
-
-    def of(self, relative: str) -> os.stat_result:
-        """The status of a file, of a link its own; OSError if it is gone."""
-        return self.place(relative).stat()
-
-
-def sizes(run: Directory, allows: Callable[[str], bool]) -> dict[str, int]:
-    """Size in bytes of each event file that the user's patterns allow; none is read."""
-    return sizes_of(run, (path for path in walk(run) if not names.is_attachment(path) and allows(path)))
-
-
-def sizes_of(run: Directory, paths: Iterable[str], without: Collection[tuple[int, int]] = ()) -> dict[str, int]:
-    """Size in bytes of each of these files that is there, but not `without`, by device and inode."""
-    found = {}
-    with Statuses(run) as statuses:
-        for path in paths:
-            with contextlib.suppress(OSError):
-                status = statuses.of(path)
-                if (status.st_dev, status.st_ino) not in without:
-                    found[path] = status.st_size
-    return found
+    INCOMPLETE = enum.auto()  # nothing, or the beginning of a record
+    DAMAGED = enum.auto()  # a checksum does not hold
+    UNREAD = enum.auto()  # what the next scan reads
+    TOO_LONG = enum.auto()  # a record that no scan reads
 
 
 @dataclass(frozen=True)
@@ -149,7 +73,7 @@ class _Parsed:
     modified: int = 0  # its modification time (ns)
     end: int = 0  # of the last whole record
     last: bytes = b""  # the bytes before `end`; they differ if the file was rewritten in place
-    is_damaged: bool = False  # whether a checksum behind `end` does not hold
+    rest: Rest = Rest.INCOMPLETE  # what comes behind `end`
     grows: bool = False  # whether a writer may append more
 
 
@@ -160,41 +84,64 @@ def _last_bytes(fd: int, end: int) -> bytes:
 class EventFileScan:
     """Scans the event files of a run directory; each scan parses only what is new."""
 
-    def __init__(self, run: Directory, known: Callable[[str], int] = lambda _: 0) -> None:
-        # relative paths of the folders of other runs that the last scan has passed over
-        self.other_runs: list[str] = []
-        self._run = run
-        self._known = known
+    def __init__(
+        self,
+        run: Directory,
+        known: Callable[[str], int] = lambda _: 0,
+        *,
+        foreign_bytes: float = FOREIGN_BYTES,
+        seconds: float = SECONDS,
+    ) -> None:
+        """`known`: bytes that need no reading. The limits of a scan are infinite where no other user can write."""
+        self.other_runs: list[str] = []  # folders of other runs that the last scan has passed over
+        self.left_out: list[str] = []  # what the last scan has left out, for people
+        self._run, self._known = run, known
+        self._foreign_bytes, self._seconds = foreign_bytes, seconds
+        # of the current scan: bytes that it may still read of what others may have made, and whether its time is over
+        self._left, self._is_late, self._owners = foreign_bytes, RunSearch(run).is_late, set[int]()
         self._failed = 0  # scans in a row that met what cannot be read
         self._parsed: dict[str, _Parsed] = {}
 
     def files(
-        self, allows: Callable[[str], bool], growing: Callable[[], Collection[str]], patience: int = 0
+        self,
+        allows: Callable[[str], bool],
+        growing: Callable[[], Collection[str]],
+        patience: int = 0,
+        named: Named | None = None,
     ) -> list[LocalFile]:
         """All event files with whole records, sorted by path.
 
         `growing`: returns the paths that living writers have open. It is called after the listing: a path is in
         a member file before the file exists, so a listed file that no living member names never grows again.
         """
-        found, parsed, unread = [], {}, list[OSError]()
-        self.other_runs = []
-        paths = walk(self._run, unread.append, self.other_runs.append)
-        listed = sorted(path for path in paths if not names.is_attachment(path) and allows(path))
-        open_now = growing()
+        search = RunSearch(self._run, named, time.monotonic() + self._seconds)
+        listed = sorted(path for path in search if not names.is_attachment(path) and allows(path))
+        open_now, found, parsed = growing(), list[LocalFile](), dict[str, _Parsed]()
+        self._left, self._is_late, self._owners = self._foreign_bytes, search.is_late, owners(self._run)
         with Statuses(self._run) as statuses:
-            for relative in listed:
+            for relative in filter(search.has_time, listed):
                 grows = relative in open_now or not names.is_ours(os.path.basename(relative))
                 try:
                     state = self._parse(relative, statuses.place(relative), grows=grows)
                 except OSError as error:
-                    unread.append(error)
+                    search.unread.append(error)
+                    continue
+                if state is None:
                     continue
                 parsed[relative] = state if state.grows == grows else replace(state, grows=grows)
                 if state.end:
-                    found.append(LocalFile(relative, state.end, grows))
-        self._parsed = parsed
-        self._raise_lasting(unread, patience)
+                    found.append(LocalFile(relative, state.end, grows or state.rest is Rest.UNREAD))
+        self._parsed, self.other_runs = parsed, search.other_runs
+        too_long = (path for path, state in parsed.items() if state.rest is Rest.TOO_LONG)
+        self.left_out = [*search.left_out, *(f"{path}: a record of {TOO_LONG}, by another writer" for path in too_long)]
+        self._raise_lasting(search.unread, patience)
         return found
+
+    @property
+    def unread(self) -> list[LocalFile]:
+        """The files of which the last scan has read a part or nothing, with all their bytes; the next one goes on."""
+        unread = ((path, state) for path, state in self._parsed.items() if state.rest is Rest.UNREAD)
+        return [LocalFile(path, state.size, state.grows) for path, state in unread]
 
     def damage(self, now: float) -> list[Damage]:
         """What the last scan found behind the last whole records, sorted by path.
@@ -202,9 +149,10 @@ class EventFileScan:
         A file that may still grow counts only once it has not changed for UNCHANGED seconds.
         """
         return [
-            Damage(path, state.end, state.size - state.end, not state.is_damaged)
+            Damage(path, state.end, state.size - state.end, state.rest is not Rest.DAMAGED)
             for path, state in sorted(self._parsed.items())
-            if state.end < state.size and not (state.grows and now - state.modified / 1e9 < UNCHANGED)
+            if state.end < state.size and state.rest in (Rest.INCOMPLETE, Rest.DAMAGED)
+            if not (state.grows and now - state.modified / 1e9 < UNCHANGED)
         ]
 
     def with_quiet(
@@ -222,7 +170,8 @@ class EventFileScan:
 
     def settled(self, now: float) -> set[str]:
         """The files of the last scan that have not changed for UNCHANGED seconds, by a unix time."""
-        return {path for path, state in self._parsed.items() if now - state.modified / 1e9 >= UNCHANGED}
+        settled = (path for path, state in self._parsed.items() if now - state.modified / 1e9 >= UNCHANGED)
+        return set(settled).difference(file.path for file in self.unread)
 
     def _raise_lasting(self, unread: list[OSError], patience: int) -> None:
         """Raise an error that may pass. What is gone, not ours to read or no regular file is no event file."""
@@ -231,11 +180,15 @@ class EventFileScan:
         if 0 < self._failed <= patience:
             raise lasting[0]
 
-    def _parse(self, relative: str, place: Place, *, grows: bool) -> _Parsed:
+    def _parse(self, relative: str, place: Place, *, grows: bool) -> _Parsed | None:
+        """What is known of a file now; None if no scan may read it."""
         status = place.stat()
+        is_own = status.st_uid in self._owners and names.is_ours(place.basename)
+        if not (is_own or self._foreign_bytes):
+            return None
         stamp = status.st_ino, status.st_size, status.st_mtime_ns
         known = self._parsed.get(relative) or _Parsed(status.st_ino, 0)
-        if (known.inode, known.size, known.modified) == stamp:
+        if (known.inode, known.size, known.modified) == stamp and known.rest is not Rest.UNREAD:
             return known
         start = known.end if relative in self._parsed else self._known(relative)
         if not (known.end or grows) and start == status.st_size:  # ours, and all of it is known to be whole
@@ -244,14 +197,28 @@ class EventFileScan:
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
             start = start if same and start <= status.st_size else 0
-            end, is_damaged = framing.ending(fd, start, status.st_size)
+            end, rest = self._ending(fd, start, status.st_size, is_own=is_own)
             # the Hub may have another file, or the beginning of a record; a few bytes behind it tell nothing of that
             is_doubtful = not known.end and 0 < status.st_size - end < framing.HEADER_SIZE
-            if end == start > 0 and (is_doubtful or (is_damaged and not known.is_damaged)):
-                end, is_damaged = framing.ending(fd, 0, status.st_size)
-            return _Parsed(*stamp, end, _last_bytes(fd, end), is_damaged, known.grows)
+            is_news = rest is Rest.DAMAGED and known.rest is not Rest.DAMAGED
+            if end == start > 0 and (is_doubtful or is_news):
+                end, rest = self._ending(fd, 0, status.st_size, is_own=is_own)
+            return _Parsed(*stamp, end, _last_bytes(fd, end), rest, known.grows)
         finally:
             os.close(fd)
+
+    def _ending(self, fd: int, start: int, size: int, *, is_own: bool) -> tuple[int, Rest]:
+        """Where the whole records end, as far as this scan may read, and what comes next."""
+        room = 0 if self._is_late() else math.inf if is_own else self._left
+        stop = size if room >= size - start else start + int(room)
+        end, is_damaged = framing.ending(fd, start, stop)
+        if not is_own:
+            self._left -= stop - start if is_damaged else min(stop - start, end - start + framing.CHUNK)
+        if is_damaged:
+            return end, Rest.DAMAGED
+        if stop == size:
+            return end, Rest.INCOMPLETE
+        return end, Rest.UNREAD if is_own or framing.announced(fd, end) <= FOREIGN_BYTES else Rest.TOO_LONG
 
 
 def writer_of(path: str) -> tuple[str, str]:

@@ -73,6 +73,7 @@ class Upload:
     ) -> None:
         self._spool, self._with_others, self._private = spool, with_others, private
         self._hub, self._logdir, self._members = HubSink(spool), LogdirSink(spool), Members(spool)
+        self._scan = EventFileScan(spool.run, self._known)
         self._file: MemberFile | None = None
         self._wanted: list[Wanted] | None = None  # what there was when training was over
         self._asked_for: dict[str, int] = {}
@@ -125,13 +126,18 @@ class Upload:
         return settings if self._private is None else dataclasses.replace(settings, private=self._private)
 
     def _measure(self, *, growing: bool) -> dict[str, int]:
-        """Bytes per path; what the Hub has is not read again."""
-        ledger, there = self._hub.ledger(), self._logdir.mirrored().files
-        known = lambda path: max(there.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
-        scan, allows = EventFileScan(self._spool.run, known), Share(self._spool).of(self._settings().allows)
-        files = scan.files(allows, self._members.growing)
-        lengths = {file.path: file.length for file in files if growing or self._is_final(file)}
-        return lengths | attachments.sizes(self._spool.run, allows)
+        """Bytes per path; what the Hub has is not read again, and what cannot be read at once counts as whole."""
+        ledger = self._hub.ledger()
+        scan, allows = self._scan, Share(self._spool).of(self._settings().allows)
+        named = self._members.named(ledger.files if ledger else ())
+        files = scan.files(allows, self._members.growing, named=named)
+        lengths = {file.path: file.length for file in (*files, *scan.unread) if growing or self._is_final(file)}
+        return lengths | attachments.sizes(self._spool.run, allows, named=named)
+
+    def _known(self, path: str) -> int:
+        """Bytes of an event file that need no reading."""
+        ledger = self._hub.ledger()
+        return max(self._logdir.mirrored().files.get(path, 0), ledger.length(path) if ledger else 0)
 
     def _is_final(self, file: LocalFile) -> bool:
         """Whether nothing more comes, now that training is over."""
@@ -146,7 +152,7 @@ class Upload:
 
     def finish(self) -> RunEnd:
         """See what is missing of what there was when training was over, and that an uploader sends it."""
-        if self._wanted is None:
+        if self._wanted is None or self._scan.unread:
             self._wanted = self._wants(self._measure(growing=False))
         deliveries, is_over = tuple(one.look() for one in self._wanted), False
         if all(delivery.is_complete or delivery.is_final for delivery in deliveries):

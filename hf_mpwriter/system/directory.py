@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Callable
@@ -200,14 +201,17 @@ class Place:
         except OSError:
             return False
 
-    def scan(self) -> tuple[list[str], list[str], list[str]]:
-        """The names of the directories in a directory, of the regular files, and of the rest, such as links."""
+    def scan(self, most: int | None = None) -> tuple[list[str], list[str], list[str]]:
+        """The names of the directories in a directory, of the regular files, and of the rest, such as links.
+
+        `most`: of so many names at most, whichever come first.
+        """
         found: tuple[list[str], list[str], list[str]] = [], [], []
         fd = self.open(_DIRECTORY)
         try:
             take_standard()  # `scandir` makes a duplicate
             with os.scandir(fd) as entries:
-                for entry in entries:
+                for entry in itertools.islice(entries, most):
                     if entry.is_dir(follow_symlinks=False):
                         found[0].append(entry.name)
                     else:

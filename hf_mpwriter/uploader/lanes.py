@@ -45,14 +45,15 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 
-from hf_mpwriter.base.files import BATCH_FILES, BATCH_IN_MEMORY, LocalFile
+from hf_mpwriter.base.files import BATCH_BYTES, BATCH_FILES, BATCH_IN_MEMORY, LocalFile
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.verdicts import Quarantine, Split, Unknown, Verdict
 from hf_mpwriter.events import framing
-from hf_mpwriter.snapshot.attachments import Attachments, Copies
-from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending, writer_of
+from hf_mpwriter.snapshot.attachments import SCAN_BYTES, Attachments, Copies
+from hf_mpwriter.snapshot.event_files import FOREIGN_BYTES, EventFileScan, bounded, pending, writer_of
 from hf_mpwriter.snapshot.large_files import NO_COPY, LargeFiles
+from hf_mpwriter.snapshot.search import Named
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox
@@ -64,8 +65,8 @@ from hf_mpwriter.uploader.pacing import LARGEST, Backoff, BatchSize, Clocks, Ret
 logger = logging.getLogger("hf_mpwriter")
 
 BLIND_SCANS = 12  # scans in a row that fail for a file that cannot be read, before it is left out
+SCANS_OF_ONE_PUSH = BATCH_BYTES // FOREIGN_BYTES  # as long as there is more to read
 ATTACHED_BYTES = 128 << 20  # bytes of attachments in one batch
-SCAN_BYTES = 256 << 20  # bytes that one scan reads, about a second
 YIELD_AFTER = 20.0  # seconds that one kind is due before the other gives way
 
 
@@ -139,6 +140,7 @@ class EventFileLane(Lane):
         self._large = LargeFiles(outbox.run, outbox.directory, clocks.now)
         self._too_large: dict[str, int] = {}  # the least length that the Hub has refused for its size
         self._up_to_date = self._splitting = self.has_scanned = False
+        self._scans = 0  # in a row that had no time, or no bytes, for all
         self.blind_scans = BLIND_SCANS  # scans in a row that may fail for what cannot be read
 
     @property
@@ -167,15 +169,23 @@ class EventFileLane(Lane):
     def scan(self, members: Members, takes: Callable[[str], bool], *, everything: bool = False) -> list[LocalFile]:
         """Put what the Hub lacks of the files that this host takes into the outbox; all event files of these."""
         allows = self.settings.allows
-        files = self._scan.files(lambda path: allows(path) and takes(path), members.growing, self.blind_scans)
+        allowed = lambda path: allows(path) and takes(path)  # noqa: E731
+        here = members.named(self._ledger.files)
+        files = self._scan.files(allowed, members.growing, self.blind_scans, here)
         files = self._scan.with_quiet(files, self._ledger.covers, self._time_there)
         later = self._leave_large(files, everything=everything)
         waiting = pending(files, self._ledger.covers, self._ledger.quarantined.keys() | later)
         self._outbox.put([*self._grouped(waiting), *([file] for file in self._again(files, later))])
         if self._outbox.trouble:
             logger.info(self._outbox.trouble)
-        self._up_to_date = self.has_scanned = True
+        self._up_to_date, self.has_scanned = True, not self._scan.unread
+        self._scans = 0 if self.has_scanned else self._scans + 1
         return files
+
+    @property
+    def reads_on(self) -> bool:
+        """Whether another scan is to read more before a push; what others may have made keeps no push for long."""
+        return self._scans % SCANS_OF_ONE_PUSH > 0
 
     def _grouped(self, files: Iterable[LocalFile]) -> list[list[LocalFile]]:
         return bounded(files, self._size.files, LARGEST)
@@ -382,7 +392,8 @@ class AttachmentLane(Lane):
 
     def _start_round(self, takes: Callable[[str], bool], *, alone: bool) -> None:
         allows = self.settings.allows
-        self._left = self._scanner.paths(lambda path: allows(path) and takes(path))[::-1]
+        named = Named(frozenset(self._ledger.files))
+        self._left = self._scanner.paths(lambda path: allows(path) and takes(path), named)[::-1]
         self._answering, self._requested, self._alone = self._requested, False, alone
         self._due = self._retries.due(attachments=True)
         for path in self._ledger.quarantined.keys() - set(self._left):

@@ -186,7 +186,7 @@ class Sending:
     # scan
 
     def scan(self) -> bool:
-        """Put what the Hub lacks of the event files into the outbox; False if the disk refuses."""
+        """Put what the Hub lacks of the event files into the outbox; False if the disk refuses or there is more."""
         if self.requests.audit:  # a push is sure to come, even if there is nothing to send
             self.branch.prepare(self.in_flight)
         peers, quarantined = self._peers, dict(self.ledger.quarantined)
@@ -199,9 +199,13 @@ class Sending:
             logger.info("cannot scan the event files: %s", error)
             self.backoff.hold(Step(self._clocks.timing.push_retry_first))
             return False
-        self.next_commit = self._clocks.now() + 60 * self.events.settings.commit_every
+        interval = 60 * self.events.settings.commit_every if self.events.has_scanned else 0
+        self.next_commit = self._clocks.now() + interval
         self.requests.scanned(peers.here, files)
         self._satisfy()
+        if self.events.reads_on:
+            self.events.require_scan()
+            return False
         self.requests.tried(is_last=not self.events.batches)
         self._tell_other_runs()
         return True

@@ -18,6 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from hf_mpwriter.delivery.wait import Wanted, wait_for
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan, sizes
+from hf_mpwriter.snapshot.search import SECONDS_IN_TRAINING, Named
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.spool.workers.peers import Share
@@ -51,19 +53,26 @@ def logged(membership: Membership, files: WorkerFiles) -> Logged:
     return Logged(lengths, in_memory, files.dropped, files.disk_error, files.damaged, written | _embeddings(membership))
 
 
+def scans_until(end: float = math.inf) -> float:
+    """Monotonic seconds until which a search in training goes on, of a caller that has time until `end`."""
+    return min(end, time.monotonic() + SECONDS_IN_TRAINING)
+
+
 def _embeddings(membership: Membership) -> dict[str, int]:
     """Of a staged run, the files that `add_embedding` has written in the directory of this worker."""
     if not LogdirSink(membership.spool).is_staged:
         return {}
     own = worker_dir(membership.name or membership.role.worker)
-    return attachments.sizes(membership.spool.run, lambda path: is_embedding(path) and path.startswith(own))
+    allows = lambda path: is_embedding(path) and path.startswith(own)  # noqa: E731
+    return attachments.sizes(membership.spool.run, allows, until=scans_until())
 
 
 def _attachments(membership: Membership) -> dict[str, int]:
     settings = membership.settings
     if membership.destination is None or settings.allow_patterns == DEFAULT_ALLOW_PATTERNS:
         return {}
-    found = attachments.sizes(membership.spool.run, Share(membership.spool).of(settings.allows))
+    allows = Share(membership.spool).of(settings.allows)
+    found = attachments.sizes(membership.spool.run, allows, until=scans_until())
     if membership.role.answers_for_attachments or not membership.name:
         return found
     own = f"{worker_dir(membership.name)}/"
@@ -132,28 +141,43 @@ class Awaited(NamedTuple):
         )
 
 
-def to_await(membership: Membership, written: dict[str, int], *, reports: bool, is_last: bool = False) -> Awaited:
-    """What a process answers for, that has written these bytes per path itself."""
+def to_await(
+    membership: Membership, written: dict[str, int], *, reports: bool, is_last: bool = False, end: float = math.inf
+) -> Awaited:
+    """What a process answers for, that has written these bytes per path itself and ends at monotonic seconds."""
     spool, settings, damage = membership.spool, membership.settings, tuple[Damage, ...]()
     hub, logdir = HubSink(spool), LogdirSink(spool)
     lengths = {path: length for path, length in written.items() if settings.allows(path)}
     there = written | _embeddings(membership) if logdir.is_staged else {}
     if settings.exit_timeout and reports:
         allows = Share(spool).of(settings.allows)
-        lengths = attachments.sizes(spool.run, allows) | lengths
+        lengths = attachments.sizes(spool.run, allows, named=_named(spool, hub), until=scans_until(end)) | lengths
         if membership.role.rank is None or is_last:
-            final, damage = _final(spool, hub, logdir, written, allows)
+            final, damage = _final(spool, hub, logdir, written, allows, scans_until(end))
             lengths = {path: length for path, length in final.items() if allows(path)} | lengths
             there = final | there if logdir.is_staged else {}
     return Awaited(Wanted.now(hub, lengths if membership.uploads else {}), Wanted.now(logdir, there), damage)
 
 
-def _final(
-    spool: Spool, hub: HubSink, logdir: LogdirSink, written: dict[str, int], allows: Callable[[str], bool]
-) -> tuple[dict[str, int], tuple[Damage, ...]]:
-    """Bytes per path of all event files that no live worker has open, and what no reader reaches.
+def _named(spool: Spool, hub: HubSink) -> Named:
+    """What no search leaves out."""
+    members, ledger = Members(spool), hub.ledger()
+    members.all()
+    return members.named(ledger.files if ledger else ())
 
-    What Hub or logdir have, or this process has written, is not read again: that may take minutes.
+
+def _final(
+    spool: Spool,
+    hub: HubSink,
+    logdir: LogdirSink,
+    written: dict[str, int],
+    allows: Callable[[str], bool],
+    until: float,
+) -> tuple[dict[str, int], tuple[Damage, ...]]:
+    """Bytes per path of our event files that no live worker has open, and what no reader reaches.
+
+    What Hub or logdir have, or this process has written, is not read again: that may take minutes. A file that cannot
+    be read in time counts as whole. What others may have made is not read at all.
     """
     ledger, mirrored = hub.ledger(), logdir.mirrored().files
 
@@ -161,25 +185,28 @@ def _final(
         by_hub = ledger.length(path) if ledger else 0
         return max(written.get(path, 0), mirrored.get(path, 0), by_hub)
 
-    scan = EventFileScan(spool.run, known)
+    scan = EventFileScan(spool.run, known, foreign_bytes=0, seconds=until - time.monotonic())
+    allowed = Share(spool).of(lambda _: True) if logdir.is_staged else allows
     try:
-        files = scan.files(Share(spool).of(lambda _: True) if logdir.is_staged else allows, Members(spool).growing)
+        files = scan.files(allowed, Members(spool).growing, named=_named(spool, hub))
     except OSError as error:
         logger.warning("%s: cannot find out what others have written: %s", spool.run_dir, error)
         return {}, ()
     damage = tuple(damage for damage in scan.damage(time.time()) if not damage.is_incomplete)
-    return {file.path: file.length for file in files if not file.growing}, damage
+    return {file.path: file.length for file in (*files, *scan.unread) if not file.growing}, damage
 
 
-def final_sizes(membership: Membership) -> dict[str, int]:
+def final_sizes(membership: Membership, end: float = math.inf) -> dict[str, int]:
     """Bytes of our event files that no living worker has open; none is read. {} where that cannot be found out.
 
     What others write, as torch's writer does, may grow for ever: nothing tells when they are done.
     """
     spool, allows = membership.spool, membership.settings.allows
     try:
-        growing = Members(spool).growing()
-        return sizes(spool.run, lambda path: is_ours(os.path.basename(path)) and allows(path) and path not in growing)
+        members = Members(spool)
+        growing = members.growing()
+        is_final = lambda path: is_ours(os.path.basename(path)) and allows(path) and path not in growing  # noqa: E731
+        return sizes(spool.run, is_final, named=members.named(), until=scans_until(end))
     except OSError:
         return {}
 

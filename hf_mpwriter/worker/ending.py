@@ -11,7 +11,7 @@ wait: the uploader goes on, and below `hf-mpwriter run` the supervisor waits. A 
 Who tells it is in `reporter`: rank 3 tells its end only if it fails, or if no lower rank is left.
 
 Invariants:
-- A wait ends after `exit_timeout`, or by an interrupt.
+- A wait ends after `exit_timeout`, or by an interrupt; so does the search for what to wait for.
 - What was waited for is not waited for again, unless the user asks for it by `close(wait=True)`.
 - One wait in vain is enough for a process, over all its run directories: the next ones tell what is missing, and do not
   wait, until what was waited for is there.
@@ -62,6 +62,7 @@ class Ends:
         self._logged, self._keep_house, self._timing = logged, keep_house, timing
         self._waited_for = Awaited(Wanted(HubSink(membership.spool), {}), Wanted(LogdirSink(membership.spool), {}))
         self._is_there = False  # whether the last wait ended well
+        self._end = math.inf  # monotonic seconds; what is looked for here is looked for until then
         self._sizes: dict[str, int] = {}  # of what does not grow any more, when it was found out what to wait for
 
     def wait(self, own: dict[str, int], terms: Terms, left_at: float, *, is_asked: bool) -> None:
@@ -70,6 +71,7 @@ class Ends:
         It waits again until nothing is missing that others have left meanwhile.
         """
         started, is_over = time.monotonic(), False
+        self._end = started + max(0.0, terms.exit_timeout - terms.spent)
         self._reporter.begin_end(left_at)
         while not is_over:
             is_last = self._reporter.reports and not self._reporter.has_others()
@@ -116,9 +118,9 @@ class Ends:
 
     def _find_out(self, own: dict[str, int], *, is_last: bool) -> Awaited:
         reports = self._reporter.reports
-        self._sizes = answers.final_sizes(self._membership) if reports else {}
+        self._sizes = answers.final_sizes(self._membership, self._end) if reports else {}
         alone = is_last or (reports and not self._reporter.has_others())
-        self._waited_for = answers.to_await(self._membership, own, reports=reports, is_last=alone)
+        self._waited_for = answers.to_await(self._membership, own, reports=reports, is_last=alone, end=self._end)
         return self._waited_for
 
     def _found_since(self, own: dict[str, int], *, is_last: bool) -> Awaited | None:
@@ -126,7 +128,7 @@ class Ends:
 
     def _has_news(self) -> bool:
         """Whether others have left something since it was found out what to wait for."""
-        return self._sizes != answers.final_sizes(self._membership)
+        return self._sizes != answers.final_sizes(self._membership, self._end)
 
     def is_missing(self, awaited: Awaited | None = None) -> bool:
         """Whether something that was waited for is still missing, and has not been refused for good."""

@@ -9,11 +9,13 @@ soundfile, and torch no package. All use tensorboardX's protobuf classes.
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from google.protobuf import struct_pb2
+from google.protobuf.message import DecodeError
 from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.proto.tensor_pb2 import TensorProto
@@ -149,12 +151,18 @@ def read_scalars(paths: Iterable[Place], seen: dict[str, int]) -> dict[str, list
             payloads = framing.payloads(disk.open_beneath(path))
         except FileNotFoundError:
             continue
-        for event in map(event_pb2.Event.FromString, payloads[seen.get(str(path), 0) :]):
+        known = count = seen.get(str(path), 0)
+        for payload in itertools.islice(payloads, known, None):
+            count += 1
+            try:
+                event = event_pb2.Event.FromString(payload)
+            except DecodeError:  # only the beginning of a long record is there: it holds no scalar
+                continue
             for value in event.summary.value:
                 if value.HasField("simple_value"):
                     point = [event.wall_time, event.step, _shortest(value.simple_value)]
                     found.setdefault(value.tag, []).append(point)
-        seen[str(path)] = len(payloads)
+        seen[str(path)] = count
     return found
 
 

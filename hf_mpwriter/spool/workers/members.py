@@ -48,12 +48,13 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.names import candidates
+from hf_mpwriter.base.names import candidates, worker_dir
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.snapshot.search import Named
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading
 from hf_mpwriter.spool.workers.peers import seen_from_here, was_written_lately
@@ -384,6 +385,13 @@ class Members:
         if self._unread is not None:
             raise self._unread
         return {path for member in members for path in member.growing}
+
+    def named(self, known: Iterable[str] = ()) -> Named:
+        """What the members of the last look, claims and `known` paths, such as the ledger's, name."""
+        members = (one.member for one in self._known.values() if one.member is not None)
+        claims = (name.removesuffix(".lock") for name in _listdir(self._spool.claims) if name.endswith(".lock"))
+        files = frozenset(known).union(*(member.files for member in members))
+        return Named(files, frozenset(map(worker_dir, claims)))
 
     def remove(self, member: Member) -> None:
         """Remove the file of a dead member, or leave it to the next uploader."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import struct
+import time
+import tracemalloc
 
 import pytest
 from hypothesis import example, given
@@ -15,6 +17,8 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
 from hf_mpwriter.events import framing
+from hf_mpwriter.events.last_step import last_step
+from hf_mpwriter.system.directory import Directory
 
 PAYLOADS = st.lists(st.binary(max_size=30), max_size=6)
 
@@ -135,7 +139,7 @@ def test_the_framing_is_tensorboardx(tmp_path_factory, payloads):
     writer.close()
     with open(path, "rb") as file:
         assert b"".join(map(framing.frame, payloads)) == file.read()
-    assert framing.payloads(path) == payloads
+    assert list(framing.payloads(path)) == payloads
 
 
 def test_a_file_cut_at_any_byte_ends_at_its_last_whole_record():
@@ -219,6 +223,54 @@ def test_payloads_stop_at_the_end_that_is_asked_for(tmp_path):
     payloads = [b"a", b"bb", b"ccc"]
     path.write_bytes(b"".join(map(framing.frame, payloads)) + b"torn")
     ends = boundaries(payloads)
-    assert framing.payloads(str(path)) == payloads
-    assert framing.payloads(str(path), ends[2]) == payloads[:2]
-    assert framing.payloads(str(path), ends[2] - 1) == payloads[:1]
+    assert list(framing.payloads(str(path))) == payloads
+    assert list(framing.payloads(str(path), ends[2])) == payloads[:2]
+    assert list(framing.payloads(str(path), ends[2] - 1)) == payloads[:1]
+
+
+def sparse(path, announced: int, crc: int | None = None) -> int:
+    """A file that is nothing but a sound header, a hole of so many bytes, and a checksum; a descriptor of it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.write(fd, framing.frame(b"x") + framing.header(announced))
+    end = os.fstat(fd).st_size + announced
+    os.pwrite(fd, struct.pack("<I", 0 if crc is None else crc), end)
+    return fd
+
+
+@pytest.mark.parametrize("announced", [100 << 20, 200 << 30, (1 << 63) - 1])
+def test_memory_does_not_grow_with_what_a_header_announces(tmp_path, announced):
+    """A record of a hundred megabytes is checked in pieces; one that no program could parse is damage, unread."""
+    try:
+        fd = sparse(tmp_path / "file", announced)
+    except (OSError, OverflowError):  # no filesystem holds so much: only the header is there
+        fd = memory_file(framing.frame(b"x") + framing.header(announced))
+    tracemalloc.start()
+    before = time.thread_time()
+    try:
+        assert framing.ending(fd) == (len(framing.frame(b"x")), True)
+        assert [payload for _, payload in framing.records(fd, 0, 1 << 62)[0]] == [b"x"]
+        assert list(framing.payloads(fd)) == [b"x"]
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        assert time.thread_time() - before < 5
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_record_is_whole_if_its_checksum_holds(tmp_path):
+    """As one of ordinary length; its reader gets the beginning, in which step and tag are."""
+    head, length = framing.summary_event(1.0, 7, framing.value_head("loss") + bytes(4)), 65 << 20
+    fd = sparse(tmp_path / "file", length, framing.masked_crc(head + bytes(length - len(head))))
+    start = len(framing.frame(b"x"))
+    os.pwrite(fd, head, start + framing.HEADER_SIZE)
+    size = os.fstat(fd).st_size
+    assert framing.ending(fd) == (size, False)
+    assert framing.ending(fd, 0, size - 1) == (start, False)
+    ((at, payload),), end = framing.records(fd, start, size)
+    assert (at, len(payload), framing.step_of(payload), end) == (start, framing.BEGINNING, 7, size)
+    os.ftruncate(fd, size - 1)
+    assert framing.ending(fd) == (start, False)
+    assert framing.records(fd, start, size) == ([], start)
+    assert last_step(Directory(tmp_path) / "", None) is None
+    os.pwrite(fd, framing.masked_crc(head + bytes(length - len(head))).to_bytes(4, "little"), size - 4)
+    os.rename(tmp_path / "file", tmp_path / "events.out.tfevents.1.h")
+    assert last_step(Directory(tmp_path) / "") == last_step(Directory(tmp_path) / "", "loss") == 7

@@ -531,3 +531,65 @@ def test_a_file_of_others_is_quiet_after_ten_minutes_without_a_change(tmp_path, 
     assert marked(MODIFIED + age, covered=True) == files, "the Hub has it"
     assert asked == []
     assert marked(0.0) == files, "without the clock none is quiet"
+
+
+def big(path, count: int = 40) -> int:
+    """An event file of so many records of about 64 KiB."""
+    record = framing.frame(framing.summary_event(1.0, 1, bytes(1 << 16)))
+    path.write_bytes(record * count)
+    return len(record)
+
+
+def test_one_scan_reads_so_much_of_what_others_may_have_made_and_the_next_one_goes_on(tmp_path, monkeypatch):
+    """Whole records each time, never called quiet or damaged before they are read; what is ours is read at once."""
+    size, own = big(tmp_path / "1.tfevents"), big(tmp_path / name(3))
+    big(tmp_path / "2.tfevents")
+    read, original = [0], os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: read.append(len(data := original(fd, count, at))) or data)
+    scan, lengths = EventFileScan(Directory(tmp_path), foreign_bytes=2 << 20), []
+    for _ in range(10):
+        read.clear()
+        found = {file.path: file for file in scan.files(lambda _: True, tuple)}
+        assert sum(read) < (3 << 20) + 40 * own
+        assert (found[name(3)].length, found[name(3)].growing) == (40 * own, False)
+        assert scan.damage(2**60) == []
+        assert scan.settled(2**60).isdisjoint(file.path for file in scan.unread)
+        lengths.append(sum(found[path].length for path in ("1.tfevents", "2.tfevents") if path in found))
+        if not scan.unread:
+            break
+    assert lengths == sorted(set(lengths))
+    assert lengths[0] <= 2 << 20
+    assert lengths[-1] == 2 * 40 * size
+    assert scan.left_out == []
+
+
+def test_training_reads_nothing_of_what_others_may_have_made(tmp_path, monkeypatch):
+    """Neither another writer's file nor one of another user under a name of ours; both may be of any length."""
+    for path in ("theirs.tfevents", name(1), name(2)):
+        big(tmp_path / path)
+    status, strange = Place.stat, str(tmp_path / name(2))
+    monkeypatch.setattr(
+        Place,
+        "stat",
+        lambda self: (found := status(self), os.stat_result((*found[:4], 54321, *found[5:])))[
+            str(self).endswith(os.path.basename(strange))
+        ],
+    )
+    opened, original = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *args, **kw: opened.append(str(path)) or original(path, *args, **kw))
+    scan = EventFileScan(Directory(tmp_path), foreign_bytes=0)
+    assert [file.path for file in scan.files(lambda _: True, tuple)] == [name(1)]
+    assert scan.unread == []
+    assert not {"theirs.tfevents", name(2)} & set(opened)
+
+
+def test_a_record_of_another_writer_that_no_scan_reads_is_told(tmp_path):
+    """It is longer than what one scan reads: nothing of it is, and it does not keep the uploader here."""
+    with open(tmp_path / "theirs.tfevents", "wb") as file:
+        file.write(framing.frame(b"x") + framing.header(1 << 30))
+        file.truncate(2 << 30)
+    scan = EventFileScan(Directory(tmp_path))
+    for _ in range(2):
+        assert [file.length for file in scan.files(lambda _: True, tuple)] == [len(framing.frame(b"x"))]
+        assert (scan.unread, scan.damage(2**60)) == ([], [])
+        assert scan.left_out == ["theirs.tfevents: a record of more than 256 MiB, by another writer"]

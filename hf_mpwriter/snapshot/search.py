@@ -1,0 +1,197 @@
+"""The search for the files of a run. Others may put anything into a run directory, so it is bounded.
+
+    named       the files that members and the ledger name, the folders of claims     always found
+    the rest    the nearest first, up to PATHS paths, LEVELS levels and the seconds of the caller
+
+Invariants:
+- All that looks for files in a run directory goes through `RunSearch`. What that has left out, `status` tells.
+- What is named counts for no limit. If the search is cut short, it is looked for where it is named to be.
+- Symbolic links are not followed, and the spool is never read.
+- A folder with a spool of its own, or with the name of one that is kept elsewhere, is another run, which may go
+  elsewhere or nowhere: nothing below it is part of this one. A run has its spool before its first event file, and a
+  folder is asked for one after it was listed: so no listing, however it falls, finds a file of another run.
+- All that opens what was listed before asks `other_run_above`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple, Self
+
+from hf_mpwriter.base import names
+from hf_mpwriter.system.directory import Directory, Place
+
+PATHS = 100_000  # files, folders and links that nothing names
+TOO_MANY = f"files and folders beside {PATHS:,} others"
+NO_SPOOL = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)  # or nothing can be read there
+LEVELS = 64  # folders one in another
+SECONDS = 30.0  # of a search whose caller has no limit of its own
+SECONDS_IN_TRAINING = 5.0
+
+
+class Named(NamedTuple):
+    """What the spool of a run names, relative to the run directory."""
+
+    files: frozenset[str] = frozenset()  # by members and the ledger
+    folders: frozenset[str] = frozenset()  # of workers, by their claims
+
+    def has(self, path: str) -> bool:
+        """Whether a file or folder is named."""
+        return path in self.files or path in self.folders
+
+
+class RunSearch:
+    """One search for all regular files of a run but ours, by relative paths."""
+
+    def __init__(
+        self,
+        run: Directory,
+        named: Named | None = None,
+        until: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`until`: monotonic seconds."""
+        self.run, self._named, self._clock = run, named or Named(), clock
+        self._until = clock() + SECONDS if until is None else until
+        self._left = PATHS
+        self._met, self._listed = set[str](), set[str]()  # of the files that are named; folders
+        self.unread: list[OSError] = []  # folders that could not be listed
+        self.other_runs: list[str] = []  # folders of other runs that were passed over
+        self.left_out: list[str] = []  # for people
+
+    def __iter__(self) -> Iterator[str]:
+        """RunSearch; each path comes once."""
+        pending = deque([("", 0)])
+        while pending and self._left > 0 and self.has_time():
+            folder, level = pending.popleft()
+            folders, files = self._list(folder, self._left)
+            yield from files
+            if level < LEVELS:
+                pending.extend((below, level + 1) for below in folders)
+            elif folders:
+                self._leave_out(f"folders more than {LEVELS} deep, such as {folders[0]}")
+        if pending and self._left <= 0:
+            self._leave_out(TOO_MANY)
+        if self.left_out:
+            yield from self._named_ones()
+
+    def _named_ones(self) -> Iterator[str]:
+        """What is named and was not met, but for what is in another run."""
+        is_ours = functools.cache(self._is_of_this_run)
+        yield from (path for path in self._named.files - self._met if is_ours(os.path.dirname(path)))
+        for folder in self._named.folders - self._listed:
+            files = self._list(folder, PATHS)[1] if is_ours(folder) else ()
+            yield from (path for path in files if names.is_ours(os.path.basename(path)) and not self._named.has(path))
+
+    def _is_of_this_run(self, folder: str) -> bool:
+        parts = folder.split("/") if folder else []
+        above = ("/".join(parts[: count + 1]) for count in range(len(parts)))
+        return not any((self.run / one / names.SPOOL_NAME).exists() for one in above)
+
+    def is_late(self) -> bool:
+        """Whether its time is over."""
+        return self._clock() >= self._until
+
+    def has_time(self, path: str | None = None) -> bool:
+        """Whether there is time for a path; for one that is named there always is."""
+        if not self.is_late() or (path is not None and path in self._named.files):
+            return True
+        self._leave_out("what could not be looked at in time")
+        return False
+
+    def _leave_out(self, what: str) -> None:
+        if what not in self.left_out:
+            self.left_out.append(what)
+
+    def _list(self, folder: str, most: int) -> tuple[list[str], list[str]]:
+        """The folders and files in a folder; none if it is another run, or cannot be listed."""
+        most += len(self._named.files)
+        try:
+            found = Place(self.run, folder).scan(most + 1)
+            is_cut = sum(map(len, found)) > most
+            is_run = names.SPOOL_NAME in (*found[0], *found[2])  # a link to a spool, too
+            if folder and (is_run or (is_cut and (self.run / folder / names.SPOOL_NAME).exists())):
+                self.other_runs.append(folder)
+                return [], []
+        except OSError as error:
+            self.unread.append(error)
+            return [], []
+        prefix = f"{folder}/" if folder else ""
+        folders, files = ([prefix + name for name in some if not names.is_of_ours(name)] for some in found[:2])
+        self._met.update(path for path in files if path in self._named.files)
+        self._left -= sum(map(len, found)) - sum(map(self._named.has, (*folders, *files)))
+        if is_cut:
+            self._leave_out(TOO_MANY)
+        else:
+            self._listed.add(folder)
+        return folders, files
+
+
+def other_run_above(run: Directory, directory: str) -> str:
+    """The topmost folder of another run that a folder of a run directory is or lies in, "" if it is of this one."""
+    end, fd = 0, run.fd if directory else -1
+    while directory and end >= 0:
+        end = directory.find("/", end + 1)
+        folder = directory if end < 0 else directory[:end]
+        try:
+            os.stat(f"{folder}/{names.SPOOL_NAME}", dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in NO_SPOOL:
+                raise
+        else:
+            return folder
+    return ""
+
+
+def check_is_of_run(run: Directory, path: str) -> None:
+    """Refuse a file that was listed before its folder became one of another run; FileNotFoundError."""
+    if other := other_run_above(run, os.path.dirname(path)):
+        raise FileNotFoundError(errno.ENOENT, f"{other} is another run now", path)
+
+
+class Statuses:
+    """Reaches file after file, and tells its status; it keeps the directory of the last one open."""
+
+    def __init__(self, run: Directory) -> None:
+        self._run = run
+        self._name, self._directory, self._step = "", Place(run), contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Return this object."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the last directory."""
+        self._step.close()
+        self._directory = Place(self._run)
+
+    def place(self, relative: str) -> Place:
+        """The place of a file, good until the next call; OSError if its directory is gone."""
+        directory, _, name = relative.rpartition("/")
+        if self._directory.directory is self._run or directory != self._name:
+            self.__exit__()
+            self._directory = self._step.enter_context(Place(self._run, directory).entered())
+            self._name = directory
+        return self._directory / name
+
+    def of(self, relative: str) -> os.stat_result:
+        """The status of a file, of a link its own; OSError if it is gone."""
+        return self.place(relative).stat()
+
+
+def sizes_of(search: RunSearch, paths: Iterable[str], without: Collection[tuple[int, int]] = ()) -> dict[str, int]:
+    """Size in bytes of each file of a search that is there, but not `without`, by device and inode."""
+    found = {}
+    with Statuses(search.run) as statuses:
+        for path in filter(search.has_time, paths):
+            with contextlib.suppress(OSError):
+                status = statuses.of(path)
+                if (status.st_dev, status.st_ino) not in without:
+                    found[path] = status.st_size
+    return found
