@@ -60,13 +60,13 @@ class RunSearch:
         self.run, self._named, self._clock = run, named or Named(), clock
         self._until = clock() + SECONDS if until is None else until
         self._left = PATHS
-        self._met, self._listed = set[str](), set[str]()  # of the files that are named; folders
+        self._met, self._listed = set[str](), set[str]()  # files that are named, or in a folder that is; folders
         self.unread: list[OSError] = []  # folders that could not be listed
         self.other_runs: list[str] = []  # folders of other runs that were passed over
         self.left_out: list[str] = []  # for people
 
     def __iter__(self) -> Iterator[str]:
-        """RunSearch; each path comes once."""
+        """Search; each path comes once."""
         pending = deque([("", 0)])
         while pending and self._left > 0 and self.has_time():
             folder, level = pending.popleft()
@@ -83,11 +83,11 @@ class RunSearch:
 
     def _named_ones(self) -> Iterator[str]:
         """What is named and was not met, but for what is in another run."""
-        is_ours = functools.cache(self._is_of_this_run)
-        yield from (path for path in self._named.files - self._met if is_ours(os.path.dirname(path)))
+        is_ours, met = functools.cache(self._is_of_this_run), frozenset(self._met)
+        yield from (path for path in self._named.files - met if is_ours(os.path.dirname(path)))
         for folder in self._named.folders - self._listed:
-            files = self._list(folder, PATHS)[1] if is_ours(folder) else ()
-            yield from (path for path in files if names.is_ours(os.path.basename(path)) and not self._named.has(path))
+            files = self._list(folder, PATHS, names.is_ours)[1] if is_ours(folder) else ()
+            yield from (path for path in files if path not in met and path not in self._named.files)
 
     def _is_of_this_run(self, folder: str) -> bool:
         parts = folder.split("/") if folder else []
@@ -109,11 +109,11 @@ class RunSearch:
         if what not in self.left_out:
             self.left_out.append(what)
 
-    def _list(self, folder: str, most: int) -> tuple[list[str], list[str]]:
+    def _list(self, folder: str, most: int, keep: Callable[[str], bool] | None = None) -> tuple[list[str], list[str]]:
         """The folders and files in a folder; none if it is another run, or cannot be listed."""
         most += len(self._named.files)
         try:
-            found = Place(self.run, folder).scan(most + 1)
+            found = Place(self.run, folder).scan(most + 1, keep)
             is_cut = sum(map(len, found)) > most
             is_run = names.SPOOL_NAME in (*found[0], *found[2])  # a link to a spool, too
             if folder and (is_run or (is_cut and (self.run / folder / names.SPOOL_NAME).exists())):
@@ -124,7 +124,7 @@ class RunSearch:
             return [], []
         prefix = f"{folder}/" if folder else ""
         folders, files = ([prefix + name for name in some if not names.is_of_ours(name)] for some in found[:2])
-        self._met.update(path for path in files if path in self._named.files)
+        self._met.update(path for path in files if path in self._named.files or folder in self._named.folders)
         self._left -= sum(map(len, found)) - sum(map(self._named.has, (*folders, *files)))
         if is_cut:
             self._leave_out(TOO_MANY)

@@ -201,17 +201,20 @@ class Place:
         except OSError:
             return False
 
-    def scan(self, most: int | None = None) -> tuple[list[str], list[str], list[str]]:
+    def scan(
+        self, most: int | None = None, keep: Callable[[str], bool] | None = None
+    ) -> tuple[list[str], list[str], list[str]]:
         """The names of the directories in a directory, of the regular files, and of the rest, such as links.
 
-        `most`: of so many names at most, whichever come first.
+        `most`: of so many names at most, whichever come first; `keep`: which names count.
         """
         found: tuple[list[str], list[str], list[str]] = [], [], []
         fd = self.open(_DIRECTORY)
         try:
             take_standard()  # `scandir` makes a duplicate
             with os.scandir(fd) as entries:
-                for entry in itertools.islice(entries, most):
+                wanted = entries if keep is None else (entry for entry in entries if keep(entry.name))
+                for entry in itertools.islice(wanted, most):
                     if entry.is_dir(follow_symlinks=False):
                         found[0].append(entry.name)
                     else:

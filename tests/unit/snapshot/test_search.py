@@ -48,8 +48,9 @@ def test_a_search_stops_at_its_number_of_paths_and_finds_what_is_named(tmp_path)
     for path in (deep, f"rank_00002/{OURS}", f"rank_00002/sub/{OURS}"):
         event_file(tmp_path / path, 1)
     flood(tmp_path)
-    for folder in ("b", "rank_00001", "rank_00002"):
+    for folder in ("b", "rank_00001"):
         flood(tmp_path / folder)
+    flood(tmp_path / "rank_00002", prefix="events.out.tfevents.17000001")
     paths, left_out = found(tmp_path, deep, folders=("", "rank_00002"))
     assert paths >= {deep, f"rank_00002/{OURS}"}
     assert f"rank_00002/sub/{OURS}" not in paths
