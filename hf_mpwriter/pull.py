@@ -44,7 +44,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused, Sent, Split
 from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.client import Hub, Remote
-from hf_mpwriter.snapshot.event_files import other_run_above
+from hf_mpwriter.snapshot.search import other_run_above
 from hf_mpwriter.spool import ledger as ledgers
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.pulled import note_pulled

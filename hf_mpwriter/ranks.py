@@ -50,7 +50,7 @@ from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.series import SEGMENT_MIN, Purge, SegmentSeries
-from hf_mpwriter.snapshot.event_files import other_run_above
+from hf_mpwriter.snapshot.search import PATHS, other_run_above
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing
 from hf_mpwriter.spool.workers.member_lines import Member
@@ -252,13 +252,13 @@ class Inputs:
     def look(self) -> None:
         """See which files there are, and how long they are."""
         found = list[_File]()
-        directories, listed, _ = Place(self._run).scan()
+        directories, listed, _ = Place(self._run).scan(most=PATHS, keep=_counts)
         ranks = sorted((rank, name) for name in directories if (rank := rank_of(name)) is not None)
         if ranks:  # else there is nothing to compare
             found += self._look_in(Place(self._run), 0, "", listed)
         for rank, name in ranks:
             with contextlib.suppress(FileNotFoundError), Place(self._run, name).entered() as directory:
-                listed = directory.names()
+                listed = directory.scan(most=PATHS, keep=names.is_ours)[1]
                 if not other_run_above(self._run, name):
                     found += self._look_in(directory, rank, f"{name}/", listed)
         self._files = {file.path: file for file in found}
@@ -327,6 +327,11 @@ class Inputs:
         events = [event for at, event in found if event.step < file.bound(at)]
         file.highest = max([file.highest, *(event.step for event in events)])
         return events
+
+
+def _counts(name: str) -> bool:
+    """Whether a name in the run directory is one of a rank's directory or of an event file of ours."""
+    return names.is_ours(name) or rank_of(name) is not None
 
 
 def rank_of(worker: str) -> int | None:

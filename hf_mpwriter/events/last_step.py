@@ -54,7 +54,7 @@ def last_step(
 def _files(directory: Place) -> Iterator[tuple[str, int]]:
     """The event files from the newest to the oldest: name, and a descriptor until the next one is asked for."""
     users = owners(directory.directory)
-    for name in sorted(filter(is_event_file, _names(directory)), reverse=True):
+    for name in sorted(_names(directory), reverse=True):
         try:
             fd = disk.open_beneath(directory / name)
         except FileNotFoundError:
@@ -72,7 +72,7 @@ def _files(directory: Place) -> Iterator[tuple[str, int]]:
 
 def _names(directory: Place) -> list[str]:
     try:
-        return directory.names()
+        return directory.scan(keep=is_event_file)[1]
     except FileNotFoundError:
         return []
 

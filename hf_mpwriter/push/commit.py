@@ -55,8 +55,8 @@ from hf_mpwriter.base.words import command_line
 from hf_mpwriter.push.classify import classify, disk_error, is_of_disk, plain, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, NotQuietError, PathError, Remote, Source, SourceError
 from hf_mpwriter.push.job import SCRATCH, Job, Message, Notice, Part
-from hf_mpwriter.snapshot.event_files import check_is_of_run
 from hf_mpwriter.snapshot.large_files import snapshot_of
+from hf_mpwriter.snapshot.search import check_is_of_run
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place

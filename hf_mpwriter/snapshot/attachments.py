@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 
 from hf_mpwriter.base.files import LocalFile, git_hasher
 from hf_mpwriter.base.names import is_attachment
-from hf_mpwriter.snapshot.search import Named, RunSearch, sizes_of
+from hf_mpwriter.snapshot.search import Named, RunSearch, check_is_of_run, sizes_of
 from hf_mpwriter.system import disk, failpoints, filesystem, hf_home
 from hf_mpwriter.system.directory import Directory, Place
 
@@ -163,7 +163,7 @@ class Attachments:
         """
         if not _is_utf8(relative):
             raise OSError("its name is not UTF-8, so the Hub cannot take it")
-        event_files.check_is_of_run(self._run, relative)  # paths are listed once for a whole round
+        check_is_of_run(self._run, relative)  # paths are listed once for a whole round
         status, now = (self._run / relative).stat(), time.time()
         is_known, known = self._knows(relative, status), self._known.pop(relative, None)
         if known is None or not is_known:

@@ -54,12 +54,14 @@ class RunSearch:
         run: Directory,
         named: Named | None = None,
         until: float | None = None,
+        top: str = "",
+        enters: Callable[[str], bool] = lambda _: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`until`: monotonic seconds."""
+        """`until`: monotonic seconds; `top`: the folder to begin with; `enters`: which folders are searched."""
         self.run, self._named, self._clock = run, named or Named(), clock
         self._until = clock() + SECONDS if until is None else until
-        self._left = PATHS
+        self._top, self._enters, self._left = top, enters, PATHS
         self._met, self._listed = set[str](), set[str]()  # files that are named, or in a folder that is; folders
         self.unread: list[OSError] = []  # folders that could not be listed
         self.other_runs: list[str] = []  # folders of other runs that were passed over
@@ -67,13 +69,13 @@ class RunSearch:
 
     def __iter__(self) -> Iterator[str]:
         """Search; each path comes once."""
-        pending = deque([("", 0)])
+        pending = deque([(self._top, 0)])
         while pending and self._left > 0 and self.has_time():
             folder, level = pending.popleft()
             folders, files = self._list(folder, self._left)
             yield from files
             if level < LEVELS:
-                pending.extend((below, level + 1) for below in folders)
+                pending.extend((below, level + 1) for below in filter(self._enters, folders))
             elif folders:
                 self._leave_out(f"folders more than {LEVELS} deep, such as {folders[0]}")
         if pending and self._left <= 0:
@@ -83,16 +85,11 @@ class RunSearch:
 
     def _named_ones(self) -> Iterator[str]:
         """What is named and was not met, but for what is in another run."""
-        is_ours, met = functools.cache(self._is_of_this_run), frozenset(self._met)
-        yield from (path for path in self._named.files - met if is_ours(os.path.dirname(path)))
+        other_run, met = functools.cache(functools.partial(other_run_above, self.run)), frozenset(self._met)
+        yield from (path for path in self._named.files - met if not other_run(os.path.dirname(path)))
         for folder in self._named.folders - self._listed:
-            files = self._list(folder, PATHS, names.is_ours)[1] if is_ours(folder) else ()
+            files = self._list(folder, PATHS, names.is_ours)[1]
             yield from (path for path in files if path not in met and path not in self._named.files)
-
-    def _is_of_this_run(self, folder: str) -> bool:
-        parts = folder.split("/") if folder else []
-        above = ("/".join(parts[: count + 1]) for count in range(len(parts)))
-        return not any((self.run / one / names.SPOOL_NAME).exists() for one in above)
 
     def is_late(self) -> bool:
         """Whether its time is over."""
@@ -113,11 +110,9 @@ class RunSearch:
         """The folders and files in a folder; none if it is another run, or cannot be listed."""
         most += len(self._named.files)
         try:
-            found = Place(self.run, folder).scan(most + 1, keep)
-            is_cut = sum(map(len, found)) > most
-            is_run = names.SPOOL_NAME in (*found[0], *found[2])  # a link to a spool, too
-            if folder and (is_run or (is_cut and (self.run / folder / names.SPOOL_NAME).exists())):
-                self.other_runs.append(folder)
+            found = Place(self.run, folder).scan(most=most + 1, keep=keep)
+            if other := other_run_above(self.run, folder):
+                self.other_runs.append(other)
                 return [], []
         except OSError as error:
             self.unread.append(error)
@@ -126,7 +121,7 @@ class RunSearch:
         folders, files = ([prefix + name for name in some if not names.is_of_ours(name)] for some in found[:2])
         self._met.update(path for path in files if path in self._named.files or folder in self._named.folders)
         self._left -= sum(map(len, found)) - sum(map(self._named.has, (*folders, *files)))
-        if is_cut:
+        if sum(map(len, found)) > most:
             self._leave_out(TOO_MANY)
         else:
             self._listed.add(folder)

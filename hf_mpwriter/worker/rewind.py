@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Collection, Iterator
 
 from hf_mpwriter.base.names import (
@@ -39,10 +40,10 @@ from hf_mpwriter.base.names import (
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.series import FileHome
-from hf_mpwriter.snapshot.event_files import other_run_above
+from hf_mpwriter.snapshot.search import SECONDS_IN_TRAINING, RunSearch
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing
-from hf_mpwriter.spool.workers.members import Taken
+from hf_mpwriter.spool.workers.members import Members, Taken
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker import holders
@@ -223,35 +224,34 @@ def _directories(spool: Spool, name: str) -> list[Place]:
     """The directories of a name that hold event files, or will."""
     back = _to_come_back(spool)
     if name != MAIN_WORKER:
-        found = {place.name for place in event_directories(spool.run / name)}
-        found |= {directory for directory in back if f"{directory}/".startswith(f"{name}/")}
+        is_of_it = lambda directory: f"{directory}/".startswith(f"{name}/")  # noqa: E731
+        found = _event_directories(spool, name, is_of_it, is_event_file) | set(filter(is_of_it, back))
         return [spool.run / directory for directory in sorted(found)]
-    top = Place(spool.run)
-    directories, files, _ = top.scan()
     others = {lock.removesuffix(".lock") for lock in spool.claim(MAIN_WORKER).parent.names()} | {SPOOL_NAME}
-    own = [found for found in directories if _is_of_main(found, others)]
-    below = {place.name for found in own for place in event_directories(top / found, is_ours)}
-    below |= {path for path in back if path and _is_of_main(path.partition("/")[0], others)}
-    is_at_top = "" in back or any(map(is_event_file, files))
-    return [*[top] * is_at_top, *(spool.run / path for path in sorted(below))]
+    is_of_main = lambda path: not path or _is_of_main(path.partition("/")[0], others)  # noqa: E731
+    found = _event_directories(spool, "", is_of_main, is_ours) | set(filter(is_of_main, back))
+    return [spool.run / directory for directory in sorted(found)]
+
+
+def _event_directories(spool: Spool, top: str, has: Callable[[str], bool], counts: Callable[[str], bool]) -> set[str]:
+    """The directories from `top` downwards that are of a name and hold event files, or below it those that count."""
+    search = RunSearch(spool.run, None, time.monotonic() + SECONDS_IN_TRAINING, top, has)
+    paths = set(search)
+    if search.left_out:  # others have put very much there
+        members = Members(spool)
+        members.all()
+        paths |= members.named().files
+    found = set()
+    for path in paths:
+        directory, _, basename = path.rpartition("/")
+        if has(directory) and (is_event_file if directory == top else counts)(basename):
+            found.add(directory)
+    return found
 
 
 def _is_of_main(name: str, others: Collection[str]) -> bool:
     """Whether a directory of the run directory belongs to no other name."""
     return name not in others and not is_reserved(name) and name[:5] != "proc_"
-
-
-def event_directories(top: Place, counts: Callable[[str], bool] = is_event_file) -> list[Place]:
-    """The directories from `top` downwards that hold event files; none of a run with a spool of its own."""
-    try:
-        directories, files, _ = top.scan()
-        is_other = bool(other_run_above(top.directory, top.name))
-    except OSError:  # removed meanwhile, a link, or not ours to read
-        return []
-    if is_other:
-        return []
-    below = [found for name in directories for found in event_directories(top / name, counts)]
-    return [top, *below] if any(map(counts, files)) else below
 
 
 class _Elsewhere:

@@ -168,9 +168,8 @@ LISTING = {"listdir", "scandir", "walk", "fwalk", "iterdir", "rglob", "glob", "i
 LISTERS = {  # functions that may find what lies below a directory
     "system.directory.scan": "how all others list",
     "system.directory.names": "the same, without kinds",
-    "snapshot.event_files.walk": "the run directory, without other runs below it",
-    "worker.rewind._directories": "the names at its top",
-    "worker.rewind.event_directories": "the directories of a worker, without other runs",
+    "snapshot.search._list": "the run directory, without other runs below it",
+    "events.last_step._names": "a worker directory",
     "ranks.look": "the directories of ranks, without other runs",
     "mirror.posix._entries": "the logdir of a staged run",
     "cli.runs._folders": "the folders of a user who looks for runs",

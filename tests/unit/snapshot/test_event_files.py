@@ -23,12 +23,10 @@ from hf_mpwriter.snapshot.event_files import (
     Damage,
     EventFileScan,
     bounded,
-    check_is_of_run,
-    other_run_above,
     pending,
     sizes,
-    walk,
 )
+from hf_mpwriter.snapshot.search import RunSearch, check_is_of_run, other_run_above
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
@@ -81,7 +79,7 @@ def test_no_listing_finds_a_file_of_a_run_that_begins_meanwhile(tmp_path):
         beginning = threading.Thread(target=begin, args=(took * number / 100,))
         beginning.start()
         began = time.perf_counter()
-        found |= {path for path in walk(Directory(tmp_path)) if "tfevents" in path}
+        found |= {path for path in RunSearch(Directory(tmp_path)) if "tfevents" in path}
         took = time.perf_counter() - began
         beginning.join()
         for path in (folder / name(1), folder / "below" / name(1)):
