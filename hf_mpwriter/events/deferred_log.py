@@ -21,7 +21,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import traceback
@@ -29,6 +28,7 @@ from collections import deque
 from typing import TextIO
 
 from hf_mpwriter.system import process_state
+from hf_mpwriter.system.interrupts import is_of_handler, ours, suppress
 
 
 class Speaker(logging.StreamHandler[TextIO]):
@@ -37,6 +37,12 @@ class Speaker(logging.StreamHandler[TextIO]):
     def __init__(self) -> None:
         logging.Handler.__init__(self)
         self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - of the base class
+        """Show what has failed, but let pass what a signal handler raises meanwhile."""
+        if is_of_handler(sys.exception()):
+            raise  # noqa: PLE0704 - `logging` calls this where it handles the exception
+        super().handleError(record)
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]  # an attribute of the base class
@@ -66,13 +72,13 @@ class DeferredLog:
         while self._messages and not process_state.is_any_held():
             try:
                 level, text, arguments = self._messages.popleft()
-            except IndexError:  # another thread has taken it
+            except ours(IndexError):  # another thread has taken it
                 return
             try:
                 self._log(level, text, arguments)
-            except Exception:  # noqa: BLE001 - of a handler or a filter of the user
+            except ours(Exception):
                 if logging.raiseExceptions:
-                    with contextlib.suppress(Exception):  # stderr may be closed
+                    with suppress(Exception):  # stderr may be closed
                         traceback.print_exc()
 
     def _log(self, level: int, text: str, arguments: tuple[object, ...]) -> None:

@@ -28,12 +28,14 @@ from collections.abc import Callable
 
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.events import framing
+from hf_mpwriter.events.boundary import Boundary
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
-from hf_mpwriter.events.segment import Item, Segment
+from hf_mpwriter.events.segment import NOTHING, Item, Segment
 from hf_mpwriter.events.series import FileHome, Purge, SegmentSeries
 from hf_mpwriter.system import process_state
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # of the process, of the system
 
@@ -82,9 +84,9 @@ class Backlog:
         self._limits.clear(self)
         self.dropped += lost
 
-    def refused(self, now: float, error: OSError) -> None:
+    def refused(self, now: float, why: str) -> None:
         """Plan the next try."""
-        self.error = error.strerror or str(error)
+        self.error = why
         self.retry_after = min(self._timing.disk_retry_longest, 2 * self.retry_after or self._timing.disk_retry_first)
         self.retry_at = now + self.retry_after
 
@@ -116,6 +118,7 @@ class EventFile:
         self._log = logger
         self._series = SegmentSeries(home, sub, suffix, self._log, clock)
         self._limits = limits or Limits()
+        self._boundary = Boundary(lambda: "the first event file")
         self._lock = process_state.thread_lock()
         self._start_fresh()
 
@@ -134,25 +137,36 @@ class EventFile:
     def append_record(self, record: bytes) -> None:
         """Keep one record, framed."""
         item, size = (record,), len(record)
-        with self._lock:
-            segment = self._usual
-            if segment is not None and segment.under_way is None and segment.committed[0] < segment.limit:
-                segment.under_way = item
-                try:
-                    written = os.write(segment.fd, record) == size
-                except OSError:  # the long way meets it again, and warns
-                    written = False
-                if written:
-                    if segment.under_way is item:  # no call before all is counted: signal handlers run at calls
-                        segment.committed = (segment.committed[0] + size, item)
-                        segment.under_way = None
-                    else:  # a signal handler has logged meanwhile
-                        segment.count(item)
-                    return
-            self._backlog.add(item)
-            if not self._busy:  # else a signal handler logs inside `_drain`, which goes on with this record
-                self._drain()
-        self._log.flush()
+        try:
+            with self._lock:
+                segment = self._usual
+                if segment is not None and segment.under_way is None and segment.committed[0] < segment.limit:
+                    segment.under_way = item
+                    try:
+                        written = os.write(segment.fd, record) == size
+                    except ours(OSError):  # the long way meets it again, and warns
+                        written = False
+                    if written:
+                        if segment.under_way is item:  # no call before all is counted: signal handlers run at calls
+                            segment.committed = (segment.committed[0] + size, item)
+                            segment.under_way = None
+                        else:  # a signal handler has logged meanwhile
+                            segment.count(item)
+                        return
+                self._backlog.add(item)
+                if not self._busy:  # else a signal handler logs inside `_drain`, which goes on with this record
+                    self._drain()
+            self._log.flush()
+        except ours(Exception) as error:  # as in `Boundary`, which would cost a call
+            self._failed(item, error)
+
+    def _failed(self, item: Item, error: Exception) -> None:
+        """Take in that something failed around a record: what neither waits nor may be written is dropped."""
+        segment, backlog = self._series.current, self._backlog
+        begun = (NOTHING, NOTHING) if segment is None else (segment.under_way, segment.committed[1])
+        if not any(item is one for one in (*begun, *backlog.items)):
+            backlog.dropped += 1
+        self._boundary.tell(error, self.path)
 
     def _drain(self) -> None:
         """Write the backlog, and what a signal handler adds meanwhile."""
@@ -190,23 +204,24 @@ class EventFile:
                     backlog.remove_first()
                 else:
                     backlog.drop_first()
-        except OSError as error:
-            if error.errno in OUT_OF_DESCRIPTORS and self._limits.rest_all(but=self):
+        except ours(Exception) as error:  # of any kind: then the records wait as well
+            if getattr(error, "errno", None) in OUT_OF_DESCRIPTORS and self._limits.rest_all(but=self):
                 return self._write_backlog()
             self._refuse(error)
             return False
         return True
 
-    def _refuse(self, error: OSError) -> None:
+    def _refuse(self, error: Exception) -> None:
+        why = str(getattr(error, "strerror", None) or (error if isinstance(error, OSError) else repr(error)))
         if not self._backlog.retry_after and self._limits.is_calm:  # one warning, however many files it meets
             self._log.warning(
                 "%s: the disk refuses event records (%s); up to %.1f MiB wait in memory",
-                self.path or error.filename or "the first event file",
-                error.strerror or error,
+                self.path or getattr(error, "filename", None) or "the first event file",
+                why,
                 self._limits.memory / (1 << 20),
             )
         self._usual = None
-        self._backlog.refused(self._clock(), error)
+        self._backlog.refused(self._clock(), why)
 
     # descriptor
 
@@ -306,7 +321,7 @@ class EventFile:
                 try:
                     self._series.open()
                     self._count_descriptor()
-                except OSError as error:
+                except ours(Exception) as error:  # the first record tries again
                     self._log.warning("no event file can be opened yet: %s", error)
         self._log.flush()
 

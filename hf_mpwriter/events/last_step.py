@@ -12,9 +12,10 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -24,6 +25,7 @@ from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.events import framing
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 
 CHUNK = framing.CHUNK  # bytes that are held at a time
 SEARCHED = 256 << 10  # bytes that are searched for a tag at a time: what the caches of a processor hold
@@ -43,23 +45,29 @@ def last_step(
     there is no other. `lengths`: where the whole records end of files that this process writes.
     """
     search, known = _Search(tag, hidden_from, only_scalars=only_scalars), lengths or {}
-    if not search.is_over and any(search.has_tag(fd) for _, fd in _files(directory)):
-        for name, fd in _files(directory):
-            search.read(fd, known.get(name, os.fstat(fd).st_size))
-            if search.is_over:
-                break
+    if not search.is_over and _any_has_tag(directory, search):
+        with contextlib.closing(_files(directory)) as files:
+            for name, fd in files:
+                search.read(fd, known.get(name, os.fstat(fd).st_size))
+                if search.is_over:
+                    break
     return search.found if search.found is not None else search.stepless
 
 
-def _files(directory: Place) -> Iterator[tuple[str, int]]:
+def _any_has_tag(directory: Place, search: _Search) -> bool:
+    with contextlib.closing(_files(directory)) as files:
+        return any(search.has_tag(fd) for _, fd in files)
+
+
+def _files(directory: Place) -> Generator[tuple[str, int], None, None]:
     """The event files from the newest to the oldest: name, and a descriptor until the next one is asked for."""
     users = owners(directory.directory)
     for name in sorted(_names(directory), reverse=True):
         try:
             fd = disk.open_beneath(directory / name)
-        except FileNotFoundError:
+        except ours(FileNotFoundError):
             continue
-        except OSError as error:
+        except ours(OSError) as error:
             if error.errno in disk.NOT_REGULAR:
                 continue
             raise
@@ -73,7 +81,7 @@ def _files(directory: Place) -> Iterator[tuple[str, int]]:
 def _names(directory: Place) -> list[str]:
     try:
         return directory.scan(keep=is_event_file)[1]
-    except FileNotFoundError:
+    except ours(FileNotFoundError):
         return []
 
 
@@ -116,7 +124,9 @@ class _Search:
             return
         try:
             event = Event.FromString(payload)
-        except DecodeError:  # it is a long record, of which step and tag are here, or none that protobuf has written
+        except ours(
+            DecodeError
+        ):  # it is a long record, of which step and tag are here, or none that protobuf has written
             if len(payload) == framing.BEGINNING:
                 self.found = framing.step_of(payload)
             return

@@ -16,13 +16,13 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place, identity
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import is_still
 
 Item = tuple[bytes]  # a record in a tuple of its own, recognized by its identity
@@ -66,7 +66,7 @@ class Segment:
             self._inode = identity(os.fstat(self.fd))
         except BaseException:
             os.close(self.fd)
-            path.unlink()
+            disk.discard(path)
             raise
         # where the last whole record ends, and that record: one assignment, so that an exception of a signal
         # handler never comes between the two
@@ -135,7 +135,7 @@ class Segment:
 
     def readable(self) -> int:
         """Bytes of whole records at the path, of a file that was damaged; `end` if there is none."""
-        return _whole_length(self.path) if os.path.lexists(self.path) else self.end
+        return _whole_length(self.path) if self.path.exists() else self.end
 
     def is_there(self) -> bool:
         """Whether the file is still at its path; what is written from here on was written after that.
@@ -144,9 +144,9 @@ class Segment:
         """
         try:
             there = identity(self.path.stat()) == self._inode
-        except (FileNotFoundError, NotADirectoryError):
+        except ours(FileNotFoundError, NotADirectoryError):
             return False
-        except OSError:
+        except ours(OSError):
             return True
         if there:
             self._seen = self.end
@@ -169,7 +169,7 @@ class Segment:
                 and os.pread(self.fd, len(last), end - len(last)) == last
                 and framing.holds(os.pread(self.fd, min(CHECK_BYTES, end - self._checked), self._checked))
             )
-        except OSError:
+        except ours(OSError):
             return True
         if self.committed is not before:  # a signal handler has logged meanwhile
             return True
@@ -179,7 +179,7 @@ class Segment:
 
     def written_since_removal(self) -> bytes:
         """Records that were written after the file was last seen at its path, and that are in no other file."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if self.fd >= 0 and not os.fstat(self.fd).st_nlink:  # else it was only moved away, and keeps them
                 kept = max(self._seen, _whole_length(self.path))  # a copy may stand in its place
                 return os.pread(self.fd, max(0, self.end - kept), kept)
@@ -196,7 +196,7 @@ class Segment:
         """Open the descriptor again; False if the file is no longer what this process left there."""
         try:
             fd = self.path.open(_REOPEN)
-        except FileNotFoundError:
+        except ours(FileNotFoundError):
             return False
         if identity(os.fstat(fd)) != self._inode or os.fstat(fd).st_size != self.end:
             os.close(fd)
@@ -249,7 +249,7 @@ class Segment:
                 disk.fsync_dir(self.path.parent, "event_file")
                 self._name_synced = True
             self._refusals = 0
-        except OSError as error:
+        except ours(OSError) as error:
             self._skips = min(2**refusals - 1, MOST_SKIPS)
             self._log.warning("%s: not safe against a power cut: %s", self.path, error)
 
@@ -261,18 +261,18 @@ class Segment:
             return
         try:
             os.close(fd)
-        except OSError as error:  # a network filesystem reports here what it could not keep
+        except ours(OSError) as error:  # a network filesystem reports here what it could not keep
             self._log.warning("%s: %s", self.path, error)
 
 
 def _whole_length(path: Place) -> int:
     try:
         fd = disk.open_beneath(path)
-    except OSError:
+    except ours(OSError):
         return 0
     try:
         return framing.whole_length(fd)
-    except OSError:
+    except ours(OSError):
         return 0
     finally:
         os.close(fd)

@@ -35,6 +35,7 @@ from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.events.segment import Item, Segment
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 
 SEGMENT_SHARE = 8  # a segment is sealed at one eighth of what was written, within the two limits below
 SEGMENT_MIN = 16 << 20  # bytes; the home may say less
@@ -84,7 +85,7 @@ class Purge(NamedTuple):
         """Whether it is still to be done in a directory, which may not exist yet; OSError if it cannot be read."""
         try:
             return self.is_wanted(directory, directory.names())
-        except FileNotFoundError:
+        except ours(FileNotFoundError):
             return True
 
 
@@ -170,7 +171,7 @@ class SegmentSeries:
             seal = self._seals[0]
             try:
                 self._home.sealed(*seal)
-            except OSError:
+            except ours(Exception):
                 return
             if self._seals and self._seals[0] is seal:  # else a signal handler has reported it as well
                 self._seals.popleft()
@@ -215,7 +216,7 @@ class SegmentSeries:
         if segment.end + len(item[0]) <= largest:
             try:
                 segment.write(item)
-            except OSError as refused:
+            except ours(OSError) as refused:
                 error = refused
             else:
                 return True
@@ -306,7 +307,7 @@ def sync_together(series: Iterable[SegmentSeries], run: Place) -> None:
     """Sync the whole filesystem where many segments lack that: a sync of each takes a second for a thousand of them."""
     try:
         device = os.fstat(run.directory.fd).st_dev
-    except OSError:  # it was removed
+    except ours(OSError):  # it was removed
         return
     lacking = [one for each in series for one in each.unsynced(device)]
     if len(lacking) >= disk.MANY and disk.sync_filesystem(run, "event_file"):
@@ -317,5 +318,5 @@ def sync_together(series: Iterable[SegmentSeries], run: Place) -> None:
 def _modified(path: Place) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:
+    except ours(OSError):
         return 0.0

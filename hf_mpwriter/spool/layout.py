@@ -72,6 +72,7 @@ from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory, Place, at
 from hf_mpwriter.system.filesystem import reason_of
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import host_id
 
 FORMAT = "hf-mpwriter 5"
@@ -234,7 +235,7 @@ class Spool:
         """The hosts that have had an uploader here."""
         try:
             return sorted(self.hosts.names())
-        except (FileNotFoundError, NotADirectoryError):
+        except ours(FileNotFoundError, NotADirectoryError):
             return []
 
     def exists(self) -> bool:
@@ -246,9 +247,9 @@ class Spool:
         try:
             self.check_format()
             destination = self.destination()
-            ours = destination is not None and destination.is_at(endpoint)
-            return ours and any(map(MemberName.parse, self.members.names()))
-        except (OSError, SpoolFormatError):
+            is_here = destination is not None and destination.is_at(endpoint)
+            return is_here and any(map(MemberName.parse, self.members.names()))
+        except ours(OSError, SpoolFormatError):
             return False
 
     def is_original(self) -> bool:
@@ -283,7 +284,7 @@ class Spool:
                     makes = disk.publish(spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format", _is_format)
         except LogdirError:
             raise
-        except OSError as error:
+        except ours(OSError) as error:
             is_file = isinstance(error, FileExistsError | NotADirectoryError)
             if ownership.others_may_write(self.run) and (is_file or error.errno in (errno.ELOOP, errno.ENOENT)):
                 text = f"{self.root} cannot be used: {error.strerror}. Other users may write into {self.run_dir}."
@@ -306,7 +307,7 @@ class Spool:
             found = disk.read(self.directory / FORMAT_NAME)
         except ForeignSpoolError:
             raise
-        except OSError:  # a file in the place of a directory: `create` has the better message
+        except ours(OSError):  # a file in the place of a directory: `create` has the better message
             return False
         if found is None or not _is_format(found):
             return False
@@ -328,7 +329,7 @@ class Spool:
                 with Place(self.directory).entered() as inside:
                     record = state.dump(RunRecord(destination, asked, inside.stat().st_ino))
                     disk.publish(inside / RUN_JSON, record, "spool.run", _is_whole)
-            except OSError as error:
+            except ours(OSError) as error:
                 raise unwritable(self.run_dir, error) from error
             recorded = self.record()
         if recorded is None or destination not in (recorded.destination, recorded.wanted):
@@ -362,7 +363,7 @@ class Spool:
         """Where the run goes whose writers ask for a destination, as far as that can be read."""
         try:
             record = self.record()
-        except (HfMpWriterError, OSError):
+        except ours(HfMpWriterError, OSError):
             return asked
         return record.destination if record is not None and asked == record.wanted else asked
 
@@ -372,7 +373,7 @@ class Spool:
         try:
             data = disk.read(self.directory / RUN_JSON)
             return state.load(RunRecord, data) if data is not None and _is_whole(data) else None
-        except (state.DamagedError, OSError) as error:
+        except ours(state.DamagedError, OSError) as error:
             raise SpoolFormatError(
                 f"{self.directory / RUN_JSON} is damaged: {error}.",
                 hint="Remove that file; the next start writes it again.",
@@ -388,6 +389,6 @@ def _is_whole(found: bytes) -> bool:
     """Whether what was found in the place of run.json is neither empty nor ends too soon."""
     try:
         json.loads(found)
-    except (ValueError, RecursionError):
+    except ours(ValueError, RecursionError):
         return bool(found) and not found.startswith(b"{")
     return True

@@ -43,6 +43,7 @@ from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 
 UNCERTAIN_LIMIT = 64  # contents per attachment whose outcome is unknown; older ones are forgotten
 
@@ -236,8 +237,8 @@ class Ledger:
             self.quarantined.pop(path, None)
             self.uncertain.pop(path, None)
         elif names.is_attachment(path) and path in self.files and path in other.files and mine.sent != theirs.sent:
-            ours = (held.sent for held in (mine, theirs) if not held.sent.is_gone and not held.foreign)
-            self._add_uncertain(path, ours)
+            own = (held.sent for held in (mine, theirs) if not held.sent.is_gone and not held.foreign)
+            self._add_uncertain(path, own)
         if path in other.files and (path not in self.files or theirs.order > mine.order):
             self.files[path] = theirs
         if (entry := other.quarantined.get(path)) is not None:
@@ -264,7 +265,7 @@ def load(spool: Spool, destination: Destination) -> Ledger:
     for host in spool.host_ids():
         try:
             ledger = state.load(Ledger, disk.read(spool.host(host).ledger) or b"")
-        except (state.DamagedError, OSError):
+        except ours(state.DamagedError, OSError):
             continue
         if ledger.destination == destination:
             merged.merge(ledger)
@@ -280,11 +281,11 @@ def set_aside(spool: Spool, host_id: str) -> str | None:
     try:
         if (data := disk.read(path)) is not None:
             state.load(Ledger, data)
-    except (state.DamagedError, OSError):
+    except ours(state.DamagedError, OSError):
         aside = path.parent / f"{path.basename}.unreadable-{int(time.time())}-{os.urandom(2).hex()}"
         try:
             disk.rename(path, aside, "ledger.aside")
-        except OSError:  # the next one that is saved takes its place
+        except ours(OSError):  # the next one that is saved takes its place
             return str(path)
         return str(aside)
     return None

@@ -16,7 +16,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
@@ -24,6 +23,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import close_if, open_above, take_standard
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -60,7 +60,7 @@ class Directory:
             try:
                 if identity(os.fstat(self._fd)) == self._identity:
                     return self._fd
-            except OSError as error:
+            except ours(OSError) as error:
                 if error.errno != errno.EBADF:
                     raise
         return self._take(self._open())
@@ -101,7 +101,7 @@ class Directory:
         """Whether there is one; OSError if it must not be used, or is none."""
         try:
             return self.fd >= 0
-        except FileNotFoundError:
+        except ours(FileNotFoundError):
             return False
 
     def is_at_path(self) -> bool:
@@ -112,9 +112,9 @@ class Directory:
         try:
             held = self.fd >= 0 and self._identity  # compared just now
             return identity(os.stat(self.path, follow_symlinks=self.above is None)) == held
-        except (FileNotFoundError, NotADirectoryError):
+        except ours(FileNotFoundError, NotADirectoryError):
             return False
-        except OSError as error:
+        except ours(OSError) as error:
             return error.errno not in (errno.ELOOP, errno.ESTALE)  # stale: removed by another host
 
     def release(self) -> None:
@@ -126,7 +126,7 @@ class Directory:
 
     def __del__(self) -> None:
         """Close the descriptor."""
-        with contextlib.suppress(Exception):  # at the end of the interpreter
+        with suppress(Exception):  # at the end of the interpreter
             self.release()
 
 
@@ -178,8 +178,15 @@ class Place:
 
     def open(self, flags: int, mode: int = 0o600) -> int:
         """Open what is there, on a descriptor above 2; the mode is that of a new file, before the umask."""
-        with self.held() as (where, name):
-            return open_above(name, flags | os.O_NOFOLLOW, mode, dir_fd=where)
+        fd = -1
+        try:
+            with self.held() as (where, name):
+                fd = open_above(name, flags | os.O_NOFOLLOW, mode, dir_fd=where)
+        except BaseException:
+            if fd >= 0:
+                os.close(fd)
+            raise
+        return fd
 
     def stat(self) -> os.stat_result:
         """The status of what is there, of a link its own."""
@@ -190,7 +197,7 @@ class Place:
         """Whether something is there."""
         try:
             self.stat()
-        except OSError as error:
+        except ours(OSError) as error:
             return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
         return True
 
@@ -198,7 +205,7 @@ class Place:
         """Whether a directory is there; a link to one is none."""
         try:
             return stat.S_ISDIR(self.stat().st_mode)
-        except OSError:
+        except ours(OSError):
             return False
 
     def scan(
@@ -279,6 +286,8 @@ class _Held:
 
 class _Entered(Directory):
     """The block of `Place.entered`, and the directory in it. No `release` of the held one closes its descriptor."""
+
+    __del__ = staticmethod(object)  # type: ignore[assignment]  # the block closes it; see `interrupts` on deletion
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 from hf_mpwriter.system import failpoints
 from hf_mpwriter.system.directory import Directory, Place, check_names, identity
 from hf_mpwriter.system.filesystem import mount_of_descriptor
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import links_are_protected, open_above
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def sync_filesystem(directory: Place, word: str) -> bool:
     It waits for what other programs have written there, too. So it is for hundreds of files.
     Whether it was done; False where it is not known to do what `fsync` does, or if the disk refuses.
     """
-    with contextlib.suppress(OSError, ImportError), _opened(directory) as fd:
+    with suppress(OSError, ImportError), _opened(directory) as fd:
         mount = mount_of_descriptor(fd)
         if mount is not None and mount.fstype in SYNCED_AT_ONCE and _reports_sync_errors():
             failpoints.reach(f"{word}.syncfs")
@@ -131,7 +132,7 @@ def clone(source: int, target: int) -> bool:
     """Let an empty file share the content of another one, which takes no room; False if the filesystem cannot."""
     try:
         fcntl.ioctl(target, FICLONE, source)
-    except OSError:
+    except ours(OSError):
         return False
     return True
 
@@ -141,6 +142,12 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def discard(place: Place) -> None:
+    """Remove what was begun and is of no use, as far as the disk allows it: no other error takes the place of one."""
+    with suppress(OSError):
+        place.unlink()
 
 
 def _temporary(place: Place) -> Place:
@@ -157,7 +164,7 @@ def _write_temporary(place: Place, data: bytes, word: str, *, durable: bool) -> 
         if durable:
             fsync(fd, word)
     except BaseException:
-        temporary.unlink()
+        discard(temporary)
         raise
     finally:
         os.close(fd)
@@ -171,11 +178,11 @@ def replace(place: Place, data: bytes, word: str, *, durable: bool = True) -> No
         failpoints.reach(f"{word}.rename")
         try:
             _rename(temporary, place)
-        except IsADirectoryError:
+        except ours(IsADirectoryError):
             _move_aside(place)
             _rename(temporary, place)
     except BaseException:
-        temporary.unlink()
+        discard(temporary)
         raise
     if durable:
         fsync_dir(place.parent, word)
@@ -209,7 +216,7 @@ def _is_published(place: Place, is_whole: Callable[[bytes], bool]) -> bool:
     """Whether there is a whole file; what cannot be read counts as one, its readers say what is wrong with it."""
     try:
         data = read(place)
-    except OSError:
+    except ours(OSError):
         return True
     return data is not None and is_whole(data)
 
@@ -223,7 +230,7 @@ def _link(old: Place, new: Place) -> bool:
     try:
         with old.held() as (where, name):
             os.link(name, new.basename, src_dir_fd=where, dst_dir_fd=where, follow_symlinks=False)
-    except OSError:
+    except ours(OSError):
         return False
     return True
 
@@ -249,7 +256,7 @@ def move(old: Place, new: Place, word: str) -> None:
     try:
         with old.held() as (source, name), new.held() as (target, last):
             os.rename(name, last, src_dir_fd=source, dst_dir_fd=target)
-    except OSError as error:
+    except ours(OSError) as error:
         if error.errno != errno.EXDEV:
             raise
         _copy_across(old, new, word)
@@ -269,7 +276,7 @@ def _copy_across(old: Place, new: Place, word: str) -> None:
             fsync(target, word)
             _rename(temporary, new)
         except BaseException:
-            temporary.unlink()
+            discard(temporary)
             raise
         finally:
             os.close(target)
@@ -282,7 +289,7 @@ def remove(place: Place, word: str, *, durable: bool = True) -> None:
     failpoints.reach(f"{word}.unlink")
     try:
         place.unlink()
-    except FileNotFoundError:
+    except ours(FileNotFoundError):
         return
     if durable:
         fsync_dir(place.parent, word)
@@ -290,7 +297,7 @@ def remove(place: Place, word: str, *, durable: bool = True) -> None:
 
 def remove_tree(place: Place) -> None:
     """Remove a directory that is of no use any more, as far as the disk allows it. A link in its place goes itself."""
-    with contextlib.suppress(OSError), place.held() as (where, name):
+    with suppress(OSError), place.held() as (where, name):
         shutil.rmtree(name, ignore_errors=True, dir_fd=where)  # it follows no link
         os.unlink(name, dir_fd=where)
 
@@ -307,7 +314,7 @@ def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True) -> No
         return
     try:
         _make_directory(place, mode)
-    except (FileNotFoundError, NotADirectoryError):
+    except ours(FileNotFoundError, NotADirectoryError):
         make_dirs(place.parent, mode, durable=durable)
         _make_directory(place, mode)
     if durable:
@@ -317,7 +324,7 @@ def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True) -> No
 def _make_directory(place: Place, mode: int) -> None:
     try:
         place.make_directory(mode)
-    except FileExistsError:
+    except ours(FileExistsError):
         if not place.is_directory():
             what = "A file, or a link, which is not followed, is in the place of a directory"
             raise FileExistsError(errno.EEXIST, what, str(place)) from None
@@ -325,17 +332,19 @@ def _make_directory(place: Place, mode: int) -> None:
 
 def open_ours(place: Place, flags: int) -> int:
     """Open a regular file in the spool; a new one is for its owner."""
-    with place.held() as (where, name):
-        fd = open_above(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE, dir_fd=where)
-        try:
+    fd = -1
+    try:
+        with place.held() as (where, name):
+            fd = open_above(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE, dir_fd=where)
             _check_regular(fd, place)
             if os.fstat(where).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 check_names(fd, place)
-        except BaseException:
+    except BaseException:
+        if fd >= 0:
             os.close(fd)
             if flags & os.O_EXCL:
-                os.unlink(name, dir_fd=where)
-            raise
+                discard(place)
+        raise
     return fd
 
 
@@ -343,7 +352,7 @@ def open_anew(place: Place, flags: int) -> int:
     """Like `open_ours`, but move aside what is no regular file. Not for locks: two processes would both get theirs."""
     try:
         return open_ours(place, flags)
-    except OSError as error:
+    except ours(OSError) as error:
         if error.errno not in NOT_REGULAR:
             raise
         _move_aside(place)
@@ -356,15 +365,17 @@ def open_beneath(place: Place) -> int:
     A second name is a user's own affair: Linux lets a stranger make one only of files that he may read and write. Where
     it does not, a file with several names is refused if others may write into its directory.
     """
-    with place.held() as (where, name):
-        fd = open_above(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=where)
-        try:
+    fd = -1
+    try:
+        with place.held() as (where, name):
+            fd = open_above(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=where)
             _check_regular(fd, place)
             if not links_are_protected() and os.fstat(where).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 check_names(fd, place)
-        except BaseException:
+    except BaseException:
+        if fd >= 0:
             os.close(fd)
-            raise
+        raise
     return fd
 
 
@@ -380,7 +391,7 @@ def read(place: Place) -> bytes | None:
     """Content of a file of ours, None if there is none."""
     try:
         fd = open_ours(place, os.O_RDONLY)
-    except FileNotFoundError:
+    except ours(FileNotFoundError):
         return None
     with open(fd, "rb") as file:
         if (size := os.fstat(fd).st_size) > READ_LIMIT:
@@ -422,7 +433,7 @@ def same_file(fd: int, place: Place) -> bool:
     """
     try:
         return identity(place.stat()) == identity(os.fstat(fd))
-    except OSError as error:
+    except ours(OSError) as error:
         return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ESTALE)
 
 
@@ -432,5 +443,5 @@ def longest_name(path: str) -> int:
         path = os.path.dirname(path)
     try:
         return os.pathconf(path, "PC_NAME_MAX")
-    except (OSError, ValueError):
+    except ours(OSError, ValueError):
         return 255

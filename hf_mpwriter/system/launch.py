@@ -49,6 +49,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import (
     fill_standard,
     import_path,
@@ -192,7 +193,7 @@ class Child:
         if self.code is None:
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:  # the user's own wait() took it
+            except ours(ChildProcessError):  # the user's own wait() took it
                 self.code = 0
             else:
                 self.code = os.waitstatus_to_exitcode(status) if pid else None
@@ -200,7 +201,7 @@ class Child:
 
     def lines(self) -> list[bytes]:
         """The whole lines since the last time; never waits."""
-        with contextlib.suppress(BlockingIOError):
+        with suppress(BlockingIOError):
             while self._pipe >= 0 and not self._is_silent:
                 chunk = os.read(self._pipe, READ_SIZE)
                 self._received += chunk
@@ -243,7 +244,7 @@ class Child:
     def kill(self) -> None:
         """End the process, as far as the kernel can."""
         self._killed_at = self._killed_at or time.monotonic()
-        with contextlib.suppress(ProcessLookupError):  # the user's program may collect its children
+        with suppress(ProcessLookupError):  # the user's program may collect its children
             if not self.has_ended():
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -282,7 +283,7 @@ def has_ended(pid: int) -> bool:
     """Whether a child of this process has ended; then it is collected."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:  # the user's own wait() took it
+    except ours(ChildProcessError):  # the user's own wait() took it
         return True
 
 
@@ -294,7 +295,7 @@ def collect_orphans() -> None:
     """
     if os.getpid() != 1:
         return
-    with contextlib.suppress(ChildProcessError):
+    with suppress(ChildProcessError):
         if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             for pid, found in processes().items():
                 if (found.parent, found.state, found.name) == (1, "Z", OWN_NAME):
@@ -369,7 +370,7 @@ def unnamed_file(data: bytes) -> Iterator[int]:
         try:
             fd = os.memfd_create("record")
             stack.callback(os.close, fd)
-        except (AttributeError, OSError):
+        except ours(AttributeError, OSError):
             fd = stack.enter_context(tempfile.TemporaryFile(buffering=0)).fileno()
         view = memoryview(data)
         while view:
@@ -410,11 +411,15 @@ def _program(name: str, path: str) -> str | None:
 
 def _may_be_started(path: str) -> bool:
     """Whether this is a program; `os.access` would not know all rights that this process has."""
+    return _is_file(path) and bool(os.stat(path).st_mode & 0o111)
+
+
+def _is_file(path: str) -> bool:
+    """Whether a regular file is there; `os.path.isfile` would swallow what a signal handler raises."""
     try:
-        mode = os.stat(path).st_mode
-    except OSError:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except ours(OSError):
         return False
-    return stat.S_ISREG(mode) and bool(mode & 0o111)
 
 
 def _candidates() -> Iterator[str]:
@@ -422,7 +427,7 @@ def _candidates() -> Iterator[str]:
     if getattr(sys, "frozen", False):
         return
     known = [sys.executable, getattr(sys, "_base_executable", None)]
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         known.append(os.readlink("/proc/self/exe"))
     names = (f"python{sys.version_info.major}.{sys.version_info.minor}", f"python{sys.version_info.major}", "python")
     prefixes = (sys.exec_prefix, sys.base_exec_prefix)
@@ -432,14 +437,14 @@ def _candidates() -> Iterator[str]:
 
 def _is_python(path: str) -> bool:
     """Whether a file is a Python, see `interpreter`."""
-    real = os.path.realpath(path)
     try:
+        real = os.path.realpath(path, strict=True)
         if not _may_be_started(real):
             return False
         if not _PYTHON_NAME.fullmatch(os.path.basename(real)) or not _is_binary(real):
             return False
         return _is_running(real) or _has_library(real)
-    except OSError:
+    except ours(OSError):
         return False
 
 
@@ -448,7 +453,7 @@ def _is_binary(path: str) -> bool:
     try:
         with open(path, "rb", opener=open_above) as file:
             return file.read(4) == b"\x7fELF"
-    except PermissionError:
+    except ours(PermissionError):
         return True
 
 
@@ -456,7 +461,7 @@ def _is_running(path: str) -> bool:
     """Whether this process runs that file."""
     try:
         return os.path.samefile(path, "/proc/self/exe")
-    except OSError:
+    except ours(OSError):
         return False
 
 
@@ -464,8 +469,6 @@ def _has_library(path: str) -> bool:
     """Whether the standard library of this version is where a Python looks for it."""
     prefix = os.path.dirname(os.path.dirname(path))
     return any(
-        os.path.isfile(
-            os.path.join(prefix, directory, f"python{sys.version_info.major}.{sys.version_info.minor}", "os.py")
-        )
+        _is_file(os.path.join(prefix, directory, f"python{sys.version_info.major}.{sys.version_info.minor}", "os.py"))
         for directory in ("lib", "lib64", sys.platlibdir)
     )

@@ -22,32 +22,66 @@ import contextlib
 import errno
 import fcntl
 import os
+import threading
+from typing import NamedTuple
 
 from filelock import lock_descriptor
 
 from hf_mpwriter.system import disk, failpoints, process
 from hf_mpwriter.system.directory import Place, identity
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process_state import after_fork, fork_mutex
 
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
-_table: dict[int, tuple[int, int]] = {}  # descriptors, and the files that they were opened on
+
+class _Lock(NamedTuple):
+    """What is known of a descriptor."""
+
+    file: tuple[int, int]  # that it was opened on
+    thread: int  # that has opened it
+
+
+_table: dict[int, _Lock] = {}
 
 
 def _open(place: Place, flags: int) -> int:
     """Open a lock file under the mutex, so that no fork comes between opening and registering."""
     fd = disk.open_ours(place, flags)
-    _table[fd] = identity(os.fstat(fd))
+    try:
+        _note(fd)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
+def _note(fd: int) -> None:
+    _table[fd] = _Lock(identity(os.fstat(fd)), threading.get_ident())
+
+
 def _close(fd: int) -> None:
-    process.close_if(fd, _table.pop(fd))
+    process.close_if(fd, _table[fd].file)  # first, so that what a signal handler interrupts can be done once more
+    del _table[fd]
+
+
+class taking:  # noqa: N801 - a block
+    """A block whose end is the end of taking locks: if it fails, this thread has none that it has taken there."""
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+        self._before = _table.copy()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Release what nobody knows of."""
+        for fd, lock in [] if kind is None else [*_table.items()]:
+            if lock.thread == threading.get_ident() and self._before.get(fd) is not lock:
+                release(fd)
 
 
 def check(fd: int) -> None:
     """Check that a descriptor of a lock is still ours to write to."""
-    if fd not in _table or not process.is_still(fd, _table[fd]):
+    if fd not in _table or not process.is_still(fd, _table[fd].file):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
@@ -56,16 +90,17 @@ def try_exclusive(place: Place) -> int | None:
 
     The descriptor that holds it, or None if another process or descriptor does.
     """
-    with fork_mutex:
-        fd = _open(place, os.O_RDWR | os.O_CREAT)
-        try:
+    fd = -1
+    try:
+        with fork_mutex:
+            fd = _open(place, os.O_RDWR | os.O_CREAT)
             if _take(fd) and disk.same_file(fd, place):
                 return fd
-        except BaseException:
             _close(fd)
-            raise
-        _close(fd)
-        return None
+            return None
+    except BaseException:  # a signal handler's, too, which may come as late as the mutex is free
+        release(fd)
+        raise
 
 
 def work_in(directory: Place) -> bool:
@@ -75,7 +110,7 @@ def work_in(directory: Place) -> bool:
         fd = _open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except ours(OSError):
             return False
         else:
             return True
@@ -88,7 +123,7 @@ def adopt(fd: int) -> None:
     """Add a descriptor to the table that this process inherited with a lock."""
     with fork_mutex:
         os.set_inheritable(fd, False)
-        _table[fd] = identity(os.fstat(fd))
+        _note(fd)
 
 
 def release(fd: int) -> None:
@@ -101,8 +136,8 @@ def release(fd: int) -> None:
 def free(fd: int) -> None:
     """Free a lock, whoever has a duplicate of its descriptor: for the one process that acts by it."""
     with fork_mutex:
-        if fd in _table and process.is_still(fd, _table[fd]):
-            with contextlib.suppress(OSError):
+        if fd in _table and process.is_still(fd, _table[fd].file):
+            with suppress(OSError):
                 failpoints.reach("lock.free")
                 fcntl.flock(fd, fcntl.LOCK_UN)
             _close(fd)
@@ -118,11 +153,11 @@ def renew(fd: int) -> bool:
             new = process.open_above(f"/proc/self/fd/{fd}", os.O_RDWR)
             stack.callback(os.close, new)
             fcntl.flock(fd, fcntl.LOCK_UN)
-        except OSError:
+        except ours(OSError):
             return True
         try:
             is_ours = _take(new)
-        except OSError:  # the filesystem refuses: the lock is free
+        except ours(OSError):  # the filesystem refuses: the lock is free
             return False
         if is_ours:
             os.dup2(new, fd, inheritable=False)
@@ -144,7 +179,7 @@ def _take(fd: int) -> bool:
 def _can_share(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except ours(BlockingIOError):
         return False
     return True
 
@@ -157,7 +192,7 @@ def is_held(place: Place) -> bool:
     with fork_mutex:
         try:
             fd = _open(place, os.O_RDONLY)
-        except FileNotFoundError:
+        except ours(FileNotFoundError):
             return False
         try:
             return not _can_share(fd)
@@ -166,8 +201,8 @@ def is_held(place: Place) -> bool:
 
 
 def _close_in_child() -> None:
-    for fd, before in _table.items():
-        process.close_if(fd, before)
+    for fd, lock in _table.items():
+        process.close_if(fd, lock.file)
     _table.clear()
 
 

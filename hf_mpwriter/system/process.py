@@ -12,11 +12,11 @@ number is taken before we open, by a descriptor that cannot be written: no print
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import functools
 import hashlib
+import itertools
 import os
 import re
 import socket
@@ -24,6 +24,8 @@ import sys
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from hf_mpwriter.system.interrupts import ours, suppress
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -73,7 +75,7 @@ def entry(pid: int) -> Entry | None:
 
 def take_name(name: str) -> None:
     """Be called so in /proc, where the system allows it; 15 characters."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", opener=open_above) as file:
+    with suppress(OSError), open("/proc/self/comm", "w", opener=open_above) as file:
         file.write(name)
 
 
@@ -82,7 +84,7 @@ def processes() -> dict[int, Entry]:
     try:
         is_own = os.readlink("/proc/self") == str(os.getpid())
         names = os.listdir("/proc") if is_own else []
-    except OSError:
+    except ours(OSError):
         return {}
     return {int(name): found for name in names if name.isdecimal() and (found := entry(int(name)))}
 
@@ -122,7 +124,7 @@ def pid_namespace() -> int:
     """Inode of the pid namespace of this process, 0 where there is none."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
+    except ours(OSError):
         return 0
 
 
@@ -166,7 +168,7 @@ def start_directory() -> str:
     """The working directory at the first call, "" if there is none; the program may change it afterwards."""
     try:
         return os.getcwd()
-    except OSError:  # it was removed
+    except ours(OSError):  # it was removed
         return ""
 
 
@@ -214,7 +216,7 @@ def _read_line(path: str) -> str:
 
 def contents(path: str) -> bytes:
     """What the system shows in a file of its own; nothing if there is none."""
-    with contextlib.suppress(OSError), open(path, "rb", buffering=0, opener=open_above) as file:
+    with suppress(OSError), open(path, "rb", buffering=0, opener=open_above) as file:
         return file.read()
     return b""
 
@@ -227,7 +229,7 @@ def take_standard() -> None:
     try:
         for fd in range(3):
             os.get_inheritable(fd)
-    except OSError:
+    except ours(OSError):
         while (fd := os.open("/", os.O_PATH | os.O_CLOEXEC)) < 3:
             pass
         os.close(fd)
@@ -237,14 +239,14 @@ def is_still(fd: int, before: tuple[int, int]) -> bool:
     """Whether a descriptor is open on the same file; the program may have closed it, and have another file there."""
     try:
         return _identity(fd) == before
-    except OSError as error:  # a disk that fails tells nothing of what is open on it
+    except ours(OSError) as error:  # a disk that fails tells nothing of what is open on it
         return error.errno != errno.EBADF
 
 
 def close_if(fd: int, before: tuple[int, int]) -> None:
     """Close a descriptor unless the program has closed it, and may have another file there."""
     if is_still(fd, before):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.close(fd)
 
 
@@ -261,7 +263,14 @@ def above_standard(fd: int) -> int:
 def open_above(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
     """Open a file, on a descriptor above 2 that children do not inherit."""
     take_standard()
-    return above_standard(os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=dir_fd))
+    opened, opening = list[int](), functools.partial(os.open, path, flags | os.O_CLOEXEC, mode, dir_fd=dir_fd)
+    try:
+        opened.extend(itertools.starmap(opening, [()]))  # opened and noted in one step of C: no signal handler between
+        return above_standard(opened.pop())
+    except BaseException:
+        for fd in opened:
+            os.close(fd)
+        raise
 
 
 def fill_standard() -> None:

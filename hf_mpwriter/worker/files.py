@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 
 from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.timing import USUAL, Timing
+from hf_mpwriter.events.boundary import Boundary
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.events.series import SEGMENT_MIN, sync_together
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.rewind import Rewind
 
@@ -54,7 +56,7 @@ class WorkerFiles:
         self.rewind = Rewind(membership, self)  # of other directories
         self._files: dict[tuple[str, str], EventFile] = {}
         self._past = _Past()
-        self._last_failure, self._next_check = "", 0
+        self._boundary, self._next_check = Boundary(lambda: membership.spool.logdir), 0
 
     def after_fork(self, attempt_started_at: float) -> None:
         """In the child: forget what is the parent's."""
@@ -109,9 +111,10 @@ class WorkerFiles:
             file = self._files.setdefault((sub, suffix), made)
         if purge_step is not None:
             self.rewind.steps[sub] = purge_step
-            file.purge(purge_step, self._purge_unless_since())
-            if any(other.is_open for (where, _), other in list(self._files.items()) if where == sub):
-                file.ensure_open()  # now: what goes into the other file from here on is not to be hidden
+            with self._boundary:
+                file.purge(purge_step, self._purge_unless_since())
+                if any(other.is_open for (where, _), other in list(self._files.items()) if where == sub):
+                    file.ensure_open()  # now: what goes into the other file from here on is not to be hidden
         return file
 
     def _purge_unless_since(self) -> float:
@@ -224,7 +227,8 @@ class WorkerFiles:
 
     def _sync_many(self) -> None:
         """Sync many files at once; what that leaves, each does by itself."""
-        sync_together([file.segments for file in self._all()], Place(self._membership.spool.run))
+        with self._boundary:
+            sync_together([file.segments for file in self._all()], Place(self._membership.spool.run))
 
     def seal_older(self, opened_before: float = math.inf) -> None:
         """Seal the segments that hold records and were opened before then (monotonic seconds)."""
@@ -232,7 +236,8 @@ class WorkerFiles:
 
     def close(self) -> None:
         """Seal all files; a record opens the next segment."""
-        self.rewind.retry()
+        with self._boundary:
+            self.rewind.retry()
         self._sync_many()
         self._each(EventFile.close)
 
@@ -241,11 +246,8 @@ class WorkerFiles:
         for file in self._all() if files is None else files:
             try:
                 step(file)
-            except Exception as error:  # noqa: BLE001 - of any kind, as nothing of ours is raised into training
-                failure = f"{file.path or self._membership.spool.logdir}: {error!r}"
-                if failure != self._last_failure:
-                    self._last_failure = failure
-                    logger.warning("%s", failure)
+            except ours(Exception) as error:
+                self._boundary.tell(error, file.path)
 
     def give_up(self) -> None:
         """Drop and count what the disk has refused until now, and tell how much that is."""

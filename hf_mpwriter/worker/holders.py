@@ -8,7 +8,6 @@ Processes without a rank may share a logdir on purpose, and array tasks by mista
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,8 @@ from hf_mpwriter.base.words import OURS, as_path, duration, typed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName, Reading
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import suppress
 from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace, start_ticks
 from hf_mpwriter.system.redaction import printable
 
@@ -29,7 +30,7 @@ A_LOGDIR_EACH = (
 
 def find(spool: Spool, worker: str) -> Member | None:
     """The living member of that name; None where it cannot be found, as while it joins."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for name in living(spool, worker):
             if (member := read(spool, name)) is not None:
                 return member
@@ -38,7 +39,7 @@ def find(spool: Spool, worker: str) -> Member | None:
 
 def read(spool: Spool, name: MemberName) -> Member | None:
     """What a living worker says of itself; None if it has just left."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         (reading := Reading(name)).read(spool.members / str(name))
         if reading.member is not None and reading.member.alive:
             return reading.member
@@ -52,9 +53,15 @@ def living(spool: Spool, worker: str = "") -> Iterator[MemberName]:
             continue
         if not worker and not is_worker(name.worker):
             continue
-        with contextlib.suppress(OSError):  # it has just left
-            if locks.is_held(spool.members / str(name)):
-                yield name
+        if _is_held(spool.members / str(name)):
+            yield name
+
+
+def _is_held(place: Place) -> bool:
+    """Whether a process holds the lock of a member file; False if it has just left."""
+    with suppress(OSError):
+        return locks.is_held(place)
+    return False
 
 
 def above(spool: Spool) -> Iterator[MemberName]:
@@ -67,7 +74,7 @@ def above(spool: Spool) -> Iterator[MemberName]:
 
 def rank_above(spool: Spool) -> int | None:
     """The rank of a living worker that this process descends from, None without one, or if that has none."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for name in above(spool):
             if (member := read(spool, name)) is not None:
                 return member.rank

@@ -40,6 +40,7 @@ from hf_mpwriter.spool.workers import members
 from hf_mpwriter.spool.workers.members import Taken
 from hf_mpwriter.system import locks, process_state
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker import holders, role
 from hf_mpwriter.worker.looking import publish_record
@@ -143,8 +144,8 @@ class Membership:
             if not self.spool.exists():
                 self.ensure_spool()
             self.role = self._role_now()
-            taken = members.claim(self.spool, self.role.worker, self.role.substitute)
-            try:
+            with locks.taking():
+                taken = members.claim(self.spool, self.role.worker, self.role.substitute)
                 make = functools.partial(
                     members.MemberFile,
                     self.spool,
@@ -158,10 +159,7 @@ class Membership:
                     task=job.array_task(os.environ),
                 )
                 joined = Joined(taken, members.MemberFiles(make))
-            except BaseException:  # an interrupt, too
-                locks.release(taken.claim)
-                raise
-            self._joined, self.name = joined, taken.name
+                self._joined, self.name = joined, taken.name
             self.joined_at = joined.file.files[0].started_at
             if self.role.child is None and not self.role.is_task:
                 self.tell_holder()
@@ -230,7 +228,7 @@ class Membership:
         self.spool.refresh()
         try:
             check_ownership(self.spool.directory)
-        except ForeignSpoolError as error:
+        except ours(ForeignSpoolError) as error:
             logger.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
             self.spool, self.is_stopped, self.destination = storage.aside(self.spool), True, None
 
@@ -241,7 +239,7 @@ class Membership:
             publish_record(self.spool)
             if self.destination is not None:
                 self.spool.record_destination(self.destination)
-        except HfMpWriterError as error:
+        except ours(HfMpWriterError) as error:
             raise OSError(str(error)) from error
 
     def rejoin(self, is_needed: Callable[[], bool]) -> bool:
@@ -321,13 +319,20 @@ class Membership:
             self._let_go(dropped)
 
     def _let_go(self, dropped: int) -> None:
-        if self._joined is None:
+        joined = self._joined
+        if joined is None:
             return
-        taken, file = self._joined
-        if self.needs_uploader:
-            file.leave(dropped)
-        else:
-            file.withdraw()
-        locks.release(taken.claim)
-        self._joined = None
+        try:
+            self._release(joined, dropped)
+        except BaseException:  # a signal handler's: what is released is released, the rest is now
+            self._release(joined, dropped)
+            raise
         self.spool.refresh()
+
+    def _release(self, joined: Joined, dropped: int) -> None:
+        if self.needs_uploader:
+            joined.file.leave(dropped)
+        else:
+            joined.file.withdraw()
+        locks.release(joined.taken.claim)
+        self._joined = None

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import atexit
 import errno
-import functools
 import os
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
@@ -28,6 +26,7 @@ from hf_mpwriter.spool.layout import Spool, without_locks
 from hf_mpwriter.spool.storage import aside, spool_of
 from hf_mpwriter.system import locks, process_state
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.worker import looking, messages
 from hf_mpwriter.worker.patience import is_failure
 from hf_mpwriter.worker.worker import Worker
@@ -90,7 +89,7 @@ def _usable(spool: Spool) -> tuple[Spool, bool]:
     is_aside = False
     try:
         has_locked = spool.create()
-    except ForeignSpoolError as error:
+    except ours(ForeignSpoolError) as error:
         if not os.access(spool.run_dir, os.W_OK | os.X_OK):
             raise
         if spool.run_dir not in _workers:
@@ -106,7 +105,7 @@ def _check_locks(spool: Spool) -> None:
     try:
         if locks.work_in(Place(spool.directory)):
             return
-    except OSError as error:
+    except ours(OSError) as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             return  # a full disk or no free descriptor may pass; the first event tries again
         raise LogdirError(
@@ -120,15 +119,16 @@ def _at_exit() -> None:
     with _registry_lock:
         workers = list(_workers.values())
     for worker in workers:
-        if worker.is_active if worker.role.is_child else worker.users:  # a child has the users of its parent
-            worker.users.clear()
-            _end_of(worker, worker.leave_all)
+        with worker.boundary:
+            if worker.is_active if worker.role.is_child else worker.users:  # a child has the users of its parent
+                worker.users.clear()
+                worker.leave_all()
     started, failed = time.monotonic(), _has_failed()
     for worker in workers:
         spent, after_failure = time.monotonic() - started, failed or worker.has_failed
         try:
-            _end_of(worker, functools.partial(worker.wait, spent, failed=after_failure))
-        except KeyboardInterrupt:
+            worker.wait(spent, failed=after_failure)
+        except ours(KeyboardInterrupt):
             break
     logger.flush()
 
@@ -138,14 +138,6 @@ def _has_failed() -> bool:
     is_interactive = hasattr(sys, "ps1") or sys.flags.interactive
     printed = None if is_interactive else getattr(sys, "last_value", None)
     return is_failure(printed) or is_failure(sys.exc_info()[1])
-
-
-def _end_of(worker: Worker, step: Callable[[], object]) -> None:
-    """Do a step of the end of a worker; what it raises never keeps others from theirs."""
-    try:
-        step()
-    except Exception as error:  # noqa: BLE001 - of any kind
-        logger.warning("%s: the end of this process failed here: %r", worker.spool.logdir, error)
 
 
 def _leave_at_the_end() -> None:

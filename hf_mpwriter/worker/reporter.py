@@ -26,7 +26,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -38,6 +37,7 @@ from hf_mpwriter.base.names import MAIN_WORKER, rank_of_directory
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, locks, process_state
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import suppress
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker import holders
 from hf_mpwriter.worker.membership import Membership
@@ -64,7 +64,7 @@ class ToldRecord:
 
     def save(self, place: Place) -> bool:
         """Write the record; where the disk refuses, which is False, something is told again."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             disk.replace(place, state.dump(self), "told.save", durable=False)
             return True
         return False
@@ -111,13 +111,13 @@ class Reporter:
         return self.reports
 
     def _take(self, *, at_end: bool) -> None:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._is_refused = True
             is_free = not locks.is_held(self.spool.reporter_lock) and self._is_turn(at_end=at_end)
-            if is_free and (lock := locks.try_exclusive(self.spool.reporter_lock)) is not None:
-                self._lock = lock
-                if (record := ToldRecord.read(self.spool.told)).host != host_id():
-                    dataclasses.replace(record, host=host_id()).save(self.spool.told)
+            with locks.taking():
+                self._lock = locks.try_exclusive(self.spool.reporter_lock) if is_free else None
+            if self._lock is not None and (record := ToldRecord.read(self.spool.told)).host != host_id():
+                dataclasses.replace(record, host=host_id()).save(self.spool.told)
             self._is_refused = False
 
     def _looks_now(self) -> bool:
@@ -142,9 +142,15 @@ class Reporter:
     def give_up(self) -> None:
         """Leave it to the others."""
         with self._threads:
-            lock, self._lock = self._lock, None
-            if lock is not None:
+            if (lock := self._lock) is None:
+                return
+            try:
                 locks.release(lock)
+            except BaseException:  # a signal handler's, which may have come first
+                locks.release(lock)
+                raise
+            finally:
+                self._lock = None
 
     def give_back(self) -> None:
         """Leave it to the member from which this process descends, if there is one: it may end at any time."""
@@ -153,7 +159,7 @@ class Reporter:
 
     def has_others(self) -> bool:
         """Whether others than the daemons of this process are members; True where that cannot be told."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             return any(not holders.is_daemon_below(self.spool, name) for name in holders.living(self.spool))
         return True
 
@@ -165,7 +171,7 @@ class Reporter:
         role, host = self._membership.role, host_id()
         if not role.rank or role.child is not None or ToldRecord.read(self.spool.told).host in ("", host):
             return None
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             here = (_rank_of(name.worker) for name in holders.living(self.spool) if name.host == host)
             return self.spool.host(host).told if min(here, default=0) == role.rank else None
         return None

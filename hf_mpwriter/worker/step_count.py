@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.system import process_state
+from hf_mpwriter.system.interrupts import ours
 
 Given = tuple[int]  # a step in a tuple of its own, recognized by its identity
 
@@ -55,8 +56,8 @@ class StepCount:
         if failure:  # now: a handler of the user may call `take`
             logger.warning("the last step on disk cannot be read (%s); steps are counted from 0", failure)
 
-    def _first_or_zero(self) -> tuple[int, OSError | None]:
+    def _first_or_zero(self) -> tuple[int, Exception | None]:
         try:
             return self._first(), None
-        except OSError as error:
+        except ours(Exception) as error:  # of any kind: what is logged comes first
             return 0, error

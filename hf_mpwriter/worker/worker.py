@@ -14,7 +14,7 @@ happens when it keeps house: a few system calls, every few seconds, as part of a
 
 Invariants:
 - A child never touches what it inherited: descriptors are closed, records that wait stay with the parent.
-- Nothing here raises into training: what the disk refuses is kept and logged.
+- Nothing of ours raises into training, see `events/boundary`; the constructor of a writer alone refuses what is wrong.
 - Locks have one order: an event file joins under its own lock, so no event file is called under the lock of the
   membership.
 """
@@ -24,16 +24,17 @@ from __future__ import annotations
 import functools
 import time
 
-from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.daemon.starts import SamplerStart, uploader_start
 from hf_mpwriter.delivery.status import Logged, Status
+from hf_mpwriter.events.boundary import Boundary
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import contact, process, process_state
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.worker import answers
 from hf_mpwriter.worker.ending import Ends
 from hf_mpwriter.worker.files import WorkerFiles
@@ -62,6 +63,7 @@ class Worker:
         self._timing = timing
         self._started_at = time.time()  # unix time when this worker was made
         self.users: set[object] = set()  # the writers
+        self.boundary = Boundary(lambda: self.spool.logdir)  # around what training calls
         self.membership = Membership(spool)  # claim and member file
         self._reporter = Reporter(self.membership)
         if attempt_started_at is None and self.role.is_child:
@@ -81,7 +83,7 @@ class Worker:
     def _start_fresh(self) -> None:
         self.next_housekeeping = 0.0
         self._turn = process_state.Turn()  # to keep house
-        self._last_error, self.has_failed, self._has_told = "", False, False  # the last: the supervisor, if any
+        self.has_failed, self._has_told = False, False  # the last: the supervisor, if any
         self.steps.forget()
         self._left_at = self._started_at  # unix time
         self._reporter.forget()
@@ -127,31 +129,31 @@ class Worker:
 
         What of a logdir is not here is on its way from now on, so that it is here when it is asked for.
         """
-        try:
-            self.membership.directory()
-        except OSError as error:
-            logger.warning("%s: cannot join yet: %s", self.spool.logdir, error)
-        if is_behind:
-            self._mirroring.begin()
-        logger.flush()
+        with self.boundary:
+            try:
+                self.membership.directory()
+            except ours(OSError) as error:
+                logger.warning("%s: cannot join yet: %s", self.spool.logdir, error)
+            if is_behind:
+                self._mirroring.begin()
+            logger.flush()
 
     def enter_again(self, user: object, rank: int | None) -> None:
         """Join for a closed writer that logs again; its event file meets what may be wrong with the disk now."""
         self.has_failed = False
-        try:
+        with self.boundary:
             self.membership.check_rank(rank, is_free=not self.users)
-        except SettingsError as error:  # nothing is raised into training
-            logger.warning("%s", error)
         self.users.add(user)
         self.try_to_join()
 
     def leave(self, user: object, *, waits: bool = False) -> None:
         """Take a writer off; the last one makes the process leave."""
         self.users.discard(user)
-        if self.users:
-            self.sealing.request(at_once=False)
-            self.files.check()
-        else:
+        with self.boundary:
+            if self.users:
+                self.sealing.request(at_once=False)
+                self.files.check()
+                return
             self.leave_all()
             if not waits:
                 self._let_go()
@@ -161,13 +163,15 @@ class Worker:
 
         It goes on reporting, if it does, until `wait` is over.
         """
-        self.files.close()
-        self.files.give_up()
-        self.steps.forget()
+        for step in (self.files.close, self.files.give_up, self.steps.forget):
+            with self.boundary:
+                step()
         self._left_at = time.time()
-        self.membership.leave(self.dropped)
-        if self.membership.is_unfinished or (self.membership.has_logged and self._mirroring.is_needed()):
-            self.keep_house()
+        with self.boundary:
+            self.membership.leave(self.dropped)
+        with self.boundary:
+            if self.membership.is_unfinished or (self.membership.has_logged and self._mirroring.is_needed()):
+                self.keep_house()
 
     def _let_go(self) -> None:
         """Hold nothing open while there is nothing to do: the user may unmount it, and another one may report."""
@@ -189,33 +193,29 @@ class Worker:
 
     def keep_house(self, *, at_end: bool = False) -> None:
         """See that files are there and an uploader lives, also in a wait `at_end`; never waits, never raises."""
-        if self._turn.take(lambda: self._keep_house(at_end=at_end), STUCK_AFTER):
-            logger.flush()
+        with self.boundary:
+            if self._turn.take(lambda: self._keep_house(at_end=at_end), STUCK_AFTER):
+                logger.flush()
 
     def _keep_house(self, *, at_end: bool) -> None:
-        try:
-            self.next_housekeeping = time.monotonic() + self._timing.housekeeping_every
-            self.files.check_in_turn()
-            self._rejoin()
-            self.sealing.seal_due()
-            self.files.rewind.retry()
-            self.membership.record_dropped(self.dropped, self.files.in_memory)
-            self.membership.record_request()
-            self.membership.tell_rank()
-            if self.delivers:
-                self._has_told = self._has_told or contact.tell(self.spool.run_dir)
-                self._reporter.take()
-                self._ensure_processes(at_end=at_end)
-                self._reporter.give_back()
-            settings = self.membership.settings
-            if settings.system_metrics and self.membership.is_joined and not self.membership.is_stopped:
-                self._sampling.ensure(SamplerStart(**vars(self.spool.paths), settings=settings))
-            if self._sampling.children and self._sampling.reap():
-                self.next_housekeeping = time.monotonic() + REAP_EVERY
-        except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
-            if str(error) != self._last_error:
-                self._last_error = str(error)
-                logger.warning("%s: %s", self.spool.logdir, error)
+        self.next_housekeeping = time.monotonic() + self._timing.housekeeping_every
+        self.files.check_in_turn()
+        self._rejoin()
+        self.sealing.seal_due()
+        self.files.rewind.retry()
+        self.membership.record_dropped(self.dropped, self.files.in_memory)
+        self.membership.record_request()
+        self.membership.tell_rank()
+        if self.delivers:
+            self._has_told = self._has_told or contact.tell(self.spool.run_dir)
+            self._reporter.take()
+            self._ensure_processes(at_end=at_end)
+            self._reporter.give_back()
+        settings = self.membership.settings
+        if settings.system_metrics and self.membership.is_joined and not self.membership.is_stopped:
+            self._sampling.ensure(SamplerStart(**vars(self.spool.paths), settings=settings))
+        if self._sampling.children and self._sampling.reap():
+            self.next_housekeeping = time.monotonic() + REAP_EVERY
 
     def _rejoin(self) -> None:
         """Join again if the spool was deleted, or if a record came in while the process left."""
@@ -254,7 +254,8 @@ class Worker:
 
     def flush(self) -> None:
         """Make everything logged so far survive a power cut."""
-        self.files.flush()
+        with self.boundary:
+            self.files.flush()
         self.keep_house_if_due()
 
     def purge(self, step: int) -> bool:
@@ -262,10 +263,12 @@ class Worker:
 
         Whether a new writer is to purge its own directories; not if another open writer does the same.
         """
-        purges = self.files.rewind.start(step, is_alone=len(self.users) == 1)
-        if purges and self.role.child is None:
-            self.steps.start(step)
-        return purges
+        with self.boundary:
+            purges = self.files.rewind.start(step, is_alone=len(self.users) == 1)
+            if purges and self.role.child is None:
+                self.steps.start(step)
+            return purges
+        return False
 
     def last_step(self, tag: str | None, *, only_scalars: bool = False) -> int | None:
         """The step of the last record in the worker directory that no purge hides, see `events/last_step`."""
@@ -298,16 +301,21 @@ class Worker:
 
     def push(self, wait: float) -> bool:
         """Ask for a push and wait for it, at most `wait` seconds; see `answers`."""
-        if not self.delivers:
-            return False
-        request = functools.partial(self.request_push, at_once=wait > 0)
-        delivered = answers.push(self.membership, request, wait, self.keep_house)
-        self._messages.tell()
+        delivered = False
+        with self.boundary:
+            if self.delivers:
+                request = functools.partial(self.request_push, at_once=wait > 0)
+                delivered = answers.push(self.membership, request, wait, self.keep_house)
+                self._messages.tell()
         return delivered
 
     def status(self) -> Status:
         """How much of what this process has logged is on the Hub, and in the logdir of a staged run."""
-        return answers.status(self.membership, self.logged())
+        try:
+            return answers.status(self.membership, self.logged())
+        except ours(Exception) as error:
+            self.boundary.tell(error)
+            return Status(error=f"the status cannot be told: {error!r}")
 
     def wait(self, spent: float = 0.0, *, failed: bool = False, is_asked: bool = False) -> None:
         """Wait, bounded, until what this process answers for is delivered; see `ending`.
@@ -315,14 +323,16 @@ class Worker:
         A child waits only if it reports: else the member from which it descends waits, or the reporter.
         """
         try:
-            self._reporter.give_back()
-            if self.delivers and (self._reporter.take(at_end=True) or is_asked or not self.role.is_child):
-                own, left_at = self.files.written(), time.time() if self.membership.is_joined else self._left_at
-                self.sealing.request(at_once=True)  # other writers may be open; what they log from here on comes later
-                terms = Terms(self.membership.settings.exit_timeout, failed, self.role.has_peers, spent)
-                self._ending.wait(own, terms, left_at, is_asked=is_asked)
+            with self.boundary:
+                self._reporter.give_back()
+                if self.delivers and (self._reporter.take(at_end=True) or is_asked or not self.role.is_child):
+                    own, left_at = self.files.written(), time.time() if self.membership.is_joined else self._left_at
+                    self.sealing.request(at_once=True)  # what other writers log from here on comes later
+                    terms = Terms(self.membership.settings.exit_timeout, failed, self.role.has_peers, spent)
+                    self._ending.wait(own, terms, left_at, is_asked=is_asked)
         finally:
-            self._let_go()
+            with self.boundary:
+                self._let_go()
 
     def after_fork(self) -> None:
         """In the child: forget everything that is the parent's."""

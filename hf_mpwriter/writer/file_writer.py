@@ -75,7 +75,8 @@ class EventFileWriter(_EventFileWriter):
 
     def flush(self) -> None:
         """Make everything logged so far survive a power cut."""
-        self.file.flush()
+        with self._worker.boundary:
+            self.file.flush()
 
     def close(self) -> None:
         """Flush. The worker seals its files when its last writer closes."""

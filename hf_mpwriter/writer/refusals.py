@@ -3,8 +3,10 @@
 torch's and tensorboardX's writer raise different classes for the same value, and programs catch the one that they know:
 skorch's callback skips a list because torch raises NotImplementedError. So one class is an instance of all of them.
 
-Invariant: only an exception of exactly such a class is replaced. What a signal handler, a model or a user's object
-raises of a class of its own passes unchanged.
+Invariants:
+- Only an exception of exactly such a class is replaced. What a model or a user's object raises of a class of its own
+  passes unchanged, and so does all that a signal handler raises.
+- What keeps a record is never the value's fault: a record that is lost there is counted and told, and training goes on.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ from __future__ import annotations
 import functools
 import inspect
 import struct
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from hf_mpwriter.events import framing
+from hf_mpwriter.system.interrupts import ours
+from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.values import as_text
 
 
@@ -36,6 +42,24 @@ REPLACED = (
 )
 
 
+_KEEPING = tuple(
+    f"hf_mpwriter.{one}." for one in ("worker", "delivery", "daemon", "spool", "snapshot", "events", "system")
+)
+
+
+def stays_inside(error: Exception, worker: Worker | None) -> bool:
+    """Whether something failed that keeps records, not what was to be logged; then the record is counted as lost."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    keeps = any(one.startswith(_KEEPING) and one != framing.__name__ for one in modules)
+    fails = isinstance(error, (MemoryError, OSError)) and modules[-1] == framing.__name__
+    if worker is None or not (keeps or fails):
+        return False
+    with worker.boundary:
+        worker.files.count_lost(1)
+    worker.boundary.tell(error)
+    return True
+
+
 def refuse(error: Exception) -> NoReturn:
     """Raise an error that came of what was to be logged, as an instance of all classes that callers may catch."""
     kind = type(error)
@@ -48,7 +72,7 @@ def wrong_tag(tag: Any) -> Exception | None:
     """Return what is wrong with a tag; asked only after a failure, so that a call that succeeds does not pay for it."""
     try:
         as_text("tag", tag)
-    except (TypeError, UnicodeDecodeError) as error:
+    except ours(TypeError, UnicodeDecodeError) as error:
         return error
     return None
 
@@ -69,7 +93,9 @@ def refusing(method: Callable[..., Any]) -> Callable[..., Any]:
             if takes_tag and args and type(args[0]) is bytes:
                 args = (args[0].decode(), *args[1:])
             return method(self, *args, **kwargs)
-        except REPLACED as error:
+        except ours(Exception) as error:
+            if stays_inside(error, self._worker):
+                return None
             tag = (args[0] if args else kwargs.get("tag")) if takes_tag else None
             refuse(wrong_tag(tag) or error)
 

@@ -36,12 +36,13 @@ from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
 from hf_mpwriter.base.names import sub_directory
 from hf_mpwriter.events.framing import StepEncoder
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import open_above
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import summaries
 from hf_mpwriter.writer.file_writer import ADD_EVENT, FileWriter
 from hf_mpwriter.writer.metrics import Encoders, Names, read
-from hf_mpwriter.writer.refusals import REPLACED, refuse, wrong_tag
+from hf_mpwriter.writer.refusals import refuse, stays_inside, wrong_tag
 from hf_mpwriter.writer.values import Number, Step, as_number, as_step
 
 NOTHING_YET: tuple[Names, StepEncoder] = (), StepEncoder([""])
@@ -138,8 +139,9 @@ class ScalarMethods(_SummaryWriter):
             file_writer.file.append_record(self._encoders[tag].record(now, step, value))
             if monotonic() >= worker.next_housekeeping:
                 worker.keep_house()
-        except REPLACED as error:
-            refuse(wrong_tag(tag) or error)
+        except ours(Exception) as error:
+            if not stays_inside(error, self._worker):
+                refuse(wrong_tag(tag) or error)
 
     def log(self, metrics: Mapping[str, Any], step: Step = None, *, wall_time: float | None = None) -> None:
         """Log the scalars of a step, as one record: after a crash, all of it is there or nothing.
@@ -156,26 +158,30 @@ class ScalarMethods(_SummaryWriter):
             TypeError: it is no mapping, a name is no string, or the step is no number.
             ValueError: the step is not a whole number of 64 bits.
         """
-        names, values = ((*metrics,), [*metrics.values()]) if type(metrics) is dict else self._read(metrics)
-        for value in values:
-            if type(value) is not float:
-                names, values = self._read(metrics)
-                break
-        if not names:
-            return
-        last, encoder = self._last_logged  # most steps have the names of the one before
-        if names != last:
-            encoder = self._encoders[names]
-            self._last_logged = names, encoder
-        file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
-        is_special = wall_time is not None or _EventFileWriter.add_event is not ADD_EVENT
-        if type(step) is not int or worker is None or is_special or file_writer._default_metadata:
-            self._log_otherwise(encoder, values, step, None if wall_time is None else float(wall_time))
-            return
-        file_writer.file.append_record(encoder.record(time.time(), step, values))
-        worker.steps.given = (step,)
-        if monotonic() >= worker.next_housekeeping:
-            worker.keep_house()
+        try:
+            names, values = ((*metrics,), [*metrics.values()]) if type(metrics) is dict else self._read(metrics)
+            for value in values:
+                if type(value) is not float:
+                    names, values = self._read(metrics)
+                    break
+            if not names:
+                return
+            last, encoder = self._last_logged  # most steps have the names of the one before
+            if names != last:
+                encoder = self._encoders[names]
+                self._last_logged = names, encoder
+            file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
+            is_special = wall_time is not None or _EventFileWriter.add_event is not ADD_EVENT
+            if type(step) is not int or worker is None or is_special or file_writer._default_metadata:
+                self._log_otherwise(encoder, values, step, None if wall_time is None else float(wall_time))
+                return
+            file_writer.file.append_record(encoder.record(time.time(), step, values))
+            worker.steps.given = (step,)
+            if monotonic() >= worker.next_housekeeping:
+                worker.keep_house()
+        except ours(Exception) as error:
+            if not stays_inside(error, self._worker):
+                raise
 
     def _read(self, metrics: Mapping[str, Any]) -> tuple[Names, list[float]]:
         return read(metrics, self._encoders.leave_out)

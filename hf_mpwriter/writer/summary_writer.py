@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from types import FunctionType
 from typing import Any, Self, TypeVar
 
 from tensorboardX.writer import DummyFileWriter
 
 from hf_mpwriter.base.arguments import check_memory_limit, check_rank, check_step, patterns, text_or_none, token_or_none
-from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.errors import HfMpWriterError, LogdirError, SettingsError
 from hf_mpwriter.base.names import check_suffix
 from hf_mpwriter.base.settings import (
     DEFAULT_COMMIT_EVERY,
@@ -34,6 +35,7 @@ from hf_mpwriter.base.storage import normalised_logdir
 from hf_mpwriter.delivery.status import Status
 from hf_mpwriter.spool import storage
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.worker import registry, role
 from hf_mpwriter.worker.messages import tell_environment, url_of
 from hf_mpwriter.worker.patience import is_failure
@@ -63,6 +65,17 @@ def named_for_users(cls: _Class) -> _Class:
             method.__module__, method.__qualname__ = cls.__module__, f"{cls.__qualname__}.{name}"  # pickle finds it
             method = getattr(method, "__wrapped__", None)
     return cls
+
+
+@contextlib.contextmanager
+def _usable(logdir: str) -> Iterator[None]:
+    """A block of a constructor: whatever of ours fails there is an error that it may raise."""
+    try:
+        yield
+    except HfMpWriterError:
+        raise
+    except ours(Exception) as error:
+        raise LogdirError(f"The logdir {logdir!r} cannot be used: {error!r}.", hint="Give another one.") from error
 
 
 for _name in dir(TrialMethods):
@@ -166,32 +179,34 @@ class SummaryWriter(TrialMethods):
         self._token, self._memory_limit = token_or_none(token), check_memory_limit(memory_limit)
         filename_suffix = check_suffix(filename_suffix, lambda: disk.longest_name(logdir))
         self._reset_process_state()
-        self._closed = self._exits = False
+        self._closed = self._is_closing = self._exits = False
         if write_to_disk:
             self._worker = self._enter(logdir)
             self._has_purge_step = purge_step is not None and self._worker.purge(purge_step)
-        super().__init__(
-            logdir=logdir,
-            comment=comment,
-            purge_step=purge_step,
-            max_queue=max_queue,
-            flush_secs=flush_secs,
-            filename_suffix=filename_suffix,
-            write_to_disk=write_to_disk,
-        )
+        with _usable(logdir):
+            super().__init__(
+                logdir=logdir,
+                comment=comment,
+                purge_step=purge_step,
+                max_queue=max_queue,
+                flush_secs=flush_secs,
+                filename_suffix=filename_suffix,
+                write_to_disk=write_to_disk,
+            )
 
     def _enter(self, logdir: str, attempt_started_at: float | None = None) -> Worker:
-        return registry.enter(
-            self._user,
-            storage.find(logdir),
-            self._destination if self._uploads else None,
-            self._settings,
-            self._token,
-            self._memory_limit,
-            attempt_started_at=attempt_started_at,
-            rank=self._rank,
-            parent_rank=self._parent_rank,
-        )
+        with _usable(logdir):
+            return registry.enter(
+                self._user,
+                storage.find(logdir),
+                self._destination if self._uploads else None,
+                self._settings,
+                self._token,
+                self._memory_limit,
+                attempt_started_at=attempt_started_at,
+                rank=self._rank,
+                parent_rank=self._parent_rank,
+            )
 
     def _get_file_writer(self) -> Any:
         """Return the FileWriter of the worker directory; after `close` a new one, on a new event file."""
@@ -284,18 +299,19 @@ class SummaryWriter(TrialMethods):
             wait: whether to wait, at most `exit_timeout` seconds, until everything is on the Hub. Ctrl-C ends the wait
                 and nothing else.
         """
-        if not self._closed:
-            self._closed = True
+        if not self._closed or self._is_closing:  # a signal handler may have interrupted it
+            self._closed = self._is_closing = True
             self.all_writers = self.file_writer = None
             if self._worker is not None:
                 self._worker.leave(self._user, waits=wait or self._exits)
+            self._is_closing = False
         if wait:
             self._wait(is_asked=True)
 
     def _wait(self, *, is_asked: bool) -> None:
         """Wait for the Hub; an interrupt ends the wait and nothing else."""
         if self._worker is not None:
-            with contextlib.suppress(KeyboardInterrupt):
+            with suppress(KeyboardInterrupt):
                 self._worker.wait(is_asked=is_asked)
 
     def __enter__(self) -> Self:
@@ -331,7 +347,7 @@ class SummaryWriter(TrialMethods):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings; on arrival, the writer opens an event file of its own."""
         state = {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
-        state |= {"file_writer": None, "all_writers": None, "_closed": False, "_exits": False}
+        state |= {"file_writer": None, "all_writers": None, "_closed": False, "_is_closing": False, "_exits": False}
         state["_attempt_started_at"] = self._worker.attempt_started_at if self._worker else None
         state["_rank"], state["_parent_rank"] = None, self._worker.role.rank if self._worker else None
         if not is_spawning():

@@ -46,15 +46,15 @@ def strike():
     except OSError:  # no descriptor is left
         pass
 """
-_APPEND = "                    written = os.write(segment.fd, record) == size\n"
+_APPEND = "                        written = os.write(segment.fd, record) == size\n"
 _BUFFERED = f"""\
-                    {STRIKE}
-                    self._hoard = getattr(self, "_hoard", b"") + record
-                    if len(self._hoard) < 8192:
-                        segment.under_way = None
-                        return
-                    held = os.write(segment.fd, self._hoard[: -len(record)])
-                    segment.committed, self._hoard = (segment.committed[0] + held, item), b""
+                        {STRIKE}
+                        self._hoard = getattr(self, "_hoard", b"") + record
+                        if len(self._hoard) < 8192:
+                            segment.under_way = None
+                            return
+                        held = os.write(segment.fd, self._hoard[: -len(record)])
+                        segment.committed, self._hoard = (segment.committed[0] + held, item), b""
 """
 _START = "            self.push = self._begin(self._job(self._sent, squash=squash))\n"
 _EARLY = f"""\
@@ -66,15 +66,15 @@ _EARLY = f"""\
                 parcel.run.ledger.acknowledge(early, "early", 0.0)
                 parcel.run.save_ledger()
 """
-_STEP = "        file_writer.file.append_record(encoder.record(time.time(), step, values))\n"
+_STEP = "            file_writer.file.append_record(encoder.record(time.time(), step, values))\n"
 _SPLIT = f"""\
-        {STRIKE}
-        for part in (slice(None, 1), slice(1, None)) if len(names) > 1 else ():
-            half = self._encoders[names[part]].record(time.time(), step, values[part])
-            file_writer.file.append_record(half)
-            time.sleep(0.001)
-        if len(names) > 1:
-            return
+            {STRIKE}
+            for part in (slice(None, 1), slice(1, None)) if len(names) > 1 else ():
+                half = self._encoders[names[part]].record(time.time(), step, values[part])
+                file_writer.file.append_record(half)
+                time.sleep(0.001)
+            if len(names) > 1:
+                return
 """
 SABOTAGES = {
     "buffered": Sabotage(
@@ -82,6 +82,11 @@ SABOTAGES = {
     ),  # calls return before their record is written
     "early-ack": Sabotage("uploader/branch.py", _START, _START + _EARLY),  # the ledger claims files before the commit
     "split": Sabotage("writer/scalars.py", _STEP, _SPLIT + _STEP),  # a step is written in two records
+    "swallowed": Sabotage(
+        "system/interrupts.py",
+        "    return any(_is_handler(frame, interrupted) for interrupted, frame in _calls(error))\n",
+        f"    {STRIKE}\n    return error is None\n",
+    ),  # what a signal handler raises counts as ours
     "unsynced": Sabotage(
         "spool/outbox.py",
         "            self._make_durable([file for file in group if not is_synced or self._is_elsewhere(file)])\n",

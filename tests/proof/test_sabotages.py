@@ -19,7 +19,7 @@ def sabotage(monkeypatch):
     return sabotage
 
 
-@pytest.mark.parametrize("name", ["buffered", "early-ack", "split", "unfenced", "unsynced"])
+@pytest.mark.parametrize("name", ["buffered", "early-ack", "split", "swallowed", "unfenced", "unsynced"])
 def test_a_sabotage_matches_the_source_and_leaves_its_mark(sabotage, tmp_path, name):
     """A change of the source that takes the broken place away is seen at once, not after a long run."""
     assert name in sabotage.SABOTAGES
@@ -34,7 +34,7 @@ def test_a_sabotage_matches_the_source_and_leaves_its_mark(sabotage, tmp_path, n
 
 def test_all_sabotages_are_tried(sabotage):
     """The list above is complete."""
-    assert sorted(sabotage.SABOTAGES) == ["buffered", "early-ack", "split", "unfenced", "unsynced"]
+    assert sorted(sabotage.SABOTAGES) == ["buffered", "early-ack", "split", "swallowed", "unfenced", "unsynced"]
 
 
 def test_a_sabotage_that_no_longer_matches_is_an_error(sabotage, tmp_path, monkeypatch):

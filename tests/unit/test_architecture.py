@@ -226,6 +226,60 @@ def test_two_functions_start_a_python():
     }
 
 
+TRAINING = ("base", "daemon", "delivery", "events", "integrations", "snapshot", "spool", "system", "worker", "writer")
+SWALLOWING = {f"os.path.{name}" for name in ("exists", "isdir", "isfile", "islink", "ismount", "lexists", "realpath")}
+SWALLOWING |= {"os.makedirs", "shutil.rmtree", "tempfile.TemporaryFile", "tempfile.gettempdir"}
+
+
+def of_training() -> Iterator[tuple[str, ast.Module]]:
+    """The modules that training loads; those beside them in a folder have the same rules."""
+    yield from ((name, tree) for name, tree in trees().items() if name.partition(".")[0] in TRAINING)
+
+
+def raises_again(handler: ast.ExceptHandler) -> bool:
+    """Whether an `except` ends with a bare `raise`."""
+    last = handler.body[-1]
+    return isinstance(last, ast.Raise) and last.exc is None
+
+
+def test_training_catches_nothing_that_a_signal_handler_of_the_program_raises():
+    """Each `except` is one of `ours`, or raises again; write `except ours(OSError):`, see `system/interrupts`."""
+    found = [
+        f"{module}:{node.lineno}"
+        for module, tree in of_training()
+        if module != "integrations.site.sitecustomize"  # before the program begins
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+        and not raises_again(node)
+        and not (isinstance(node.type, ast.Call) and ast.unparse(node.type.func) == "ours")
+    ]
+    assert found == []
+    assert {
+        module for module, tree in of_training() if "contextlib.suppress" in {*used(tree), *imported(tree)}
+    } == set()
+
+
+def test_in_training_no_function_of_the_library_swallows_what_a_signal_handler_raises():
+    """`os.path.isdir` takes any OSError for a no; code that runs while an object is deleted loses every exception."""
+    users = {
+        module
+        for module, tree in of_training()
+        if SWALLOWING & {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    }
+    assert users == {
+        "snapshot.large_files",  # the uploader
+        "spool.layout",  # a constructor
+        "spool.storage",  # a constructor
+        "system.disk",  # a constructor; the uploader
+        "system.filesystem",  # a constructor
+        "system.hf_home",  # a push
+        "system.launch",  # strictly; without memfd
+        "worker.messages",  # a constructor
+    }
+    deleting = {m for m, tree in of_training() for node in ast.walk(tree) if getattr(node, "name", "") == "__del__"}
+    assert deleting == {"system.directory"}, "of a directory that is held"
+
+
 def variables(tree: ast.Module) -> Iterator[str]:
     """The variables of a module: names in lower case that it sets; a logger and a lock between threads are none."""
     for node in tree.body:

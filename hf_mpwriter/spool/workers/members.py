@@ -43,7 +43,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -60,6 +59,7 @@ from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, 
 from hf_mpwriter.spool.workers.peers import seen_from_here, was_written_lately
 from hf_mpwriter.system import disk, locks, process_state
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import Process, host_id, start_ticks
 
 FULL_AT = 1 << 20  # bytes of a member file from which on files are opened in another one
@@ -89,7 +89,7 @@ def claim(spool: Spool, wanted: str, substitute: str = "") -> Taken:
             try:
                 if (fd := locks.try_exclusive(claims / f"{name}.lock")) is not None:
                     return Taken(name, fd, wanted, substitute)
-            except OSError as error:
+            except ours(OSError) as error:
                 if error.errno not in disk.NOT_REGULAR:  # garbage in its place: the name cannot be had
                     raise
     raise OSError(f"no free worker name like {wanted!r} in {spool.run_dir}")
@@ -142,8 +142,7 @@ class MemberFile:
                 disk.rename(temporary, directory / str(self.name), "members.file")
             except BaseException:
                 locks.release(fd)
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
+                disk.discard(temporary)
                 raise
 
     def write(self, line: dict[str, Any]) -> None:
@@ -188,7 +187,7 @@ class MemberFile:
 
     def withdraw(self) -> None:
         """Leave without a trace, where no uploader will come to clean up."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             disk.remove(self.path, "members.file")
         locks.release(self._fd)
 
@@ -205,7 +204,8 @@ class MemberFiles:
     def opened(self, path: str) -> None:
         """Record an event file that is about to be made; OSError if the disk refuses."""
         if self.files[-1].is_full:
-            self.files.append(self._make())
+            with locks.taking():
+                self.files.append(self._make())
         file = self.files[-1]
         file.write({"open": path})
         self._opened_in[path] = file
@@ -223,7 +223,7 @@ class MemberFiles:
     def record_dropped(self, dropped: int, in_memory: int = 0) -> None:
         """Record how many records were dropped all in all and wait in memory, if that is new; may raise OSError."""
         if in_memory != self._in_memory:
-            with contextlib.suppress(OSError):  # for display only
+            with suppress(OSError):  # for display only
                 self.files[0].count(in_memory=in_memory)
                 self._in_memory = in_memory
         if dropped > self._dropped:
@@ -236,7 +236,7 @@ class MemberFiles:
 
     def leave(self, dropped: int) -> None:
         """Release the locks: the worker is dead from here on, and the disk has refused so many records for good."""
-        with contextlib.suppress(OSError):  # for display only
+        with suppress(OSError):  # for display only
             self.record_dropped(dropped)
         for file in self.files:
             file.leave()
@@ -288,7 +288,7 @@ def _stamp(place: Place) -> tuple[int, ...]:
     """Inode, size and modification time (ns), () if there is no file."""
     try:
         status = os.stat(place.name, dir_fd=place.directory.fd, follow_symlinks=False)
-    except OSError:
+    except ours(OSError):
         return ()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -297,9 +297,9 @@ def _may_live(pid: int) -> bool:
     """Whether a process of this id lives here; of another pid namespace it seems not to, and is asked for its lock."""
     try:
         os.kill(pid, 0)
-    except PermissionError:
+    except ours(PermissionError):
         return True
-    except (OSError, OverflowError):
+    except ours(OSError, OverflowError):
         return False
     return True
 
@@ -327,7 +327,7 @@ class Members:
         for name in _listdir(self._directory):
             path = self._directory / name
             known = self._known.get(name)
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 if (known is None or known.member is None) and is_ruin(name, path):
                     disk.remove(path, "members.file", durable=False)
 
@@ -335,7 +335,7 @@ class Members:
         """All members, dead or alive."""
         before, self._known, self._unread, self._others = self._known, {}, None, None
         self._looks.begin()
-        with contextlib.suppress(FileNotFoundError), self._directory.entered() as directory:
+        with suppress(FileNotFoundError), self._directory.entered() as directory:
             for file_name in sorted(directory.names()):
                 known, place = before.get(file_name), directory / file_name
                 if known is None or not (known.is_over or self._may_skip(known, place)):
@@ -354,9 +354,9 @@ class Members:
         found = known or Reading(name)
         try:
             found.read(place, self._still_grows if name.host != self._host else None)
-        except (FileNotFoundError, PermissionError):
+        except ours(FileNotFoundError, PermissionError):
             return None
-        except OSError as error:  # garbage in its place stays; any other error passes, and no member dies of it
+        except ours(OSError) as error:  # garbage in its place stays; any other error passes, and no member dies of it
             if error.errno in disk.NOT_REGULAR:
                 return None
             self._unread = error
@@ -395,12 +395,12 @@ class Members:
 
     def remove(self, member: Member) -> None:
         """Remove the file of a dead member, or leave it to the next uploader."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             disk.remove(self._directory / str(member.name), "members.file", durable=False)
 
 
 def _listdir(place: Place) -> list[str]:
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         return place.names()
     return []
 
