@@ -16,7 +16,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import resource
@@ -24,6 +23,7 @@ from collections.abc import Callable
 
 from hf_mpwriter.system import disk, redaction
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import fill_standard
 
 logger = logging.getLogger("hf_mpwriter")
@@ -57,12 +57,12 @@ def _close_above(keep: int) -> None:
     """Close what is open. The limit on descriptors may have been lowered since, or be a billion."""
     try:
         found = [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:
+    except ours(OSError):
         os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
         return
     for fd in found:
         if fd > keep:
-            with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed already
+            with suppress(OSError):  # the descriptor of the listing itself is closed already
                 os.close(fd)
 
 
@@ -106,7 +106,7 @@ def raise_limits() -> None:
         soft, hard = resource.getrlimit(limit)
         try:
             resource.setrlimit(limit, (hard, hard))
-        except (OSError, ValueError) as error:
+        except ours(OSError, ValueError) as error:
             logger.info("a limit stays at %s instead of %s: %s", soft, hard, error)
 
 
@@ -125,7 +125,7 @@ def lower_priority() -> None:
     for step in steps:  # a refusal of one says nothing about the others
         try:
             step()
-        except (OSError, psutil.Error, ValueError) as error:
+        except ours(OSError, psutil.Error, ValueError) as error:
             logger.info("the priority is not as low as wanted: %s", error)
 
 

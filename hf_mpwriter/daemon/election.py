@@ -36,6 +36,7 @@ from hf_mpwriter.spool import status as counting
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import DaemonStatus, Starts, UploaderStatus
 from hf_mpwriter.system import disk, hf_home, launch, locks, redaction
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import boot_id, host_id, start_directory
 
 _WITHOUT = {"sampler": "no system metrics are logged"}  # what is so while none can be started
@@ -90,7 +91,7 @@ class Election:
             return False
         try:
             is_started = self._start_if_free(record, token)
-        except (OSError, ValueError, HfMpWriterError) as error:
+        except ours(OSError, ValueError, HfMpWriterError) as error:
             self._pause = min(counting.LONGEST_PAUSE, 2 * self._pause or counting.FIRST_PAUSE)
             self.quiet_until = self._clock() + self._pause
             self._warn(f"cannot start {'an' if self._kind == 'uploader' else 'a'} {self._kind}", str(error))
@@ -159,7 +160,7 @@ class Election:
             replace(status, starts=count).save(host)
             self._unsaved = None
             disk.set_time(place, heard_of)  # a heartbeat is of the daemon alone: hosts go by its time
-        except OSError:  # the next start tries again
+        except ours(OSError):  # the next start tries again
             return
 
     def reap(self) -> bool:

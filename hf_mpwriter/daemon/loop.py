@@ -36,6 +36,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SOUND_AFTER, Starts
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.system import disk, launch, locks
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import Process
 
 logger = logging.getLogger("hf_mpwriter")
@@ -98,7 +99,7 @@ class Holder(abc.ABC, Generic[StartT]):
                 return True
             self._lock = lock
             self.recover()  # another one may have been here
-        except OSError as error:
+        except ours(OSError) as error:
             logger.info("the disk refuses another look: %s", error)
             return True
         return False
@@ -166,7 +167,7 @@ def keep_on(step: Callable[[], bool], pause: float) -> None:
             if not step():
                 return
             refused = 0
-        except OSError as error:
+        except ours(OSError) as error:
             refused += 1
             if refused > REFUSALS:
                 raise
@@ -187,6 +188,6 @@ def work(make: type[Daemon[StartT]], spool: Spool, start: StartT, lock: int) -> 
     timing, rng = Timing.of(), random.Random()  # noqa: S311 - jitter
     try:
         daemon = make(spool, start, lock, time.monotonic, rng, timing)
-    except (HfMpWriterError, OSError) as error:
+    except ours(HfMpWriterError, OSError) as error:
         raise SystemExit(f"no {make.kind}: {error}") from None
     daemon.serve(timing.uploader_tick)

@@ -24,6 +24,7 @@ from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import DaemonStatus, SamplerStatus, UploaderStatus
 from hf_mpwriter.system import disk, launch
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 
 STATUSES: dict[str, type[DaemonStatus]] = {kind.daemon: kind for kind in (UploaderStatus, MirrorStatus, SamplerStatus)}
 
@@ -84,5 +85,5 @@ def inherited(kind: str, start: type[StartT]) -> tuple[StartT, Spool]:
     record = state.load(start, launch.read_record())
     try:
         return record, Spool.adopt(record, launch.RUN_DIR_FD, launch.SPOOL_FD)
-    except HfMpWriterError as error:
+    except ours(HfMpWriterError) as error:
         raise SystemExit(f"no {kind}: {error}") from None

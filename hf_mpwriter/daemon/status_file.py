@@ -17,6 +17,7 @@ from hf_mpwriter.base.verdicts import Quarantine, Verdict
 from hf_mpwriter.daemon.background import rotate_log
 from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.spool.status import DEATHS_KEPT, NOTICES_KEPT, DaemonStatus, UploaderStatus, with_notice
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import redact_known
 
@@ -53,7 +54,7 @@ class DaemonStatusFile(Generic[StatusT]):
         try:
             self._write(dataclasses.replace(self.status, beat=self._wall_clock()))
             rotate_log(self._host.daemon(self.status.daemon).log)
-        except OSError as error:  # tried again with the next change, or heartbeat
+        except ours(OSError) as error:  # tried again with the next change, or heartbeat
             logger.info("the status cannot be published: %s", error)
 
     def _write(self, status: StatusT) -> None:

@@ -35,7 +35,6 @@ Invariant: only what is in files is said to be on disk. Records that wait in mem
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -49,6 +48,7 @@ from hf_mpwriter.delivery.status import Logged
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.interrupts import suppress
 from hf_mpwriter.system.redaction import printable
 
 HALF_A_DAY = 43_200.0  # seconds
@@ -152,7 +152,7 @@ def mirror_trouble(status: MirrorStatus, refused: Mapping[str, str]) -> str:
 
 def shown(path: str) -> str:
     """A path as it is shown: relative to the working directory if it lies there."""
-    with contextlib.suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):
         relative = os.path.relpath(path) if os.path.isabs(path) else path
         return path if relative.startswith("..") else relative
     return path

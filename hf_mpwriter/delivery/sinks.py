@@ -17,7 +17,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -40,6 +39,7 @@ from hf_mpwriter.spool.staging import Mirrored, MirrorRecord, MirrorStatus, mirr
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours, suppress
 
 NEVER = -1  # before any comparison of what is here with what is there
 LOAD_PAUSE = 4.0  # times as long as the processor was busy with reading the ledgers, until they are read again
@@ -146,7 +146,7 @@ class HubSink:
 
     def ledger(self) -> Ledger | None:
         """What the Hub is known to hold; None while the run has no destination, or if that was never read."""
-        with contextlib.suppress(OSError):  # the disk fails, or the spool is another user's now: nothing new is known
+        with suppress(OSError):  # the disk fails, or the spool is another user's now: nothing new is known
             self._read()
         return self._ledger
 
@@ -166,7 +166,7 @@ class HubSink:
     def _destination(self) -> Destination | None:
         try:
             return self._spool.destination()
-        except (SpoolFormatError, OSError):
+        except ours(SpoolFormatError, OSError):
             return None
 
     @property
@@ -180,7 +180,7 @@ class HubSink:
         """The ctime (ns) of each attachment, without those that do not exist."""
         found = {}
         for path in filter(is_attachment, paths):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 found[path] = (self._spool.run / path).stat().st_ctime_ns
         return found
 
@@ -224,9 +224,9 @@ class HubSink:
         held = ledger.files.get(path)
         try:
             status = (self._spool.run / path).stat()
-        except FileNotFoundError:
+        except ours(FileNotFoundError):
             return True
-        except OSError:
+        except ours(OSError):
             return False
         if held is None or not held.stamp or held.sent.is_gone or refused is not None or path in ledger.uncertain:
             return False
@@ -317,7 +317,7 @@ class LogdirSink:
 
     def mirrored(self) -> Mirrored:
         """What is known to be there, by the records of all hosts."""
-        with contextlib.suppress(OSError):  # the disk fails: nothing new is known
+        with suppress(OSError):  # the disk fails: nothing new is known
             hosts = [self._spool.host(host) for host in self._spool.host_ids()]
             seen = [(host.root.basename, *_stamp(mirrored_place(host))) for host in hosts]
             if seen != self._seen:
@@ -379,7 +379,7 @@ class LogdirSink:
     def status(self) -> MirrorStatus:
         """The status of the mirror that was heard of last, on whichever host; an empty one if there is none."""
         found = [MirrorStatus()]
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             found += [MirrorStatus.read(self._spool.host(host)) for host in self._spool.host_ids()]
         return max(found, key=lambda status: status.beat)
 
@@ -412,12 +412,12 @@ def name_of(spool: Spool) -> str:
 def _is_held(lock: Place) -> bool:
     try:
         return locks.is_held(lock)
-    except OSError:
+    except ours(OSError):
         return False
 
 
 def _stamp(place: Place) -> tuple[int, int]:
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         status = place.stat()
         return status.st_ino, status.st_mtime_ns
     return 0, 0

@@ -28,6 +28,7 @@ os.environ.setdefault("CRC32C_SW_MODE", "auto")  # as tensorboardX does: no warn
 
 from crc32c import crc32c
 
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import open_above
 
 CHUNK = 1 << 20  # bytes read at once when records are parsed
@@ -132,7 +133,7 @@ class ScalarEncoder:
             else:
                 low, high = step & 0x7F | 0x80, step >> 7 & 0x7F | 0x80
                 payload, length = self._three(9, wall_time, 16, low, high, step >> 14, self._middle, value), 3
-        except OverflowError:
+        except ours(OverflowError):
             return self.record(wall_time, step, math.copysign(math.inf, value))
         crc = crc32c(payload)
         return self._header[length] + payload + _PACK_U32((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
@@ -167,7 +168,7 @@ class StepEncoder:
             else:
                 low = step & 0x7F | 0x8080 | (step & 0x3F80) << 1
                 payload, length = self._pack[2](9, wall_time, 16, low, step >> 14, *parts), 2
-        except OverflowError:
+        except ours(OverflowError):
             return self.record(wall_time, step, [*map(_as_float32, values)])
         crc = crc32c(payload)
         return self._header[length] + payload + _PACK_U32((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
@@ -181,7 +182,7 @@ def _as_float32(value: float) -> float:
     """A value that a float32 can hold: one that is too large becomes infinite."""
     try:
         _FLOAT.pack(value)
-    except OverflowError:
+    except ours(OverflowError):
         return math.copysign(math.inf, value)
     return value
 

@@ -124,9 +124,7 @@ class _Search:
             return
         try:
             event = Event.FromString(payload)
-        except ours(
-            DecodeError
-        ):  # it is a long record, of which step and tag are here, or none that protobuf has written
+        except ours(DecodeError):  # a long record, of which step and tag are here, or not of protobuf
             if len(payload) == framing.BEGINNING:
                 self.found = framing.step_of(payload)
             return

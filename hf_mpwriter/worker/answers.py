@@ -38,6 +38,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.spool.workers.peers import Share
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 
@@ -189,7 +190,7 @@ def _final(
     allowed = Share(spool).of(lambda _: True) if logdir.is_staged else allows
     try:
         files = scan.files(allowed, Members(spool).growing, named=_named(spool, hub))
-    except OSError as error:
+    except ours(OSError) as error:
         logger.warning("%s: cannot find out what others have written: %s", spool.run_dir, error)
         return {}, ()
     damage = tuple(damage for damage in scan.damage(time.time()) if not damage.is_incomplete)
@@ -207,7 +208,7 @@ def final_sizes(membership: Membership, end: float = math.inf) -> dict[str, int]
         growing = members.growing()
         is_final = lambda path: is_ours(os.path.basename(path)) and allows(path) and path not in growing  # noqa: E731
         return sizes(spool.run, is_final, named=members.named(), until=scans_until(end))
-    except OSError:
+    except ours(OSError):
         return {}
 
 
@@ -223,6 +224,6 @@ def without_removed(spool: Spool, wanted: Wanted, *, tells: bool) -> Wanted:
 def _is_gone(place: Place) -> bool:
     try:
         place.stat()
-    except OSError as error:
+    except ours(OSError) as error:
         return isinstance(error, FileNotFoundError)
     return False

@@ -18,7 +18,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from dataclasses import replace
@@ -36,6 +35,7 @@ from hf_mpwriter.spool.staging import Listing, MirrorRecord, look_lock
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.filesystem import Mount, find_mount
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 
@@ -94,7 +94,7 @@ def prepare(spool: Spool, *, is_joined: bool, longest: float = USUAL.logdir_wait
         return Staged()
     try:
         return _prepare(spool, longest, is_joined=is_joined)
-    except OSError as error:
+    except ours(OSError) as error:
         if isinstance(error, HfMpWriterError):
             raise
         text = f"{spool.run_dir}, in which the run of {spool.logdir} is kept, cannot be written: {error.strerror}."
@@ -139,7 +139,7 @@ def _look(spool: Spool, lock: int, end: float, before: Listing) -> Listing:
     """Ask the logdir, and record the answer."""
     try:
         answer = _asked(spool, lock, end)
-    except OSError as error:  # no interpreter, no memory
+    except ours(OSError) as error:  # no interpreter, no memory
         answer = Failure(str(error), is_refused=False)
     if isinstance(answer, Failure):
         if answer.is_setting:
@@ -149,7 +149,7 @@ def _look(spool: Spool, lock: int, end: float, before: Listing) -> Listing:
     else:
         found = Listing.of(spool, answer.files, time.time())
         found = replace(found, last=max(found.last, before.last))
-    with contextlib.suppress(OSError):  # the next process asks again
+    with suppress(OSError):  # the next process asks again
         found.save(spool)
     return found
 

@@ -23,7 +23,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import time
@@ -46,6 +45,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, NumberedNotice, UploaderStatus
+from hf_mpwriter.system.interrupts import suppress
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.reporter import Reporter, ToldRecord
 from hf_mpwriter.worker.role import current_role
@@ -226,7 +226,7 @@ def log_of(spool: Spool, status: UploaderStatus) -> str:
 
 
 def _hosts(spool: Spool) -> list[str]:
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         return spool.host_ids()
     return []
 
@@ -235,7 +235,7 @@ def _stamps(spool: Spool) -> dict[str, Stamp]:
     """Whether the status of an uploader has changed, for each host."""
     found = dict[str, Stamp]()
     for host in _hosts(spool):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             status = spool.host(host).daemon("uploader").status.stat()
             found[host] = status.st_ino, status.st_mtime_ns
     return found

@@ -46,6 +46,7 @@ from hf_mpwriter.spool.staging import Listing
 from hf_mpwriter.spool.workers.members import Members, Taken
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.worker import holders
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role, launcher_of
@@ -109,7 +110,7 @@ class Rewind:
                             self._hide_noted(name, claim, step)
                     if claim is None:
                         self._note(name, step, role)
-        except OSError as error:
+        except ours(OSError) as error:
             logger.warning("%s: not all other directories are rewound: %s", spool.logdir, error)
 
     def _other_names(self, taken: Taken, tops: list[str]) -> Iterator[str]:
@@ -161,7 +162,7 @@ class Rewind:
     def retry(self) -> None:
         """Rewind what was held and is free now; costs nothing where nothing waits. What the disk refuses waits on."""
         for name in sorted(self._waiting):
-            with contextlib.suppress(OSError), self._claimed(name) as claim:
+            with suppress(OSError), self._claimed(name) as claim:
                 if claim is not None:
                     self._hide_noted(name, claim)
                     self._waiting.discard(name)
@@ -182,7 +183,7 @@ class Rewind:
 
 def _read_note(claim: int) -> int | None:
     """The step of the note in the file of a claim that is held; None if there is none."""
-    with contextlib.suppress(OSError, ValueError):  # the program may have closed the descriptor
+    with suppress(OSError, ValueError):  # the program may have closed the descriptor
         locks.check(claim)
         return int(os.pread(claim, NOTE_LENGTH, 0))
     return None
@@ -195,7 +196,7 @@ def _write_note(place: Place, step: int | None) -> None:
         if step is None:
             os.ftruncate(fd, 0)
             return
-        with contextlib.suppress(ValueError):  # there is none
+        with suppress(ValueError):  # there is none
             step = min(step, int(os.pread(fd, NOTE_LENGTH, 0)))
         os.pwrite(fd, f"{step:020d}\n".encode(), 0)
     finally:

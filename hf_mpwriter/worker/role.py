@@ -39,6 +39,7 @@ from hf_mpwriter.base import job
 from hf_mpwriter.base.job import GivenRank, launched, rank_of
 from hf_mpwriter.base.names import is_reserved
 from hf_mpwriter.system import contact
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import (
     Process,
     ancestors,
@@ -174,7 +175,7 @@ def distributed() -> GivenRank | None:
         return None
     try:
         return GivenRank(int(group.rank()), int(group.size()))
-    except Exception:  # noqa: BLE001 - of torch, while another thread initialises or destroys the group
+    except ours(Exception):
         return None
 
 

@@ -22,6 +22,7 @@ from hf_mpwriter.delivery.sentences import damage_text
 from hf_mpwriter.delivery.sinks import Delivery, HubSink, LogdirSink
 from hf_mpwriter.delivery.status import Logged
 from hf_mpwriter.delivery.wait import ENSURE_EVERY, POLL, Wanted, wait_for
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
@@ -61,7 +62,7 @@ class PushFuture(Future[str | None]):
                 time.sleep(ENSURE_EVERY)
             self._raise_lost()
             self.set_result(self._commit())
-        except Exception as error:  # noqa: BLE001 - who waits for the outcome is to get it
+        except ours(Exception) as error:
             self.set_exception(error)
 
     def _wait_for_the_disk(self) -> None:
@@ -126,7 +127,7 @@ def _resolve_later(future: PushFuture) -> None:
         resolver = _Resolver()
         try:
             resolver.start()
-        except RuntimeError:  # at the end of the interpreter, where Python starts no thread
+        except ours(RuntimeError):  # at the end of the interpreter, where Python starts no thread
             future.resolve()
             return
         _resolvers[:] = [resolver]

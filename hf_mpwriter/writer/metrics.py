@@ -8,7 +8,6 @@ Invariant: what a program finds out only after days does not end it. What is lef
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import numbers
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ import numpy as np
 from tensorboardX.summary import _clean_tag
 
 from hf_mpwriter.events.framing import ScalarEncoder, StepEncoder
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.writer.values import as_number
 
 logger = logging.getLogger("hf_mpwriter")
@@ -80,7 +80,7 @@ def read(metrics: Mapping[str, Any], leave_out: Callable[[str, Any], object]) ->
         raise TypeError(f"metrics is of type {type(metrics).__name__}, not a mapping of names to scalars")
     names, values = (*metrics,), [*metrics.values()]
     if _PLAIN.issuperset(map(type, values)):
-        with contextlib.suppress(OverflowError):  # an integer that is too large for a float
+        with suppress(OverflowError):  # an integer that is too large for a float
             return names, [*map(float, values)]
     taken: list[tuple[str, float]] = []
     for name, value in _leaves(metrics, ""):
@@ -112,7 +112,7 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return as_number(value)
-    except (TypeError, ValueError):  # a timedelta64, a signaling NaN of a Decimal
+    except ours(TypeError, ValueError):  # a timedelta64, a signaling NaN of a Decimal
         return None
 
 

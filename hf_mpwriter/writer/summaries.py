@@ -26,6 +26,7 @@ from tensorboardX.summary import text as _text
 from hf_mpwriter.events import framing
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.writer.values import plain
 
 MAX_BYTES = 1 << 31  # a protobuf message is smaller
@@ -149,14 +150,14 @@ def read_scalars(paths: Iterable[Place], seen: dict[str, int]) -> dict[str, list
     for path in paths:
         try:
             payloads = framing.payloads(disk.open_beneath(path))
-        except FileNotFoundError:
+        except ours(FileNotFoundError):
             continue
         known = count = seen.get(str(path), 0)
         for payload in itertools.islice(payloads, known, None):
             count += 1
             try:
                 event = event_pb2.Event.FromString(payload)
-            except DecodeError:  # only the beginning of a long record is there: it holds no scalar
+            except ours(DecodeError):  # only the beginning of a long record is there: it holds no scalar
                 continue
             for value in event.summary.value:
                 if value.HasField("simple_value"):

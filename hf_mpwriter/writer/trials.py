@@ -17,6 +17,7 @@ from tensorboardX.writer import SummaryWriter as _SummaryWriter
 from hf_mpwriter.base.names import sub_directory
 from hf_mpwriter.base.storage import is_url
 from hf_mpwriter.events.deferred_log import logger
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import summaries
 from hf_mpwriter.writer.add_methods import AddMethods
@@ -164,7 +165,7 @@ class TrialMethods(AddMethods):
         try:
             data = plain(mat), metadata, square(plain(label_img)), global_step, tag, metadata_header
             _SummaryWriter.add_embedding(self if self._worker is None else _Beside(self, self._worker), *data)
-        except OSError as error:
+        except ours(OSError) as error:
             logger.warning("%s: an embedding cannot be written: %s", self.logdir, error.strerror or error)
             if self._worker is not None:
                 self._worker.files.count_lost(1)

@@ -18,6 +18,7 @@ import numpy as np
 
 from hf_mpwriter.base import arguments
 from hf_mpwriter.base.arguments import whole
+from hf_mpwriter.system.interrupts import ours
 
 
 class SupportsArray(Protocol):
@@ -37,14 +38,14 @@ def as_number(value: Any) -> float | None:
     if isinstance(value, (int, np.number, numbers.Number, str, bytes)) and not isinstance(value, complex):
         try:
             return float(value)  # type: ignore[arg-type]
-        except OverflowError:
+        except ours(OverflowError):
             return -math.inf if value < 0 else math.inf  # type: ignore[operator]
     if _is_meta(value):
         return math.nan
     if (item := getattr(value, "item", None)) is not None:
         try:
             return float(item())
-        except (TypeError, ValueError, RuntimeError):
+        except ours(TypeError, ValueError, RuntimeError):
             return None
     return None
 
@@ -55,7 +56,7 @@ def as_step(step: Any) -> int | None:
         return None
     try:
         number = whole("global_step", step)
-    except ValueError:
+    except ours(ValueError):
         if not arguments.fractions_are_cut:
             raise
         number = int(step)
