@@ -30,7 +30,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import os
 import random
 import time
@@ -44,6 +43,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused, Sent, Split
 from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.client import Hub, Remote
+from hf_mpwriter.push.clock import Clock
 from hf_mpwriter.snapshot.search import other_run_above
 from hf_mpwriter.spool import ledger as ledgers
 from hf_mpwriter.spool.layout import Spool
@@ -92,32 +92,30 @@ def pull(
     *,
     asked: str | None = None,
     progress: Callable[[int, int], object] = lambda *_: None,
-    longest_wait: float = math.inf,
 ) -> Pulled:
-    """Bring a run back from the Hub.
+    """Bring a run back from the Hub, by the clock of `hub`.
 
-    `asked`: the folder that its writers ask for, if it is another one. `longest_wait`: seconds that the Hub may ask to
-    wait, else that ends the pull.
+    `asked`: the folder that its writers ask for, if it is another one.
     """
     report = Pulled()
-    head = ask(hub.head, longest_wait)
+    head = ask(hub.head, hub.clock)
     if head is None:
         return report
     report.commit = head
-    there = ask(lambda: hub.tree(head), longest_wait)
+    there = ask(lambda: hub.tree(head), hub.clock)
     tree = {path: remote for path, remote in sorted(there.items()) if _is_wanted(path, wanted)}
     report.sizes = {path: remote.size for path, remote in tree.items()}
     report.workers = sorted({names.worker_of(path) for path in there if _is_wanted(path, everything)})
     if not tree:
         return report
     attachments = list(filter(names.is_attachment, tree))
-    pushed = ask(lambda: hub.pushed(attachments, head), longest_wait) if attachments else set[str]()
+    pushed = ask(lambda: hub.pushed(attachments, head), hub.clock) if attachments else set[str]()
     spool.create()
     spool.record_destination(destination, asked)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of each connection that breaks
     with _locked(spool):
         disk.remove_tree(spool.directory / PULLING)
-        _Pull(spool, hub, report, tree, pushed, progress, longest_wait).run()
+        _Pull(spool, hub, report, tree, pushed, progress).run()
     return report
 
 
@@ -136,8 +134,8 @@ def _can_be_here(path: str) -> bool:
     return names.is_run_path(path) and not in_spool and all(len(part) <= LONGEST_NAME for part in parts)
 
 
-def ask(question: Callable[[], Answer], longest: float = math.inf) -> Answer:
-    """The answer to a question, which is asked a few times; not if the Hub wishes a longer pause than `longest`."""
+def ask(question: Callable[[], Answer], clock: Clock) -> Answer:
+    """The answer to a question, which is asked a few times, while the clock allows it."""
     for failures in range(1, TRIES + 1):
         try:
             return question()
@@ -145,9 +143,11 @@ def ask(question: Callable[[], Answer], longest: float = math.inf) -> Answer:
             verdict = classify(error)
             wished = getattr(verdict, "after", None) or 0.0
             is_final = isinstance(verdict, (Refused, Split)) or is_of_disk(error)
-            if is_final or failures == TRIES or wished > longest:
+            is_over = clock.left <= (0.0 if clock.is_patient else wished)
+            if is_final or is_over or failures == TRIES:
                 raise
-            time.sleep(max(wished, random.uniform(0.5, 1.0) * min(2**failures, LONGEST_PAUSE)))  # noqa: S311
+            pause = random.uniform(0.5, 1.0) * min(2**failures, LONGEST_PAUSE)  # noqa: S311 - jitter, no secret
+            clock.pause(max(wished, pause), is_wished=wished > 0)
     raise AssertionError
 
 
@@ -178,10 +178,9 @@ class _Pull:
         tree: dict[str, Remote],
         pushed: set[str],
         progress: Callable[[int, int], object],
-        longest_wait: float,
     ) -> None:
         self._spool, self._hub, self._report, self._tree, self._pushed = spool, hub, report, tree, pushed
-        self._progress, self._longest_wait = progress, longest_wait
+        self._progress = progress
         self._left = self._total = sum(report.sizes.values())  # bytes that are neither here nor given up
         self._here: set[str] = set()  # paths of which the Hub has a beginning, or all
 
@@ -246,8 +245,8 @@ class _Pull:
     def _fetch(self, path: str) -> str:
         """Bring one file; the reason if it does not come, else ""."""
         try:
-            reason = ask(lambda: self._bring(path), self._longest_wait)
-            return ask(lambda: self._bring(path), self._longest_wait) if reason == CORRUPT else reason
+            reason = ask(lambda: self._bring(path), self._hub.clock)
+            return ask(lambda: self._bring(path), self._hub.clock) if reason == CORRUPT else reason
         except PermissionError as error:
             return str(error)
 

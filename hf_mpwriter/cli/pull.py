@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
 import re
 import sys
@@ -75,6 +74,8 @@ from hf_mpwriter.worker.looking import is_staged, publish_record
 
 if TYPE_CHECKING:
     from hf_mpwriter.pull import Pulled
+    from hf_mpwriter.push.client import Hub
+    from hf_mpwriter.push.clock import Clock
 
 
 NOTHING_THERE = 4  # exit code: no such repository or branch, as before the first run in it
@@ -83,7 +84,7 @@ NOT_THERE = (
     "token that may read it (or set HF_TOKEN)."
 )
 KEPT = "The files that came are kept, and the next pull brings the others."
-LONGEST_WAIT = 60.0  # seconds that training waits because the Hub wishes it
+LIMIT = 60.0  # seconds in which nothing comes, until training starts without it
 BELONGS = "{} belongs to {}: nothing was pulled, and the program gets a folder of its own. If it is the same run: {}"
 CONSEQUENCE = (
     "The program starts without it. Nothing on the Hub is lost, but last_step() and purge_step do not reach what is "
@@ -185,25 +186,30 @@ def pull_into(
     destination: Destination,
     wanted: Callable[[str], bool],
     bar: UploadBar,
-    longest_wait: float = math.inf,
+    limit: float | None = None,
     by_hand: str = "",
 ) -> Pulled:
-    """Pull; where this says how a user would do it, nothing of another run directory of this host."""
+    """Pull, for a person who can end it, or for so many seconds in which nothing comes.
+
+    `by_hand`: how a user would do it; then nothing of another run directory of this host is pulled.
+    """
     os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
     from hf_mpwriter.pull import ask, is_of_disk, pull
     from hf_mpwriter.push.classify import explained
     from hf_mpwriter.push.client import Hub
+    from hf_mpwriter.push.clock import Clock
 
+    clock = Clock(is_patient=True) if limit is None else Clock(limit)
     ledger, asked = HubSink(spool).ledger() if spool.exists() else None, destination.path_in_repo
     with closing(bar):
         try:
             if not spool.has_destination():
-                folder = _folder_of(spool, destination, lambda question: ask(question, longest_wait))
+                folder = _folder_of(spool, destination, Hub(destination, clock), lambda question: ask(question, clock))
                 destination = replace(destination, path_in_repo=folder)
                 if by_hand:
                     _spare_others(spool, destination, by_hand)
-            hub = Hub(destination.resolved(ledger.repo_id if ledger else ""))
+            hub = Hub(destination.resolved(ledger.repo_id if ledger else ""), clock)
             found = pull(
                 spool,
                 destination,
@@ -211,7 +217,6 @@ def pull_into(
                 wanted,
                 asked=None if asked == destination.path_in_repo else asked,
                 progress=bar.show,
-                longest_wait=longest_wait,
             )
         except (HfMpWriterError, BelongsError):
             raise
@@ -222,15 +227,13 @@ def pull_into(
             text = f"Not all was pulled: {why.rstrip('.')}. {f'{sentence(helps)}. ' if helps else ''}{KEPT}"
             raise click.ClickException(printable(text)) from error
     if found.commit and not found.workers:
-        found.beside = _runs_beside(destination.resolved(hub.repo_id), found.commit)
+        found.beside = _runs_beside(destination.resolved(hub.repo_id), clock, found.commit)
     return found
 
 
-def _folder_of(spool: Spool, asked: Destination, ask: Callable[[Callable[[], Any]], Any]) -> str:
+def _folder_of(spool: Spool, asked: Destination, hub: Hub, ask: Callable[[Callable[[], Any]], Any]) -> str:
     """The folder that a run comes from which is recorded nowhere; see above."""
-    from hf_mpwriter.push.client import Hub
-
-    run, folder, hub = folders.run_name(spool), asked.path_in_repo, Hub(asked)
+    run, folder = folders.run_name(spool), asked.path_in_repo
     if own := folders.own_folder(run, folder, folders.owners_of(asked)):
         return own
     if (head := ask(hub.head)) is None:
@@ -249,13 +252,13 @@ def _spare_others(spool: Spool, destination: Destination, by_hand: str) -> None:
         raise BelongsError(BELONGS.format(folder, owner, by_hand))
 
 
-def _runs_beside(destination: Destination, commit: str) -> list[str]:
+def _runs_beside(destination: Destination, clock: Clock, commit: str) -> list[str]:
     """The names of other runs in the folder of the repository, the nearest first; none if the Hub does not tell."""
     from hf_mpwriter.push.client import Hub
 
     above, _, name = destination.path_in_repo.rpartition("/")
     with contextlib.suppress(Exception):  # it only helps
-        return nearest_first(name, Hub(destination, is_impatient=True).folders(above, commit))
+        return nearest_first(name, Hub(destination, clock, is_impatient=True).folders(above, commit))
     return []
 
 
@@ -318,7 +321,7 @@ def _brought(
         return
     try:
         bar = UploadBar(0, 0, "pulled", drawn=not is_quiet, lines=False)
-        report = pull_into(spool, destination, wanted, bar, LONGEST_WAIT, by_hand)
+        report = pull_into(spool, destination, wanted, bar, LIMIT, by_hand)
     except BelongsError as error:
         yield error.message
     except click.ClickException as error:

@@ -55,6 +55,7 @@ from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, digest, feed, git_h
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
+from hf_mpwriter.push.clock import PERSON_LIMIT, PUSH_LIMIT, Clock
 from hf_mpwriter.push.transport import Contact, Transport
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import at
@@ -65,7 +66,7 @@ RUNS_NAMED = 3  # in a title
 CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
 LARGEST_FILE = 50 << 30  # bytes that the Hub takes in one file
 PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
-ANSWER_TIMEOUT = 5.0  # seconds of a request that a person waits for
+ANSWER_TIMEOUT = 4.0  # seconds for all that `Account` asks
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
 
 
@@ -140,13 +141,25 @@ class Hub:
     """One destination on the Hub, for a person who waits or not. The token comes from the environment."""
 
     def __init__(
-        self, destination: Destination, *, is_impatient: bool = False, contact: Contact = lambda _: None
+        self,
+        destination: Destination,
+        clock: Clock | None = None,
+        *,
+        is_impatient: bool = False,
+        contact: Contact = lambda _: None,
     ) -> None:
-        self._transport = Transport(is_impatient=is_impatient, contact=contact)
+        self.clock = clock or Clock(PERSON_LIMIT if is_impatient else PUSH_LIMIT, is_patient=is_impatient)
+        self._transport = Transport(destination.endpoint, self.clock, is_impatient=is_impatient, contact=contact)
         self.private: bool | None = None  # whether the repository is private, None as long as the Hub has not said it
         self._destination = destination
-        self._api = HfApi(endpoint=destination.endpoint)
+        self._client = HfApi(endpoint=destination.endpoint)
         self._where: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+
+    @property
+    def _api(self) -> HfApi:
+        """The client, for one question."""
+        self._transport.question()
+        return self._client
 
     @property
     def repo_id(self) -> str:
@@ -279,7 +292,7 @@ class Hub:
         found = self._api.get_paths_info(**self._where, paths=[path], revision=revision)
         if not found:
             return None
-        url = hf_hub_url(**self._where, filename=path, revision=revision, endpoint=self._api.endpoint)
+        url = hf_hub_url(**self._where, filename=path, revision=revision, endpoint=self._destination.endpoint)
         data = self._transport.read(url, CARD_TIMEOUT)
         blob = git_hasher(len(data))
         blob.update(data)
@@ -312,22 +325,25 @@ class Hub:
 
     def tree(self, revision: str, directory: str | None = None) -> dict[str, Remote]:
         """All files below the destination's folder at one commit, or those in one directory, by path relative to it."""
-        folder, place = self._destination.path_in_repo, self._destination.path(directory or "").rstrip("/")
-        where: dict[str, Any] = {**self._where, "path_in_repo": place, "recursive": directory is None}
-        try:
-            found = [one for one in self._api.list_repo_tree(**where, revision=revision) if isinstance(one, RepoFile)]
-        except EntryNotFoundError:
-            return {}
-        return {entry.path[len(folder) :].lstrip("/"): _remote(entry) for entry in found}
+        place = self._destination.path(directory or "").rstrip("/")
+        entries, folder = self._entries(place, revision, is_recursive=directory is None), self._destination.path("")
+        return {one.path.removeprefix(folder): _remote(one) for one in entries if isinstance(one, RepoFile)}
 
     def folders(self, above: str, revision: str) -> list[str]:
         """The names of the folders in a folder of the repository; none if that is not there."""
-        where: dict[str, Any] = {**self._where, "path_in_repo": above or None}
+        entries = self._entries(above, revision, is_recursive=False)
+        return [entry.path.rpartition("/")[2] for entry in entries if isinstance(entry, RepoFolder)]
+
+    def _entries(self, place: str, revision: str, *, is_recursive: bool) -> list[RepoFile | RepoFolder]:
+        """What is below a folder of the repository, "" for its root; nothing that a Hub lists besides."""
+        where: dict[str, Any] = {**self._where, "path_in_repo": place or None, "recursive": is_recursive}
         try:
             found = list(self._api.list_repo_tree(**where, revision=revision))
         except EntryNotFoundError:
             return []
-        return [entry.path.rpartition("/")[2] for entry in found if isinstance(entry, RepoFolder)]
+        below = f"{place}/" if place else ""
+        own = (entry for entry in found if entry.path.startswith(below))
+        return [entry for entry in own if is_recursive or "/" not in entry.path[len(below) :]]
 
 
 @dataclass(frozen=True)
@@ -341,8 +357,8 @@ class HubReply:
 class Account:
     """The account of the token in the environment; an answer of the Hub, whatever its status, is no error."""
 
-    def __init__(self, endpoint: str) -> None:
-        Transport(is_impatient=True)
+    def __init__(self, endpoint: str, limit: float = ANSWER_TIMEOUT) -> None:
+        Transport(endpoint, Clock(limit), is_impatient=True)
         self._endpoint = endpoint
 
     def whoami(self) -> HubReply:

@@ -73,6 +73,7 @@ class PushHandle(Child):
                 notices.append(message)
             elif isinstance(message, Contact):
                 self.asked_at, self.is_answered = self.asked_at or time.time(), message.answered
+                self.allow(self._limit)
             elif message is not None:
                 self._verdicts.append(message)
         if ended:
@@ -82,7 +83,7 @@ class PushHandle(Child):
         return notices, self._verdicts if self.lingers and is_done else []
 
     def _without_verdict(self) -> Unknown:
-        if self.has_hung:  # HTTP has timeouts of its own
+        if self.has_hung:  # HTTP ends by a clock of its own
             return Unknown(f"the push {self.how_it_ended}", xet="failing", too_slow=True)
         return Unknown(f"the push {self.how_it_ended}")
 

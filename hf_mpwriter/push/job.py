@@ -1,7 +1,7 @@
 """What travels between uploader and push: jobs one way, notices and verdicts the other way.
 
     uploader  --Job, and descriptors of its runs-->    push      by a socket, one message for each job
-    uploader  <--lines, on the standard output--       push      Contact {"answered": false}          twice at most
+    uploader  <--lines, on the standard output--       push      Contact {"answered": false}          any number
                                                                  Notice {"text": "created ..."}       any number
                                                                  Done {"commit": "...", ...}          last, of a part
 
@@ -103,7 +103,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Contact:
-    """The push has sent its first request, or the Hub has answered one."""
+    """The push has sent its first request, the Hub has answered one, or takes content: its time begins anew."""
 
     answered: bool
 
@@ -113,7 +113,7 @@ _KINDS: tuple[type[Message], ...] = typing.get_args(Message)
 
 
 def deadline(job: Job) -> float:
-    """Seconds after which a push is given up."""
+    """Seconds after which a push is given up: since its begin, or since content went to the Hub, but for Xet."""
     return DEADLINE_BASE + sum(part.size for part in job.parts) / DEADLINE_RATE
 
 

@@ -129,6 +129,7 @@ def _verdicts(tell: Tell, job: Job, spools: list[Spool], home: Place, refused: M
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import of it fails, as if it were missing
     try:
         from hf_mpwriter.push.client import Hub
+        from hf_mpwriter.push.clock import Clock
         from hf_mpwriter.push.commit import carry
     except Exception as error:  # noqa: BLE001 - it reads the environment when it is imported
         verdict = Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
@@ -138,7 +139,12 @@ def _verdicts(tell: Tell, job: Job, spools: list[Spool], home: Place, refused: M
         gc.enable()
     if job.prepares:
         return []
-    hub = Hub(job.destination, contact=lambda answered: tell(Contact(answered)))
+
+    def contact(*, answered: bool = True) -> None:
+        signal.setitimer(signal.ITIMER_REAL, deadline(job))
+        tell(Contact(answered))
+
+    hub = Hub(job.destination, Clock(sends=contact), contact=lambda answered: contact(answered=answered))
     return carry(job, spools, hub, tell, random.Random(), refused)  # noqa: S311 - jitter, no secret
 
 

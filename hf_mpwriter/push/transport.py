@@ -1,15 +1,19 @@
-"""The transport: the HTTP client of a push, which bounds every request.
+"""The transport: the one HTTP client that talks to a Hub, which bounds every request.
 
-    huggingface_hub -> request hook: timeouts, count of commits -> network -> response hook: no long sleep or answer
+    huggingface_hub -> request hook: timeouts, count of commits, token -> `push/clock` -> the network
+                    <- response hook: no long sleep or answer          <-
 
 Where a person waits, it is impatient: shorter timeouts, and one more try instead of the five of the client, which take
 half a minute.
 
 Invariants:
-- No call of the client takes longer than its timeouts and PATIENCE say; what they do not reach ends with the push's own
-  timer.
-- No answer has more than ANSWER_LIMIT bytes, as it is sent and as it is unpacked; a content that is asked for has no
-  more than its size. A gzip of 1 MB can hold 1 GiB.
+- A token goes to the endpoint only, by its scheme, host and port: not to another page, redirect or action of LFS that
+  an answer names, whatever the client builds.
+- All requests of a push, a command or a pull end by one clock, see `push/clock`; what that does not reach ends with the
+  push's own timer.
+- No answer has more than ANSWER_LIMIT bytes, as it is sent and as it is unpacked, and all answers to a question of ours
+  no more than QUESTION_LIMIT; a content that is asked for has no more than its size. A gzip of 1 MB can hold 1 GiB.
+- What is said of the environment never has the value of a variable: a proxy has a password.
 
 Facts behind this module (huggingface_hub 2.4.0):
 - There is no timeout by default, and some calls pass `timeout=None`. The request hook fills in what is missing. hf_xet
@@ -25,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import ssl
 import time
 import zlib
@@ -37,6 +42,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_hook
 
 from hf_mpwriter.push.classify import AnswerError, BusyError, ClientError, UnansweredError, wished_wait
+from hf_mpwriter.push.clock import QUESTION, Clock, Network
 
 CONNECT_TIMEOUT = 15.0  # seconds
 REQUEST_TIMEOUT = 120.0  # seconds; the Hub itself cuts a commit at 60 s
@@ -44,7 +50,11 @@ PATIENCE = 10.0  # seconds that the client may sleep within a call because the H
 IMPATIENT_TIMEOUT = 20.0  # seconds, where a person waits
 SECOND_TRY = 1.0  # seconds after the first
 ANSWER_LIMIT = 32 << 20  # bytes of an answer; that on 500 paths, or a page of a tree, has less than one MiB
+QUESTION_LIMIT = 128 << 20  # bytes of all answers to a question; a tree of 100,000 files has a fifth of it
+LEAST_ANSWER = 1 << 10  # bytes that an answer counts for: a page may be empty, and name a next one
+SENT_AT_ONCE = 1 << 16  # bytes of content
 PIECE = 1 << 20  # bytes that are unpacked at once
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")  # variables, in lower or upper case
 
 _LIMITS = {"connect": CONNECT_TIMEOUT, "read": REQUEST_TIMEOUT, "write": REQUEST_TIMEOUT, "pool": CONNECT_TIMEOUT}
 
@@ -53,14 +63,17 @@ Contact = Callable[[bool], object]  # takes False at the first request, True at 
 
 
 class Transport:
-    """The HTTP client that huggingface_hub uses in this process."""
+    """The HTTP client that huggingface_hub uses in this process, for one endpoint."""
 
-    def __init__(self, *, is_impatient: bool = False, contact: Contact = lambda _: None) -> None:
+    def __init__(
+        self, endpoint: str, clock: Clock, *, is_impatient: bool = False, contact: Contact = lambda _: None
+    ) -> None:
         self.commits_sent, self._is_impatient = 0, is_impatient
+        self._origin, self._clock = _origin(httpx2.URL(endpoint)), clock
         self._contact, self._contacts = contact, set[bool]()
         # called before each of them; what it raises ends the call of the client, and nothing is sent
         self.before_commit: Callable[[], object] = lambda: None
-        self._answer_limit = ANSWER_LIMIT
+        self._content_limit, self._left = 0, QUESTION_LIMIT
         set_client_factory(self._client)
 
     def _client(self) -> httpx2.Client:
@@ -70,9 +83,13 @@ class Transport:
         }
         try:
             kind = _ImpatientClient if self._is_impatient else httpx2.Client
-            return kind(event_hooks=hooks, follow_redirects=True, timeout=None, verify=_certificates())
-        except Exception as error:  # of many types: proxies and certificates come from the environment
-            raise ClientError(f"{type(error).__name__}: {error}") from error
+            client = kind(event_hooks=hooks, follow_redirects=True, timeout=None, verify=_certificates())
+        except Exception as error:  # noqa: BLE001 - of many types: proxies and certificates come from the environment
+            raise ClientError(_trouble(error)) from None
+        for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - the proxies of the environment
+            if isinstance(transport, httpx2.HTTPTransport):
+                transport._pool._network_backend = Network(self._clock)  # noqa: SLF001 - there is no argument for it
+        return client
 
     def read(self, url: str, timeout: float) -> bytes:
         """The content at a URL of the Hub, by one request."""
@@ -80,14 +97,19 @@ class Transport:
         hf_raise_for_status(response)
         return response.content
 
+    def question(self) -> None:
+        """Begin a question: what follows answers it."""
+        self._left = QUESTION_LIMIT
+        self._clock.give(QUESTION)
+
     @contextlib.contextmanager
     def expecting(self, size: int) -> Iterator[None]:
         """Let answers have the size of a content that is asked for, in bytes."""
-        before, self._answer_limit = self._answer_limit, max(size, ANSWER_LIMIT)
+        self._content_limit = max(size, ANSWER_LIMIT)
         try:
             yield
         finally:
-            self._answer_limit = before
+            self._content_limit = 0
 
     def _note(self, *, answered: bool) -> None:
         if not self._contacts & {answered, True}:
@@ -95,6 +117,8 @@ class Transport:
             self._contact(answered)
 
     def _note_answer(self, response: httpx2.Response) -> None:
+        if response.status_code in (408, 429) or response.status_code >= 500:
+            self._clock.fail()
         if response.status_code < 500 and response.status_code != 429:
             self._note(answered=True)
 
@@ -105,9 +129,14 @@ class Transport:
         request.extensions["timeout"] = limits | {name: value for name, value in given.items() if value is not None}
         if request.headers.get("accept-encoding") != "identity":
             request.headers["accept-encoding"] = "gzip"  # what `_Answer` can unpack
-        if request.method == "POST" and "/commit/" in request.url.path:
+        is_commit = request.method == "POST" and "/commit/" in request.url.path
+        if is_commit or request.method == "PUT":
+            request.stream = _Content.of(request.stream, self._clock)
+        if is_commit:
             self.before_commit()
             self.commits_sent += 1
+        if _origin(request.url) != self._origin:  # last: hooks see each request as it is sent, redirected ones too
+            request.headers.pop("authorization", None)
 
     def _bound_answer(self, response: httpx2.Response) -> None:
         """Bound what is read of an answer; unpack it here, not in the client."""
@@ -118,7 +147,29 @@ class Transport:
             del response.headers["content-encoding"]
             response.headers.pop("content-length", None)
         assert isinstance(response.stream, httpx2.SyncByteStream)  # noqa: S101 - for the type checker
-        response.stream = _Answer(response.stream, self._answer_limit, is_packed=packing == "gzip")
+        self._left -= LEAST_ANSWER
+        took = self._clock.came if self._content_limit else self._took_answer
+        limit = self._content_limit or ANSWER_LIMIT
+        response.stream = _Answer(response.stream, limit, took, is_packed=packing == "gzip")
+
+    def _took_answer(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise AnswerError("the answers are longer than those of any Hub")
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    """Whom a URL addresses."""
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    return url.scheme, url.host, port
+
+
+def _trouble(error: Exception) -> str:
+    """Why no client can be made; a proxy that is no URL is named by its variable."""
+    if isinstance(error, (OSError, ImportError)):
+        return f"{type(error).__name__}: {error}"
+    names = sorted(name for name, value in os.environ.items() if value and name.lower() in PROXIES)
+    return f"no client can be made with {', '.join(names) or 'this environment'} ({type(error).__name__})"
 
 
 @functools.cache
@@ -148,11 +199,32 @@ class _ImpatientClient(httpx2.Client):
         raise UnansweredError("no answer")
 
 
+class _Content(httpx2.SyncByteStream):
+    """The body of a request with content, in pieces that the clock is told of."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, clock: Clock) -> None:
+        self._stream, self._clock = stream, clock
+
+    @classmethod
+    def of(cls, stream: object, clock: Clock) -> _Content:
+        """That of a request; one that was redirected has it already."""
+        assert isinstance(stream, httpx2.SyncByteStream)  # noqa: S101 - for the type checker
+        return stream if isinstance(stream, cls) else cls(stream, clock)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for data in self._stream:
+            for start in range(0, len(data), SENT_AT_ONCE):
+                yield (piece := data[start : start + SENT_AT_ONCE])
+                self._clock.went(len(piece))
+
+
 class _Answer(httpx2.SyncByteStream):
     """The body of an answer, unpacked, of a bounded length."""
 
-    def __init__(self, stream: httpx2.SyncByteStream, limit: int, *, is_packed: bool) -> None:
-        self._stream, self._left = stream, limit
+    def __init__(
+        self, stream: httpx2.SyncByteStream, limit: int, took: Callable[[int], object], *, is_packed: bool
+    ) -> None:
+        self._stream, self._left, self._took = stream, limit, took
         self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if is_packed else None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -161,6 +233,7 @@ class _Answer(httpx2.SyncByteStream):
                 self._left -= len(piece)
                 if self._left < 0:
                     raise AnswerError("the answer is longer than any answer of a Hub")
+                self._took(len(piece))
                 yield piece
 
     def _unpacked(self, data: bytes) -> Iterator[bytes]:

@@ -10,7 +10,13 @@ import pytest
 
 from hf_mpwriter.push import transport
 from hf_mpwriter.push.classify import ClientError
+from hf_mpwriter.push.clock import Clock
 from hf_mpwriter.push.transport import Transport
+
+
+def made() -> Transport:
+    """A transport for some Hub."""
+    return Transport("https://hub", Clock())
 
 
 class Readings:
@@ -44,7 +50,7 @@ def test_a_process_reads_the_certificates_once(readings, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     for _ in range(3):
-        Transport()._client().close()
+        made()._client().close()
     assert readings.count == 1
 
 
@@ -52,6 +58,6 @@ def test_certificates_that_cannot_be_read_are_read_again(readings):
     """What is wrong with the environment is a ClientError, of the client that needs it and no later one."""
     readings.error = FileNotFoundError("no certificates")
     with pytest.raises(ClientError, match="FileNotFoundError: no certificates"):
-        Transport()._client()
-    Transport()._client().close()
+        made()._client()
+    made()._client().close()
     assert readings.count == 1
