@@ -12,22 +12,29 @@
 
 Exit codes: 0 if nothing fails, 4 if something does: a person is needed. 1 where a writer would refuse to begin a run.
 
+    command  --fork-->  child: looks at disks, then asks the Hub
+             <--pipe--  a line for each check, and before what may hang: what is looked at
+
 Invariants:
+- It answers within five seconds, whatever hangs: a mount, the name service, a server that sends a byte a second. What
+  is looked at then is the check that fails.
 - A token goes only to the Hub of HF_ENDPOINT. A run that is recorded for another one is not asked about.
 - No run directory but LOGDIR is looked at: another one may be on a mount that hangs.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import enum
 import importlib.metadata
 import os
+import pickle
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -45,12 +52,15 @@ from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool, no_directory, unwritable
 from hf_mpwriter.spool.storage import spool_of
-from hf_mpwriter.system import hf_home, redaction
+from hf_mpwriter.system import disk, hf_home, launch, redaction
 from hf_mpwriter.system.filesystem import find_mount, nearest
+from hf_mpwriter.system.kernel import die_with_parent
 from hf_mpwriter.system.redaction import printable
 
 LOGIN = "hf auth login"
 FAILS = 4  # exit code
+LIMIT = 4.7  # seconds; with the start of the command, five
+ORDER = ("versions", "endpoint", "token", "repository", "run", "disk", "filesystem", "storage", "files", "uploader")
 LIBRARIES = ("huggingface_hub", "tensorboardX", "filelock", "psutil")
 LITTLE, NOTHING = 1e9, 50e6  # bytes that are free on a disk
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the first one that is set counts
@@ -65,6 +75,7 @@ KEPT = {
 class Health(enum.Enum):
     """Whether something is well; `fail` keeps uploads from working."""
 
+    LOOK = "look"  # what is found comes next
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
@@ -90,40 +101,85 @@ def examine(directory: str | None) -> None:
     """Find what keeps uploads from working: token, Hub, disk.
 
     With LOGDIR also its repository, its filesystem, and how a run there would be kept. It need not exist
-    yet, and may be a URL. Each line begins with ok, warn or fail, and ends with what helps. Ends within seconds.
+    yet, and may be a URL. Each line begins with ok, warn or fail, and ends with what helps. Ends within five seconds.
 
     Exit code 0: nothing fails; 1: no run can be kept in LOGDIR; 4: something fails.
     """
     logdir = None if directory is None else normalised_logdir(directory)
-    if logdir is not None and not is_url(logdir) and os.path.lexists(logdir) and not os.path.isdir(logdir):
-        raise click.ClickException(f"{printable(logdir)} is not a directory. Give the logdir of a run.")
-    checks = list(_checks(logdir))
-    for check in checks:
+    checks = _found(_Examination(lambda: _checks(logdir)), time.monotonic() + LIMIT)
+    for check in sorted(checks, key=lambda one: ORDER.index(one.name)):
         click.echo(str(check))
     click.get_current_context().exit(FAILS if any(check.health is Health.FAIL for check in checks) else 0)
 
 
+class _Examination(launch.Child):
+    """A forked child that tells what it finds; what it raises is raised here."""
+
+    def __init__(self, look: Callable[[], Iterable[Check]]) -> None:
+        self._pipe, writing = os.pipe()
+        os.set_blocking(self._pipe, False)
+        self.code, self._received, self._is_silent = None, b"", False
+        parent, self.pid = os.getpid(), os.fork()
+        if not self.pid:
+            try:
+                die_with_parent(parent)
+                for found in _with_error(look):
+                    disk.write_all(writing, b"%s\n" % base64.b64encode(pickle.dumps(found)))
+            finally:
+                os._exit(0)
+        os.close(writing)
+        self.allow(LIMIT)
+
+
+def _with_error(look: Callable[[], Iterable[Check]]) -> Iterator[Check | Exception]:
+    try:
+        yield from look()
+    except Exception as error:  # noqa: BLE001 - it is raised by the other process
+        yield error
+
+
+def _found(child: _Examination, until: float) -> list[Check]:
+    """What a child finds until then; what it has begun to look at is a check that failed."""
+    ended, found, begun = False, list[Check](), None
+    while not ended and (left := until - time.monotonic()) > 0:
+        child.wait(left)
+        lines, ended = child.hear()
+        for line in lines:
+            one = pickle.loads(base64.b64decode(line))  # noqa: S301 - of a child of this process
+            if isinstance(one, Exception):
+                raise one
+            if one.health is Health.LOOK:
+                begun = one
+            else:
+                found.append(one)
+    if not ended:
+        child.end(0.1)  # it may hang in the kernel
+    return found if child.code == 0 or begun is None else [*found, replace(begun, health=Health.FAIL)]
+
+
 def _checks(logdir: str | None) -> Iterator[Check]:
-    """All checks; where no run can be begun, what a writer raises comes before them."""
-    storage = None if logdir is None else _storage(logdir)
+    """All checks; where no run can be begun, what a writer raises."""
     yield versions_check()
-    destination, has_pushed, trouble, uploader = None, False, "", None
-    if storage is not None:
+    place = logdir or os.getcwd()
+    yield Check("disk", Health.LOOK, f"{printable(place)}: no answer", "A mount may hang there")
+    if logdir is not None and not is_url(logdir) and os.path.lexists(logdir) and not os.path.isdir(logdir):
+        raise click.ClickException(f"{printable(logdir)} is not a directory. Give the logdir of a run.")
+    destination, has_pushed = None, False
+    storage = None if logdir is None else _storage(logdir)
+    if storage is None:
+        yield disk_check(place)
+    else:
         try:
             spool = spool_of(storage)
             destination, has_pushed, uploader = _destination(spool), _has_pushed(spool), _uploader(spool)
+            yield from [uploader] if uploader else []
         except (HfMpWriterError, OSError) as error:
-            trouble = str(error)
-    yield from hub_checks(Environment.read().endpoint, destination, has_pushed=has_pushed)
-    if trouble:
-        yield Check("run", Health.FAIL, trouble)
-    if storage is None:
-        yield disk_check(os.getcwd())
-    else:
+            yield Check("run", Health.FAIL, str(error))
         yield from map(disk_check, on_different_disks(storage.run_dir, storage.spool))
         yield from storage_checks(storage)
-    if uploader is not None:
-        yield uploader
+    endpoint = Environment.read().endpoint
+    yield Check("endpoint", Health.LOOK, f"{endpoint}: no answer within five seconds", "Check the network")
+    yield from hub_checks(endpoint, destination, has_pushed=has_pushed)
 
 
 def _destination(spool: Spool) -> Destination | None:

@@ -78,6 +78,7 @@ def _read(file: socket.SocketIO) -> Asked:
 def answered(content: object, status: int = 200, **headers: str) -> Iterator[bytes]:
     """An answer; what is no bytes is JSON. An underscore in the name of a header stands for a dash."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    fields = {"content-length": str(len(data)), "connection": "close"} | headers
-    lines = [f"HTTP/1.1 {status} Said", *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    fields = {"content-length": str(len(data)), "connection": "close"} | named
+    lines = [f"HTTP/1.1 {status} Said", *(f"{name}: {value}" for name, value in fields.items())]
     yield "\r\n".join([*lines, "", ""]).encode() + data

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 
 import pytest
 from runs import run
+from strange_servers import StrangeServer
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError
@@ -121,12 +124,35 @@ def test_the_hub_that_is_asked_is_that_of_the_environment(tmp_path, monkeypatch)
 
 def test_no_run_directory_of_another_uploader_is_looked_at(tmp_path, monkeypatch):
     """It may be on a mount that hangs. Nor is any other process asked what it does."""
-    looked = list[str]()
-    monkeypatch.setattr(cli_doctor, "storage_at", lambda path: looked.append(path) or storage_at(path))
+    (run_dir := tmp_path / "exp1").mkdir()
+    looked = tmp_path / "looked"  # by another process
+    monkeypatch.setattr(cli_doctor, "storage_at", lambda path: looked.write_text(path) and storage_at(path))
     done = run("doctor")
     assert [line.split()[1] for line in done.output.splitlines()] == ["versions", "endpoint", "disk"]
-    doctor(tmp_path)
-    assert looked == [str(tmp_path)]
+    assert not looked.exists()
+    doctor(run_dir)
+    assert looked.read_text() == str(run_dir)
+
+
+SLACK = 4.0  # seconds more, on a busy machine; what drips here would do so for minutes
+
+
+def test_it_answers_within_its_time_whatever_drips_or_hangs(tmp_path, monkeypatch):
+    """A server that sends a byte a second, a name service, a mount: what does not answer fails, the rest is told."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(cli_doctor, "LIMIT", 1.5)
+    monkeypatch.setenv("NO_PROXY", "*")
+    over = threading.Event()
+    with StrangeServer(lambda server, _: server.drip()) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        began = time.monotonic()
+        told = doctor(tmp_path)
+        assert time.monotonic() - began < 1.5 + SLACK
+        assert told["endpoint"].startswith(f"{server.endpoint}: no answer within five seconds")
+        assert {"disk", "storage", "files"} <= set(told)
+    monkeypatch.setattr(cli_doctor, "nearest", lambda _: over.wait())
+    told = doctor(tmp_path)
+    assert told["disk"].startswith(f"{tmp_path}: no answer. A mount may hang there")
 
 
 # what the answers of the Hub mean

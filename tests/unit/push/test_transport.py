@@ -1,15 +1,17 @@
-"""The transport: one reading of the certificates serves all clients of a process."""
+"""The transport: one reading of the certificates serves all clients, and no text has the password of a proxy."""
 
 from __future__ import annotations
 
 import ssl
+import traceback
 from collections.abc import Iterator
 
 import httpcore2
 import pytest
 
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.push import transport
-from hf_mpwriter.push.classify import ClientError
+from hf_mpwriter.push.classify import ClientError, plain, text_of
 from hf_mpwriter.push.clock import Clock
 from hf_mpwriter.push.transport import Transport
 
@@ -61,3 +63,18 @@ def test_certificates_that_cannot_be_read_are_read_again(readings):
         made()._client()
     made()._client().close()
     assert readings.count == 1
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize(
+    "proxy", ["http://u:PASS#x@h", "u:PASS#x@h", "http://u:PASS/x@h", "http://u:PASS?x@h", "socks9://u:PASS@h:1"]
+)
+def test_a_proxy_that_is_no_url_is_named_without_its_password(monkeypatch, name, proxy):
+    """An error of the parser quotes it: what it takes for a port may be the password."""
+    monkeypatch.setenv(name, proxy)
+    with pytest.raises(ClientError) as raised:
+        made()._client()
+    verdict = plain(raised.value, Destination("https://hub", "me/run"), {})
+    told = [*traceback.format_exception(raised.value), text_of(raised.value), repr(verdict)]
+    assert [text for text in told if "PASS" in text] == []
+    assert name in text_of(raised.value)
