@@ -84,7 +84,7 @@ NOT_THERE = (
     "token that may read it (or set HF_TOKEN)."
 )
 KEPT = "The files that came are kept, and the next pull brings the others."
-LIMIT = 60.0  # seconds in which nothing comes, until training starts without it
+LIMIT = 60.0  # seconds in which nothing comes, until a pull is given up
 BELONGS = "{} belongs to {}: nothing was pulled, and the program gets a folder of its own. If it is the same run: {}"
 CONSEQUENCE = (
     "The program starts without it. Nothing on the Hub is lost, but last_step() and purge_step do not reach what is "
@@ -186,13 +186,9 @@ def pull_into(
     destination: Destination,
     wanted: Callable[[str], bool],
     bar: UploadBar,
-    limit: float | None = None,
     by_hand: str = "",
 ) -> Pulled:
-    """Pull, for a person who can end it, or for so many seconds in which nothing comes.
-
-    `by_hand`: how a user would do it; then nothing of another run directory of this host is pulled.
-    """
+    """Pull; where this says how a user would do it, a program waits, and nothing of another run directory comes."""
     os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
     from hf_mpwriter.pull import ask, is_of_disk, pull
@@ -200,7 +196,7 @@ def pull_into(
     from hf_mpwriter.push.client import Hub
     from hf_mpwriter.push.clock import Clock
 
-    clock = Clock(is_patient=True) if limit is None else Clock(limit)
+    clock = Clock(LIMIT, is_patient=not by_hand)
     ledger, asked = HubSink(spool).ledger() if spool.exists() else None, destination.path_in_repo
     with closing(bar):
         try:
@@ -321,7 +317,7 @@ def _brought(
         return
     try:
         bar = UploadBar(0, 0, "pulled", drawn=not is_quiet, lines=False)
-        report = pull_into(spool, destination, wanted, bar, LIMIT, by_hand)
+        report = pull_into(spool, destination, wanted, bar, by_hand)
     except BelongsError as error:
         yield error.message
     except click.ClickException as error:

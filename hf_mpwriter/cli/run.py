@@ -82,7 +82,7 @@ def run_program(
     code is that of the program, 128 + n if signal n has ended it.
 
     With --pull, a node with an empty disk goes on with the run: what the Hub has of it comes first. The program starts
-    all the same where the Hub has nothing yet, or cannot be reached.
+    all the same where the Hub has nothing yet, cannot be reached, or sends nothing for a minute.
 
     With --follow, event files that other writers put into LOGDIR are uploaded while the program runs: every five
     minutes, and at the end. Give it once for each folder; it need not be there yet. They go to --repo-id, or where they

@@ -66,7 +66,7 @@ RUNS_NAMED = 3  # in a title
 CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
 LARGEST_FILE = 50 << 30  # bytes that the Hub takes in one file
 PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
-ANSWER_TIMEOUT = 3.5  # seconds for all that `Account` asks
+ANSWER_TIMEOUT = 3.0  # seconds for all that `Account` asks
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import unquote
 
+COMMIT = "1" * 40
 DRIP = 0.05  # seconds between two bytes
 
 
@@ -82,3 +85,21 @@ def answered(content: object, status: int = 200, **headers: str) -> Iterator[byt
     fields = {"content-length": str(len(data)), "connection": "close"} | named
     lines = [f"HTTP/1.1 {status} Said", *(f"{name}: {value}" for name, value in fields.items())]
     yield "\r\n".join([*lines, "", ""]).encode() + data
+
+
+def as_hub(asked: Asked, files: Mapping[str, bytes]) -> Iterator[bytes]:
+    """The answer of a Hub whose repository has these files, and lists all of them in every folder."""
+    path = asked.path.partition("?")[0]
+    listed = [
+        {"type": "file", "path": path, "size": len(data), "oid": blob_id(data)} for path, data in sorted(files.items())
+    ]
+    if "/resolve/" in path:
+        content = files[unquote(path.partition(f"/{COMMIT}/")[2])]
+        headers = {"etag": f'"{blob_id(content)}"', "x_repo_commit": COMMIT, "content_length": str(len(content))}
+        return answered(b"" if asked.method == "HEAD" else content, **headers)
+    return answered(listed if "/tree/" in path else {"id": "me/run", "sha": COMMIT})
+
+
+def blob_id(data: bytes) -> str:
+    """Git's id of a content."""
+    return hashlib.sha1(b"blob %d\0%s" % (len(data), data), usedforsecurity=False).hexdigest()

@@ -278,6 +278,32 @@ def test_in_training_no_function_of_the_library_swallows_what_a_signal_handler_r
     assert deleting == {"system.directory"}, "of a directory that is held"
 
 
+CLIENTS = ("aiohttp", "ftplib", "httpx", "pycurl", "requests", "smtplib", "urllib3", "websockets")
+
+
+def test_only_the_transport_makes_a_client_of_the_network():
+    """It removes the token where it must not go, and ends each request by a clock: no other way leads to a server."""
+    ours = without(set(trees()), "localhub")  # another program
+    assert importers(*CLIENTS) & ours == set()
+    ways = re.compile(
+        r"http\.client|urllib\.request|.*\.create_connection|.*\.set_(async_)?client_factory"
+        r"|httpx2\.(\w*Client|\w*Transport|get|head|post|put|patch|delete|options|stream|request)$"
+    )
+    dotted = {module: [*imported(trees()[module]), *used(trees()[module])] for module in ours}
+    assert {module for module, names in dotted.items() if any(map(ways.match, names))} == {"push.transport"}
+    assert {module for module in ours if "socket.AF_INET" in used(trees()[module])} == set()
+
+
+def test_whoever_asks_a_hub_has_made_a_transport():
+    """Else the client of huggingface_hub would be its own, which knows none of these rules."""
+    owners = {}
+    for node in trees()["push.client"].body:
+        names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+        if names & {"HfApi", "get_session", "http_backoff", "paginate"}:
+            owners[getattr(node, "name", ast.unparse(node))] = "Transport" in names
+    assert owners == {"Hub": True, "Account": True}
+
+
 def variables(tree: ast.Module) -> Iterator[str]:
     """The variables of a module: names in lower case that it sets; a logger and a lock between threads are none."""
     for node in tree.body:

@@ -30,7 +30,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """No proxy, no token, no pause between two tries of the client."""
+    """No proxy but those of a test."""
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
 
@@ -84,6 +84,16 @@ def test_a_question_ends_in_its_time_wherever_the_answer_drips(ends, where):
     """Each byte comes well within the limit of a read."""
     with StrangeServer(drips(*DRIPPING[where])) as server, ends():
         hub_at(server, Clock(LIMIT)).head()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_drips_ends_in_its_time_too(ends, monkeypatch, scheme):
+    """Whether it answers for the Hub, or to CONNECT."""
+    monkeypatch.delenv("NO_PROXY")
+    with StrangeServer(drips(*DRIPPING["a header"])) as server, ends():
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", server.endpoint)
+        Hub(Destination(f"{scheme}://hub.invalid", "me/run"), Clock(LIMIT)).head()
+    assert server.asked[0].method == ("GET" if scheme == "http" else "CONNECT")
 
 
 def test_a_hub_that_takes_what_is_sent_in_drips_ends_too(ends):
