@@ -1,6 +1,6 @@
 """The clock of a push, a command or a pull, and the network through which all its requests go.
 
-    httpx2 -> httpcore2 -> Network: name, connection, TLS -> read, write       each has what is left of the clock
+    httpx2 -> httpcore2 -> TimedNetwork: name, connection, TLS -> read, write       each has what is left of the clock
                                        |                       |
                              seconds that it waits     content gives time back
 
@@ -120,7 +120,7 @@ class Clock:
             self._waiting += more
 
 
-class Network(httpcore2.NetworkBackend):
+class TimedNetwork(httpcore2.NetworkBackend):
     """The network, by a clock."""
 
     def __init__(self, clock: Clock) -> None:

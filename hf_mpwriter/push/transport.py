@@ -42,7 +42,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_hook
 
 from hf_mpwriter.push.classify import AnswerError, BusyError, ClientError, UnansweredError, wished_wait
-from hf_mpwriter.push.clock import QUESTION, Clock, Network
+from hf_mpwriter.push.clock import QUESTION, Clock, TimedNetwork
 
 CONNECT_TIMEOUT = 15.0  # seconds
 REQUEST_TIMEOUT = 120.0  # seconds; the Hub itself cuts a commit at 60 s
@@ -88,7 +88,7 @@ class Transport:
             raise ClientError(_trouble(error)) from None
         for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - the proxies of the environment
             if isinstance(transport, httpx2.HTTPTransport):
-                transport._pool._network_backend = Network(self._clock)  # noqa: SLF001 - there is no argument for it
+                transport._pool._network_backend = TimedNetwork(self._clock)  # noqa: SLF001 - there is no argument for it
         return client
 
     def read(self, url: str, timeout: float) -> bytes:
