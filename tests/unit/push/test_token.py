@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import httpx2
 import pytest
 from huggingface_hub import constants
+from programs import wait_for
 from strange_servers import Asked, StrangeServer, answered
 
 from hf_mpwriter.base.files import LocalFile
@@ -133,7 +134,7 @@ def test_a_server_that_an_answer_names_never_sees_the_token(tmp_path, place):
         hub = Hub(Destination(endpoint.endpoint, "me/run", path_in_repo="exp1"), Clock(20.0))
         with contextlib.suppress(RuntimeError):  # what has read a file once does not read it for a second server
             PLACES[place](hub, tmp_path)
-        assert other.asked, [f"{one.method} {one.path}" for one in endpoint.asked]
+        wait_for(lambda: other.asked, f"a request there after {[one.path for one in endpoint.asked]}")
         assert any(one.headers.get("authorization") == f"Bearer {TOKEN}" for one in endpoint.asked)
         assert [one for one in other.asked if TOKEN in repr(one)] == []
 
