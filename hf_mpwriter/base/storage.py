@@ -72,6 +72,7 @@ class Storage:
     run_dir: str  # absolute path: where the event files of this host's processes are
     spool: str  # absolute path of the spool
     why: str = ""  # "" for DIRECT, else one clause that says why not
+    refused: str = ""  # sentences about staging directories that would have come first, and are not used; "" if none is
 
 
 def is_url(logdir: str) -> bool:

@@ -35,6 +35,7 @@ from hf_mpwriter.snapshot.search import RunSearch
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.staging import look_lock
+from hf_mpwriter.spool.storage import objection
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import at
@@ -97,6 +98,8 @@ def held(spool: Spool) -> Iterator[bool]:
 
 def examined(spool: Spool, age: float, *, is_free: bool) -> tuple[int, str]:
     """The bytes of a directory in which a run was staged, and why it is kept, "" if it may go."""
+    if refusal := objection(os.path.dirname(os.path.dirname(spool.run_dir))):
+        return 0, f"it may not be yours alone: {refusal}"
     try:
         spool.check_format()
         size, used = _size_and_use(spool.run_dir)

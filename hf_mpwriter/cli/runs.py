@@ -171,7 +171,10 @@ def _folders(folder: str) -> Iterator[_Folder]:
 
 
 def staged_runs() -> Iterator[tuple[str, str]]:
-    """The run directory and the logdir of each run that this user has staged, where the environment lets them be."""
+    """The run directory and the logdir of each run that this user has staged, where the environment lets them be.
+
+    Those in a directory that is refused, too: they are told, and nothing is done to them.
+    """
     user = os.geteuid()
     for top in staging_directories(os.environ):
         root = os.path.join(top, staging_root(user))
@@ -220,11 +223,13 @@ def is_own_folder(path: str) -> bool:
 
 def existing_spool(logdir: str) -> Spool:
     """The spool of a run."""
-    spool = spool_at(logdir)
+    storage = storage_at(logdir)
+    spool = spool_of(storage)
     check_ownership(spool.directory)
     spool.check_format()
     if not spool.exists():
-        raise click.ClickException(printable(no_run(logdir, is_elsewhere=spool.run_dir != normalised_logdir(logdir))))
+        text = no_run(logdir, is_elsewhere=spool.run_dir != normalised_logdir(logdir))
+        raise click.ClickException(printable(f"{text} {storage.refused}".rstrip()))
     return spool
 
 

@@ -14,18 +14,18 @@ Invariants:
 - Without a word of the user, nothing is asked of a directory for staging that is not on a disk of this host: a home on
   the network may hang. Of a logdir nothing is asked but its status.
 - No directory is made but the staging directory, and that one only where it is needed.
-- The staging directory is one into which no other user may write, and which none could have put there.
+- A staging directory is used only if no other user may enter it, as it is found (`private` of `system/directory`):
+  nobody else can have put there what is in it. One that is refused is named, and the next place is taken.
+- A run that stands in one of the places goes on there, whichever comes first by now.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import stat
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hf_mpwriter.base.errors import LogdirError
@@ -45,13 +45,11 @@ from hf_mpwriter.base.storage import (
     staging_root,
     staging_setting,
 )
+from hf_mpwriter.base.words import as_path, typed
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.ownership import check_descriptor
 from hf_mpwriter.spool.staging import MirrorRecord
-from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import Directory, at
-from hf_mpwriter.system.filesystem import Mount, find_mount, mount_at, mount_unasked, nearest, table
-from hf_mpwriter.system.process import open_above
+from hf_mpwriter.system.directory import private
+from hf_mpwriter.system.filesystem import Mount, find_mount, mount_at, mount_unasked, nearest, reason_of, table
 
 URL = "a URL is no directory"
 
@@ -81,9 +79,11 @@ def _aside(logdir: str, known_as: str, layout: Layout, why: str, setting: str, d
     if layout is Layout.STAGED and setting == NEVER:
         hint = f"Unset {STAGING_VARIABLE}, or give another logdir."
         raise LogdirError(f"{logdir} cannot hold a run: {why}.", hint=hint)
-    place = os.path.join(_staging(logdir, why, directories, setting), staged_name(known_as))
+    name = staged_name(known_as)
+    staging, refused = _staging(logdir, name, why, directories, setting)
+    place = os.path.join(staging, name)
     run_dir = place if layout is Layout.STAGED else logdir
-    return Storage(logdir, layout, run_dir, os.path.join(place, SPOOL_NAME), why)
+    return Storage(logdir, layout, run_dir, os.path.join(place, SPOOL_NAME), why, refused)
 
 
 def spool_of(storage: Storage) -> Spool:
@@ -93,64 +93,96 @@ def spool_of(storage: Storage) -> Spool:
 
 def is_staged_here(logdir: str) -> bool:
     """Whether this host has a spool for a logdir in a staging directory."""
-    name = os.path.join(staging_root(os.geteuid()), staged_name(os.path.realpath(logdir)), SPOOL_NAME)
-    return any(os.path.isdir(os.path.join(directory, name)) for directory in staging_directories(os.environ))
+    directories, setting = staging_directories(os.environ), staging_setting(os.environ)
+    standing = _standing(staged_name(os.path.realpath(logdir)), directories, setting)
+    return next(standing, None) is not None
 
 
 def beside(folder: str) -> Storage:
     """The storage of a folder of another user, with a spool in the staging directory: nothing is written into it."""
     why = "it is another user's, or cannot be written"
-    staging = _staging(folder, why, staging_directories(os.environ), staging_setting(os.environ))
-    place = os.path.join(staging, OF_OTHERS, staged_name(os.path.realpath(folder)))
-    return Storage(folder, Layout.LOCAL_SPOOL, folder, os.path.join(place, SPOOL_NAME), why)
+    name = os.path.join(OF_OTHERS, staged_name(os.path.realpath(folder)))
+    staging, refused = _staging(folder, name, why, staging_directories(os.environ), staging_setting(os.environ))
+    return Storage(folder, Layout.LOCAL_SPOOL, folder, os.path.join(staging, name, SPOOL_NAME), why, refused)
 
 
 def _left_by_mount(logdir: str, there: str, mount: Mount | None, directories: Sequence[str]) -> Storage | None:
-    """The storage of a staged run whose mount is not there: the empty directory that it leaves is no logdir."""
+    """The storage of a staged run whose mount is not there: the empty directory that it leaves is no logdir.
+
+    One that is in a directory that is refused is only told.
+    """
     if mount is None:  # the system does not tell
         return None
-    name = staged_name(os.path.realpath(logdir))
-    mountinfo = table()
-    for directory in itertools.filterfalse(lambda one: _far(one, mountinfo), directories):
-        staging = os.path.join(directory, staging_root(os.geteuid()))
+    told, name = None, staged_name(os.path.realpath(logdir))
+    for staging in _standing(name, directories):
         place = os.path.join(staging, name, SPOOL_NAME)
-        if not os.path.isdir(place) or not _is_private(staging):
-            continue
         storage = Storage(logdir, Layout.STAGED, os.path.dirname(place), place)
         spool = spool_of(storage)
         record = MirrorRecord.read(spool)
         spool.release()
         if record and record.mount and not (there and mount.is_instead_of(record.mount)):
-            return replace(storage, why=f"{record.mount} is not mounted, or does not answer; mount it again")
-    return None
+            if not (trouble := objection(staging)):
+                return replace(storage, why=f"{record.mount} is not mounted, or does not answer; mount it again")
+            told = told or replace(direct(logdir), refused=f"{_refusal(staging, trouble)} {_left(storage.run_dir)}")
+    return told
 
 
-def _is_private(staging: str) -> bool:
-    """Whether a directory is there, no link, and this user's, and no other user may enter it."""
-    try:
-        status = os.lstat(staging)
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
-
-
-def _staging(logdir: str, why: str, directories: Sequence[str], setting: str) -> str:
-    """The staging directory of this user; it is made."""
-    troubles = []
+def _standing(name: str, directories: Sequence[str], setting: str = "") -> Iterator[str]:
+    """The staging directories that have the spool of a run, fit or not; of those that may hang only a named one."""
+    mountinfo = table()
     for directory in directories:
-        path = os.path.join(directory, staging_root(os.geteuid()))
+        staging = os.path.join(directory, staging_root(os.geteuid()))
+        is_near = directory == setting or not _far(directory, mountinfo)
+        if is_near and os.path.isdir(os.path.join(staging, name, SPOOL_NAME)):
+            yield staging
+
+
+def objection(staging: str) -> str:
+    """Why a staging directory that is found is not used, "" if it is fit, or not there."""
+    directory = private(staging)
+    try:
+        directory.is_there()
+    except OSError as error:
+        return f"{staging}: {'It is a link' if os.path.islink(staging) else reason_of(error)}"
+    finally:
+        directory.release()
+    return ""
+
+
+def _staging(logdir: str, name: str, why: str, directories: Sequence[str], setting: str) -> tuple[str, str]:
+    """Where the run stands, else the first fit staging directory, which is made; and what is told of those refused."""
+    standing, mountinfo = list(_standing(name, directories, setting)), table()
+    places = {os.path.join(directory, staging_root(os.geteuid())): directory for directory in directories}
+    troubles, refused = list[str](), list[str]()
+    for path in sorted(places, key=lambda one: one not in standing):
+        is_named, trouble = places[path] == setting, ""
         try:
-            is_named = directory == setting
-            if trouble := ("" if is_named else _far(directory, table())) or _unfit(directory, path, is_named=is_named):
-                troubles.append(trouble)
-            else:
-                return path
+            trouble = "" if is_named else _far(places[path], mountinfo)
+            trouble = trouble or _unfit(places[path], path, is_named=is_named)
+            if not trouble and (trouble := objection(path)):
+                refused.append(_refusal(path, trouble))
         except OSError as error:
-            troubles.append(f"{path}: {error.strerror}")
+            trouble = f"{path}: {reason_of(error)}"
+        if not trouble:
+            return path, " ".join(refused)
+        if path in standing:
+            refused.append(_left(os.path.join(path, name)))
+        troubles.append(trouble)
     raise LogdirError(
         f"{logdir} needs a directory on this host, as {why}, and there is none: {'; '.join(troubles)}.",
-        hint=f"Set {STAGING_VARIABLE} to a directory on a local disk.",
+        hint=" ".join([*refused, f"Set {STAGING_VARIABLE} to a directory on a local disk."]),
     )
+
+
+def _refusal(path: str, trouble: str) -> str:
+    """What the user is told of a staging directory that others may have filled: its mode is not ours to change."""
+    is_own = not os.path.islink(path) and os.lstat(path).st_uid == os.geteuid()
+    cure = f" If all in it is yours: {typed('chmod', 'go-rwx', as_path(path))}." if is_own else ""
+    return f"Not used: {trouble}.{cure}"
+
+
+def _left(place: str) -> str:
+    return f"What an earlier start has left of this run is in {place}."
 
 
 def _far(directory: str, mountinfo: str) -> str:
@@ -160,7 +192,7 @@ def _far(directory: str, mountinfo: str) -> str:
 
 
 def _unfit(directory: str, path: str, *, is_named: bool) -> str:
-    """What is wrong with a staging directory, which is made; "" if it is fit."""
+    """What is wrong with a place for a staging directory, which is made; "" if it is fit."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     mount = find_mount(directory)
     if is_named and (why := choose(mount, NEVER)[1]):
@@ -172,24 +204,11 @@ def _unfit(directory: str, path: str, *, is_named: bool) -> str:
         return f"everybody may rename in {directory}"
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
-    fd = open_above(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        status = os.fstat(fd)
-        if status.st_uid != os.geteuid():
-            return f"{path} belongs to another user"
-        if status.st_mode & 0o077:
-            os.fchmod(fd, 0o700)
-            if os.fstat(fd).st_mode & 0o077:
-                return f"{path} can be read by others"
-    finally:
-        os.close(fd)
     return ""
 
 
 def aside(spool: Spool) -> Spool:
     """A spool of this user's own for a run directory whose spool is foreign; it has no destination."""
-    path = os.path.join(tempfile.gettempdir(), staging_root(os.geteuid()))
-    own = at(path)
-    disk.make_dirs(own)
-    private = Directory(path, above=own.directory, check=check_descriptor)
-    return Spool(spool.run_dir, spool.run, private / hashlib.sha256(os.fsencode(spool.run_dir)).hexdigest()[:16])
+    name, why = hashlib.sha256(os.fsencode(spool.run_dir)).hexdigest()[:16], "its spool is not used"
+    staging, _ = _staging(spool.run_dir, name, why, staging_directories(os.environ), staging_setting(os.environ))
+    return Spool(spool.run_dir, spool.run, private(staging) / name)

@@ -3,6 +3,7 @@ It is longer than other modules, so that all ways to a file, and what each of th
 
     Directory("/runs/exp1")                         opened once, pinned: the same directory whatever becomes of names
     Directory("/runs/exp1/.hf_mpwriter", above=..)  opened beneath another one, not through a link
+    private("/tmp/hf_mpwriter-1000")                the same, and this user's alone
     directory / "hosts" / "h" / "ledger.json"       a Place: opened beneath the descriptor, no part may be a link
 
 Invariants:
@@ -12,6 +13,9 @@ Invariants:
 - A path is used by its absolute name in three cases only: to open a run directory, to make one, and to compare it with
   the descriptor. Nothing is read there.
 - A child of fork may inherit the descriptors: they hold no lock.
+- What is found in a place where others write, and was not made by us, is used only by `private`: nothing but this user
+  can have put there what is in it. No mode of what is found is ever changed: who could write before the change, and
+  works in it, can write after it.
 """
 
 from __future__ import annotations
@@ -44,8 +48,10 @@ class Directory:
         *,
         above: Directory | None = None,
         check: Callable[[str, int], object] = lambda *_: None,
+        follows: bool = True,
     ) -> None:
         self.path, self.above, self._check = os.path.abspath(path), above, check
+        self._follows = follows and above is None  # whether it may be a link
         self._fd = -1
         self._identity: tuple[int, int] | None = None  # from the first opening on
 
@@ -67,7 +73,7 @@ class Directory:
 
     def _open(self) -> int:
         if self.above is None:
-            return open_above(self.path, _DIRECTORY)
+            return open_above(self.path, _DIRECTORY | (0 if self._follows else os.O_NOFOLLOW))
         return (self.above / os.path.basename(self.path)).open(_DIRECTORY)
 
     def _take(self, fd: int) -> int:
@@ -111,7 +117,7 @@ class Directory:
         """
         try:
             held = self.fd >= 0 and self._identity  # compared just now
-            return identity(os.stat(self.path, follow_symlinks=self.above is None)) == held
+            return identity(os.stat(self.path, follow_symlinks=self._follows)) == held
         except ours(FileNotFoundError, NotADirectoryError):
             return False
         except ours(OSError) as error:
@@ -312,6 +318,19 @@ def at(path: str | os.PathLike[str]) -> Place:
     """A place of the caller's choice, outside of run directory and spool: its directory is held by itself."""
     directory, name = os.path.split(os.path.abspath(path))
     return Place(Directory(directory), name)
+
+
+def private(path: str, above: Directory | None = None) -> Directory:
+    """A directory of this user alone: no link, and no other user may enter it; PermissionError at its first use."""
+    return Directory(path, above=above, check=_check_private, follows=False)
+
+
+def _check_private(path: str, fd: int) -> None:
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "It belongs to another user", path)
+    if status.st_mode & 0o077:
+        raise PermissionError(errno.EPERM, "Other users may enter it", path)
 
 
 def check_names(fd: int, place: Place) -> None:

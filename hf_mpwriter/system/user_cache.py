@@ -6,7 +6,7 @@
       ...                                    of `uploaders`: sockets, see `uploader/meeting`
 
 Invariants:
-- A folder is used only if it is this user's own and no other user may write into it.
+- A folder is used only if it and the one above are this user's alone, see `private` of `system/directory`.
 - Without it all goes on: where it cannot be made, is a stranger's or is damaged, OSError says so.
 - Nobody waits for the lock; who holds it does so for some milliseconds, unless it was stopped.
 """
@@ -14,27 +14,20 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
-import stat
 from collections.abc import Iterator, Mapping
 
 from hf_mpwriter.system import disk, hf_home
-from hf_mpwriter.system.directory import Directory, Place
+from hf_mpwriter.system.directory import Place, private
 
 LOCK = "lock"
 
 
 def folder_of(name: str, environ: Mapping[str, str]) -> Place:
     """A folder of ours; it is neither made nor opened yet."""
-    return Place(Directory(os.path.join(hf_home.cache_folder(environ), "hf_mpwriter", name), check=_check_own))
-
-
-def _check_own(path: str, fd: int) -> None:
-    status = os.fstat(fd)
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(errno.EPERM, "Other users may write there", path)
+    ours = private(os.path.join(hf_home.cache_folder(environ), "hf_mpwriter"))
+    return Place(private(os.path.join(ours.path, name), ours))
 
 
 def name_of(*key: str) -> str:

@@ -283,18 +283,19 @@ def tell_storage(storage: Storage, settings: Settings, rank: int | None, *, uplo
 
 
 def announcement(storage: Storage, settings: Settings, *, uploads: bool) -> str:
-    """Where a run is kept, and what that means; "" if it is kept in its logdir."""
+    """Where a run is kept, and what that means; "" if it is in its logdir, and nothing of it in a refused place."""
     if storage.layout is Layout.DIRECT:
-        return ""
+        return f"{storage.logdir}: {storage.refused}" if storage.refused else ""
+    refused = f" {storage.refused}" if storage.refused else ""
     if storage.layout is Layout.LOCAL_SPOOL:
         kept = f"Locks and the state of the upload are kept in {storage.spool}"
-        return f"{storage.logdir}: {storage.why}. {kept}, and each host uploads what it has written."
+        return f"{storage.logdir}: {storage.why}. {kept}, and each host uploads what it has written.{refused}"
     every = f"every {settings.commit_every:g} minutes, less often in a long run, at push() and at the end"
     text = f"Event files are written to {storage.run_dir}, and copied to the logdir {every}"
     lost = "If this machine is lost, so is what it has logged since"
     others = uploads and settings.allow_patterns != DEFAULT_ALLOW_PATTERNS
     more = " Of other files, those in that directory are uploaded, and none that is in the logdir." if others else ""
-    return f"{storage.logdir}: {storage.why}. {text}. {lost}.{more}"
+    return f"{storage.logdir}: {storage.why}. {text}. {lost}.{more}{refused}"
 
 
 def _is_first(rank: int | None) -> bool:

@@ -138,6 +138,22 @@ def test_only_disk_syncs_links_and_renames():
     assert names & (owned | {"shutil"}) == set()
 
 
+def test_no_mode_of_what_is_found_is_changed():
+    """Whoever could write there before could do so after; `private` of `system/directory` refuses it instead."""
+    changes = {"chmod", "fchmod", "lchmod", "chown", "fchown", "lchown"}
+    found = {name for name, tree in trees().items() for used_one in used(tree) if used_one.split(".")[1] in changes}
+    assert without(found, "localhub") == {"uploader.meeting"}, "a socket of its own, before it has a name"
+
+
+def test_one_function_opens_what_is_shared_with_other_users():
+    """The staging directory and the folders in the cache; a new one would have to be checked in the same way."""
+    at = {name for name, tree in trees().items() if used(tree) & {"hf_home.cache_folder", "tempfile.gettempdir"}}
+    assert at == {"system.user_cache"}
+    assert {"spool.storage", "system.user_cache"} == {
+        name for name, tree in trees().items() if list(calls(tree, "private"))
+    }
+
+
 def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
     """All calls of a builtin function."""
     for node in statements(tree):

@@ -30,6 +30,7 @@ def run(tmp_path, monkeypatch) -> tuple[Path, Path]:
     """A staged run that is whole in its logdir: its directory here, and the logdir."""
     top = tmp_path / "local"
     monkeypatch.setenv("HF_MPWRITER_STAGING", str(top))
+    (top / staging_root(os.geteuid())).mkdir(parents=True, mode=0o700)
     here = top / staging_root(os.geteuid()) / ("0" * 16) / "exp1"
     disk.make_dirs(stage(here, tmp_path / "bucket").host(host_id()).root)
     event_file(here / EVENTS, 3)

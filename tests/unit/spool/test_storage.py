@@ -156,11 +156,12 @@ def test_what_is_mounted_in_place_of_the_mount_or_over_it_is_taken(tmp_path, dis
 
 
 def test_a_staging_directory_that_others_may_enter_is_not_believed(tmp_path, disk):
-    """Else a stranger would choose where a run is written."""
+    """Else a stranger would choose where a run is written; it is told."""
     logdir = tmp_path / "bucket" / "exp1"
-    staged_for(logdir, dataclasses.replace(GCSFUSE, point=str(tmp_path / "bucket")), disk)
+    run_dir = staged_for(logdir, dataclasses.replace(GCSFUSE, point=str(tmp_path / "bucket")), disk)
     (disk / staging_root(os.geteuid())).chmod(0o755)
     assert find(str(logdir)).layout is Layout.DIRECT
+    assert find(str(logdir)).refused.endswith(f"What an earlier start has left of this run is in {run_dir}.")
 
 
 def test_a_home_on_the_network_is_not_looked_at(tmp_path, disk, monkeypatch):

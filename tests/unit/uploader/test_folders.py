@@ -315,7 +315,8 @@ def test_without_a_cache_a_run_goes_where_it_is_recorded_for(make, tmp_path, tro
         (tmp_path / "cache" / "hf_mpwriter").write_text("")
     elif trouble == "others may write":
         folder = tmp_path / "cache" / "hf_mpwriter" / "folders"
-        folder.mkdir(parents=True)
+        folder.parent.mkdir(mode=0o700)
+        folder.mkdir()
         folder.chmod(0o770)
     with failing("folders.write=enospc" if trouble == "enospc" else ""):
         assert [settle(make(f"{name}/lr0.1")) for name in "ab"] == [(ASKED, "")] * 2

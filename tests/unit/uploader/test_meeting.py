@@ -623,7 +623,8 @@ def test_a_dead_uploader_is_forgotten(stage):
 
 def test_old_names_are_removed(stage):
     """Those of other keys, and what a killed process has not finished; not what is young."""
-    stage.path.mkdir(parents=True, mode=0o700)
+    for path in (stage.path.parent, stage.path):
+        path.mkdir(parents=True, mode=0o700)
     old, unfinished, young = (stage.path / name for name in ("a.1.1.0", ".b.1.1.0.tmp", "c.1.1.0"))
     for path in (old, unfinished, young):
         path.touch()
@@ -799,7 +800,8 @@ def test_what_another_user_asks_for_is_not_read(stage, open_place):
 @needs_root
 def test_no_run_is_handed_to_another_user(stage):
     """The kernel says who listens."""
-    stage.path.mkdir(parents=True, mode=0o700)
+    for path in (stage.path.parent, stage.path):
+        path.mkdir(parents=True, mode=0o700)
     stranger, usher = stage.peer(), stage.usher()
     stranger.call("listen_as", STRANGER)
     assert usher.call("hand_over") is False
