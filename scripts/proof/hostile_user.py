@@ -13,8 +13,8 @@ What must hold:
 - in training nothing raises, no call waits, the exit code is 0;
 - when all is put back, the next start uploads, and no process stays behind.
 
-Needs root on Linux, to become two other users. Exit code 0 if all held, 3 if something was found, 1 if the script
-itself failed.
+What is found is printed when it happens. Needs root on Linux, to become two other users. Exit code 0 if all held, 3 if
+something was found, 1 if the script itself failed.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ RANK = Path(__file__).resolve().parent / "hostile" / "rank.py"
 class Siege:
     """One run under attack."""
 
-    def __init__(self, place: Place, seed: str, *, only_parent: bool) -> None:
-        self._place, self._seed, self._rng = place, seed, random.Random(seed)
-        self._only_parent = only_parent
+    def __init__(self, place: Place, name: str, seed: int, *, only_parent: bool) -> None:
+        self._place, self._name, self._seed = place, name, f"{seed} {name}"
+        self._rng, self._only_parent = random.Random(self._seed), only_parent
         place.make(only_parent=only_parent)
         self.findings: list[str] = []  # broken promises
         self.troubles: list[str] = []  # what kept the script from its work
         self.tally: Counter[str] = Counter()  # what the attacker did
-        self.calls = self._lives = 0
+        self.calls = self._lives = self._forged = 0
         self._hub, self._stranger = LocalHub(place.top / "hub", token=TOKEN), Stranger()
 
     def go(self, seconds: float) -> None:
@@ -83,10 +83,12 @@ class Siege:
         with self._hub:
             try:
                 forged = self._forge()
-                before = len(self._stranger.requests)
+                self._forged = len(self._stranger.requests)
                 self._storm(forged, seconds)
                 self._afterwards()
-                self._judge(before)
+                self._watch()
+                if self._is_on_hub(CANARY):
+                    self._find("a canary is on the Hub")
             finally:
                 self._stranger.stop()
                 for run in (str(self._place.run_dir), str(self._place.attic / "own")):
@@ -182,8 +184,7 @@ class Siege:
             if time.monotonic() > kill_at:
                 self._kill(str(self._place.run_dir))
                 kill_at = time.monotonic() + self._rng.uniform(1.0, 6.0)
-            if any(TOKEN in request.authorization for request in self._stranger.requests):
-                break
+            self._watch()
             time.sleep(0.05)
         for rank in ranks.values():
             self._end(rank)
@@ -207,15 +208,15 @@ class Siege:
         except subprocess.TimeoutExpired:
             rank.send_signal(signal.SIGKILL)
             _, errors = rank.communicate()
-            self.findings.append(f"a rank did not end: {errors.decode()[-2000:]}")
+            self._find(f"a rank did not end: {errors.decode()[-2000:]}")
             return {}
         if rank.returncode:
-            self.findings.append(f"a rank ended with {rank.returncode}: {errors.decode()[-3000:]}")
+            self._find(f"a rank ended with {rank.returncode}: {errors.decode()[-3000:]}")
             return {}
         found: dict[str, Any] = json.loads(out.decode().splitlines()[-1])
         self.calls += found["calls"]
         if found["longest"] > LONGEST:
-            self.findings.append(f"a call of training took {found['longest']:.0f} s")
+            self._find(f"a call of training took {found['longest']:.0f} s")
         return found
 
     # the judgement
@@ -227,9 +228,9 @@ class Siege:
         found = self._end(self._start(VICTIM, self._place.run_dir, 3.0, endpoint=self._hub.endpoint, token=TOKEN))
         mine = f"life{self._lives}/loss".encode()
         if found.get("built") and not becomes_true(lambda: self._is_on_hub(mine), ENDING, 0.2):
-            self.findings.append("what was logged after the attack is not on the Hub")
+            self._find("what was logged after the attack is not on the Hub")
         if not becomes_true(lambda: not processes.left_behind(run_dir), ENDING, 0.2):
-            self.findings.append(f"processes stay behind: {processes.left_behind(run_dir)}")
+            self._find(f"processes stay behind: {processes.left_behind(run_dir)}")
 
     def _sweep(self) -> None:
         """Remove what the attacker has left.
@@ -258,27 +259,32 @@ class Siege:
                     return True
         return False
 
-    def _judge(self, before: int) -> None:
-        requests = self._stranger.requests[before:]
+    def _watch(self) -> None:
+        """Look for what must never happen, at any time."""
+        requests = self._stranger.requests[self._forged :]
         tokens = [request for request in requests if TOKEN in request.authorization]
         if tokens:
-            self.findings.append(f"the token reached the stranger: {tokens[0].line}")
+            self._find(f"the token reached the stranger: {tokens[0].line}")
         if requests and not tokens:
-            self.findings.append(f"{len(requests)} requests reached the stranger: {requests[0].line}")
+            self._find(f"a request reached the stranger: {requests[0].line}")
         if any(CANARY in request.body for request in requests):
-            self.findings.append("a canary reached the stranger")
-        if self._is_on_hub(CANARY):
-            self.findings.append("a canary is on the Hub")
+            self._find("a canary reached the stranger")
         canaries = self._place.canaries()
         for path in canaries:
             status = path.stat()
             if status.st_atime_ns != 10**9:
-                self.findings.append(f"a canary was read: {path.name}")
+                self._find(f"a canary was read: {path.name}")
             if status.st_mtime_ns != 2 * 10**9 or status.st_size != len(CANARY) or status.st_mode & 0o777 != 0o600:
-                self.findings.append(f"a canary was changed: {path.name}")
+                self._find(f"a canary was changed: {path.name}")
         made = sorted(set(os.listdir(self._place.private)) - {path.name for path in canaries})
         if made:
-            self.findings.append(f"something was made among the canaries: {made}")
+            self._find(f"something was made among the canaries: {made}")
+
+    def _find(self, finding: str) -> None:
+        """Note a broken promise, and print it now; each once."""
+        if finding not in self.findings:
+            self.findings.append(finding)
+            print(f"FOUND at {time.strftime('%H:%M:%S')}, {self._name}: {finding}", flush=True)
 
 
 def main() -> int:
@@ -299,13 +305,12 @@ def main() -> int:
     for number, name in enumerate(names):
         place = Place(root / str(number))
         place.top.mkdir()
-        siege = Siege(place, f"{options.seed} {name}", only_parent=SETTINGS[name])
+        siege = Siege(place, name, options.seed, only_parent=SETTINGS[name])
         siege.go(60 * options.minutes / len(names))
         print(f"{name}: {siege.calls} calls of training")
         print("\n".join(f"{count:8}  {what}" for what, count in sorted(siege.tally.items())), flush=True)
-        findings += [f"{name}: {finding}" for finding in siege.findings]
+        findings += siege.findings
         troubles += siege.troubles
-    print(*findings, sep="\n", end="\n" * bool(findings))
     success = "no token left, nothing of others was followed, training did not notice"
     return sabotage.conclude(findings, root, options.seed, success, troubles=troubles)
 
