@@ -1,7 +1,8 @@
 """`hf-mpwriter logs` and `hf-mpwriter stop`: what the uploader, mirror and sampler of a run log, and their end.
 
 `logs` leaves the work to `tail`, which names each of several logs by its path, and with `--follow` goes on where a log
-is rotated. A log that is made later is not followed.
+is rotated. A log that is made later is not followed. Of what no daemon has written, such as a log of 200 GB, it shows
+the last bytes; a line of any length is no more than LONGEST_LINE bytes of memory.
 
     hosts/<host>/uploader.log.1, uploader.log     the older half first
     hosts/<host>/mirror.log.1, mirror.log         of a staged run
@@ -33,6 +34,7 @@ from hf_mpwriter.base.words import command_line, counted, typed
 from hf_mpwriter.cli.facts import gather, judge
 from hf_mpwriter.cli.runs import examples, existing_spool, logdir_argument, newest_settings
 from hf_mpwriter.cli.status import SeenRun, serving, table
+from hf_mpwriter.daemon.background import LOG_LIMIT
 from hf_mpwriter.daemon.loop import GRACE
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.spool.layout import Spool
@@ -44,6 +46,7 @@ from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.system.redaction import printable
 
 LINES = 100  # of each log, to begin with
+LONGEST_LINE = 16 << 10  # bytes
 PATIENCE = GRACE + 10.0  # seconds until a process is killed
 END_PATIENCE = 5.0  # seconds from the last run of an uploader to its end
 KILL_PATIENCE = 30.0  # seconds after that
@@ -67,10 +70,11 @@ def show_logs(logdir: str, *, follow: bool) -> None:
     if (status := uploader.status()).serves > 1 and uploader.is_alive():
         click.echo(printable(f"uploader {status.pid}{serving(status)}; what follows is about this run"), err=True)
     # what a terminal would obey is escaped here, so `tail` does not write there itself
-    command = ["tail", "-n", str(LINES), *(["-F"] if follow else []), "--", *logs]
+    first = ["-c", str(LONGEST_LINE)] if any(map(_is_foreign, logs)) else ["-n", str(LINES)]
+    command = ["tail", *first, *(["-F"] if follow else []), "--", *logs]
     with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(command, stdout=subprocess.PIPE) as tail:
         try:
-            for line in tail.stdout or ():
+            while tail.stdout and (line := tail.stdout.readline(LONGEST_LINE)):
                 click.echo(printable(line.decode(errors="replace").rstrip("\n")))
         finally:
             tail.terminate()
@@ -80,9 +84,17 @@ def _logs(spool: Spool, *, follow: bool) -> Iterator[str]:
     """The paths of all logs, on whichever host. An older half that is followed would be printed again by a rotation."""
     for host in spool.host_ids():
         for kind in DAEMONS:
-            log = os.fspath(spool.host(host).daemon(kind).log)
-            there = list(filter(os.path.exists, (f"{log}.1", log)))
-            yield from [log] * bool(there) if follow else there
+            log = spool.host(host).daemon(kind).log
+            there = [os.fspath(one) for one in (log.parent / f"{log.basename}.1", log) if one.is_file()]
+            yield from [os.fspath(log)] * bool(there) if follow else there
+
+
+def _is_foreign(log: str) -> bool:
+    """Whether a log is longer than a daemon lets it become."""
+    try:
+        return os.path.getsize(log) > 2 * LOG_LIMIT
+    except OSError:
+        return False
 
 
 @click.command("stop", epilog=examples("stop runs/exp1"))

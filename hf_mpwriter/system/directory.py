@@ -214,6 +214,13 @@ class Place:
         except ours(OSError):
             return False
 
+    def is_file(self) -> bool:
+        """Whether a regular file is there; a link to one is none."""
+        try:
+            return stat.S_ISREG(self.stat().st_mode)
+        except OSError:
+            return False
+
     def scan(
         self, most: int | None = None, keep: Callable[[str], bool] | None = None
     ) -> tuple[list[str], list[str], list[str]]:

@@ -27,7 +27,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -147,10 +147,9 @@ class Lane:
         self.outcome.drift = _memory("VmRSS") - self._started_with
 
     def _go(self, number: int, kind: str) -> None:
-        rng = random.Random(f"{self._seed} {number}")
-        self._fresh()
+        case = Case(self, number, kind, random.Random(f"{self._seed} {number}"))
+        self._fresh(case.runs)
         self.outcome.tally[kind] += 1
-        case = Case(self, number, kind, rng)
         try:
             getattr(case, kind)()
         finally:
@@ -158,10 +157,11 @@ class Lane:
             if kind in ("commands", "training"):
                 kill(f"{MARK}={self._case}")
 
-    def _fresh(self) -> None:
-        if self._case.exists():
-            subprocess.run(["rm", "-rf", "--", str(self._case)], check=True)  # noqa: S607 - deeper than Python goes
-        shutil.copytree(self._template, self._case, symlinks=True)
+    def _fresh(self, runs: Sequence[str]) -> None:
+        """Make the case anew; only with these runs, as a copy takes longer than a reader."""
+        remove(self._case)
+        for name in (*runs, "cache", "logdir"):
+            shutil.copytree(self._template / name, self._case / name, symlinks=True)
         corpus.settle(self._case)
 
     # what a case needs
@@ -218,6 +218,7 @@ class Case:
         self._mutator, self._done = Mutator(rng), list[str]()
         self._struck: list[Path] = []  # relative to the case: what is to be undone
         self._run = rng.choice((RUN, RUN, RUN, PULLED, STAGED)) if kind in ("readers", "commands") else RUN
+        self.runs = [self._run] if number and kind in ("readers", "alone", "wire") else readers.RUNS  # that are there
 
     def _find(self, what: str) -> None:
         self._lane.find(self._number, f"{self._kind}: {what}", "; ".join(self._done) or "nothing")
@@ -257,13 +258,21 @@ class Case:
     def readers(self) -> None:
         """Read all that is read of a run in this process."""
         self._strike()
-        runs = [self._run] if self._number else readers.RUNS
         _reset_peak()
-        for run in runs:
+        for run in self.runs:
             for name, read in readers.READERS.items():
-                self._read(name, read, run)
+                if not self._number or self._is_worth(name):
+                    self._read(name, read, run)
         if wrong := self._lane.note_peak(self._kind, _memory("VmHWM")):
             self._find(wrong)
+
+    def _is_worth(self, name: str) -> bool:
+        """Whether a reader that takes long may notice something."""
+        if name == "ranks":
+            return self._rng.random() < 0.3 and any("tfevents" in what for what in self._done)
+        if name == "logs":
+            return any("log" in what for what in self._done)
+        return not name.startswith("status ") or self._rng.random() < 0.3
 
     def _read(self, name: str, read: Callable[[readers.Spool], None], run: str) -> None:
         signal.setitimer(signal.ITIMER_REAL, SHORT)
@@ -360,7 +369,7 @@ class Case:
         self._lane.relay.calm()
         for path in self._struck:
             before = self._lane.template / path.relative_to(self._lane.case)
-            subprocess.run(["rm", "-rf", "--", os.fsencode(path)], check=True)  # noqa: S607 - deeper than Python goes
+            remove(path)
             if before.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(before, path)
@@ -438,6 +447,13 @@ class Case:
         if wrong := self._lane.note_peak(self._kind, peak):
             self._find(f"{name}: {wrong}")
         return Ended(code, text, peak)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a tree, which may be deeper than Python goes."""
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        subprocess.run(["rm", "-rf", "--", os.fsencode(path)], check=True)  # noqa: S607 - found on PATH
 
 
 def _event_files(top: Path) -> list[Path]:

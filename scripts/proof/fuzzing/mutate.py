@@ -250,14 +250,14 @@ class Mutator:
             return self._replace(path)
         if roll < 0.25:
             return self._lengthen(path)
-        data = path.read_bytes()
+        data = _content(path)
         is_event = "tfevents" in path.name
         path.write_bytes(self.records(data) if is_event and self._rng.random() < 0.6 else self.data(data))
         return "other bytes"
 
     def _replace(self, path: Path) -> str:
         kind = self._rng.choice(IN_PLACE)
-        data = path.read_bytes()
+        data = _content(path)
         path.unlink()
         if kind in ("directory", "full directory"):
             path.mkdir()
@@ -306,7 +306,7 @@ class Mutator:
 
     def _deepen(self, directory: Path, example: Path) -> str:
         """Make folders in folders, longer than a path may be, with an event file in the last one."""
-        data, name = example.read_bytes(), self._rng.choice(("d" * 200, "e\n" * 60))
+        data, name = _content(example), self._rng.choice(("d" * 200, "e\n" * 60))
         fd = os.open(directory, os.O_RDONLY)
         for _ in range(4400 // len(name)):
             os.mkdir(name, dir_fd=fd)
@@ -318,6 +318,12 @@ class Mutator:
         os.close(file)
         os.close(fd)
         return "folders longer than a path may be"
+
+
+def _content(path: Path) -> bytes:
+    """Return the beginning of a file, which may have got a large hole."""
+    with path.open("rb") as file:
+        return file.read(MIB)
 
 
 def _bind(path: Path) -> None:

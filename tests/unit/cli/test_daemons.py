@@ -50,6 +50,23 @@ def test_each_of_several_logs_is_named_by_its_path(own_spool):
         assert ("line 99\\x1b" in shown, "line 100\\x1b" in shown, "\x1b" in shown) == (False, True, False)
 
 
+def test_a_log_that_no_daemon_has_written_shows_its_last_bytes(own_spool):
+    """One of 200 GB is not read from its beginning; a pipe, or a link to a device, would never end."""
+    log = Path(own_spool.host(host_id()).daemon("uploader").log)
+    log.parent.mkdir(parents=True)
+    with log.open("wb") as file:
+        file.truncate(200 << 30)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nthe last line\n")
+    os.mkfifo(f"{log}.1")
+    mirror = Path(own_spool.host(host_id()).daemon("mirror").log)
+    mirror.symlink_to("/dev/zero")
+    command = [sys.executable, "-m", "hf_mpwriter", "logs", own_spool.run_dir]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert shown.endswith("\nthe last line\n")
+    assert len(shown) < 100_000
+
+
 def test_a_run_without_an_uploader_has_no_log(tmp_path):
     """It says so, with what makes one, and follows nothing that no process will write."""
     Spool(str(tmp_path)).create()
