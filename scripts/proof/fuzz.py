@@ -49,7 +49,7 @@ class Work:
     def go(self) -> tuple[dict[str, Counter[str]], list[str]]:
         """Run the lanes; what they did, and what kept them from it."""
         lanes = [self._fork(number) for number in range(self._lanes)]
-        total: dict[str, Counter[str]] = {name: Counter() for name in ("tally", "found", "peak", "drift")}
+        total: dict[str, Counter[str]] = {name: Counter() for name in ("tally", "seconds", "found", "peak", "drift")}
         troubles = []
         for number, pid in enumerate(lanes):
             _, status = os.waitpid(pid, 0)
@@ -60,7 +60,7 @@ class Work:
                 troubles.append(f"there is no outcome of lane {number}, which ended with {code}: {error}")
                 continue
             troubles += outcome["troubles"]
-            for name in ("tally", "found"):
+            for name in ("tally", "seconds", "found"):
                 total[name] += Counter(outcome[name])
             for name in ("peak", "drift"):
                 total[name] |= Counter(outcome[name])
@@ -127,7 +127,7 @@ def main() -> int:
     started_at = time.monotonic()
     total, troubles = Work(root, options.seed, lanes, options.minutes, options.case).go()
     for name, count in sorted(total["tally"].items()):
-        print(f"{count:8}  {name}, {total['peak'][name] >> 20} MiB at most")
+        print(f"{count:8}  {name}, {total['seconds'][name]:.0f} s, {total['peak'][name] >> 20} MiB at most")
     seconds, growth = time.monotonic() - started_at, max(total["drift"].values(), default=0) >> 20
     print(f"{total['tally'].total()} cases in {seconds:.0f} s, {growth} MiB of growth")
     findings = [f"{count:8}  {what}" for what, count in total["found"].most_common()]

@@ -84,6 +84,7 @@ class Outcome:
 
     tally: Counter[str] = field(default_factory=Counter)  # cases, per kind
     found: Counter[str] = field(default_factory=Counter)  # broken promises, each with its number
+    seconds: Counter[str] = field(default_factory=Counter)  # per kind
     peak: Counter[str] = field(default_factory=Counter)  # bytes of memory at most, per kind of case
     drift: int = 0  # bytes by which the lane has grown
 
@@ -140,6 +141,7 @@ class Lane:
             self._limit[kind] = self.outcome.peak[kind] + MORE
         self._started_with = _memory("VmRSS")
         self.outcome.tally.clear()
+        self.outcome.seconds.clear()
 
     def run(self, number: int) -> None:
         """Run a case."""
@@ -148,14 +150,16 @@ class Lane:
 
     def _go(self, number: int, kind: str) -> None:
         case = Case(self, number, kind, random.Random(f"{self._seed} {number}"))
+        started_at = time.monotonic()
         self._fresh(case.runs)
-        self.outcome.tally[kind] += 1
         try:
             getattr(case, kind)()
         finally:
             self._relay.calm()
             if kind in ("commands", "training"):
                 kill(f"{MARK}={self._case}")
+        self.outcome.tally[kind] += 1
+        self.outcome.seconds[kind] += time.monotonic() - started_at  # type: ignore[assignment] - of a Counter
 
     def _fresh(self, runs: Sequence[str]) -> None:
         """Make the case anew; only with these runs, as a copy takes longer than a reader."""
