@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import operator
 import os
 import random
 import shutil
@@ -23,7 +24,7 @@ from hf_mpwriter.events import framing
 
 MIB = 1 << 20
 DEEP = 10_000  # levels of JSON
-HOLE = b"<hole>"  # stands for a raw value until the rest is JSON
+HOLE = "<hole {}>"  # stands for a raw value until the rest is JSON
 LONG_RECORD = 70 * MIB  # bytes of zeros in a record whose checksums hold; as a hole it takes no room
 SIZES = (1, 4096, MIB, 64 * MIB, 65 * MIB, 1 << 30, 200 << 30)  # bytes by which a file gets longer without content
 
@@ -198,24 +199,39 @@ class Mutator:
         return None
 
     def document(self, document: Any) -> bytes:
-        """Return a JSON document in which one value is another."""
-        raw = self._rng.choice(RAW)
-        path = self._rng.choice(list(_paths(document)))
-        if not path:
-            return raw.encode()
-        above = document
-        for key in path[:-1]:
-            above = above[key]
-        change = self._rng.random()
+        """Return a JSON document in which some values are others."""
+        raws = []
+        for _ in range(self._rng.choice((1, 1, 2, 4))):
+            path = self._rng.choice(list(_paths(document)))
+            if not path:
+                return self._raw(document).encode()
+            raws.append(self._change(document, path, HOLE.format(len(raws))))
+        text = json.dumps(document)
+        for number, raw in enumerate(raws):
+            text = text.replace(json.dumps(HOLE.format(number)), raw)
+        return text.encode()
+
+    def _change(self, document: Any, path: tuple[Any, ...], hole: str) -> str:
+        """Change a value, or its name; what stands for the hole then."""
+        above = functools.reduce(operator.getitem, path[:-1], document)
+        raw, change = self._raw(above[path[-1]]), self._rng.random()
         if change < 0.7:
-            above[path[-1]] = HOLE.decode()
+            above[path[-1]] = hole
         elif change < 0.8:
             del above[path[-1]]
         elif isinstance(above, list):
             above.extend([above[path[-1]]] * self._rng.choice((1, 1000)))
         else:
-            above[self._rng.choice(ODD_TEXTS)] = above.pop(path[-1]) if change < 0.9 else HOLE.decode()
-        return json.dumps(document).encode().replace(b'"%s"' % HOLE, raw.encode())
+            above[self._rng.choice(ODD_TEXTS)] = above.pop(path[-1]) if change < 0.9 else hole
+        return raw
+
+    def _raw(self, value: Any) -> str:
+        """Return what stands in the place of a value: often of its own type."""
+        if self._rng.random() < 0.5:
+            return self._rng.choice(RAW)
+        if isinstance(value, str):
+            return json.dumps(self._rng.choice(ODD_TEXTS))
+        return self._rng.choice(ODD_NUMBERS if isinstance(value, int | float) else RAW)
 
     # records
 
@@ -287,7 +303,7 @@ class Mutator:
                     return "a long record of zeros"
                 file.write(framing.header(more))
         with contextlib.suppress(OSError):  # the filesystem takes no file of this length
-            os.truncate(path, size + more)
+            os.truncate(path, size + framing.HEADER_SIZE + more + framing.FOOTER_SIZE)
         return f"a hole of {more} bytes"
 
     def crowd(self, directory: Path, example: Path) -> str:
