@@ -70,8 +70,8 @@ def show_logs(logdir: str, *, follow: bool) -> None:
     if (status := uploader.status()).serves > 1 and uploader.is_alive():
         click.echo(printable(f"uploader {status.pid}{serving(status)}; what follows is about this run"), err=True)
     # what a terminal would obey is escaped here, so `tail` does not write there itself
-    first = ["-c", str(LONGEST_LINE)] if any(map(_is_foreign, logs)) else ["-n", str(LINES)]
-    command = ["tail", *first, *(["-F"] if follow else []), "--", *logs]
+    first = f"--bytes={LONGEST_LINE}" if any(map(_is_foreign, logs)) else f"--lines={LINES}"
+    command = ["tail", first, *(["-F"] if follow else []), "--", *logs]
     with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(command, stdout=subprocess.PIPE) as tail:
         try:
             while tail.stdout and (line := tail.stdout.readline(LONGEST_LINE)):

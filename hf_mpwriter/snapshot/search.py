@@ -1,7 +1,8 @@
 """The search for the files of a run. Others may put anything into a run directory, so it is bounded.
 
     named       the files that members and the ledger name, the folders of claims     always found
-    the rest    the nearest first, up to PATHS paths, LEVELS levels and the seconds of the caller
+    the rest    the nearest first, up to PATHS paths, LEVELS levels and the seconds of the caller; no path that
+                `is_run_path` refuses
 
 Invariants:
 - All that looks for files in a run directory goes through `RunSearch`. What that has left out, `status` tells.
@@ -31,6 +32,7 @@ PATHS = 100_000  # files, folders and links that nothing names
 TOO_MANY = f"files and folders beside {PATHS:,} others"
 NO_SPOOL = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)  # or nothing can be read there
 LEVELS = 64  # folders one in another
+LONGEST_NAME = 255  # bytes of a name, on any filesystem
 SECONDS = 30.0  # of a search whose caller has no limit of its own
 SECONDS_IN_TRAINING = 5.0
 
@@ -118,6 +120,9 @@ class RunSearch:
             self.unread.append(error)
             return [], []
         prefix = f"{folder}/" if folder else ""
+        if len(prefix) + LONGEST_NAME > names.LONGEST_PATH:
+            self._leave_out(f"paths of more than {names.LONGEST_PATH:,} characters")
+            return [], []
         folders, files = ([prefix + name for name in some if not names.is_of_ours(name)] for some in found[:2])
         self._met.update(path for path in files if path in self._named.files or folder in self._named.folders)
         self._left -= sum(map(len, found)) - sum(map(self._named.has, (*folders, *files)))

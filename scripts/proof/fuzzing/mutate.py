@@ -26,7 +26,8 @@ MIB = 1 << 20
 DEEP = 10_000  # levels of JSON
 HOLE = "<hole {}>"  # stands for a raw value until the rest is JSON
 LONG_RECORD = 70 * MIB  # bytes of zeros in a record whose checksums hold; as a hole it takes no room
-SIZES = (1, 4096, MIB, 64 * MIB, 65 * MIB, 1 << 30, 200 << 30)  # bytes by which a file gets longer without content
+SIZES = (1, 4096, MIB, 64 * MIB, 65 * MIB, 1 << 30)  # bytes by which a file gets longer without content
+STRANGER, HUGE = 54302, 200 << 30  # a user, and bytes of a hole of his: who does not own a file is read less of
 
 ODD_NUMBERS = ("-1", "0", "1e308", "1e999", "-1e308", "NaN", "Infinity", "0.5", str(2**31), str(2**63), str(2**64))
 ODD_NUMBERS += ("9" * 400, "9" * 5000)
@@ -293,7 +294,10 @@ class Mutator:
 
     def _lengthen(self, path: Path) -> str:
         """Make a file longer, by a hole; of an event file, a whole record may announce it."""
-        size, more = path.stat().st_size, self._rng.choice(SIZES)
+        sizes = (*SIZES, HUGE) if os.geteuid() == 0 else SIZES
+        size, more = path.stat().st_size, self._rng.choice(sizes)
+        if more == HUGE:
+            os.chown(path, STRANGER, -1)
         if "tfevents" in path.name and self._rng.random() < 0.7:
             with path.open("ab") as file:
                 if self._rng.random() < 0.3:

@@ -9,6 +9,7 @@ import pytest
 from support import event_file
 
 from hf_mpwriter.base.names import SPOOL_NAME
+from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import search as module
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
@@ -97,6 +98,24 @@ def test_a_search_goes_so_many_levels_deep(tmp_path):
     scan = EventFileScan(Directory(tmp_path))
     assert scan.files(lambda _: True, set) == []
     assert scan.left_out == left_out == Attachments(Directory(tmp_path)).scan(lambda _: True).left_out
+
+
+def test_a_path_that_no_run_directory_has_is_left_out(tmp_path):
+    """One whole record below more than 4,096 characters of folders ended uploaders, commands and trainings."""
+    record, fd = framing.frame(framing.version_event(1.0)), os.open(tmp_path, os.O_RDONLY)
+    for _ in range(25):
+        file = os.open(OURS, os.O_CREAT | os.O_WRONLY, dir_fd=fd)
+        os.write(file, record)
+        os.close(file)
+        os.mkdir("d" * 200, dir_fd=fd)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    scan = EventFileScan(Directory(tmp_path))
+    paths = [file.path for file in scan.files(lambda _: True, set)]
+    assert 15 < len(paths) < 25
+    assert scan.left_out == ["paths of more than 4,096 characters"]
 
 
 def test_a_search_ends_in_time_and_finds_what_is_named(tmp_path):
