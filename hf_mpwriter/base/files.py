@@ -51,10 +51,12 @@ class LocalFile:
             raise ValueError(f"not the digests of an attachment: {self!r:.200}")
 
     def is_covered(self, held: Sent) -> bool:
-        """Whether nothing is left to send while the Hub holds `held`.
+        """Whether nothing is left to send while the Hub holds `held`; what was deleted there stays so.
 
         An event file only grows, so the length decides. An attachment may change in any way, so the content decides.
         """
+        if held.deleted:
+            return True
         if self.sha256:
             return (held.length, held.sha256) == (self.length, self.sha256)
         return held.length >= self.length

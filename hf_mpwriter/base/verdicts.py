@@ -61,6 +61,7 @@ class Sent:
     sha256: str  # of these bytes, hex; "" where it is not known
     blob_id: str = ""  # git's id of these bytes, by which the Hub knows small regular files; "" where it is not needed
     foreign: bool = False  # others sent these bytes. An attachment of others is not replaced
+    deleted: bool = False  # somebody has deleted it there, from a repository that lives on: it is not sent again
 
     @property
     def is_gone(self) -> bool:
@@ -79,6 +80,7 @@ class Done:
     checked: bool = False  # whether all known copies were read back
     private: bool | None = None  # visibility of the repository, None if it was not seen
     parent: str = ""  # the head of the branch at which the copies were compared
+    created: str = ""  # when the repository was created, as the Hub tells it; "" if it was not seen
 
 
 @dataclass(frozen=True)

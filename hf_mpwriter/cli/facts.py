@@ -99,6 +99,7 @@ class RunFacts:
     visibility: str = "unknown"  # of the repository: public, private or unknown, as it was seen last
     last_commit: LastCommit | None = None  # None before the first
     quarantined: Mapping[str, str] = field(default_factory=dict)  # what the Hub does not get: the reason, per path
+    deleted: tuple[str, ...] = ()  # what somebody has deleted on the Hub: it is not sent again unasked
     uploader: UploaderStatus = field(default_factory=UploaderStatus)  # as it last described itself
     uploader_is_alive: bool = False  # whether one holds the uploader lock
     to: str = ""  # the logdir to which a staged run is brought, "" for any other
@@ -127,7 +128,7 @@ class RunFacts:
         """Of these, bytes that it does not hold; 0 for a local run. What is never sent does not wait."""
         if self.destination is None:
             return 0
-        never = self.quarantined.keys() - self.refused.keys()
+        never = self.quarantined.keys() - self.refused.keys() | set(self.deleted)
         return sum(file.bytes - file.on_hub for file in self.files if file.path not in never)
 
     @property
@@ -180,7 +181,7 @@ def gather(spool: Spool) -> RunFacts:
     found = scan.files(allows, all_members.growing, named=named) + attached.files
     found = list({file.path: file for file in (*found, *scan.unread)}.values())
     pulled, destination = pulled_files(spool), recorded and recorded.resolved(ledger.repo_id if ledger else "")
-    private = ledger.private if ledger else None
+    private, deleted = (ledger.private, ledger.deleted) if ledger else (None, set[str]())
     files = tuple(
         FileFacts(
             path=file.path,
@@ -203,6 +204,7 @@ def gather(spool: Spool) -> RunFacts:
         visibility="unknown" if private is None else "private" if private else "public",
         last_commit=_last_commit(ledger, destination),
         quarantined=attached.refused | (ledger.reasons if ledger else {}),
+        deleted=tuple(file.path for file in files if file.path in deleted),
         uploader=hub.status(),
         uploader_is_alive=hub.is_alive(),
         to=there.to,
@@ -211,7 +213,7 @@ def gather(spool: Spool) -> RunFacts:
         refused_there=mirrored.refused,
         workers=tuple(_workers(spool, members, files)),
         files=files,
-        lag=_lag(spool, files, now) if recorded else None,
+        lag=_lag(spool, [file for file in files if file.path not in deleted], now) if recorded else None,
         notices=_notices(spool),
         damage=tuple(scan.damage(now)),
         left_out=tuple(dict.fromkeys([*scan.left_out, *attached.left_out])),

@@ -73,6 +73,7 @@ class Wishes:
     timeout: float | None = None  # seconds to wait for a run, None for as long as it takes
     endpoint: str | None = None  # Hub that the token may go to, see `runs.recorded_destination`
     create: bool = False  # whether a repository that is gone may be made anew
+    again: bool = False  # whether what was deleted on the Hub is to be sent again
     names_runs: bool = False  # whether what is printed of a run names it, as there are several
     # whether the repository is for runs without a destination; the others go where they are recorded for
     only_new: bool = False

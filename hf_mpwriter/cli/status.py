@@ -164,6 +164,7 @@ def to_json(run: SeenRun) -> dict[str, Any]:
         "notices": facts.notices,
         "files": [asdict(file) for file in facts.files],
         "quarantined": facts.quarantined,
+        "deleted": facts.deleted,
         "damaged": {one.path: str(one) for one in facts.damage},
         "left_out": facts.left_out,
     }
@@ -210,7 +211,8 @@ def line(facts: RunFacts, judgement: Judgement) -> str:
     elif facts.waiting:
         parts.append(f"{size_text(facts.waiting)} waiting")
     else:
-        parts.append(f"all{' that is whole' if facts.damaged else ''} on the Hub" if facts.files else "nothing logged")
+        but = (" that is whole" if facts.damaged else "") + (" but what was deleted there" if facts.deleted else "")
+        parts.append(f"all{but} on the Hub" if facts.files else "nothing logged")
     if facts.to:
         missing = f"{size_text(facts.missing_there)} not" if facts.missing_there else "all"
         parts.append(f"{missing} in the logdir")
@@ -237,6 +239,8 @@ def full(facts: RunFacts, logdir: str) -> Iterator[str]:
         yield f"not brought to the logdir: {path}: {reason}. To try again: {command_line('sync', logdir)}"
     for path, reason in facts.quarantined.items():
         yield f"quarantined: {path}: {reason}"
+    for path in facts.deleted:
+        yield f"deleted on the Hub: {path}. To send it again: {command_line('sync', logdir, '--again')}"
     for one in facts.damage:
         yield f"{one.path} {one}"
     for what in facts.left_out:

@@ -85,6 +85,7 @@ class RemovedError(click.ClickException):
 )
 @place_options
 @click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
+@click.option("--again", is_flag=True, help="Send again what was deleted on the Hub.")
 @click.option(
     "--timeout", type=float, metavar="SECONDS", help="Longest wait for each run; default: until all is there."
 )
@@ -98,6 +99,7 @@ def sync_runs(
     place: RepoPlace | None,
     all_below: bool,
     create: bool,
+    again: bool,
     follow: bool,
 ) -> None:
     """Upload what the Hub lacks of each LOGDIR, and wait for it.
@@ -108,7 +110,7 @@ def sync_runs(
 
     Exit code 0: all of it is on the Hub; 1: it is not; 3: a file is damaged here.
     """
-    wishes = Wishes(place, timeout, endpoint, create=create, only_new=all_below)
+    wishes = Wishes(place, timeout, endpoint, create=create, again=again, only_new=all_below)
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
     if not names:
         raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
@@ -223,7 +225,7 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
         raise click.ClickException(f"{logdir} has no destination yet. Set it: {command}")
     found, problems = None, list[str]()
     if destination is not None:
-        options = ["--create"] * wishes.create
+        options = ["--create"] * wishes.create + ["--again"] * wishes.again
         options += [] if wishes.timeout is None else ["--timeout", f"{wishes.timeout:g}"]
         destination = recorded_destination(destination, wishes.endpoint, "sync", logdir, *options)
         if is_staged:  # what only the logdir has goes to the Hub, too
@@ -238,11 +240,19 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     if problems:
         raise failure(" ".join(problems), damaged=found is not None and found.damaged)
     if found is not None:
-        size = size_text(found.delivery.total)
-        if found.damaged:
-            text = f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged or left out is not"
-            raise failure(text, damaged=True)
-        click.echo(printable(f"All {size} of {spool.run_dir} are on the Hub: {found.delivery.to}"))
+        _tell_whole(found, spool, logdir)
+
+
+def _tell_whole(found: _Uploaded, spool: Spool, logdir: str) -> None:
+    """Tell that all that can be on the Hub is there."""
+    size = size_text(found.delivery.total)
+    if found.damaged:
+        text = f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged or left out is not"
+        raise failure(text, damaged=True)
+    but = f" but {counted(found.deleted, 'file')} that somebody has deleted there" if found.deleted else ""
+    click.echo(printable(f"All {size} of {spool.run_dir}{but} are on the Hub: {found.delivery.to}"))
+    if found.deleted:
+        click.echo(printable(f"To send again what was deleted: {command_line('sync', logdir, '--again')}"), err=True)
 
 
 def bring_back(spool: Spool, end: float = math.inf) -> str:
@@ -320,6 +330,7 @@ class _Uploaded(NamedTuple):
     asked: bool  # whether it has answered
     damaged: bool  # whether a local file is
     since: float  # unix time of the request
+    deleted: int  # files that were deleted on the Hub, and are not sent again
 
 
 def _upload(spool: Spool, destination: Destination, end: float, wishes: Wishes, name: str) -> _Uploaded:
@@ -330,6 +341,8 @@ def _upload(spool: Spool, destination: Destination, end: float, wishes: Wishes, 
     try:
         if wishes.create:
             member_file.write({"create": True})
+        if wishes.again:
+            member_file.write({"again": True})
         ledger = hub.ledger()
         here, compared = members.named(ledger.files if ledger else ()), ledger.checked if ledger else 0
         sizes = event_files.sizes(spool.run, settings.allows, named=here)
@@ -357,7 +370,10 @@ def _upload(spool: Spool, destination: Destination, end: float, wishes: Wishes, 
     if not asked:
         known = found._replace(question=replace(question, compared=NEVER)).result()
         delivery = replace(known, carrier=delivery.carrier)  # which tells why it did not answer
-    return _Uploaded(delivery, asked, damaged, question.at)
+    held = HubSink(spool).ledger()
+    return _Uploaded(
+        delivery, asked, damaged, question.at, len(held.deleted.intersection(wanted.lengths)) if held else 0
+    )
 
 
 def _ensuring(spool: Spool, destination: Destination) -> Callable[[], object]:

@@ -105,7 +105,9 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
         _show_logdir(there, logdir, drained=not running)
     if report.problems:
         problems = counted(len(report.problems), "problem")
-        raise failure(". ".join([problems, *advice(report, command_line("sync", logdir))]), damaged=damaged)
+        raise failure(
+            ". ".join([problems, *advice(report, command_line("sync", logdir, *_again(spool)))]), damaged=damaged
+        )
     others = sum(file.is_elsewhere for file in report.files.values())
     count = len(report.files) + len(report.attachments) - others
     files, commits = counted(count, "file"), counted(report.commits, "commit")
@@ -116,6 +118,12 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     if others:
         pull = command_line("pull", logdir)
         click.echo(f"Other machines write {counted(others, 'file')} there. To have what they wrote so far: {pull}")
+
+
+def _again(spool: Spool) -> list[str]:
+    """The option that sends what was deleted on the Hub."""
+    ledger = HubSink(spool).ledger()
+    return ["--again"] * (ledger is not None and bool(ledger.deleted))
 
 
 @dataclass

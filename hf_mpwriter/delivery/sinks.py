@@ -34,7 +34,7 @@ from hf_mpwriter.snapshot.attachments import NEVER_SENT, stamp_of
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.ledger import Ledger, Quarantined, load
+from hf_mpwriter.spool.ledger import NOWHERE, Ledger, Quarantined, load
 from hf_mpwriter.spool.staging import Mirrored, MirrorRecord, MirrorStatus, mirrored_place
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
@@ -208,7 +208,7 @@ class HubSink:
             if is_attachment(path):
                 if not self._has_arrived(ledger, path, question.changes.get(path)):
                     missing[path] = length
-            elif length > ledger.length(path):
+            elif length > ledger.length(path) and not ledger.files.get(path, NOWHERE).deleted:
                 missing[path] = length - ledger.length(path)
         return missing
 
@@ -222,6 +222,8 @@ class HubSink:
         if refused is not None and refused.reason == NEVER_SENT:
             return True
         held = ledger.files.get(path)
+        if held is not None and held.deleted:
+            return True
         try:
             status = (self._spool.run / path).stat()
         except ours(FileNotFoundError):

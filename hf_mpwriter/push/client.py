@@ -151,6 +151,7 @@ class Hub:
         self.clock = clock or Clock(PERSON_LIMIT if is_impatient else PUSH_LIMIT, is_patient=is_impatient)
         self._transport = Transport(destination.endpoint, self.clock, is_impatient=is_impatient, contact=contact)
         self.private: bool | None = None  # whether the repository is private, None as long as the Hub has not said it
+        self.created = ""  # when the repository was created, as the Hub tells it; a new one of its name has another
         self._destination = destination
         self._client = HfApi(endpoint=destination.endpoint)
         self._where: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
@@ -192,6 +193,7 @@ class Hub:
         except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
         self._where["repo_id"], self.private = info.id or self._where["repo_id"], info.private
+        self.created = str(getattr(info, "created_at", None) or "")
         return info.sha
 
     def sizes(self, paths: Iterable[str], revision: str) -> dict[str, Remote]:

@@ -17,6 +17,8 @@ Invariants:
 - A copy that is not ours to replace, though the head is a commit of ours, is downloaded and compared before that is
   believed: a Hub may tell today's sizes at each revision.
 - A repository is not created again unasked after it took something.
+- What somebody has deleted from a repository that lives on is not sent again unasked. A repository that was made anew
+  gets everything: the Hub tells of each when it was created; where it does not, the history has our last commit or not.
 - The parts of a job are compared at one commit and sent in one. What is wrong with the files, the disk or the copies of
   one run is a verdict on its part alone.
 - What is sent is the very file that was opened below the run directory, not through a link, whatever becomes of names;
@@ -63,6 +65,7 @@ from hf_mpwriter.system.directory import Place
 
 MOVED_TRIES = 3  # times that a push reads the head again after 412
 NOTHING = Sent(0, "")  # what the Hub holds of a path that it does not have
+DELETED = Sent(0, "", deleted=True)  # the same, where somebody has deleted it from a repository that lives on
 FOREIGN = "the Hub has a file there that this run has not sent; remove it there, or choose another path_in_repo"
 IGNORED = "the repository's .gitignore leaves it out"
 
@@ -135,6 +138,7 @@ class Load:
             checked=self.seen.complete,
             private=hub.private,
             parent=parent,
+            created=hub.created,
         )
 
 
@@ -366,9 +370,20 @@ def _compare(job: Job, loads: Iterable[Load], hub: Hub, tell: Tell, own_head: st
                 raise
             load.verdict = _verdict_on(error, job)
             continue
+        gone = [path for path, sent in found.items() if sent.is_gone and path not in remote]
+        if gone and _lives_on(load.part, hub, parent, job.own_head):
+            found |= dict.fromkeys(gone, DELETED)
+            found = {path: sent for path, sent in found.items() if load.part.known.get(path) != sent}  # what is new
         is_complete = own_head is None or not load.part.is_trusted
         load.seen = Comparison(found, differing, complete=is_complete)
     return parent
+
+
+def _lives_on(part: Part, hub: Hub, head: str, own_head: str | None) -> bool:
+    """Whether the repository is the one that has had what is known, and no new one of its name."""
+    if hub.created and part.created:
+        return hub.created == part.created
+    return head in (own_head, part.last_commit) or part.last_commit in hub.commits()
 
 
 def _unsure(part: Part, own_head: str | None) -> set[str]:

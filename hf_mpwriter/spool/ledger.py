@@ -3,7 +3,9 @@
     hosts/<host>/ledger.json
     {"destination": {...}, "repo_id": "me/run", "private": true,    visibility; null until a push has seen it
      "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "commit": "...", "time": 1795236610.0,
-                                             "blob_id": "", "foreign": false, "stamp": [], "generation": 0}},
+                                             "blob_id": "", "foreign": false, "stamp": [], "generation": 0,
+                                             "deleted": false}},       there, by somebody: it is not sent again
+     "created": "2026-11-24 22:13:09+00:00",                        the repository; a new one of its name differs
      "quarantined": {"events.out...": {"reason": "...", "refusals": 1, "tried": 1795236610.0}},
      "settings": {...},                                             of the last worker, for `sync`
      "checks": {"<host>": 1795236610123}, "commits": {"<host>": 3}, "saves": 17,      grow: a comparison, commit, save
@@ -60,11 +62,12 @@ class Held:
     foreign: bool = False  # others have sent these bytes
     stamp: tuple[int, ...] = ()  # inode, size, mtime and ctime (ns) of the attachment that was last seen to have them
     generation: int = 0  # how often the path has lost or replaced something
+    deleted: bool = False  # somebody has deleted it there
 
     @property
     def sent(self) -> Sent:
         """Without when and where."""
-        return Sent(self.length, self.sha256, self.blob_id, self.foreign)
+        return Sent(self.length, self.sha256, self.blob_id, self.foreign, self.deleted)
 
     @property
     def order(self) -> tuple[object, ...]:
@@ -102,6 +105,7 @@ class Ledger:
     # stamps of records of other hosts whose pushes can change nothing any more
     taken_over: frozenset[str] = frozenset()
     commits: dict[str, int] = field(default_factory=dict)  # per host, the commits that its uploaders have made
+    created: str = ""  # when the repository was created, "" until a push has seen it
 
     def __post_init__(self) -> None:
         for path in (*self.files, *self.quarantined, *self.uncertain):
@@ -150,9 +154,22 @@ class Ledger:
         return held is not None and file.is_covered(held.sent) and file.path not in self.uncertain
 
     def known(self) -> dict[str, Sent]:
-        """What the Hub holds of all paths that are neither quarantined nor gone."""
+        """What the Hub holds of all paths that are neither quarantined nor gone, and those that were deleted there."""
         held = {path: held.sent for path, held in self.files.items() if path not in self.quarantined}
-        return {path: sent for path, sent in held.items() if not sent.is_gone}
+        return {path: sent for path, sent in held.items() if sent.deleted or not sent.is_gone}
+
+    @property
+    def deleted(self) -> set[str]:
+        """What somebody has deleted from the Hub: it is not sent again unasked."""
+        return {path for path, held in self.files.items() if held.deleted}
+
+    def send_again(self) -> bool:
+        """Take what was deleted for what the Hub lacks; True if there is something."""
+        deleted = self.deleted
+        for path in deleted:
+            held = self.files[path]
+            self.files[path] = dataclasses.replace(held, deleted=False, generation=held.generation + 1)
+        return bool(deleted)
 
     def is_ahead(self, path: str, sent: Sent) -> bool:
         """Whether it claims more than the Hub was seen to hold: a longer event file, another attachment."""
@@ -169,10 +186,18 @@ class Ledger:
             over = path in self.quarantined or (path in self.uncertain and not file.is_gone)
             over = over or (path in self.files and _replaces(path, before.sent, file))
             self.files[path] = Held(
-                file.length, file.sha256, commit, now, file.blob_id, file.foreign, stamp, before.generation + over
+                file.length,
+                file.sha256,
+                commit,
+                now,
+                file.blob_id,
+                file.foreign,
+                stamp,
+                before.generation + over,
+                file.deleted,
             )
             self.quarantined.pop(path, None)
-            if not file.is_gone:
+            if file.deleted or not file.is_gone:
                 self.uncertain.pop(path, None)
 
     def quarantine(self, path: str, reason: str, refusals: int = 0, tried: float = 0.0) -> None:
@@ -218,6 +243,7 @@ class Ledger:
         """Take over what another host's ledger knows."""
         if other._edition > self._edition:
             self.repo_id, self.private, self.settings = other.repo_id, other.private, other.settings
+            self.created = other.created
             self.saves = other.saves
         for mine, theirs in ((self.checks, other.checks), (self.commits, other.commits)):
             mine |= {host: max(number, mine.get(host, 0)) for host, number in theirs.items()}
@@ -227,7 +253,7 @@ class Ledger:
 
     @property
     def _edition(self) -> tuple[int, str]:
-        return self.saves, repr((self.repo_id, self.private, self.settings))
+        return self.saves, repr((self.repo_id, self.private, self.settings, self.created))
 
     def _merge_path(self, path: str, other: Ledger) -> None:
         mine, theirs = self.files.get(path, NOWHERE), other.files.get(path, NOWHERE)

@@ -121,6 +121,7 @@ class InFlight:
             uncertain=possible(self.ledger),
             is_trusted=is_trusted,
             last_commit=self._last_commit,
+            created=self.ledger.created,
         )
 
     def acknowledge(self, verdict: Done, batch: Batch) -> None:
@@ -128,6 +129,7 @@ class InFlight:
         self.ledger.repo_id, host = verdict.repo_id, self._host.root.basename
         if verdict.private is not None:
             self.ledger.private = verdict.private
+        self.ledger.created = verdict.created or self.ledger.created
         self.ledger.acknowledge(verdict.files, verdict.commit, time.time())
         if verdict.own:
             self.ledger.commits[host] = self.ledger.commits.get(host, 0) + 1

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
-from hf_mpwriter.base.words import counted, size_text
+from hf_mpwriter.base.words import command_line, counted, size_text
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.spool import ledger
@@ -111,6 +111,9 @@ class Sending:
         self.attachments.request()
         self.retries.request()
         self.in_flight.may_create |= member.alive and member.create
+        if member.alive and member.again and self.ledger.send_again():
+            self.in_flight.save_ledger()
+            self._start_over()
         self.backoff.hurry(self._clocks.now())
         self.branch.pacing.requested()
         if member.alive and member.name.worker == ENDER and member.name.host == host_id():
@@ -217,7 +220,8 @@ class Sending:
             self._status.notify([f"{self._spool.logdir} {OTHER_RUNS}, such as {printable(min(new))}"])
         self._other_runs |= new
         folders = tuple(f"{folder}/" for folder in new)
-        sent = [path for path in self.ledger.known() if path.startswith(folders)] if new else []
+        known = self.ledger.known().items() if new else ()
+        sent = [path for path, held in known if path.startswith(folders) and not held.is_gone]
         if sent:
             what = f"{counted(len(sent), 'file')} of them that were uploaded before, such as {printable(min(sent))},"
             self._status.notify([f"{what} stay at {self.ledger.resolved.url} until somebody deletes them there"])
@@ -296,11 +300,13 @@ class Sending:
         _, lane, batch = parcel
         released = verdict.files.keys() & self.ledger.quarantined.keys()
         carried = {file.path for file in batch.files if batch.has_attachments}
-        if any(self.ledger.is_ahead(path, sent) for path, sent in verdict.files.items() if path not in carried):
+        lost = {path: sent for path, sent in verdict.files.items() if self.ledger.is_ahead(path, sent)}
+        deleted = [path for path, sent in lost.items() if sent.deleted]
+        if lost.keys() - carried - set(deleted):
             logger.info("the Hub has less than it had: what is missing is sent again")
-            self._scan_again()
-            self.attachments.restart()
-            self.requests.forget()
+            self._start_over()
+        if deleted:
+            self._tell_deleted(deleted)
         self.in_flight.acknowledge(verdict, batch)
         self.requests.audit = self.requests.audit and not verdict.checked
         self._backoff_of(lane).succeeded()
@@ -308,6 +314,19 @@ class Sending:
         if released:  # the later files of their writers waited for them, and what refused them may be over
             self._scan_again()
             self.retries.request()
+
+    def _start_over(self) -> None:
+        """Scan everything again, as the Hub lacks something that it has had."""
+        self._scan_again()
+        self.attachments.restart()
+        self.requests.forget()
+
+    def _tell_deleted(self, paths: list[str]) -> None:
+        """Tell once that files were deleted on the Hub, and stay so."""
+        what = f"{counted(len(paths), 'file')}, such as {printable(min(paths))},"
+        where, again = self.ledger.resolved.url, command_line("sync", self._spool.logdir, "--again")
+        were, they = ("was", "is") if len(paths) == 1 else ("were", "are")
+        self._status.notify([f"{what} {were} deleted at {where}, and {they} not sent again; to send again: {again}"])
 
     def _failed(self, verdict: Verdict, parcel: Parcel, result: Result) -> None:
         _, lane, batch = parcel

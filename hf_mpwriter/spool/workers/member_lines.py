@@ -8,6 +8,7 @@
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
     {"create": true}                                                            make a repository that is gone anew
+    {"again": true}                                                             send what was deleted there
 
     requests   so many pushes were asked for, each of all that the worker had written by then
     dropped    so many records were refused by the disk for good
@@ -127,8 +128,15 @@ class Creates:
     create: bool
 
 
-LaterLine = Opened | Sealed | Creates
-_KINDS: dict[bytes, type[LaterLine]] = {b"open": Opened, b"seal": Sealed, b"create": Creates}
+@dataclass(frozen=True)
+class Again:
+    """What was deleted on the Hub is to be sent again."""
+
+    again: bool
+
+
+LaterLine = Opened | Sealed | Creates | Again
+_KINDS: dict[bytes, type[LaterLine]] = {b"open": Opened, b"seal": Sealed, b"create": Creates, b"again": Again}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +148,7 @@ class Member(FirstLine, Counters):
     growing: frozenset[str] = frozenset()  # files it has open
     files: frozenset[str] = frozenset()  # all files it ever opened, sealed ones included
     create: bool = False  # whether a repository that is gone may be created again
+    again: bool = False  # whether what was deleted on the Hub is to be sent again
     has_died: bool = False  # whether it is dead and has left a file open, as none does that ends by itself
 
     @property
@@ -194,7 +203,7 @@ class Reading:
         self._counters = Counters()
         self._opened: set[str] = set()
         self._sealed: set[str] = set()
-        self._creates = False
+        self._creates = self._again = False
         self._said: Member | None = None  # None where something has come since
 
     def read(self, path: Place, still_grows: Callable[[Reading], bool] | None = None) -> None:
@@ -234,6 +243,8 @@ class Reading:
             self._opened.add(line.open)
         elif isinstance(line, Creates):
             self._creates = line.create
+        elif isinstance(line, Again):
+            self._again = line.again
         elif line is not None:
             self._sealed.add(line.seal)
         self._said = None
@@ -253,6 +264,7 @@ class Reading:
             growing=frozenset(self.open_files if alive else ()),
             files=frozenset(self._opened),
             create=self._creates,
+            again=self._again,
             has_died=not alive and bool(self.open_files),
         )
         return self._said
