@@ -371,7 +371,8 @@ def _compare(job: Job, loads: Iterable[Load], hub: Hub, tell: Tell, own_head: st
             load.verdict = _verdict_on(error, job)
             continue
         gone = [path for path, sent in found.items() if sent.is_gone and path not in remote]
-        if gone and _lives_on(load.part, hub, parent, job.own_head):
+        is_made_anew = job.create and not remote  # a branch of it, as the user has asked
+        if gone and not is_made_anew and _lives_on(load.part, hub, parent, job.own_head):
             found |= dict.fromkeys(gone, DELETED)
             found = {path: sent for path, sent in found.items() if load.part.known.get(path) != sent}  # what is new
         is_complete = own_head is None or not load.part.is_trusted

@@ -189,7 +189,7 @@ def delete_branch(api) -> None:
 
 @pytest.mark.parametrize("change", [delete_folder, squash, delete_branch])
 def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run_dir, tmp_path, start, api, change):
-    """What they deleted is sent again, what they rewrote goes on; a repository or branch is made anew on request."""
+    """What they rewrote goes on, and so does what they deleted, on request; a branch is made anew on request."""
     branch = "exp" if change is delete_branch else "main"
     source = LOG_FOR_EVER.replace('"me/run",', f'"me/run", repo_revision="{branch}",')
     worker = start(source, run_dir, tmp_path / "journals")
@@ -200,6 +200,10 @@ def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run
     if is_gone:
         wait_for(lambda: "--create" in HubSink(Spool(str(run_dir))).status().hint, "the destination is refused")
         assert sync(run_dir, "--create", "--timeout", "150").exit_code in (0, 1)  # it is logged all the time
+    if change is delete_folder:
+        wait_for(lambda: any("deleted at" in line for line in notices(run_dir)), "it is told")
+        assert event_paths_on_hub(hub, branch) == []
+        assert sync(run_dir, "--again", "--timeout", "150").exit_code in (0, 1)
     changed = growing(run_dir)
     wait_for(lambda: acknowledged(run_dir) > changed, "it goes on")
     assert is_gone or uploader_pid(run_dir) == pid
@@ -210,8 +214,17 @@ def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run
     )
     gone = [problem for problem in report.problems if problem.endswith("vanished from the Hub")]
     assert report.problems == (gone if change is delete_folder else []), "the history tells what they did"
-    there = hub.store.tree("model", "me/run", branch)
-    assert sorted(path for path in there if "tfevents" in path) == event_paths(run_dir)
+    assert event_paths_on_hub(hub, branch) == event_paths(run_dir)
+
+
+def event_paths_on_hub(hub, branch: str) -> list[str]:
+    """The event files on a branch."""
+    return sorted(path for path in hub.store.tree("model", "me/run", branch) if "tfevents" in path)
+
+
+def notices(run_dir) -> list[str]:
+    """What the uploader has told."""
+    return [notice.text for notice in HubSink(Spool(str(run_dir))).status().notices]
 
 
 @pytest.mark.parametrize("remembers", [True, False], ids=["ledger", "no ledger"])

@@ -122,3 +122,53 @@ def short_names(hub) -> list[str]:
     """Paths of the requests that name the repository without its namespace."""
     lines = map(json.loads, Path(hub.root, "requests.jsonl").read_text().splitlines())
     return [line["path"] for line in lines if line["path"].startswith(("/api/models/run", "/run"))]
+
+
+def names_there(hub) -> set[str]:
+    """The names of the files of a run on the Hub."""
+    paths = hub.store.tree("model", "me/run", "main")
+    return {os.path.basename(path) for path in paths if path.startswith("tensorboard/")}
+
+
+ALL_FILES = LOG_AND_EXIT.replace("logdir=", "repo_allow_patterns=None, logdir=")
+
+
+@pytest.mark.parametrize("is_purged", [False, True], ids=["history", "squashed"])
+def test_what_a_user_has_deleted_stays_deleted_until_it_is_asked_for(hub, run_dir, start, api, is_purged):
+    """An event file and an attachment, though the next start adds to the run; told once, `sync --again` sends them."""
+    run_dir.mkdir(parents=True)
+    (run_dir / "weights.bin").write_text("secret")
+    start(ALL_FILES, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first start is over")
+    first, deleted = names_there(hub), ("weights.bin", *(path.name for path in run_dir.glob("*tfevents*")))
+    assert first == set(deleted)
+    for name in deleted:
+        api.delete_file(f"tensorboard/{run_dir.name}/{name}", "me/run")
+    if is_purged:
+        api.super_squash_history("me/run")
+    _, _, told = start(ALL_FILES, run_dir, 20).finish()
+    wait_for(lambda: finished(run_dir), "the second start is over")
+    assert told.count("2 files, such as events") == told.count("were deleted at") == 1, told
+    second = names_there(hub)
+    assert (len(second), second & first) == (1, set())
+    plain, shown = run("sync", run_dir), run("status", run_dir)
+    assert plain.exit_code == shown.exit_code == 0, plain.output + shown.output
+    assert "but 2 files that somebody has deleted there" in plain.output
+    assert "deleted on the Hub: weights.bin. To send it again: hf-mpwriter sync" in shown.output
+    assert "deleted at" not in shown.output, "a later uploader has it from the ledger"
+    assert names_there(hub) == second
+    assert run("sync", run_dir, "--again").exit_code == 0
+    assert names_there(hub) > first
+    assert "deleted on the Hub" not in run("status", run_dir).output
+
+
+def test_a_repository_that_was_made_anew_gets_everything(hub, run_dir, start, api):
+    """By whoever, with the same name: what is not there was not deleted from it."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first start is over")
+    api.delete_repo("me/run")
+    api.create_repo("me/run")
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the second start is over")
+    assert names_there(hub) == {path.name for path in run_dir.glob("*tfevents*")}
+    assert len(names_there(hub)) == 2
