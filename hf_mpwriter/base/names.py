@@ -76,6 +76,11 @@ def is_of_ours(name: str) -> bool:
     return name == SPOOL_NAME or name.startswith(f"{SPOOL_NAME}-")
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a file of the run directory has, or lies below, a name with a dot in front."""
+    return path.startswith(".") or "/." in path
+
+
 def is_run_path(path: object) -> bool:
     """Whether this is a path of a file in a run directory: a string, relative, not upwards, not in the spool."""
     if not isinstance(path, str) or len(path) > LONGEST_PATH or "\0" in path:

@@ -36,7 +36,7 @@ from typing import Self
 
 from hf_mpwriter.base.arguments import check_endpoint, switch
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.names import name_on_hub
+from hf_mpwriter.base.names import is_attachment, is_embedding, is_hidden, name_on_hub
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
@@ -165,7 +165,7 @@ class Settings:
     commit_every: float = DEFAULT_COMMIT_EVERY
     squash_history: bool = False  # whether to squash the branch after commits of ours
     private: bool | None = None  # whether a repository that has to be created is private; None for the Hub's default
-    # shell patterns of the files to upload; None for all, event files or not
+    # shell patterns of the files to upload; None for all, event files or not, but those with a dot in front
     allow_patterns: tuple[str, ...] | None = DEFAULT_ALLOW_PATTERNS
     ignore_patterns: tuple[str, ...] = ()  # shell patterns of files to leave out
     exit_timeout: float = DEFAULT_EXIT_TIMEOUT  # seconds that the end of a process may wait for the Hub
@@ -194,10 +194,16 @@ class Settings:
         return self if longest is None else dataclasses.replace(self, exit_timeout=min(self.exit_timeout, longest))
 
     def allows(self, relative: str) -> bool:
-        """Whether to upload a file of the run directory, by the rule of huggingface_hub for patterns."""
+        """Whether to upload a file of the run directory, by the rule of huggingface_hub for patterns.
+
+        As in a shell, only a pattern with a dot in front of a name has files like `.env`; event files are no secrets.
+        """
         if any(fnmatch.fnmatch(relative, pattern) for pattern in self.ignore_patterns):
             return False
-        return self.allow_patterns is None or any(fnmatch.fnmatch(relative, p) for p in self.allow_patterns)
+        allowed = self.allow_patterns
+        if is_hidden(relative) and is_attachment(relative) and not is_embedding(relative):
+            allowed = tuple(filter(is_hidden, allowed or ()))
+        return allowed is None or any(fnmatch.fnmatch(relative, pattern) for pattern in allowed)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from hf_mpwriter.cli.runs import (
 )
 from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.daemon.starts import uploader_start
-from hf_mpwriter.delivery.sentences import ProcessEnd, message, unsent
+from hf_mpwriter.delivery.sentences import ProcessEnd, message, of_other_writers, unsent
 from hf_mpwriter.delivery.sinks import NEVER, Delivery, HubSink, LogdirSink, Question
 from hf_mpwriter.delivery.wait import Wanted, ticks, wait_for
 from hf_mpwriter.snapshot import attachments, event_files
@@ -347,6 +347,8 @@ def _upload(spool: Spool, destination: Destination, end: float, wishes: Wishes, 
         here, compared = members.named(ledger.files if ledger else ()), ledger.checked if ledger else 0
         sizes = event_files.sizes(spool.run, settings.allows, named=here)
         attached = attachments.sizes(spool.run, settings.allows, attachments.secrets(), named=here)
+        if not (hub.has_arrived or settings.private) and (others := of_other_writers(sizes)):
+            _say(f"Uploading {others}")
         question = replace(hub.question(attached), compared=compared)  # it answers for what was there when it was made
         member_file.count(requests=1)
         if sizes:

@@ -40,6 +40,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from hf_mpwriter.base.names import is_event_file, is_ours
 from hf_mpwriter.base.settings import OFFLINE, Destination
 from hf_mpwriter.base.verdicts import Retry, Unknown
 from hf_mpwriter.base.words import command_line, counted, sentence, size_text
@@ -54,6 +55,7 @@ from hf_mpwriter.system.redaction import printable
 HALF_A_DAY = 43_200.0  # seconds
 MINUTES = 100.0  # seconds, from which on a time of day is told
 LONG_WAIT = 60.0  # seconds; the next try is named if it is later
+OTHERS_NAMED = 10  # event files of other writers that are listed
 SEVERAL = 3  # failures of a mirror in a row: one is ordinary on a network
 INTERRUPT = "Ctrl-C ends the wait and nothing else"
 WAIT = "to wait for it: close(wait=True), or"
@@ -70,6 +72,17 @@ def damage_text(paths: Iterable[str]) -> str:
     """A sentence about files that were damaged before the Hub had them, "" if there are none."""
     named = ", ".join(paths)
     return f"records are lost: another program or the disk has changed {named:.300}." if named else ""
+
+
+def of_other_writers(paths: Iterable[str]) -> str:
+    """The event files of other writers among those that are uploaded, with their number; "" if there are none."""
+    found = sorted(
+        path for path in paths if is_event_file(os.path.basename(path)) and not is_ours(os.path.basename(path))
+    )
+    more = f" and {len(found) - OTHERS_NAMED} more" if len(found) > OTHERS_NAMED else ""
+    return f"{counted(len(found), 'event file')} of other writers: {', '.join(found[:OTHERS_NAMED])}{more}" * bool(
+        found
+    )
 
 
 def is_refused_whole(delivery: Delivery) -> bool:

@@ -193,6 +193,12 @@ class HubSink:
         """A question that begins now: what is refused until now may be over."""
         return Question(time.time(), self.changes(paths), self.refusals())
 
+    @property
+    def has_arrived(self) -> bool:
+        """Whether anything of the run was seen there."""
+        ledger = self.ledger()
+        return ledger is not None and ledger.has_arrived
+
     def has_compared(self, question: Question = ANY) -> bool:
         """Whether an uploader has compared all copies with the Hub's since; by a number that grows."""
         ledger = self.ledger()

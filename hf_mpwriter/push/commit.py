@@ -309,7 +309,10 @@ def _page(job: Job, hub: Hub) -> str:
 
 
 def _tell_visibility(job: Job, hub: Hub, tell: Tell, new: list[Load]) -> None:
-    """Say who can read what is sent: before the first bytes, and when it has changed; once for all runs."""
+    """Say who can read what is sent: before the first bytes, and when it has changed; once for all runs.
+
+    What others have written is listed before it becomes public.
+    """
     private, at = hub.is_private() if new else hub.private, _page(job, hub)
     text, whose = "private" if private else "PUBLIC: everybody can read it", new[0].number if new else 0
     if None not in (private, job.was_private):
@@ -319,6 +322,9 @@ def _tell_visibility(job: Job, hub: Hub, tell: Tell, new: list[Load]) -> None:
         tell(Notice(f"{at} is {text}", whose))
     elif new and private is None and new[0].part.private:
         tell(Notice(f"{at}: the Hub does not say whether it is private", whose))
+    for load in new if private is not True else ():
+        if load.part.of_others:
+            tell(Notice(f"{at} gets {load.part.of_others}", load.number))
 
 
 def _tell_others(job: Job, load: Load, hub: Hub, tell: Tell, parent: str) -> None:

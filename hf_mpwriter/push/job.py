@@ -45,6 +45,7 @@ class Part(RunPaths):
     is_trusted: bool  # whether what is known was compared with the Hub, at `Job.own_head` or before it
     # the last commit of this run, None if it is not known; others may have committed since
     last_commit: str | None = None
+    of_others: str = ""  # the event files of other writers, before anything of the run is there; "" for none
     created: str = ""  # when the repository was created that the ledger tells of, "" if that is not known
 
     def target(self, path: str) -> str:

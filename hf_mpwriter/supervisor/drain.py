@@ -41,10 +41,10 @@ from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import Environment, Settings
 from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.daemon.starts import uploader_start
-from hf_mpwriter.delivery.sentences import RunEnd
+from hf_mpwriter.delivery.sentences import RunEnd, of_other_writers
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink, Question, Sink, name_of
 from hf_mpwriter.delivery.wait import Wanted
-from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.snapshot import attachments, event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.storage import find, spool_of
@@ -168,6 +168,12 @@ class Upload:
     def page(self) -> str:
         """The page of the run on the Hub, "" of a local run."""
         return self._hub.page
+
+    def of_others(self) -> str:
+        """The event files of other writers that begin to go to a repository that is not to be private."""
+        if self._hub.has_arrived or (settings := self._settings()).private:
+            return ""
+        return of_other_writers(event_files.sizes(self._spool.run, settings.allows))
 
     def _has_workers(self) -> bool:
         """Whether others still work here, or have a program that they follow; then the uploader stays for them."""
@@ -325,7 +331,8 @@ class Drain:
             run, private, endpoint = followed.make_run(), followed.private, followed.endpoint
             upload = Upload(run, with_others=True, private=private, endpoint=endpoint)
             upload.join()
-            self._say(f"uploading {run_dir} to {upload.page}")
+            others = f" ({found})" if (found := upload.of_others()) else ""
+            self._say(f"uploading {run_dir} to {upload.page}{others}")
             return upload
         if not os.path.lexists(run_dir):  # a temporary directory
             raise NotARunError("it was removed")

@@ -42,6 +42,7 @@ class InFlight:
         self.spool, self._host, self._outbox = spool, host, outbox
         self.ledger, self._clocks = ledger, clocks
         self.may_create = self._creates = False
+        self.of_others = ""  # the event files of other writers that the last scan has found
         newest = max(ledger.files.values(), key=lambda held: held.time, default=None)
         self._last_commit = (newest.commit if newest else "") or None
         self._settling: frozenset[str] = frozenset()  # records of other hosts that the settle time is for
@@ -121,6 +122,7 @@ class InFlight:
             uncertain=possible(self.ledger),
             is_trusted=is_trusted,
             last_commit=self._last_commit,
+            of_others="" if self.ledger.has_arrived else self.of_others,
             created=self.ledger.created,
         )
 

@@ -27,6 +27,7 @@ from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Sp
 from hf_mpwriter.base.words import command_line, counted, size_text
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.daemon.status_file import StatusFile
+from hf_mpwriter.delivery.sentences import of_other_writers
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
@@ -205,6 +206,8 @@ class Sending:
         interval = 60 * self.events.settings.commit_every if self.events.has_scanned else 0
         self.next_commit = self._clocks.now() + interval
         self.requests.scanned(peers.here, files)
+        if not self.ledger.has_arrived:
+            self.in_flight.of_others = printable(of_other_writers(file.path for file in files))
         self._satisfy()
         if self.events.reads_on:
             self.events.require_scan()

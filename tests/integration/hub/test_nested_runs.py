@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
-from programs import wait_for
-from runs import kill_uploaders, no_uploader, sync
+from programs import DEADLINE, wait_for
+from runs import acknowledged, hub_view, kill_uploaders, no_uploader, sync
+from support import event_file
 
 TOLD = "has other runs below it: folders with a .hf_mpwriter of their own are not uploaded as part of it, such as "
-INNER = ("deep/a/b", "localonly", "secret")  # below the outer run; the first lies three folders deep
+INNER = ("deep/a/b", "localonly", "secret", "later")  # below the outer run; the first lies three folders deep
+THEIRS = "events.out.tfevents.1700000000.theirs"
 
 LOG = """
-import sys
+import os, sys
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
 def log(folder, repository):
-    writer = HFSummaryWriter(repository, logdir=folder) if repository else SummaryWriter(folder)
+    os.makedirs(folder, exist_ok=True)
+    for name in (".env", "weights.bin"):
+        with open(f"{folder}/{name}", "w") as file:
+            file.write(f"of {folder}")
+    everything = {"repo_allow_patterns": None} if repository else {}
+    writer = HFSummaryWriter(repository, logdir=folder, **everything) if repository else SummaryWriter(folder)
     with writer:
         writer.add_scalar("loss", 1.0, 1)
+        writer.add_scalars("both", {"a": 1.0}, 1)
 """
+LOG_ONE = f"{LOG}\nlog(*sys.argv[1:])"
 ONE_PROCESS = f"""{LOG}
 runs = sys.argv[1]
 inner = SummaryWriter(f"{{runs}}/deep/a/b")  # still open when the outer run begins
 inner.add_scalar("loss", 1.0, 1)
 log(f"{{runs}}/secret", "me/private")
 log(f"{{runs}}/localonly", None)
-with HFSummaryWriter("me/public", logdir=runs) as writer:
+os.chdir(runs)
+with HFSummaryWriter("me/public", logdir=".", repo_allow_patterns=None) as writer:
     writer.add_scalar("loss", 1.0, 1)
     writer.push(wait=60)
-    log(f"{{runs}}/later", None)
+    log("later", None)
+    writer.push(wait=60)
 """
 
 
 def published(hub, repository: str) -> set[str]:
-    """The folders of a repository that hold event files."""
-    paths = hub.store.tree("model", repository, "main")
-    return {path.rpartition("/")[0] for path in paths if "tfevents" in path}
+    """All paths that any commit of a repository has had, without what the Hub itself puts there."""
+    view = hub_view(hub, repository, folder="tensorboard")
+    return {path for commit in view.commits() for path in view.tree(commit)}
+
+
+def folders(paths: set[str]) -> set[str]:
+    """The folders of these paths, and the names of files that are no event files."""
+    return {os.path.dirname(path) if "tfevents" in path else path for path in paths}
 
 
 @pytest.fixture
@@ -45,20 +65,103 @@ def runs(run_dir):
 
 
 def test_a_run_of_the_same_process_is_not_published_with_the_outer_one(hub, runs, start):
-    """Neither the run of a private repository, nor one that has none; it is told once."""
+    """Neither the run of a private repository, nor one that has none, nor a later one; with `logdir="."`, told once."""
     code, _, errors = start(ONE_PROCESS, runs).finish()
     assert (code, errors.count(TOLD)) == (0, 1), errors
-    assert published(hub, "me/public") == {f"tensorboard/{runs.name}"}
-    assert published(hub, "me/private") == {"tensorboard/secret"}
+    assert folders(published(hub, "me/public")) == {runs.name}
+    assert folders(published(hub, "me/private")) == {"secret", "secret/both/a", "secret/weights.bin"}
 
 
 def test_runs_of_other_processes_are_not_published_and_sync_leaves_them_out_too(hub, runs, start):
-    """Nor by an uploader that is started later."""
-    for folder, repository in zip(INNER, ("", "", "me/private"), strict=True):
-        start(f"{LOG}\nlog(*sys.argv[1:])", runs / folder, repository).succeed()
-    _, _, errors = start(f"{LOG}\nlog(*sys.argv[1:])", runs, "me/public").finish()
+    """Nor by an uploader that is started later. Files with a dot in front are never sent, not even those of the run."""
+    local = f"{LOG}\nfor folder in sys.argv[1:]: log(folder, None)"
+    inner = start(local, *(runs / folder for folder in INNER[:2])), start(LOG_ONE, runs / "secret", "me/private")
+    for one in inner:
+        one.succeed()
+    _, _, errors = start(LOG_ONE, runs, "me/public").finish()
     assert errors.count(TOLD) == 1, errors
     wait_for(lambda: no_uploader(runs), "the uploader leaves")
     assert sync(runs).exit_code == 0
-    assert published(hub, "me/public") == {f"tensorboard/{runs.name}"}
-    assert published(hub, "me/private") == {"tensorboard/secret"}
+    assert folders(published(hub, "me/public")) == {runs.name, f"{runs.name}/both/a", f"{runs.name}/weights.bin"}
+    assert folders(published(hub, "me/private")) == {"secret", "secret/both/a", "secret/weights.bin"}
+
+
+LIVING = f"""{LOG}
+import time
+writer = HFSummaryWriter("me/public", logdir=sys.argv[1], repo_allow_patterns=None)
+for step in range(3):
+    while not os.path.exists(f"{{sys.argv[2]}}/go{{step}}"):
+        time.sleep(0.02)
+    writer.add_scalar("loss", 1.0, step)
+    print(writer.push(wait=60), flush=True)
+writer.close()
+"""
+
+
+def test_what_becomes_a_run_below_a_living_one_is_left_from_then_on(hub, runs, start):
+    """What was sent before stays there, which is told once; a file of then that grows is not sent any more."""
+    (runs / "later").mkdir(parents=True)
+    event_file(runs / "later" / THEIRS, 1)
+    outer = start(LIVING, runs, runs.parent)
+    (runs.parent / "go0").touch()
+    assert outer.process.stdout.readline()
+    before = {f"{runs.name}/later/{THEIRS}"}
+    assert {path for path in published(hub, "me/public") if "later" in path} == before
+    start(LOG_ONE, runs / "later", "me/private").succeed()
+    event_file(runs / "later" / THEIRS, 5)
+    for step in (1, 2):
+        (runs.parent / f"go{step}").touch()
+        assert outer.process.stdout.readline()
+    code, _, errors = outer.finish()
+    assert code == 0, errors
+    assert errors.count(f"gets 1 event file of other writers: later/{THEIRS}") == errors.count(TOLD) == 1, errors
+    assert errors.count(f"1 file of them that were uploaded before, such as later/{THEIRS}, stay at ") == 1, errors
+    assert {path for path in published(hub, "me/public") if "later" in path} == before
+    there = hub.store.read_blob("model", "me/public", f"tensorboard/{runs.name}/later/{THEIRS}")
+    assert len(there) < (runs / "later" / THEIRS).stat().st_size
+
+
+FOLLOW = """
+import sys
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.cli import folders
+from hf_mpwriter.supervisor import drain
+drain.ROUND, folders.LOOK_EVERY, folders.QUIET = 0.5, 0.1, 0.5
+main(["sync", sys.argv[1], "--repo-id", "me/public", "--follow"])
+"""
+
+
+def test_sync_follow_leaves_out_a_run_that_begins_below(hub, runs, start):
+    """The folder is one of another writer, whose event files are listed with their number before the first commit."""
+    runs.mkdir(parents=True)
+    for number in range(12):
+        event_file(runs / f"{THEIRS}{number:02d}", 1)
+    follower = subprocess.Popen([sys.executable, "-c", FOLLOW, str(runs)], stderr=subprocess.PIPE, text=True)
+    try:
+        with open(runs / f"{THEIRS}00", "ab"):  # until its writer has gone, it is followed
+            wait_for(lambda: acknowledged(runs), "the first upload")
+            inner = start(LOG_ONE, runs / "deep/a/b", ""), start(LOG_ONE, runs / "secret", "me/private")
+            for one in inner:
+                one.succeed()
+            event_file(runs / f"{THEIRS}99", 1)
+        _, errors = follower.communicate(timeout=DEADLINE)
+    finally:
+        follower.kill()
+    assert f"12 event files of other writers: {THEIRS}00, " in errors
+    assert " and 2 more" in errors
+    assert published(hub, "me/public") == {f"{runs.name}/{THEIRS}{number:02d}" for number in (*range(12), 99)}
+
+
+def test_event_files_of_other_writers_are_listed_before_they_become_public(hub, runs, start):
+    """By training, which finds them below its logdir; files that a link leads to are not there at all."""
+    outside = runs.parent / "outside"
+    for folder in (runs / "theirs", outside):
+        folder.mkdir(parents=True)
+        event_file(folder / THEIRS, 1)
+        (folder / "weights.bin").write_text("secret")
+    (runs / "linked").symlink_to(outside)
+    (runs / "linked.bin").symlink_to(outside / "weights.bin")
+    _, _, errors = start(LOG_ONE, runs, "me/public").finish()
+    assert errors.count(f"gets 1 event file of other writers: theirs/{THEIRS}") == 1, errors
+    there = {f"{runs.name}{name}" for name in ("", "/both/a", "/weights.bin", "/theirs", "/theirs/weights.bin")}
+    assert folders(published(hub, "me/public")) == there

@@ -15,6 +15,7 @@ import hf_mpwriter
 from hf_mpwriter.base import settings, state
 from hf_mpwriter.base.arguments import patterns
 from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
+from hf_mpwriter.base.names import is_hidden
 from hf_mpwriter.base.settings import (
     DEFAULT_ENDPOINT,
     Destination,
@@ -155,13 +156,24 @@ def test_values_that_are_almost_of_a_type_travel_as_that_type(loose):
     st.lists(st.text("abc*?/.", max_size=5), max_size=3),
 )
 def test_patterns_select_what_huggingface_hub_selects(paths, allow, ignore):
-    """The same files as upload_folder with the same patterns."""
+    """The same files as upload_folder with the same patterns, but those with a dot in front that no pattern names."""
     from huggingface_hub.utils import filter_repo_objects
 
     wanted = list(filter_repo_objects(paths, allow_patterns=allow, ignore_patterns=ignore))
     allowed = None if allow is None else patterns("repo_allow_patterns", allow)
     ours = Settings(allow_patterns=allowed, ignore_patterns=patterns("repo_ignore_patterns", ignore))
-    assert [path for path in paths if ours.allows(path)] == wanted
+    found = [path for path in paths if ours.allows(path)]
+    assert found == [path for path in wanted if path in found or not is_hidden(path)]
+
+
+@pytest.mark.parametrize("allowed", [None, ("*",), ("*.env", "*/x")])
+def test_a_file_with_a_dot_in_front_is_sent_only_if_a_pattern_names_the_dot(allowed):
+    """As in a shell: secrets lie in such files. What our writers make is sent, whatever its tag is called."""
+    for path in (".env", "a/.env", ".git/x", "a/.b/x"):
+        assert not Settings(allow_patterns=allowed).allows(path)
+        assert Settings(allow_patterns=(".env", "*/.env", ".git/*", "a/.b/*")).allows(path)
+    everything = Settings(allow_patterns=None)
+    assert all(map(everything.allows, ("a.env", ".tag/events.out.tfevents.1.theirs", "0/.tag/tensors.tsv")))
 
 
 @pytest.mark.parametrize("text", ["soon", "", "1 min"])
