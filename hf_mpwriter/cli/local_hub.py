@@ -30,7 +30,9 @@ class HubCommand(click.Command):
 
 
 @click.command("hub", cls=HubCommand)
-@click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder in which the Hub keeps its data.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), required=True, help="Folder for the data of the Hub, for you alone."
+)
 @click.option("--port", type=int, default=8765, show_default=True, help="Port on 127.0.0.1; 0 picks a free one.")
 @click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Change what it is; repeatable, see below.")
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Make requests fail; repeatable, see below.")

@@ -55,11 +55,19 @@ def listen(port: int = 0) -> socket.socket:
             time.sleep(RETRY_EVERY)
 
 
+def _current_folder() -> str:
+    """The working directory, "" if it was removed."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.getcwd()
+    return ""
+
+
 def start_python(module: str, *arguments: str, env: Mapping[str, str], **given: Any) -> subprocess.Popen[bytes]:
     """Start a module. It has the absolute places of this import path, without the current folder, and no PYTHONPATH."""
     relative = (place for place in ("", *env.get("PYTHONPATH", "").split(os.pathsep)) if not os.path.isabs(place))
-    left_out = {os.path.abspath(place) for place in relative}
-    places = [place for place in sys.path if os.path.isabs(place) and os.path.normpath(place) not in left_out]
+    left_out = {os.path.normpath(os.path.join(_current_folder(), place)) for place in relative}
+    absolute = (place for place in sys.path if isinstance(place, str) and os.path.isabs(place))
+    places = [place for place in absolute if os.path.normpath(place) not in left_out]
     command = [sys.executable, "-P", "-c", BOOT.format([*places, PACKAGE]), module, *arguments]
     env = {name: value for name, value in env.items() if name != "PYTHONPATH"}
     return subprocess.Popen(command, env=env, **given)

@@ -75,8 +75,15 @@ os.chdir(trap)
 for folder in prepared:
     for name in os.listdir(folder):
         os.rename(f"{folder}/{name}", name)
+sys.path += ["", "lib", None]
 with LocalHub(root):
     pass
+"""
+GONE = """
+import os, shutil, sys
+from hf_mpwriter.localhub import LocalHub
+shutil.rmtree(os.getcwd())
+LocalHub(sys.argv[1]).start().stop()
 """
 
 
@@ -85,6 +92,12 @@ def test_a_hub_imports_nothing_from_the_folder_where_it_is_made(trap, tmp_path):
     run_in(trap.folder, sys.executable, "-P", "-c", HUB, trap.folder, tmp_path / "one")
     run_in(tmp_path, sys.executable, "-P", "-c", HUB, trap.folder, tmp_path / "two", path=":x")
     assert trap.ran() == []
+
+
+def test_a_hub_starts_where_the_current_folder_is_gone(tmp_path):
+    """Nothing has to be left out."""
+    (tmp_path / "here").mkdir()
+    run_in(tmp_path / "here", sys.executable, "-P", "-c", GONE, tmp_path / "hub")
 
 
 def test_a_folder_that_was_the_parents_by_pythonpath_is_not_a_childs(open_place, tmp_path):
