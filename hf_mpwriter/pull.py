@@ -91,11 +91,12 @@ def pull(
     wanted: Callable[[str], bool] = everything,
     *,
     asked: str | None = None,
+    begins: Callable[[], object] = lambda: None,
     progress: Callable[[int, int], object] = lambda *_: None,
 ) -> Pulled:
     """Bring a run back from the Hub, by the clock of `hub`.
 
-    `asked`: the folder that its writers ask for, if it is another one.
+    `asked`: the folder that its writers ask for, if it is another one. `begins` is called when it is known what comes.
     """
     report = Pulled()
     head = ask(hub.head, hub.clock)
@@ -110,6 +111,7 @@ def pull(
         return report
     attachments = list(filter(names.is_attachment, tree))
     pushed = ask(lambda: hub.pushed(attachments, head), hub.clock) if attachments else set[str]()
+    begins()
     spool.create()
     spool.record_destination(destination, asked)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of each connection that breaks

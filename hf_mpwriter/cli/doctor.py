@@ -12,8 +12,7 @@
 
 Exit codes: 0 if nothing fails, 4 if something does: a person is needed. 1 where a writer would refuse to begin a run.
 
-    command  --fork-->  child: looks at disks, then asks the Hub
-             <--pipe--  a line for each check, and before what may hang: what is looked at
+A forked child looks at disks, then asks the Hub. It tells each check, and before what may hang what it looks at.
 
 Invariants:
 - It answers within five seconds, whatever hangs: a mount, the name service, a server that sends a byte a second. What
@@ -24,16 +23,15 @@ Invariants:
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import enum
+import functools
 import importlib.metadata
 import os
-import pickle
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,15 +44,15 @@ from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offl
 from hf_mpwriter.base.storage import Layout, Storage, is_url, normalised_logdir
 from hf_mpwriter.base.verdicts import Cause
 from hf_mpwriter.base.words import sentence, size_text
+from hf_mpwriter.cli.forked import Forked, Tell
 from hf_mpwriter.cli.runs import examples, prepare_client, storage_at
 from hf_mpwriter.cli.status import daemon_text
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool, no_directory, unwritable
 from hf_mpwriter.spool.storage import spool_of
-from hf_mpwriter.system import disk, hf_home, launch, redaction
+from hf_mpwriter.system import hf_home, redaction
 from hf_mpwriter.system.filesystem import find_mount, nearest
-from hf_mpwriter.system.kernel import die_with_parent
 from hf_mpwriter.system.redaction import printable
 
 LOGIN = "hf auth login"
@@ -106,55 +104,23 @@ def examine(directory: str | None) -> None:
     Exit code 0: nothing fails; 1: no run can be kept in LOGDIR; 4: something fails.
     """
     logdir = None if directory is None else normalised_logdir(directory)
-    checks = _found(_Examination(lambda: _checks(logdir)), time.monotonic() + LIMIT)
+    checks = _found(Forked(functools.partial(_look, logdir), LIMIT))
     for check in sorted(checks, key=lambda one: ORDER.index(one.name)):
         click.echo(str(check))
     click.get_current_context().exit(FAILS if any(check.health is Health.FAIL for check in checks) else 0)
 
 
-class _Examination(launch.Child):
-    """A forked child that tells what it finds; what it raises is raised here."""
-
-    def __init__(self, look: Callable[[], Iterable[Check]]) -> None:
-        self._pipe, writing = os.pipe()
-        os.set_blocking(self._pipe, False)
-        self.code, self._received, self._is_silent = None, b"", False
-        parent, self.pid = os.getpid(), os.fork()
-        if not self.pid:
-            try:
-                die_with_parent(parent)
-                for found in _with_error(look):
-                    disk.write_all(writing, b"%s\n" % base64.b64encode(pickle.dumps(found)))
-            finally:
-                os._exit(0)
-        os.close(writing)
-        self.allow(LIMIT)
+def _look(logdir: str | None, tell: Tell) -> None:
+    for check in _checks(logdir):
+        tell(check)
 
 
-def _with_error(look: Callable[[], Iterable[Check]]) -> Iterator[Check | Exception]:
-    try:
-        yield from look()
-    except Exception as error:  # noqa: BLE001 - it is raised by the other process
-        yield error
-
-
-def _found(child: _Examination, until: float) -> list[Check]:
-    """What a child finds until then; what it has begun to look at is a check that failed."""
-    ended, found, begun = False, list[Check](), None
-    while not ended and (left := until - time.monotonic()) > 0:
-        child.wait(left)
-        lines, ended = child.hear()
-        for line in lines:
-            one = pickle.loads(base64.b64decode(line))  # noqa: S301 - of a child of this process
-            if isinstance(one, Exception):
-                raise one
-            if one.health is Health.LOOK:
-                begun = one
-            else:
-                found.append(one)
-    if not ended:
-        child.end(0.1)  # it may hang in the kernel
-    return found if child.code == 0 or begun is None else [*found, replace(begun, health=Health.FAIL)]
+def _found(child: Forked) -> list[Check]:
+    """What a child finds in its time; else what it looks at is a check that failed."""
+    found, looks = list[Check](), list[Check]()
+    for check in child.told():
+        (looks if check.health is Health.LOOK else found).append(check)
+    return found if child.code == 0 else [*found, *(replace(look, health=Health.FAIL) for look in looks[-1:])]
 
 
 def _checks(logdir: str | None) -> Iterator[Check]:

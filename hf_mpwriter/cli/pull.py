@@ -35,10 +35,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.job import TORCHRUN, nodes_of, number, rank_of, world_size_of
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline, typed_repo_id
 from hf_mpwriter.base.words import command_line, counted, sentence, size_text
+from hf_mpwriter.cli.forked import Forked
 from hf_mpwriter.cli.output import UploadBar
 from hf_mpwriter.cli.runs import (
     RepoPlace,
@@ -85,6 +87,7 @@ NOT_THERE = (
 )
 KEPT = "The files that came are kept, and the next pull brings the others."
 LIMIT = 60.0  # seconds in which nothing comes, until a pull is given up
+MARGIN = 10.0  # seconds more, until what obeys no clock is killed
 BELONGS = "{} belongs to {}: nothing was pulled, and the program gets a folder of its own. If it is the same run: {}"
 CONSEQUENCE = (
     "The program starts without it. Nothing on the Hub is lost, but last_step() and purge_step do not reach what is "
@@ -187,8 +190,12 @@ def pull_into(
     wanted: Callable[[str], bool],
     bar: UploadBar,
     by_hand: str = "",
+    begins: Callable[[], object] = lambda: None,
 ) -> Pulled:
-    """Pull; where this says how a user would do it, a program waits, and nothing of another run directory comes."""
+    """Pull; where `by_hand` says how a user would do it, a program waits, and nothing of another run directory comes.
+
+    `begins` is called when it is known what comes.
+    """
     os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
     from hf_mpwriter.pull import ask, is_of_disk, pull
@@ -212,6 +219,7 @@ def pull_into(
                 hub,
                 wanted,
                 asked=None if asked == destination.path_in_repo else asked,
+                begins=begins,
                 progress=bar.show,
             )
         except (HfMpWriterError, BelongsError):
@@ -301,35 +309,56 @@ def pull_before(run_dir: str, named: str, wanted: Callable[[str], bool], *, is_q
     destination = recorded_destination(recorded, None, *by_hand)
 
     def bring() -> None:
-        for line in _brought(spool, destination, wanted, command_line(*by_hand), is_quiet=is_quiet):
-            with contextlib.suppress(OSError, ValueError):  # no reader is left
-                print(printable(f"hf-mpwriter run: {line}"), file=sys.stderr, flush=True)
+        work = functools.partial(_bring, spool, destination, wanted, command_line(*by_hand), is_quiet=is_quiet)
+        child = Forked(work, LIMIT + MARGIN)
+        for line in child.told():
+            if line is None:
+                child.until = math.inf
+            else:
+                _say(line)
+        if child.code != 0:
+            _say(f"{spool.run_dir} was not pulled: something hangs. {CONSEQUENCE}")
 
     return bring
 
 
-def _brought(
-    spool: Spool, destination: Destination, wanted: Callable[[str], bool], by_hand: str, *, is_quiet: bool
-) -> Iterator[str]:
-    """Pull; what to print."""
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # no reader is left
+        print(printable(f"hf-mpwriter run: {line}"), file=sys.stderr, flush=True)
+
+
+def _bring(
+    spool: Spool,
+    destination: Destination,
+    wanted: Callable[[str], bool],
+    by_hand: str,
+    tell: Callable[[str | None], object],
+    *,
+    is_quiet: bool,
+) -> None:
+    """Pull, in a child; tell what to print, and None when the Hub has told all that it has: from then on content comes.
+
+    What hangs then is the disk of the run directory, which would hold up the program, too.
+    """
     if is_offline():
-        yield f"{OFFLINE}: nothing was pulled. {CONSEQUENCE}"
+        tell(f"{OFFLINE}: nothing was pulled. {CONSEQUENCE}")
         return
     try:
         bar = UploadBar(0, 0, "pulled", drawn=not is_quiet, lines=False)
-        report = pull_into(spool, destination, wanted, bar, by_hand)
+        report = pull_into(spool, destination, wanted, bar, by_hand, begins=lambda: tell(None))
     except BelongsError as error:
-        yield error.message
+        tell(error.message)
     except click.ClickException as error:
-        yield f"{error.message} {CONSEQUENCE}"
+        tell(f"{error.message} {CONSEQUENCE}")
     except Exception as error:  # noqa: BLE001 - of the Hub, the disk or the client: training does not fail of it
-        yield f"{spool.run_dir} was not pulled: {type(error).__name__}: {error}. {CONSEQUENCE}"
+        tell(f"{spool.run_dir} was not pulled: {type(error).__name__}: {error}. {CONSEQUENCE}")
     else:
-        yield from (f"{path} was not pulled: {reason}" for path, reason in report.left.items())
+        for path, reason in report.left.items():
+            tell(f"{path} was not pulled: {reason}")
         if not is_quiet and not report.commit:
-            yield f"nothing was pulled: {destination.url}{NOT_THERE}"
+            tell(f"nothing was pulled: {destination.url}{NOT_THERE}")
         elif not is_quiet and not report.left:
-            yield _summary(report, spool.destination() or destination, spool)
+            tell(_summary(report, spool.destination() or destination, spool))
 
 
 def _is_needed(worker: str, ranks: range, world: int | None) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from runs import run
 from strange_servers import Asked, StrangeServer, answered, as_hub
 
@@ -58,6 +60,22 @@ def test_a_program_starts_in_time_whatever_drips(tmp_path, monkeypatch, capsys, 
         done = run("pull", tmp_path / "exp1", "--repo-id", "me/run")
         assert (done.exit_code, "does not answer in time" in done.output) == (1, True), done.output
     assert not list(tmp_path.rglob(NAME))
+
+
+def test_a_program_starts_in_time_though_the_client_hangs(tmp_path, monkeypatch, capsys, at):
+    """Nothing ends a read of a file, such as that of the token on a mount that is gone."""
+    monkeypatch.setattr(cli_pull, "LIMIT", LIMIT)
+    monkeypatch.setattr(cli_pull, "MARGIN", LIMIT)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    os.mkfifo(token := tmp_path / "token")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(token))
+    with StrangeServer(dripping("nowhere")) as server:
+        at(server)
+        began = time.monotonic()
+        cli_pull.pull_before(str(tmp_path / "exp1"), "me/run", everything, is_quiet=False)()
+        assert time.monotonic() - began < 2 * LIMIT + SLACK
+    err = capsys.readouterr().err
+    assert (err.count("\n"), "something hangs. The program starts without it." in err) == (1, True), err
 
 
 def test_what_the_hub_lists_outside_of_the_folder_is_not_of_the_run(tmp_path, at):
