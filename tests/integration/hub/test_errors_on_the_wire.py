@@ -180,6 +180,24 @@ def test_a_request_without_a_timeout_of_its_own_is_ended(hub, new, hasty, where)
     assert hits(hub) == [1]
 
 
+SHORT = """
+from hf_mpwriter.push import clock, job
+job.DEADLINE_BASE, job.DEADLINE_RATE, clock.SENDS_EVERY = 1.5, 1e12, 0.1
+"""
+
+
+def test_a_push_outlives_its_time_while_its_content_goes(hub, run, running):
+    """A slow line carries 50 GB in the end: the time of a push begins anew while the Hub takes content."""
+    short = Pushes(running.endpoint, SHORT)
+    with open(run.root / NAME, "r+b") as file:
+        run.length = file.truncate(24 << 20)  # more than waits in the buffers of both
+    hub.fault("PUT /lfs/ slow seconds=3 when=arrive")
+    began = time.monotonic()
+    assert is_as(short.verdict(run.job({})), Done)
+    assert time.monotonic() - began > 2.5
+    short.end()
+
+
 @pytest.mark.parametrize(("where", "kind"), [("GET /revision/", Retry), ("POST /commit/", Unknown)])
 def test_an_answer_that_unpacks_to_a_gigabyte_takes_no_memory_and_says_so(hub, run, pushes, where, kind):
     """One megabyte of gzip: it is not unpacked as a whole, the reason names it, and it passes with the fault."""

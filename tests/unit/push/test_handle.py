@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from jobs import job
 from programs import wait_for
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Retry, Sent, Unknown
 from hf_mpwriter.push import handle
+from hf_mpwriter.push.job import Contact
 from hf_mpwriter.system import launch
 
 
@@ -38,6 +41,16 @@ def test_a_push_that_is_stopped_is_ended_by_the_uploader(run_dir, spool, monkeyp
     os.kill(process.pid, signal.SIGSTOP)
     (verdict,) = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push hung and was ended after 0 s", xet="failing", too_slow=True)
+
+
+def test_the_time_of_a_push_begins_anew_while_its_content_goes(run_dir, spool):
+    """It says so; the uploader counts from there, too."""
+    process = handle.PushHandle(job(run_dir), 600.0, [spool])
+    process._end = time.monotonic() + 300.0
+    process._received = state.to_line(Contact(answered=True)) + b"\n"
+    process.listen()
+    assert process._end > time.monotonic() + 500.0
+    process.kill()
 
 
 def test_a_job_of_any_size_does_not_block_the_uploader(run_dir, spool):
