@@ -58,7 +58,19 @@ from hf_mpwriter.system.redaction import printable
 LOGIN = "hf auth login"
 FAILS = 4  # exit code
 LIMIT = 4.2  # seconds; with the start of the command, five
-ORDER = ("versions", "endpoint", "token", "repository", "run", "disk", "filesystem", "storage", "files", "uploader")
+ORDER = (
+    "versions",
+    "endpoint",
+    "token",
+    "repository",
+    "run",
+    "disk",
+    "filesystem",
+    "storage",
+    "staging",
+    "files",
+    "uploader",
+)
 LIBRARIES = ("huggingface_hub", "tensorboardX", "filelock", "psutil")
 LITTLE, NOTHING = 1e9, 50e6  # bytes that are free on a disk
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the first one that is set counts
