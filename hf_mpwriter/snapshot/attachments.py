@@ -21,7 +21,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import time
@@ -33,6 +32,7 @@ from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.snapshot.search import Named, RunSearch, check_is_of_run, sizes_of
 from hf_mpwriter.system import disk, failpoints, filesystem, hf_home
 from hf_mpwriter.system.directory import Directory, Place
+from hf_mpwriter.system.interrupts import ours, suppress
 
 LIMIT = 128 << 20  # bytes of one attachment
 SCAN_BYTES = 256 << 20  # bytes that one scan reads, about a second
@@ -60,7 +60,7 @@ def stamp_of(status: os.stat_result) -> tuple[int, ...]:
 def _is_utf8(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:
+    except ours(UnicodeEncodeError):
         return False
     return True
 
@@ -69,7 +69,7 @@ def secrets() -> set[tuple[int, int]]:
     """The token files of huggingface_hub, by device and inode."""
     found = set()
     for path in hf_home.token_files(os.environ):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             status = os.stat(path)
             found.add((status.st_dev, status.st_ino))
     return found
@@ -147,9 +147,9 @@ class Attachments:
                     found.unread[relative] = status.st_size
                 else:
                     found.files.append(self.identify(relative))
-            except FileNotFoundError:  # removed between listing and reading
+            except ours(FileNotFoundError):  # removed between listing and reading
                 continue
-            except OSError as error:
+            except ours(OSError) as error:
                 found.refused[relative] = filesystem.reason_of(error)
         return found
 
@@ -198,7 +198,7 @@ class Copies:
 
     def take(self, file: LocalFile) -> LocalFile:
         """Copy an attachment; the file with the content of the copy, which may be newer than `file`."""
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             if (self._directory / file.sha256).stat().st_size == file.length:
                 return file
         disk.make_dirs(self._directory)
@@ -210,14 +210,14 @@ class Copies:
                 before = file
                 try:
                     file = self._copy(file, temporary)
-                except ChangedError:
+                except ours(ChangedError):
                     continue
                 if file.stamp and file == before:
                     disk.rename(temporary, self._directory / file.sha256, "copies")
                     return file
             raise ChangedError
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 temporary.unlink()
 
     def _copy(self, file: LocalFile, temporary: Place) -> LocalFile:
@@ -236,11 +236,11 @@ class Copies:
         wanted = {file.sha256 for file in files}
         try:
             names = self._directory.names()
-        except OSError:  # there are none
+        except ours(OSError):  # there are none
             return
         for name in names:
             if name not in wanted:
-                with contextlib.suppress(OSError):  # the next call removes it
+                with suppress(OSError):  # the next call removes it
                     (self._directory / name).unlink()
 
 

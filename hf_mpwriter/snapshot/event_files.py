@@ -38,6 +38,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot.search import SECONDS, Named, RunSearch, Statuses, sizes_of
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
+from hf_mpwriter.system.interrupts import ours
 
 GONE = (FileNotFoundError, NotADirectoryError, PermissionError)  # removed since it was listed, or not ours to read
 UNCHANGED = 600.0  # seconds after which no writer completes what it has begun: torch's buffer may end anywhere
@@ -116,24 +117,26 @@ class EventFileScan:
         """
         search = RunSearch(self._run, named, time.monotonic() + self._seconds)
         listed = sorted(path for path in search if not names.is_attachment(path) and allows(path))
-        open_now, found, parsed = growing(), list[LocalFile](), dict[str, _Parsed]()
+        open_now, found, parsed, failed = growing(), list[LocalFile](), dict[str, _Parsed](), list[str]()
         self._left, self._is_late, self._owners = self._foreign_bytes, search.is_late, owners(self._run)
         with Statuses(self._run) as statuses:
             for relative in filter(search.has_time, listed):
                 grows = relative in open_now or not names.is_ours(os.path.basename(relative))
                 try:
                     state = self._parse(relative, statuses.place(relative), grows=grows)
-                except OSError as error:
+                    if state is not None and state.end:
+                        found.append(LocalFile(relative, state.end, grows or state.rest is Rest.UNREAD))
+                except ours(OSError) as error:
                     search.unread.append(error)
-                    continue
-                if state is None:
-                    continue
-                parsed[relative] = state if state.grows == grows else replace(state, grows=grows)
-                if state.end:
-                    found.append(LocalFile(relative, state.end, grows or state.rest is Rest.UNREAD))
+                except ours(Exception) as error:  # of one file: the others go on
+                    failed.append(f"{relative}: {error!r}")
+                else:
+                    if state is not None:
+                        parsed[relative] = state if state.grows == grows else replace(state, grows=grows)
         self._parsed, self.other_runs = parsed, search.other_runs
         too_long = (path for path, state in parsed.items() if state.rest is Rest.TOO_LONG)
-        self.left_out = [*search.left_out, *(f"{path}: a record of {TOO_LONG}, by another writer" for path in too_long)]
+        failed += [f"{path}: a record of {TOO_LONG}, by another writer" for path in too_long]
+        self.left_out = [*search.left_out, *failed]
         self._raise_lasting(search.unread, patience)
         return found
 

@@ -28,6 +28,7 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot.attachments import check_room
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
+from hf_mpwriter.system.interrupts import ours
 
 COPY_EVERY = 3600.0  # seconds between two copies of a file
 CHUNK = 64 << 20  # bytes copied at once
@@ -58,13 +59,13 @@ class LargeFiles:
             return ""
         try:
             fd = disk.open_beneath(self._run / file.path)
-        except OSError:  # it is gone, or cannot be read: the push finds out
+        except ours(OSError):  # it is gone, or cannot be read: the push finds out
             return None
         try:
             with _nameless(self._scratch) as (copy, _):
                 if not disk.clone(fd, copy):
                     check_room(self._scratch, file.length)
-        except OSError as error:
+        except ours(OSError) as error:
             return f"{NO_COPY}: {error.strerror or error}"
         finally:
             os.close(fd)

@@ -27,6 +27,7 @@ from typing import NamedTuple, Self
 
 from hf_mpwriter.base import names
 from hf_mpwriter.system.directory import Directory, Place
+from hf_mpwriter.system.interrupts import ours, suppress
 
 PATHS = 100_000  # files, folders and links that nothing names
 TOO_MANY = f"files and folders beside {PATHS:,} others"
@@ -35,6 +36,7 @@ LEVELS = 64  # folders one in another
 LONGEST_NAME = 255  # bytes of a name, on any filesystem
 SECONDS = 30.0  # of a search whose caller has no limit of its own
 SECONDS_IN_TRAINING = 5.0
+SHOWN = 300  # characters of a path in what is told
 
 
 class Named(NamedTuple):
@@ -67,7 +69,7 @@ class RunSearch:
         self._met, self._listed = set[str](), set[str]()  # files that are named, or in a folder that is; folders
         self.unread: list[OSError] = []  # folders that could not be listed
         self.other_runs: list[str] = []  # folders of other runs that were passed over
-        self.left_out: list[str] = []  # for people
+        self._left_out = dict[str, str]()  # what was left out, and an example
 
     def __iter__(self) -> Iterator[str]:
         """Search; each path comes once."""
@@ -79,10 +81,10 @@ class RunSearch:
             if level < LEVELS:
                 pending.extend((below, level + 1) for below in filter(self._enters, folders))
             elif folders:
-                self._leave_out(f"folders more than {LEVELS} deep, such as {folders[0]}")
+                self._leave_out(f"folders more than {LEVELS} deep", folders[0])
         if pending and self._left <= 0:
             self._leave_out(TOO_MANY)
-        if self.left_out:
+        if self._left_out:
             yield from self._named_ones()
 
     def _named_ones(self) -> Iterator[str]:
@@ -104,9 +106,13 @@ class RunSearch:
         self._leave_out("what could not be looked at in time")
         return False
 
-    def _leave_out(self, what: str) -> None:
-        if what not in self.left_out:
-            self.left_out.append(what)
+    @property
+    def left_out(self) -> list[str]:
+        """What was left out, for people."""
+        return [f"{what}, such as {example[:SHOWN]}" if example else what for what, example in self._left_out.items()]
+
+    def _leave_out(self, what: str, example: str = "") -> None:
+        self._left_out.setdefault(what, example)
 
     def _list(self, folder: str, most: int, keep: Callable[[str], bool] | None = None) -> tuple[list[str], list[str]]:
         """The folders and files in a folder; none if it is another run, or cannot be listed."""
@@ -116,12 +122,12 @@ class RunSearch:
             if other := other_run_above(self.run, folder):
                 self.other_runs.append(other)
                 return [], []
-        except OSError as error:
+        except ours(OSError) as error:
             self.unread.append(error)
             return [], []
         prefix = f"{folder}/" if folder else ""
-        if len(prefix) + LONGEST_NAME > names.LONGEST_PATH:
-            self._leave_out(f"paths of more than {names.LONGEST_PATH:,} characters")
+        if len(os.fsencode(prefix)) + LONGEST_NAME > names.LONGEST_PATH:
+            self._leave_out(f"paths of more than {names.LONGEST_PATH:,} bytes", folder)
             return [], []
         folders, files = ([prefix + name for name in some if not names.is_of_ours(name)] for some in found[:2])
         self._met.update(path for path in files if path in self._named.files or folder in self._named.folders)
@@ -141,7 +147,7 @@ def other_run_above(run: Directory, directory: str) -> str:
         folder = directory if end < 0 else directory[:end]
         try:
             os.stat(f"{folder}/{names.SPOOL_NAME}", dir_fd=fd, follow_symlinks=False)
-        except OSError as error:
+        except ours(OSError) as error:
             if error.errno not in NO_SPOOL:
                 raise
         else:
@@ -190,7 +196,7 @@ def sizes_of(search: RunSearch, paths: Iterable[str], without: Collection[tuple[
     found = {}
     with Statuses(search.run) as statuses:
         for path in filter(search.has_time, paths):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 status = statuses.of(path)
                 if (status.st_dev, status.st_ino) not in without:
                     found[path] = status.st_size

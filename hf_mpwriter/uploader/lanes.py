@@ -154,6 +154,11 @@ class EventFileLane(Lane):
         return self._scan.other_runs
 
     @property
+    def left_out(self) -> list[str]:
+        """What the last scan has left out, for people."""
+        return self._scan.left_out
+
+    @property
     def outgoing(self) -> Outgoing:
         """The state of the batches."""
         if not self.batches:

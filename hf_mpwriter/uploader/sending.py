@@ -75,6 +75,7 @@ class Sending:
         clocks = peers.clocks
         self._commits = 0
         self._other_runs = frozenset[str]()  # the folders of those below this one that the user was told of
+        self._left_out = frozenset[str]()  # what was left out of which the user was told
         self.next_commit = clocks.now() + clocks.timing.first_scan_after  # when the commit interval is over
         self.backoff = Backoff(clocks)  # after failures of this run alone; of attachments, see there
         self.ledger = _loaded(spool, host, start)
@@ -214,6 +215,9 @@ class Sending:
             return False
         self.requests.tried(is_last=not self.events.batches)
         self._tell_other_runs()
+        for what in self._left_out.union(self.events.left_out) - self._left_out:
+            self._status.notify([printable(f"{self._spool.logdir}: what is left out: {what}")])
+        self._left_out |= frozenset(self.events.left_out)
         return True
 
     def _tell_other_runs(self) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs import part
 from programs import wait_for
-from runs import LOG_AND_EXIT, WORKER, all_acknowledged, check_oracle, no_uploader, status_of
+from runs import LOG_AND_EXIT, WORKER, all_acknowledged, check_oracle, no_uploader, run, status_of
 from support import event_file
 
 from hf_mpwriter.base.files import LocalFile
@@ -87,6 +87,31 @@ def test_what_stands_beside_the_event_files_stops_nothing_and_is_not_sent(hub, r
     assert sent == []
     (own,) = (path for path in run_dir.iterdir() if f".{program.pid}." in path.name)
     assert f"tensorboard/exp1/{own.name}" in hub.store.tree("model", "me/run", "main")
+
+
+def test_a_path_that_is_longer_than_the_system_takes_is_left_out_and_named(hub, run_dir, start):
+    """An event file below 5,000 characters of folders: training and commands go on, and all else is uploaded."""
+    run_dir.mkdir(parents=True)
+    event_file(run_dir / NAME, 3)
+    where = os.open(run_dir, os.O_RDONLY)
+    for _ in range(25):
+        os.mkdir("d" * 200, dir_fd=where)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=where)
+        os.close(where)
+        where = below
+    os.link(run_dir / NAME, NAME, dst_dir_fd=where)
+    os.close(where)
+    program = start(LOG_AND_EXIT, run_dir, 5)
+    program.succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    (own,) = (path for path in run_dir.iterdir() if f".{program.pid}." in path.name)
+    assert {f"tensorboard/exp1/{name}" for name in (own.name, NAME)} <= set(hub.store.tree("model", "me/run", "main"))
+    for command, code in (("status", 4), ("sync", 3), ("stop", 0)):
+        done = run(command, run_dir)
+        assert done.exit_code == code, (command, done.output)
+        assert command == "stop" or "paths of more than 4,096 bytes, such as dddd" in done.output, done.output
+    notices = UploaderStatus.newest(Spool(str(run_dir))).notices
+    assert any("paths of more than 4,096 bytes" in notice.text for notice in notices)
 
 
 # parsers
