@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.system.interrupts import ours
 
 HIGHEST_RANK = 100_000  # that a name of a directory has digits for
 _URL = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+)(?::(?P<port>[0-9]+))?(?:/\S*)?")
@@ -65,7 +66,7 @@ def whole(name: str, value: Any) -> int:
     """Return a whole number as an int: of any type that Python converts, also a float such as 2.0."""
     try:
         number = int(value)
-    except (TypeError, ValueError, OverflowError) as error:
+    except ours(TypeError, ValueError, OverflowError) as error:
         if type(error) not in (TypeError, ValueError, OverflowError):  # a class of the program
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -81,7 +82,7 @@ def check_step(purge_step: Any) -> int | None:
         return None
     try:
         step = whole("purge_step", purge_step)
-    except (TypeError, ValueError) as error:
+    except ours(TypeError, ValueError) as error:
         raise SettingsError(str(error)) from error
     if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
         raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
@@ -94,7 +95,7 @@ def check_rank(rank: Any) -> int | None:
         return None
     try:
         found = operator.index(rank)
-    except TypeError:
+    except ours(TypeError):
         found = -1
     if isinstance(rank, bool) or not 0 <= found < HIGHEST_RANK:
         raise SettingsError(f"rank is {rank!r}.", hint="It is the global rank of this process: 0, 1, 2, ...")
@@ -122,5 +123,5 @@ def check_memory_limit(limit: Any) -> int | None:
 def _has_fraction(value: Any, number: int) -> bool:
     try:
         return float(value) != float(number)
-    except (TypeError, OverflowError):  # it converts to an int only, or is too large for a fraction
+    except ours(TypeError, OverflowError):  # it converts to an int only, or is too large for a fraction
         return False

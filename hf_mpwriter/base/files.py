@@ -9,7 +9,6 @@ A push carries one batch. The limits of a batch bound the memory of a push and w
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -19,6 +18,7 @@ from hf_mpwriter.base.names import SPOOL_NAME, is_attachment, is_run_path
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import open_above
 
 PAYLOAD_LIMIT = 128 << 20  # bytes of one file that a push holds in memory; a segment of ours has no more
@@ -92,7 +92,7 @@ def continues(fd: int, place: Place) -> bool:
     """Whether an open file begins with all of what is at a place, if something is; OSError if that cannot be read."""
     try:
         here = disk.open_beneath(place)
-    except FileNotFoundError:
+    except ours(FileNotFoundError):
         return True
     try:
         return begins_with(fd, here)
@@ -107,7 +107,7 @@ def owners(run: Directory) -> set[int]:
     """
     found = {os.geteuid()}
     for place in (Place(run), run / SPOOL_NAME):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             found.add(place.stat().st_uid)
     return found
 

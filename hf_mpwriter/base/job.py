@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import safe_name
 
 Environ = Mapping[str, str]
@@ -220,7 +221,7 @@ def _torchx(environ: Environ) -> str:
 def _ray(environ: Environ) -> str:
     try:
         job = json.loads(environ.get(_RAY_METADATA, "null"))["metadata"]["job_submission_id"]
-    except (ValueError, TypeError, KeyError):
+    except ours(ValueError, TypeError, KeyError):
         return ""
     return job if isinstance(job, str) else ""
 

@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.system.interrupts import ours
 
 SPOOL_NAME = ".hf_mpwriter"
 MAIN_WORKER = "main"
@@ -99,7 +100,7 @@ def check_suffix(suffix: object, longest_name: Callable[[], int]) -> str:
         raise SettingsError(f"filename_suffix is {suffix!r}, but must be a string.")
     try:
         size = len(suffix.encode())
-    except UnicodeEncodeError:
+    except ours(UnicodeEncodeError):
         raise SettingsError(f"filename_suffix {suffix!r} is no valid text.", hint="Use letters and digits.") from None
     if {"/", "\0", os.sep, os.altsep} & set(suffix):
         raise SettingsError(

@@ -24,7 +24,6 @@ Environment:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fnmatch
 import math
@@ -37,6 +36,7 @@ from typing import Self
 from hf_mpwriter.base.arguments import check_endpoint, switch
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.names import is_attachment, is_embedding, is_hidden, name_on_hub
+from hf_mpwriter.system.interrupts import ours, suppress
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
@@ -125,7 +125,7 @@ class Destination:
         """The same with the full name of its repository, if this is one."""
         try:
             return dataclasses.replace(self, repo_id=repo_id) if self.can_be(repo_id) else self
-        except SettingsError:
+        except ours(SettingsError):
             return self
 
     @property
@@ -263,7 +263,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 def _number(environ: Mapping[str, str], name: str, least: float, hint: str) -> float | None:
     if (value := environ.get(name)) is None:
         return None
-    with contextlib.suppress(ValueError):
+    with suppress(ValueError):
         if least <= (number := float(value)) < math.inf:
             return number
     raise SettingsError(f"{name} is {value!r}.", hint=hint)

@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours
 
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
@@ -61,7 +62,7 @@ def load(cls: type[T], data: bytes) -> T:
     try:
         kind: Any = cls
         loaded: T = _converter(kind)(json.loads(data))
-    except (ValueError, OverflowError, RecursionError) as error:
+    except ours(ValueError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{cls.__name__}: {error}") from error
     return loaded
 
@@ -70,7 +71,7 @@ def read(cls: type[T], place: Place) -> T:
     """What is at a place; an empty one if there is none, or if it cannot be read."""
     try:
         return load(cls, disk.read(place) or b"")
-    except (DamagedError, OSError):
+    except ours(DamagedError, OSError):
         return cls()
 
 
@@ -84,7 +85,7 @@ def from_line(kinds: tuple[type[T], ...], line: bytes) -> T | None:
     name, _, data = line.partition(b" ")
     try:
         return next((load(kind, data) for kind in kinds if kind.__name__.encode() == name), None)
-    except DamagedError:
+    except ours(DamagedError):
         return None
 
 

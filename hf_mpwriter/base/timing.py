@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.system.interrupts import ours
 
 VARIABLE = "HF_MPWRITER_TIMING"
 
@@ -69,7 +70,7 @@ class Timing:
                 raise SettingsError(f"{VARIABLE} names {name!r}, which is not a wait.")
             try:
                 found[name] = float(value)
-            except ValueError:
+            except ours(ValueError):
                 raise SettingsError(f"{VARIABLE} has {part!r}.", hint="It is a number of seconds.") from None
         return cls(**found)
 

@@ -15,6 +15,8 @@ A framework is imported only with its module. A new integration is a module here
 
 from __future__ import annotations
 
+from hf_mpwriter.system.interrupts import ours
+
 # the oldest versions that work, as in setup.cfg
 MINIMUM = {"accelerate": "1.15", "lightning": "2.6", "transformers": "5.18"}
 
@@ -35,7 +37,7 @@ def require(package: str) -> None:
     hint = f"Run in the clone: pip install -U '.[{package}]'"
     try:
         found = metadata.version(package)
-    except metadata.PackageNotFoundError:
+    except ours(metadata.PackageNotFoundError):
         raise ImportError(f"{package} is not installed. {hint}") from None
     if Version(found) < Version(MINIMUM[package]):
         raise ImportError(f"{package} {found} is too old, {MINIMUM[package]} is needed. {hint}")

@@ -20,6 +20,7 @@ from tensorboardX.global_writer import GlobalSummaryWriter as _GlobalSummaryWrit
 
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Environment, check_repo_id, is_on, typed_repo_id
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 
@@ -72,7 +73,7 @@ def add_scalars(writer: SummaryWriter, scalars: Mapping[str, Any], step: int | N
     if step is not None:
         try:
             writer.log(scalars, step)
-        except (TypeError, ValueError):  # nothing is written then
+        except ours(TypeError, ValueError):  # nothing is written then
             pass
         else:
             return

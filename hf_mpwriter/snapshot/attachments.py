@@ -140,7 +140,7 @@ class Attachments:
     def scan(self, allows: Callable[[str], bool], named: Named | None = None) -> Found:
         """All attachments that the user's patterns allow, with their content, sorted by path."""
         search, enough = RunSearch(self._run, named), self.read + SCAN_BYTES
-        found = Found(left_out=search.left_out)
+        found = Found()
         for relative in self._allowed(search, allows):
             try:
                 if self.read >= enough and not self._knows(relative, status := (self._run / relative).stat()):
@@ -151,6 +151,7 @@ class Attachments:
                 continue
             except ours(OSError) as error:
                 found.refused[relative] = filesystem.reason_of(error)
+        found.left_out = search.left_out
         return found
 
     def _knows(self, relative: str, status: os.stat_result) -> bool:

@@ -46,7 +46,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -72,7 +71,7 @@ from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory, Place, at
 from hf_mpwriter.system.filesystem import reason_of
-from hf_mpwriter.system.interrupts import ours
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import host_id
 
 FORMAT = "hf-mpwriter 5"
@@ -346,7 +345,7 @@ class Spool:
             settled = dataclasses.replace(recorded, destination=destination, asked=asked)
             for name in Place(self.directory).names():  # of killed uploaders; a worker that is late needs none
                 if name.startswith(f".{RUN_JSON}.") and name.endswith(".tmp"):
-                    with contextlib.suppress(FileNotFoundError):
+                    with suppress(FileNotFoundError):
                         (self.directory / name).unlink()
             disk.replace(self.directory / RUN_JSON, state.dump(settled), "spool.folder")
 

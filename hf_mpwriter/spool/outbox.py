@@ -18,7 +18,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
+from hf_mpwriter.system.interrupts import ours, suppress
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -81,7 +81,7 @@ class Outbox:
         for directory in (self._host.root, self._host.outbox):
             for name in directory.names():
                 if name.startswith(".") and name.endswith(".tmp"):
-                    with contextlib.suppress(OSError):
+                    with suppress(OSError):
                         (directory / name).unlink()
 
     def _read_all(self) -> list[Batch]:
@@ -93,7 +93,7 @@ class Outbox:
             self._highest = max(self._highest, int(stem))
             try:
                 found.append(self._read(int(stem), self._host.outbox / name))
-            except (state.DamagedError, OSError) as error:  # it is derived again from the event files
+            except ours(state.DamagedError, OSError) as error:  # it is derived again from the event files
                 logger.info("batch %s cannot be read and is dropped: %s", name, error)
                 self._garbage.append(self._host.outbox / name)
         self._remove_garbage()
@@ -102,7 +102,7 @@ class Outbox:
     def _remove_garbage(self) -> None:
         """Remove what cannot be read; what the disk refuses to remove is tried again."""
         for path in list(self._garbage):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 disk.remove(path, "outbox.garbage")
                 self._garbage.remove(path)
 
@@ -165,7 +165,7 @@ class Outbox:
         self._on_disk.append(batch)  # even if it fails: the name may be there, only not durable
         try:
             disk.replace(self._path(batch.number), state.dump(batch), "outbox.put")
-        except OSError as error:
+        except ours(OSError) as error:
             self.trouble = f"the outbox is only in memory: {error}"
 
     def remove(self, batch: Batch) -> None:
@@ -176,7 +176,7 @@ class Outbox:
         try:
             disk.remove(self._path(batch.number), "outbox.drop")
             self._on_disk.remove(batch)
-        except OSError as error:  # the next start drops it, when it sees that the ledger covers it
+        except ours(OSError) as error:  # the next start drops it, when it sees that the ledger covers it
             self.trouble = f"batch {batch.number} cannot be removed: {error}"
 
     def mark_in_flight(self, batch: Batch, *, fenced: bool) -> None:
@@ -193,7 +193,7 @@ def filesystem_time(host: HostSpool) -> float:
     """Unix time by the filesystem's own clock, on which hosts agree; 0 if the disk refuses."""
     try:
         return disk.time_of(host.root)
-    except OSError:
+    except ours(OSError):
         return 0.0
 
 
@@ -201,7 +201,7 @@ def stamp(host: HostSpool) -> str:
     """What tells the record of a host from all others it will have; "" if there is none."""
     try:
         status = host.in_flight.stat()
-    except OSError:
+    except ours(OSError):
         return ""
     return f"{host.root.basename} {status.st_ino} {status.st_mtime_ns}"
 
@@ -214,5 +214,5 @@ def interrupted(host: HostSpool) -> InFlightRecord | None:
     try:
         data = disk.read(host.in_flight)
         return None if data is None else state.load(InFlightRecord, data)
-    except (state.DamagedError, OSError):
+    except ours(state.DamagedError, OSError):
         return InFlightRecord(0, fenced=False)

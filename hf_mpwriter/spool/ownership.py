@@ -16,6 +16,7 @@ from hf_mpwriter.base.storage import STAGING_VARIABLE
 from hf_mpwriter.base.words import as_path, typed
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import open_above
 
 _WITHOUT_MODES = f" (where no mode can be changed: set {STAGING_VARIABLE} to a directory on a local disk)"
@@ -32,10 +33,10 @@ def check_ownership(spool: Directory) -> None:
         check_descriptor(spool.path, spool.fd)
     except ForeignSpoolError:
         raise
-    except OSError:  # it cannot be opened, or is no directory: its status is for the message
+    except ours(OSError):  # it cannot be opened, or is no directory: its status is for the message
         try:
             status = os.lstat(spool.path)
-        except OSError:
+        except ours(OSError):
             return
         if not stat.S_ISREG(status.st_mode):  # `Spool.create` has the better message
             _refuse(spool.path, _objection(spool.path, status, -1))
@@ -65,7 +66,7 @@ def _made_by_us(directory: int) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
         fd = open_above(name, flags, disk.FILE_MODE, dir_fd=directory)
-    except OSError:
+    except ours(OSError):
         return -1
     try:
         return os.fstat(fd).st_uid
@@ -77,7 +78,7 @@ def _made_by_us(directory: int) -> int:
 def _name_of(user: int) -> str:
     try:
         return pwd.getpwuid(user).pw_name
-    except KeyError:
+    except ours(KeyError):
         return f"user {user}"
 
 
@@ -85,7 +86,7 @@ def others_may_write(directory: Directory) -> bool:
     """Whether other users may rename in a directory, and so put something in place of what is in it."""
     try:
         return bool(os.fstat(directory.fd).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
-    except OSError:
+    except ours(OSError):
         return False
 
 
@@ -93,7 +94,7 @@ def is_private(run: Directory, spool: Directory) -> bool:
     """Whether run directory and spool belong to this user, and no other user may write into the spool."""
     try:
         statuses = [os.fstat(directory.fd) for directory in (run, spool)]
-    except OSError:
+    except ours(OSError):
         return False
     owned = all(status.st_uid == os.geteuid() for status in statuses)
     return owned and not statuses[1].st_mode & (stat.S_IWGRP | stat.S_IWOTH)

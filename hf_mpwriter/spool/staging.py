@@ -38,6 +38,7 @@ from hf_mpwriter.spool.status import DaemonStatus
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 from hf_mpwriter.system.filesystem import Mount
+from hf_mpwriter.system.interrupts import ours
 
 ARRIVING = "arriving"  # directory of the temporary files, in the spool
 COPY_LOCK, COMPARE_LOCK = "copy.lock", "compare.lock"  # of a host
@@ -67,7 +68,7 @@ class MirrorRecord:
         """The record, None for a run that is not staged, or if it cannot be read."""
         try:
             return state.load(cls, disk.read(cls.place(spool)) or b"")
-        except (state.DamagedError, OSError):
+        except ours(state.DamagedError, OSError):
             return None
 
     def publish(self, spool: Spool) -> None:
@@ -174,7 +175,7 @@ def length(place: Place) -> int:
     """Bytes of a file here; -1 if there is none."""
     try:
         return place.stat().st_size
-    except OSError:
+    except ours(OSError):
         return -1
 
 

@@ -31,7 +31,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable
@@ -46,6 +45,7 @@ from hf_mpwriter.base.words import typed, with_cure
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.system import disk, filesystem
+from hf_mpwriter.system.interrupts import suppress
 from hf_mpwriter.system.process import Process, boot_id
 from hf_mpwriter.system.process import host_id as this_host
 from hf_mpwriter.system.redaction import printable
@@ -234,9 +234,9 @@ class UploaderStatus(DaemonStatus):
         It is empty if there is none.
         """
         heard: list[tuple[int, str]] = []
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             for host_id in spool.host_ids():
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     heard.append((spool.host(host_id).daemon("uploader").status.stat().st_mtime_ns, host_id))
         return cls.newest_of(heard, lambda host: cls.read(spool.host(host)))
 
@@ -253,7 +253,7 @@ class UploaderStatus(DaemonStatus):
     def or_full(self, spool: Spool, now: float, silent_for: float = 0.0) -> Self:
         """This status; if what comes after it has no room on a full disk, one that says so."""
         is_full, is_known = False, self.kind == Refused.__name__ or now - self.beat < silent_for
-        with contextlib.suppress(OSError, ForeignSpoolError):
+        with suppress(OSError, ForeignSpoolError):
             is_full = not is_known and filesystem.is_full(spool.directory.fd)
         if not is_full:
             return self

@@ -21,7 +21,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import stat
@@ -50,6 +49,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.system.directory import private
 from hf_mpwriter.system.filesystem import Mount, find_mount, mount_at, mount_unasked, nearest, reason_of, table
+from hf_mpwriter.system.interrupts import ours, suppress
 
 URL = "a URL is no directory"
 
@@ -62,7 +62,7 @@ def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Storage:
     if is_staged_path(logdir, os.geteuid()):
         return direct(logdir)
     there = ""
-    with contextlib.suppress(OSError):  # a dead mount; or the creation of the spool has the better message
+    with suppress(OSError):  # a dead mount; or the creation of the spool has the better message
         there = nearest(logdir)[0]
     mount = mount_at(there or logdir)
     if setting == "" and (left := _left_by_mount(logdir, there, mount, directories)):
@@ -142,7 +142,7 @@ def objection(staging: str) -> str:
     directory = private(staging)
     try:
         directory.is_there()
-    except OSError as error:
+    except ours(OSError) as error:
         return f"{staging}: {'It is a link' if os.path.islink(staging) else reason_of(error)}"
     finally:
         directory.release()
@@ -161,7 +161,7 @@ def _staging(logdir: str, name: str, why: str, directories: Sequence[str], setti
             trouble = trouble or _unfit(places[path], path, is_named=is_named)
             if not trouble and (trouble := objection(path)):
                 refused.append(_refusal(path, trouble))
-        except OSError as error:
+        except ours(OSError) as error:
             trouble = f"{path}: {reason_of(error)}"
         if not trouble:
             return path, " ".join(refused)
@@ -202,7 +202,7 @@ def _unfit(directory: str, path: str, *, is_named: bool) -> str:
     mode = os.stat(directory).st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         return f"everybody may rename in {directory}"
-    with contextlib.suppress(FileExistsError):
+    with suppress(FileExistsError):
         os.mkdir(path, 0o700)
     return ""
 

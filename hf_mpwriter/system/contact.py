@@ -25,6 +25,7 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from hf_mpwriter.system import process
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import Process
 
 VARIABLE = "HF_MPWRITER_SUPERVISOR"
@@ -55,7 +56,7 @@ class Inbox:
         while True:
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(LONGEST, socket.CMSG_SPACE(_CREDENTIALS.size))
-            except BlockingIOError:
+            except ours(BlockingIOError):
                 return
             path = os.fsdecode(data)
             if _sender(ancillary) == os.geteuid() and os.path.isabs(path) and "\0" not in path:
@@ -95,9 +96,9 @@ def tell(run_dir: str, environ: Mapping[str, str] = os.environ) -> bool:
         with contextlib.closing(sending):
             sending.setblocking(False)
             sending.sendto(os.fsencode(run_dir), f"\0{told['name']}")
-    except (ConnectionRefusedError, PermissionError):  # it has ended, or is in another network namespace
+    except ours(ConnectionRefusedError, PermissionError):  # it has ended, or is in another network namespace
         return True
-    except OSError:  # too many messages wait, or no descriptor is free
+    except ours(OSError):  # too many messages wait, or no descriptor is free
         return False
     return True
 

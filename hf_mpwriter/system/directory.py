@@ -218,7 +218,7 @@ class Place:
         """Whether a regular file is there; a link to one is none."""
         try:
             return stat.S_ISREG(self.stat().st_mode)
-        except OSError:
+        except ours(OSError):
             return False
 
     def scan(

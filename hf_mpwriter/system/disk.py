@@ -201,7 +201,7 @@ def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bo
         failpoints.reach(f"{word}.link")
         is_made = _link(temporary, place)
     finally:
-        with contextlib.suppress(FileNotFoundError):  # who replaces the file removes what is unfinished
+        with suppress(FileNotFoundError):  # who replaces the file removes what is unfinished
             temporary.unlink()
     if is_made:
         fsync_dir(place.parent, word)

@@ -18,7 +18,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import errno
 import os
@@ -26,6 +25,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import open_above
 
 # types where files grow in place, locks and modes work, and one host sees it all
@@ -170,7 +170,7 @@ def nearest(path: str) -> tuple[str, os.stat_result]:
     while True:
         try:
             return path, os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except ours(FileNotFoundError, NotADirectoryError):
             if path == os.path.dirname(path):
                 raise
             path = os.path.dirname(path)
@@ -183,7 +183,7 @@ def find_mount(path: str) -> Mount | None:
     """
     try:
         there = nearest(path)[0]  # first: it mounts what is mounted on demand
-    except OSError:
+    except ours(OSError):
         there = path
     return mount_at(there)
 
@@ -192,7 +192,7 @@ def mount_at(path: str) -> Mount | None:
     """As `find_mount`, for a path of which the status was just asked: that mounts what is mounted on demand."""
     try:
         return mount_of(os.path.realpath(path), _text(_MOUNTINFO))
-    except OSError:
+    except ours(OSError):
         return None
 
 
@@ -200,7 +200,7 @@ def table() -> str:
     """The table of mounts, "" if the system does not tell."""
     try:
         return _text(_MOUNTINFO)
-    except OSError:
+    except ours(OSError):
         return ""
 
 
@@ -223,7 +223,7 @@ def _behind_link(path: str, point: str) -> str | None:
     """The path without the first link below a mount point, None if there is none."""
     place, below = point, os.path.relpath(path, point).split(os.sep)
     for number, name in enumerate(below, 1):
-        with contextlib.suppress(OSError):  # no link, or nothing is there
+        with suppress(OSError):  # no link, or nothing is there
             return os.path.normpath(os.path.join(place, os.readlink(os.path.join(place, name)), *below[number:]))
         place = os.path.join(place, name)
     return None
@@ -239,7 +239,7 @@ def mount_of_descriptor(fd: int) -> Mount | None:
         if not wanted:  # gVisor tells no more than flags; the path of the descriptor is the next best
             return mount_of(os.readlink(f"/proc/self/fd/{fd}"), _text(_MOUNTINFO))
         return next((mount for number, _, mount in _mounts(_text(_MOUNTINFO)) if number == wanted), None)
-    except OSError:
+    except ours(OSError):
         return None
 
 
@@ -279,7 +279,7 @@ def is_full(directory: int | str | os.PathLike[str]) -> bool:
     """Whether the disk of a directory, by descriptor or path, takes not even a few small files; False if unknown."""
     try:
         status = os.statvfs(directory)
-    except OSError:
+    except ours(OSError):
         return False
     free = status.f_bavail if os.geteuid() else status.f_bfree
     has_no_name = bool(status.f_files) and not status.f_ffree

@@ -23,6 +23,8 @@ import re
 import tempfile
 from collections.abc import Mapping
 
+from hf_mpwriter.system.interrupts import ours
+
 BLOCK = 4096  # bytes that a cache must take; a full disk or quota takes an empty file, but not these
 NOWHERE = os.devnull
 
@@ -43,7 +45,7 @@ def account_home() -> str:
     """The home that the system has for this user, "" without an entry."""
     try:
         found = pwd.getpwuid(os.getuid()).pw_dir
-    except (KeyError, OSError):
+    except ours(KeyError, OSError):
         return ""
     return found if os.path.isabs(found) else ""
 
@@ -111,7 +113,7 @@ def token_stamp(environ: Mapping[str, str]) -> tuple[int, int]:
     """Inode and mtime (ns) of the token file, which change when the user logs in or out; (0, 0) without a file."""
     try:
         status = os.stat(token_files(environ)[0])
-    except OSError:
+    except ours(OSError):
         return 0, 0
     return status.st_ino, status.st_mtime_ns
 
@@ -141,6 +143,6 @@ def _takes_files(directory: str) -> bool:
         os.makedirs(directory, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(BLOCK))
-    except OSError:
+    except ours(OSError):
         return False
     return True

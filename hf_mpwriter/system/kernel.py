@@ -13,7 +13,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import select
@@ -23,6 +22,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple, Self
 
 from hf_mpwriter.system import process
+from hf_mpwriter.system.interrupts import ours, suppress
 
 _SET_PDEATHSIG = 1
 _PIDFD_OPEN, _PIDFD_SEND_SIGNAL = 434, 424  # the same on all machines but Alpha
@@ -40,7 +40,7 @@ def adopt_orphans() -> None:
 
 def die_with_parent(parent: int) -> None:
     """End this process when its parent ends, even by SIGKILL."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         _prctl(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -87,7 +87,7 @@ class SignalQueue:
         while True:
             try:
                 data = os.read(self.fd, _SIGNAL_INFO.size)
-            except BlockingIOError:
+            except ours(BlockingIOError):
                 return
             number, _, code, _, _ = _SIGNAL_INFO.unpack(data)
             yield Received(number, code == _FROM_KERNEL)
@@ -105,7 +105,7 @@ class Handle:
 
     def send(self, number: int) -> None:
         """Send a signal; nothing happens if the process has ended."""
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             _call(_PIDFD_SEND_SIGNAL, self.fd, number, 0, 0)
 
     def wait(self, timeout: float) -> bool:
@@ -128,9 +128,9 @@ def send(pid: int, ticks: int, number: int) -> None:
     try:
         with Handle(pid, ticks) as handle:
             handle.send(number)
-    except ProcessLookupError:
+    except ours(ProcessLookupError):
         return
-    except OSError:  # Linux before 5.3, a seccomp filter, gVisor, or no descriptor is free
-        with contextlib.suppress(OSError):
+    except ours(OSError):  # Linux before 5.3, a seccomp filter, gVisor, or no descriptor is free
+        with suppress(OSError):
             if process.start_ticks(pid) == ticks:
                 os.kill(pid, number)

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
 from hf_mpwriter.system import hf_home
+from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import open_above
 
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_MPWRITER_LOCALHUB_TOKEN")
@@ -102,7 +103,7 @@ def _content(path: str) -> str:
     try:
         with open(open_above(path, os.O_RDONLY | os.O_NONBLOCK), errors="replace", encoding="utf-8") as file:
             return file.read(FILE_LIMIT)
-    except OSError:
+    except ours(OSError):
         return ""
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 
 from hf_mpwriter.system import disk, hf_home
 from hf_mpwriter.system.directory import Place, private
+from hf_mpwriter.system.interrupts import suppress
 
 LOCK = "lock"
 
@@ -55,7 +56,7 @@ def forget(folder: Place, before: float) -> None:
     A temporary file is that of a killed process: the holder of the lock is alone.
     """
     for name in folder.names():
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             is_old = name.endswith(".json") and (folder / name).stat().st_mtime < before
             if is_old or name.endswith(".tmp"):
                 (folder / name).unlink()

@@ -23,7 +23,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from hf_mpwriter.base.names import is_run_path, is_sampler
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import suppress
 from hf_mpwriter.system.process import Process
 
 T = TypeVar("T")
@@ -272,7 +272,7 @@ class Reading:
 
 def _parse(kind: type[T], line: bytes) -> T | None:
     """A line, None if it is damaged."""
-    with contextlib.suppress(state.DamagedError):
+    with suppress(state.DamagedError):
         return state.load(kind, line)
     return None
 

@@ -34,7 +34,6 @@ Invariant: hosts are compared by the clock of the filesystem, on which they agre
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +45,7 @@ from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.status import SILENCE, UploaderStatus
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import host_id, host_name
 
 LEFT_ALONE = 300.0  # seconds without a change, after which the file of another host may be sent from here
@@ -92,7 +92,7 @@ class Share:
             return False
         try:
             status = (self._spool.run / path).stat()
-        except OSError:
+        except ours(OSError):
             return False
         changed = status.st_ctime if self._is_staged else status.st_mtime  # what came back is as old as its name
         return self._now - changed >= LEFT_ALONE
@@ -104,7 +104,7 @@ class Share:
             try:
                 names = self._spool.claims.names()
                 self._now = disk.time_of(Place(self._spool.run))
-            except OSError:  # what was known lasts
+            except ours(OSError):  # what was known lasts
                 return self._lived
             self._lived = frozenset(name.removesuffix(".lock") for name in names if name.endswith(".lock"))
         return self._lived
@@ -120,7 +120,7 @@ def living_others(spool: Spool, host: str, since: float, now: Callable[[], float
     for other in map(spool.host, spool.host_ids()):
         if other.root.basename == host:
             continue
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             beat = other.daemon("uploader").status.stat().st_mtime
             time_there = time_there or now()
             is_silent = bool(time_there) and abs(time_there - beat) >= OTHERS_SILENCE  # 0 if the disk refuses
@@ -138,7 +138,7 @@ def seen_from_here(spool: Spool) -> frozenset[str]:
         if is_held and own.elsewhere is not None:
             return frozenset(own.elsewhere)
         return living_others(spool, host_id(), 0.0, lambda: _time(spool))
-    except OSError:
+    except ours(OSError):
         return frozenset()
 
 
@@ -146,11 +146,11 @@ def was_written_lately(places: Sequence[Place]) -> bool:
     """Whether one of these files, the first of which is a member file, was written within GROWS_WITHIN."""
     newest = 0.0
     for place in places:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             newest = max(newest, place.stat().st_mtime)
     try:
         now = disk.time_of(Place(places[0].directory, os.path.dirname(places[0].name)))
-    except OSError:  # who only reads
+    except ours(OSError):  # who only reads
         now = time.time()
     return abs(now - newest) < GROWS_WITHIN
 
@@ -158,5 +158,5 @@ def was_written_lately(places: Sequence[Place]) -> bool:
 def _time(spool: Spool) -> float:
     try:
         return disk.time_of(spool.members)
-    except OSError:  # who only reads
+    except ours(OSError):  # who only reads
         return time.time()
