@@ -30,6 +30,7 @@ logger = logging.getLogger("hf_mpwriter")
 
 LOG_LIMIT = 1 << 20  # bytes of the log before it is rotated to one older copy
 NICENESS = 10  # a training step that wakes up need not wait for an uploader
+SCORE_LENGTH = 16  # characters of a score
 OOM_SCORE_ADJ = 500  # the kernel ends an uploader before it ends training
 
 
@@ -132,6 +133,6 @@ def lower_priority() -> None:
 def _be_expendable() -> None:
     """Never lower the score: containers of low priority start with a higher one."""
     with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
-        score = max(OOM_SCORE_ADJ, int(file.read()))
+        score = max(OOM_SCORE_ADJ, int(file.read(SCORE_LENGTH)))
         file.seek(0)
         file.write(str(score))

@@ -29,10 +29,10 @@ os.environ.setdefault("CRC32C_SW_MODE", "auto")  # as tensorboardX does: no warn
 from crc32c import crc32c
 
 from hf_mpwriter.system.interrupts import ours
-from hf_mpwriter.system.process import open_above
+from hf_mpwriter.system.process import READ_LIMIT, open_above
 
 CHUNK = 1 << 20  # bytes read at once when records are parsed
-HELD = 64 << 20  # bytes of a file that are held at most; of a longer record only the beginning is
+HELD = READ_LIMIT  # bytes of a file that are held at most; of a longer record only the beginning is
 BEGINNING = 64 << 10  # bytes of it: in them are step and tag
 LONGEST_RECORD = 2 << 30  # bytes of a payload; no program can make or parse a longer protobuf message
 HEADER_SIZE = 12  # bytes: length and its crc
@@ -243,8 +243,7 @@ def ending(fd: int, start: int = 0, end: int | None = None) -> WholeEnd:
     """Where the whole records end, and what comes next."""
     position = start
     while True:
-        want = CHUNK if end is None else min(CHUNK, end - position)
-        chunk = os.pread(fd, want, position)
+        chunk = os.pread(fd, CHUNK if end is None else min(CHUNK, end - position), position)
         used, needed = _whole_records(chunk)
         if used == 0 and needed > len(chunk) and (end is None or position + needed <= end):
             used, needed = _long_record(fd, needed, position)
@@ -318,7 +317,7 @@ def records(fd: int, start: int, end: int, size: int = CHUNK) -> tuple[list[tupl
         if needed > HELD:
             used, _ = _long_record(fd, needed, start)
             return [(start, chunk[HEADER_SIZE : HEADER_SIZE + BEGINNING])] if used else [], start + used
-        chunk = os.pread(fd, needed, start)
+        chunk = os.pread(fd, min(needed, HELD), start)
         used, _ = _whole_records(chunk)
     return [(start + at, payload) for at, payload in _payloads(chunk, used)], start + used
 

@@ -158,7 +158,7 @@ def _next_stop(fd: int, start: int, end: int) -> int:
 def _has(fd: int, marks: tuple[bytes, ...]) -> bool:
     """Whether a file has one of these bytes anywhere."""
     overlap, position = max(map(len, marks)) - 1, 0
-    while chunk := os.pread(fd, SEARCHED + overlap, position):
+    while chunk := os.pread(fd, min(SEARCHED + overlap, framing.HELD), position):
         if any(mark in chunk for mark in marks):
             return True
         position += SEARCHED

@@ -26,6 +26,7 @@ from hf_mpwriter.spool.copies import Item
 from hf_mpwriter.system import disk, redaction
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.filesystem import is_gone, reason_of
+from hf_mpwriter.system.process import READ_LIMIT
 
 CHUNK = 1 << 20  # bytes that are read at once
 REFUSED = (  # a person has to help
@@ -94,7 +95,7 @@ class CopySource:
 
     def _read(self, size: int, start: int) -> bytes:
         try:
-            return os.pread(self._fd, size, start)
+            return os.pread(self._fd, min(size, READ_LIMIT), start)
         except OSError as error:
             raise UnreadableError(error) from error
 

@@ -434,7 +434,7 @@ def _addition(source: Source, stamps: Stamps) -> CommitOperationAdd:
     if file.length > PAYLOAD_LIMIT:
         raise SourceError(source.target, f"{file.path} is too long to be held in memory")
     with open(source.path, "rb") as opened:
-        data = opened.read(file.length)
+        data = opened.read(min(file.length, PAYLOAD_LIMIT))
     if len(data) != file.length:
         raise SourceError(source.target, f"{file.path} is shorter than its snapshot")
     return _operation(source.target, data)

@@ -42,6 +42,7 @@ from hf_mpwriter.worker.holders import is_orphan
 
 # Python ignores these; a program expects their defaults
 _IGNORED_HERE = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
+ERRNO_LENGTH = 16  # characters of the number of an error
 PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -78,7 +79,7 @@ class Program:
             _become(command, environ, mask, parent, writing, own_group=own_group, before=before)
         os.close(writing)
         with open(reading, "rb") as pipe:
-            refusal = pipe.read()
+            refusal = pipe.read(ERRNO_LENGTH)
         if refusal:
             os.waitpid(self.pid, 0)
             raise OSError(int(refusal), os.strerror(int(refusal)), command[0])

@@ -34,7 +34,7 @@ from hf_mpwriter.system import failpoints
 from hf_mpwriter.system.directory import Directory, Place, check_names, identity
 from hf_mpwriter.system.filesystem import mount_of_descriptor
 from hf_mpwriter.system.interrupts import ours, suppress
-from hf_mpwriter.system.process import links_are_protected, open_above
+from hf_mpwriter.system.process import READ_LIMIT, links_are_protected, open_above, read_all
 
 if TYPE_CHECKING:
     import ctypes
@@ -46,7 +46,6 @@ NOT_REGULAR = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EMLIN
 SYNCED_AT_ONCE = ("ext4", "xfs", "btrfs")  # where syncfs() gives the guarantees of fsync() for all files
 MANY = 256  # files from which on syncfs() is the cheaper one, although it waits for the data of other programs
 CHUNK = 1 << 20  # bytes that are copied at once
-READ_LIMIT = 64 << 20  # bytes of a file of ours; a ledger of 100,000 paths has half of that
 
 
 def fsync(fd: int, word: str) -> None:
@@ -393,10 +392,12 @@ def read(place: Place) -> bytes | None:
         fd = open_ours(place, os.O_RDONLY)
     except ours(FileNotFoundError):
         return None
-    with open(fd, "rb") as file:
+    try:
         if (size := os.fstat(fd).st_size) > READ_LIMIT:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(place))
-        return file.read(size)
+        return read_all(fd, size)
+    finally:
+        os.close(fd)
 
 
 def read_ranges(place: Place, *ranges: tuple[int, int]) -> list[bytes]:
@@ -404,7 +405,7 @@ def read_ranges(place: Place, *ranges: tuple[int, int]) -> list[bytes]:
     fd = open_ours(place, os.O_RDONLY)
     try:
         size = os.fstat(fd).st_size
-        return [os.pread(fd, max(0, min(length, size - start)), start) for start, length in ranges]
+        return [os.pread(fd, max(0, min(length, size - start, READ_LIMIT)), start) for start, length in ranges]
     finally:
         os.close(fd)
 

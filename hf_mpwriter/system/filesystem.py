@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hf_mpwriter.system.interrupts import ours, suppress
-from hf_mpwriter.system.process import open_above
+from hf_mpwriter.system.process import open_above, read_all
 
 # types where files grow in place, locks and modes work, and one host sees it all
 _LOCAL = "bcachefs btrfs ext2 ext3 ext4 f2fs jfs nilfs2 overlay ramfs reiserfs rootfs tmpfs xfs zfs"
@@ -47,7 +47,6 @@ _OF_FILES = (
 FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk says that takes nothing more
 LEAST = 16 * 1024  # bytes; a few small files need as much
 _MOUNTINFO, _FDINFO = "/proc/self/mountinfo", "/proc/self/fdinfo"
-_CHUNK = 1 << 16  # bytes
 _LINKS = 40  # that the system follows in one path
 _CURES = {  # what a mount answers when the program or the server behind it is gone
     errno.ENOTCONN: "the program behind the mount has ended",
@@ -244,13 +243,11 @@ def mount_of_descriptor(fd: int) -> Mount | None:
 
 
 def _text(path: str) -> str:
-    pieces, fd = [], open_above(path, os.O_RDONLY)
+    fd = open_above(path, os.O_RDONLY)
     try:
-        while piece := os.read(fd, _CHUNK):
-            pieces.append(piece)
+        return os.fsdecode(read_all(fd))
     finally:
         os.close(fd)
-    return os.fsdecode(b"".join(pieces))
 
 
 class UnmountedError(OSError):

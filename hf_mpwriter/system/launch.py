@@ -56,6 +56,7 @@ from hf_mpwriter.system.process import (
     open_above,
     places_of_the_current_folder,
     processes,
+    read_all,
     take_standard,
 )
 
@@ -357,9 +358,9 @@ def record_file(data: bytes) -> contextlib.AbstractContextManager[int]:
 
 def read_record(fd: int = RECORD_FD) -> bytes:
     """What a process reads of its record, once; closes the descriptor."""
-    with open(fd, "rb") as file:
+    with open(fd, "rb", buffering=0) as file:
         file.seek(0)
-        return file.read().partition(b"\n")[2]
+        return read_all(fd).partition(b"\n")[2]
 
 
 @contextlib.contextmanager

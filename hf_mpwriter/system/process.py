@@ -27,6 +27,9 @@ from typing import NamedTuple
 
 from hf_mpwriter.system.interrupts import ours, suppress
 
+READ_LIMIT = 64 << 20  # bytes of a file that are held at most; a ledger of 100,000 paths has half of that
+PIECE = 1 << 16  # bytes that are read at once
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -217,8 +220,17 @@ def _read_line(path: str) -> str:
 def contents(path: str) -> bytes:
     """What the system shows in a file of its own; nothing if there is none."""
     with suppress(OSError), open(path, "rb", buffering=0, opener=open_above) as file:
-        return file.read()
+        return read_all(file.fileno())
     return b""
+
+
+def read_all(fd: int, limit: int = READ_LIMIT) -> bytes:
+    """All that follows in an open file, but no more than a limit: the one way to read a file as a whole."""
+    pieces = list[bytes]()
+    while limit > 0 and (piece := os.read(fd, min(PIECE, limit))):
+        pieces.append(piece)
+        limit -= len(piece)
+    return b"".join(pieces)
 
 
 # descriptors

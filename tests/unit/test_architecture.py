@@ -479,3 +479,106 @@ def test_a_folder_says_what_it_is_responsible_for(module):
     assert "TODO" not in docstring
     if module.partition(".")[0] not in PUBLIC:
         assert len(tree.body) == 1, "it holds nothing else"
+
+
+LOADERS = {"readall", "readlines", "read_text", "read_bytes"}
+NOT_FILES = {  # what has a `read` of another kind, beside classes
+    "response",  # of the Hub: the transport bounds each answer
+    "self._transport",  # the same
+    "self._queue",  # signals
+    "self._inbox",  # datagrams
+    "self._inputs",  # chunks of records
+    "search",  # the same, for the last step
+    "disk",  # a whole file of ours, bounded there
+    "state",  # the same, with its type
+    "status",  # the same, of a daemon
+    "cls",  # the same
+    "super()",  # the same
+    "STATUSES[self._kind]",  # the same
+    "found",  # lines of a member file
+    "(reading := Reading(name))",  # the same
+}
+READERS = {  # functions that say otherwise how much they read
+    "system.disk.read": "a file of ours that was seen to be short enough",
+    "events.framing._long_record": "into a buffer of a chunk",
+    "events.segment.written_since_removal": "records of this process that no file has any more",
+}
+
+
+def is_bounded(size: ast.expr) -> bool:
+    """Whether an expression names a bound: a constant, the least of one and others, or what is in memory already."""
+    match size:
+        case ast.Call(func=ast.Name(id="min")):
+            return any(map(is_bounded, size.args))
+        case ast.Call(func=ast.Name(id="max")):
+            return all(map(is_bounded, size.args))
+        case ast.Call(func=ast.Name(id="len")) | ast.Constant(value=int()):
+            return True
+        case ast.IfExp():
+            return is_bounded(size.body) and is_bounded(size.orelse)
+        case ast.Name(id=name) | ast.Attribute(value=ast.Name(id=name), attr="size") | ast.Attribute(attr=name):
+            return name.isupper()
+    return False
+
+
+def is_unbounded(call: ast.Call) -> bool:
+    """Whether a call may read as much as a file has; of a file that others wrote, that is any number."""
+    called = ast.unparse(call.func)
+    of, _, name = called.rpartition(".")
+    if called in ("os.read", "os.pread", "os.readv", "os.preadv"):
+        return not is_bounded(call.args[1])
+    if name == "read_all" and call.args[1:]:
+        return not is_bounded(call.args[1])
+    if called in ("json.load", "pickle.load", "tomllib.load") or name in LOADERS:
+        return True
+    if name == "readline":
+        return not (call.args and is_bounded(call.args[0]))
+    if name != "read" or not of or of in NOT_FILES or of[:1].isupper():
+        return False
+    return not (call.args and is_bounded(call.args[0]))
+
+
+def unbounded(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Function and line of each read without a bound."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Call) and is_unbounded(node):
+                    yield function.name, node.lineno
+
+
+def test_every_read_of_a_file_names_a_bound():
+    """A stranger's file, or one of ours that a power cut has spoilt, has any length: it must not fill the memory."""
+    found = {
+        f"{module}.{function}": line
+        for module in without(set(trees()), "localhub", "demo", "testing")
+        for function, line in unbounded(trees()[module])
+    }
+    assert {where: line for where, line in found.items() if where not in READERS} == {}
+    assert READERS.keys() == found.keys() & READERS.keys(), "each is needed"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "open(path).read()",
+        "file.read(size)",
+        "file.read(header.length)",
+        "file.read(-1)",
+        "file.readlines()",
+        "Path(path).read_bytes()",
+        "json.load(file)",
+        "os.read(fd, os.fstat(fd).st_size)",
+        "os.pread(fd, end - start, start)",
+        "os.preadv(fd, [bytearray(length)], 0)",
+        "os.pread(fd, max(CHUNK, length), 0)",
+        "read_all(fd, length)",
+    ],
+)
+def test_a_new_read_without_a_bound_is_found(place):
+    """The rule above sees each way to write one, and lets the bounded ones be."""
+    assert list(unbounded(ast.parse(f"def new():\n    return {place}"))) == [("new", 2)]
+    bounded = (
+        "os.pread(fd, min(CHUNK, left), 0), file.read(4), file.read(LIMIT), Status.read(host), framing.header(length)"
+    )
+    assert not list(unbounded(ast.parse(f"def new():\n    return {bounded}")))
