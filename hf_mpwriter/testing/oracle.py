@@ -141,13 +141,16 @@ def _digests(path: str) -> tuple[int, str, str]:
 def _not_a_prefix(path: str, copy: Copy) -> str:
     try:
         with open(path, "rb") as file:
-            data = file.read(copy.size)
+            left, sha256 = copy.size, hashlib.sha256()
+            while left and (chunk := file.read(min(left, CHUNK))):
+                sha256.update(chunk)
+                left -= len(chunk)
             whole = framing.whole_length(file.fileno(), 0, copy.size)
     except FileNotFoundError:
         return "has no local file"
-    if len(data) != copy.size:
+    if left:
         return "is longer than the local file"
-    if copy.sha256 is not None and hashlib.sha256(data).hexdigest() != copy.sha256:
+    if copy.sha256 is not None and sha256.hexdigest() != copy.sha256:
         return "is not the beginning of the local file"
     return "" if whole == copy.size else f"is cut inside a record (the last one ends at {whole})"
 
