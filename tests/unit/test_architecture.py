@@ -485,6 +485,7 @@ LOADERS = {"readall", "readlines", "read_text", "read_bytes"}
 NOT_FILES = {  # what has a `read` of another kind, beside classes
     "response",  # of the Hub: the transport bounds each answer
     "self._transport",  # the same
+    "self._stream",  # of a connection, by its client
     "self._queue",  # signals
     "self._inbox",  # datagrams
     "self._inputs",  # chunks of records
@@ -500,7 +501,7 @@ NOT_FILES = {  # what has a `read` of another kind, beside classes
 }
 READERS = {  # functions that say otherwise how much they read
     "system.disk.read": "a file of ours that was seen to be short enough",
-    "testing.journal.read_journals": "what a test has written itself",
+    "testing.journal.read_journal": "what a test has written itself",
     "events.framing._long_record": "into a buffer of a chunk",
     "events.segment.written_since_removal": "records of this process that no file has any more",
 }
