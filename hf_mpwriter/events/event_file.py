@@ -6,7 +6,8 @@
 
 The long way is for everything unusual: no segment yet, a full one, a disk that refuses, an interrupted write, a record
 logged inside another's write. There is no buffer and no thread. While the disk refuses, it is tried again after 1 s,
-2 s, 4 s ... 16 s, and the newest records are dropped for which the process has no memory.
+2 s, 4 s ... 16 s, and the newest records are dropped for which the process has no memory. A descriptor whose mount was
+away is dead for ever: where a write fails as it does on such a one, the file is opened again by its path.
 
 Invariants:
 - When `append` returns, the record is with the kernel, or it waits in the backlog because the disk refuses writes, or
@@ -34,9 +35,10 @@ from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.events.segment import NOTHING, Item, Segment
 from hf_mpwriter.events.series import FileHome, Purge, SegmentSeries
 from hf_mpwriter.system import process_state
-from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.directory import DEAD, Place
 from hf_mpwriter.system.interrupts import ours
 
+LOOK_EVERY = 3.0  # seconds
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # of the process, of the system
 
 
@@ -126,6 +128,7 @@ class EventFile:
         self._busy = False  # inside `_drain`
         self._close_requested = False  # while busy
         self._backlog = Backlog(self._limits, self._timing)
+        self._next_look = 0.0  # monotonic seconds; at the path of a descriptor that may be dead
         self._usual: Segment | None = None  # the segment that takes the short way; None: records go the long way
 
     # append
@@ -205,11 +208,24 @@ class EventFile:
                 else:
                     backlog.drop_first()
         except ours(Exception) as error:  # of any kind: then the records wait as well
-            if getattr(error, "errno", None) in OUT_OF_DESCRIPTORS and self._limits.rest_all(but=self):
+            number = getattr(error, "errno", None)
+            has_room = number in OUT_OF_DESCRIPTORS and self._limits.rest_all(but=self)
+            if has_room or (number in DEAD and self._revives()):
                 return self._write_backlog()
             self._refuse(error)
             return False
         return True
+
+    def _revives(self) -> bool:
+        """Whether the descriptor was dead and another one lives; the path is asked now and then only."""
+        now = self._clock()
+        if now < self._next_look:
+            return False
+        self._next_look = now + LOOK_EVERY
+        try:
+            return self._series.revive()
+        except ours(OSError):
+            return False
 
     def _refuse(self, error: Exception) -> None:
         why = str(getattr(error, "strerror", None) or (error if isinstance(error, OSError) else repr(error)))
@@ -369,7 +385,7 @@ class EventFile:
         self._log.flush()
 
     def _close(self) -> None:
-        self._close_requested = False
+        self._close_requested, self._next_look = False, 0.0
         self._flush()
         self._series.close()
         self._limits.closed(self)
@@ -384,6 +400,7 @@ class EventFile:
         """Report the open segment to a home that starts anew; OSError if the home refuses."""
         with self._lock:
             self._series.register_again()
+            self._backlog.retry_at = 0.0  # perhaps only the home had refused
 
     def abandon(self) -> None:
         """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""

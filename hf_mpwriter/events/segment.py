@@ -9,6 +9,8 @@ Invariants:
   seen it.
 - The descriptor is closed (`rest`) and opened again (`wake`) only while the path is the file that was created, with
   the length that it was left at.
+- A descriptor whose mount came back is dead for ever, though the path works. `revive` opens the file again, by its
+  content.
 - A program that becomes a daemon closes our descriptors and uses their numbers. Then the file is opened again; only
   `write` does not look, so that it costs no second call.
 - `rest` refuses in the middle of a write, which may be one of the same thread, interrupted by a signal.
@@ -16,6 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import os
 
 from hf_mpwriter.events import framing
@@ -23,7 +26,7 @@ from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place, identity
 from hf_mpwriter.system.interrupts import ours, suppress
-from hf_mpwriter.system.process import is_still
+from hf_mpwriter.system.process import close_if, is_still
 
 Item = tuple[bytes]  # a record in a tuple of its own, recognized by its identity
 NOTHING: Item = (b"",)
@@ -191,6 +194,38 @@ class Segment:
             return False
         self.close()
         return True
+
+    def revive(self) -> bool:
+        """Open the file again for a descriptor that may be dead; False if it does not hold what this process has left.
+
+        OSError if the path does not answer, either. A mount that was made anew may give it another inode.
+        """
+        try:
+            fd = self.path.open(_REOPEN)
+        except ours(FileNotFoundError):
+            return False
+        try:
+            found, (end, (record,)) = os.fstat(fd), self.committed
+            begun = 0 if self.under_way is None else len(self.under_way[0])
+            last = b"" if end == self._blurred else record[-LAST_BYTES:]
+            is_ours = end <= found.st_size <= end + begun and os.pread(fd, len(last), end - len(last)) == last
+        except BaseException:
+            os.close(fd)
+            raise
+        if not is_ours:
+            os.close(fd)
+            return False
+        before, self.fd = (self.fd, self._inode), fd
+        self._inode = identity(found)
+        close_if(*before)
+        return True
+
+    def is_dead(self) -> bool:
+        """Whether the descriptor is open, and tells nothing of its file any more."""
+        try:
+            return self.fd >= 0 and not os.fstat(self.fd)
+        except ours(OSError) as error:
+            return error.errno != errno.EBADF
 
     def wake(self) -> bool:
         """Open the descriptor again; False if the file is no longer what this process left there."""

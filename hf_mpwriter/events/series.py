@@ -35,7 +35,7 @@ from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.events.segment import Item, Segment
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.interrupts import ours
+from hf_mpwriter.system.interrupts import ours, suppress
 
 SEGMENT_SHARE = 8  # a segment is sealed at one eighth of what was written, within the two limits below
 SEGMENT_MIN = 16 << 20  # bytes; the home may say less
@@ -132,6 +132,19 @@ class SegmentSeries:
             self._log.warning("%s was removed or rewritten by another program; continuing in a new file", segment.path)
             self.seal(segment, segment.readable())
         return self.current or self.open()
+
+    def revive(self) -> bool:
+        """Look anew at what may be dead; whether another try is worth it. OSError if the path does not answer."""
+        self._home.directory()
+        if self.current is None:
+            return False
+        self._revive(self.current)
+        return True
+
+    def _revive(self, segment: Segment) -> None:
+        if not segment.revive():
+            self._log.warning("%s is not as it was left; continuing in a new file", segment.path)
+            self.seal(segment, segment.readable())
 
     def open(self) -> Segment:
         """Open the next segment."""
@@ -259,6 +272,10 @@ class SegmentSeries:
         """Seal the current segment if its file was deleted; records that were written since, and are lost with it."""
         segment = self.current
         if segment is None or segment.is_there():
+            return b""
+        if segment.is_dead():
+            with suppress(OSError):  # the next write meets it again
+                self._revive(segment)
             return b""
         self._log.warning("%s was removed while it was written; continuing in a new file", segment.path)
         saved = segment.written_since_removal()

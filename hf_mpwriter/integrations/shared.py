@@ -20,7 +20,6 @@ from tensorboardX.global_writer import GlobalSummaryWriter as _GlobalSummaryWrit
 
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Environment, check_repo_id, is_on, typed_repo_id
-from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 
@@ -68,17 +67,13 @@ def split_scalars(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 def add_scalars(writer: SummaryWriter, scalars: Mapping[str, Any], step: int | None) -> None:
     """Log scalars as one record, where a framework's own logger adds them one by one.
 
-    Without a step nothing says that they belong together; and a name that `log` refuses is no error of the framework.
+    Without a step nothing says that they belong together.
     """
     if step is not None:
-        try:
-            writer.log(scalars, step)
-        except ours(TypeError, ValueError):  # nothing is written then
-            pass
-        else:
-            return
+        writer.log(scalars, step)
+        return
     for name, value in scalars.items():
-        writer.add_scalar(name, value, step)
+        writer.add_scalar(name, value)
 
 
 class EnvironmentWriter(SummaryWriter):

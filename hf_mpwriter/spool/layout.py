@@ -70,7 +70,7 @@ from hf_mpwriter.spool.ownership import check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory, Place, at
-from hf_mpwriter.system.filesystem import reason_of
+from hf_mpwriter.system.filesystem import nearest, reason_of
 from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import host_id
 
@@ -212,6 +212,13 @@ class Spool:
         for directory in (self.run, self.directory):
             if directory.is_held and not directory.is_at_path():
                 directory.release()
+
+    def is_away(self) -> bool:
+        """Whether the run directory's mount was taken away: another filesystem is at its path, and no spool on it."""
+        try:
+            return self.run.device not in (None, nearest(self.run_dir)[1].st_dev) and not os.path.lexists(self.root)
+        except ours(OSError):
+            return False
 
     def release(self) -> None:
         """Let go of both directories; the next use opens them again."""

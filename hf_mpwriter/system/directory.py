@@ -30,6 +30,9 @@ from dataclasses import dataclass
 from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import close_if, open_above, take_standard
 
+# What a descriptor answers for ever whose mount came back, such as sshfs after a reconnect; and a disk that refuses may
+# answer the same. The path tells which.
+DEAD = (errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ENODEV, errno.ENXIO)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _PASS_THROUGH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW  # needs no right to list
 
@@ -99,6 +102,11 @@ class Directory:
         self._take(fd)
 
     @property
+    def device(self) -> int | None:
+        """The device of the filesystem that it was opened on, None if it was not."""
+        return None if self._identity is None else self._identity[0]
+
+    @property
     def is_held(self) -> bool:
         """Whether it was opened; nothing is compared."""
         return self._fd >= 0
@@ -113,15 +121,22 @@ class Directory:
     def is_at_path(self) -> bool:
         """Whether it is still the directory at its path; False once that was deleted, moved or replaced.
 
-        An error of the disk is no proof of that: then the answer is True.
+        An error of the disk is no proof of that: then the answer is True. But if the path answers and the descriptor
+        does not, that is dead: its mount was made anew.
         """
         try:
-            held = self.fd >= 0 and self._identity  # compared just now
-            return identity(os.stat(self.path, follow_symlinks=self._follows)) == held
+            there = identity(os.stat(self.path, follow_symlinks=self._follows))
         except ours(FileNotFoundError, NotADirectoryError):
             return False
         except ours(OSError) as error:
             return error.errno not in (errno.ELOOP, errno.ESTALE)  # stale: removed by another host
+        is_held = self.is_held
+        try:
+            return there == (self.fd >= 0 and self._identity)  # compared just now
+        except ours(FileNotFoundError, NotADirectoryError):
+            return False
+        except ours(OSError):
+            return not is_held
 
     def release(self) -> None:
         """Let go: the next use opens what is at the path then."""

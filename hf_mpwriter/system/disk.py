@@ -430,12 +430,17 @@ def set_time(place: Place, modified: int) -> None:
 def same_file(fd: int, place: Place) -> bool:
     """Whether the descriptor and the place are the same file; False once that was deleted or replaced.
 
-    An error of the disk is no proof of that: then the answer is True.
+    An error of the disk is no proof of that: then the answer is True. But if the place answers and the descriptor does
+    not, that is dead.
     """
     try:
-        return identity(place.stat()) == identity(os.fstat(fd))
+        there = identity(place.stat())
     except ours(OSError) as error:
         return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ESTALE)
+    try:
+        return there == identity(os.fstat(fd))
+    except ours(OSError):
+        return False
 
 
 def longest_name(path: str) -> int:

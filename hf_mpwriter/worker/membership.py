@@ -132,6 +132,8 @@ class Membership:
             name = self.name
         # without the lock: the disk may be slow, and a signal handler that interrupts this may wait for other threads
         if was_joined and not self.spool.run.is_at_path():  # deleted, or moved: what comes goes where the user looks
+            if self.spool.is_away():
+                raise OSError(errno.ENOTCONN, "what was mounted there is away", self.spool.run_dir)
             self.spool.run.release()
         return Place(self.spool.run, worker_dir(name))
 
@@ -249,11 +251,15 @@ class Membership:
             if self._joined is None:
                 if not is_needed():
                     return False
-            elif self._joined.file.is_there():
+            elif self._joined.file.is_there() or self.spool.is_away():
                 return False
-            self._let_go(dropped=0)
+            self.spool.refresh()
+            came_back = self.spool.exists()
+            self._let_go(dropped=0, is_gone=True)
             self._join()
-        if was_joined:
+        if was_joined and came_back:
+            logger.warning("%s was mounted anew while it was in use; the run goes on there", self.spool.root)
+        elif was_joined:
             logger.warning("%s was removed while it was in use; it was created again", self.spool.root)
         return True
 
@@ -318,19 +324,21 @@ class Membership:
         with self._lock:
             self._let_go(dropped)
 
-    def _let_go(self, dropped: int) -> None:
+    def _let_go(self, dropped: int, *, is_gone: bool = False) -> None:
+        """Release what is held; of what is gone no trace is left: all of it is said again in the next member file."""
         joined = self._joined
         if joined is None:
             return
+        leaves = not is_gone and self.needs_uploader
         try:
-            self._release(joined, dropped)
+            self._release(joined, dropped, leaves=leaves)
         except BaseException:  # a signal handler's: what is released is released, the rest is now
-            self._release(joined, dropped)
+            self._release(joined, dropped, leaves=leaves)
             raise
         self.spool.refresh()
 
-    def _release(self, joined: Joined, dropped: int) -> None:
-        if self.needs_uploader:
+    def _release(self, joined: Joined, dropped: int, *, leaves: bool) -> None:
+        if leaves:
             joined.file.leave(dropped)
         else:
             joined.file.withdraw()

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.timing import USUAL, Timing
@@ -163,7 +164,7 @@ class Worker:
 
         It goes on reporting, if it does, until `wait` is over.
         """
-        for step in (self.files.close, self.files.give_up, self.steps.forget):
+        for step in (functools.partial(self._finish, self.files.close), self.files.give_up, self.steps.forget):
             with self.boundary:
                 step()
         self._left_at = time.time()
@@ -255,8 +256,15 @@ class Worker:
     def flush(self) -> None:
         """Make everything logged so far survive a power cut."""
         with self.boundary:
-            self.files.flush()
+            self._finish(self.files.flush)
         self.keep_house_if_due()
+
+    def _finish(self, step: Callable[[], object]) -> None:
+        """Flush or close all files; once more, with another member file, where a mount that was away has come back."""
+        step()
+        if self.files.in_memory:
+            self._rejoin()
+            step()
 
     def purge(self, step: int) -> bool:
         """Hide what was logged until now from `step` on, also in the directories of ranks that are missing.

@@ -213,8 +213,9 @@ def _sshfs(ground: Ground) -> Behind:
         "StrictHostKeyChecking": "no",
         "UserKnownHostsFile": keys / "known_hosts",
         "dir_cache": "no",
+        "reconnect": "",
     }
-    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}".rstrip("="))]
     ground.serve("sshfs", "-f", *words, f"root@127.0.0.1:{ground.behind}", ground.place)
     return _below(ground.behind)
 

@@ -58,7 +58,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading
 from hf_mpwriter.spool.workers.peers import seen_from_here, was_written_lately
 from hf_mpwriter.system import disk, locks, process_state
-from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.directory import DEAD, Place
 from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import Process, host_id, start_ticks
 
@@ -152,24 +152,35 @@ class MemberFile:
     def _append(self, data: bytes) -> None:
         """One write, so that no reader sees half a line for long; what a full disk takes of it is taken back."""
         with self._lock:
-            locks.check(self._fd)
-            data = b"\n" + data if self._is_torn else data
-            end = os.lseek(self._fd, 0, os.SEEK_END)
-            self._is_torn = True  # a signal handler that writes now, too, begins a line of its own
-            written = os.write(self._fd, data)
-            if written != len(data):
-                if os.fstat(self._fd).st_size == end + written:
-                    os.ftruncate(self._fd, end)
-                raise OSError(f"the disk refuses a line of {self.path}")
-            self._is_torn = False
+            self._do(lambda: self._append_line(data))
+
+    def _append_line(self, data: bytes) -> None:
+        data = b"\n" + data if self._is_torn else data
+        end = os.lseek(self._fd, 0, os.SEEK_END)
+        self._is_torn = True  # a signal handler that writes now, too, begins a line of its own
+        written = os.write(self._fd, data)
+        if written != len(data):
+            if os.fstat(self._fd).st_size == end + written:
+                os.ftruncate(self._fd, end)
+            raise OSError(f"the disk refuses a line of {self.path}")
+        self._is_torn = False
+
+    def _do(self, step: Callable[[], object]) -> None:
+        """Do a step with the descriptor; once more with a new one where it may be dead, see `directory.DEAD`."""
+        locks.check(self._fd)
+        try:
+            step()
+        except ours(OSError) as error:
+            if error.errno not in DEAD or not locks.renew(self._fd):
+                raise
+            step()
 
     def count(self, *, requests: int = 0, dropped: int = 0, in_memory: int | None = None) -> None:
         """Add to the counters."""
         with self._lock:
-            locks.check(self._fd)
             old, waiting = self._counters, self._counters.in_memory if in_memory is None else in_memory
             counters = Counters(requests=old.requests + requests, dropped=old.dropped + dropped, in_memory=waiting)
-            os.pwrite(self._fd, counters.line(), self._counters_at)
+            self._do(lambda: os.pwrite(self._fd, counters.line(), self._counters_at))
             self._counters = counters
 
     @property

@@ -11,7 +11,7 @@ import fuse_models
 import pytest
 from fuse_models import GCSFUSE, MOUNTPOINT_S3, PLAIN, mounted
 from programs import wait_for
-from runs import run
+from runs import check_oracle, no_uploader, run
 from staged import stage
 from support import keys
 
@@ -142,3 +142,49 @@ def test_a_mount_without_locks_is_refused_with_what_helps(local, tmp_path, error
     refused = pytest.raises(LogdirError, match=r"has no file locks\. Set HF_MPWRITER_STAGING")
     with mounted(model, tmp_path / "mount") as mount, refused:
         SummaryWriter(str(mount.place / "exp1")).add_scalar("loss", 1.0, 0)
+
+
+ON_IT = """
+import os, sys, time
+from hf_mpwriter import HFSummaryWriter
+logdir, flags, *last = sys.argv[1:]
+writer, rank = HFSummaryWriter("me/run", logdir=logdir, exit_timeout=100), os.environ["RANK"]
+for part in range(4):
+    while not os.path.exists(f"{flags}/{part}.go"):
+        time.sleep(0.02)
+    for step in range(100 * part, 100 * (part + 1)):
+        writer.add_scalar("loss", 1.0, step)
+    pushed = writer.push(wait=100 if part in (0, 3) else 0) if last[0] != "close" or part < 3 else None
+    print(pushed, writer.dropped, flush=True)
+    open(f"{flags}/{part}.{rank}.done", "w").close()
+writer.close()
+"""
+
+
+@pytest.mark.parametrize(("ranks", "last"), [(1, "push"), (2, "push"), (1, "close")])
+@pytest.mark.timeout(300)
+def test_a_run_on_a_mount_that_is_made_anew_loses_nothing(hub, tmp_path, start, ranks, last):
+    """Descriptors on it are dead for ever; the path is not. Meanwhile nothing is written beneath it."""
+    flags, logdir = tmp_path / "flags", tmp_path / "mount" / "exp1"
+    flags.mkdir()
+
+    def go(part: int) -> None:
+        (flags / f"{part}.go").touch()
+        wait_for(lambda: len(list(flags.glob(f"{part}.*.done"))) == ranks, f"part {part} is logged")
+
+    with mounted(FILES, tmp_path / "mount") as mount:
+        rank_of = [{"RANK": str(rank), "WORLD_SIZE": str(ranks)} for rank in range(ranks)]
+        programs = [start(ON_IT, logdir, flags, last, env=env) for env in rank_of]
+        go(0)
+        mount.die()
+        go(1)
+    go(2)
+    assert list(mount.place.iterdir()) == []
+    with mounted(FILES, mount.place, mount.store):
+        go(3)
+        for program in programs:
+            program.succeed()
+        wait_for(lambda: no_uploader(logdir), "the uploader leaves")
+        report = check_oracle(logdir, hub)
+        found = [keys(logdir / path) for path in report.files]
+    assert sorted(step for file in found for _, step in file) == sorted(ranks * [*range(400)])

@@ -119,13 +119,13 @@ def test_scalars_without_a_step_count_none(tmp_path):
     assert logged(tmp_path) == [(0, [("a", 1.0)]), (0, [("b", 2.0)])] * 2 + [(9, [("a", 1.0)])]
 
 
-def test_names_that_a_step_cannot_have_are_logged_as_before(tmp_path):
-    """Two names that are equal in the file were never an error of a framework."""
+def test_names_that_are_equal_in_the_file_are_no_error_of_a_framework(tmp_path):
+    """Both values are kept."""
     with SummaryWriter(tmp_path) as writer:
         add_scalars(writer, {"a b": 1.0, "a_b": 2.0}, 5)
         with pytest.raises(TypeError):
             add_scalars(writer, {5: 1.0}, 5)
-    assert logged(tmp_path) == [(5, [("a_b", 1.0)]), (5, [("a_b", 2.0)])]
+    assert logged(tmp_path) == [(5, [("a_b", 1.0), ("a_b_2", 2.0)])]
 
 
 def test_values_are_split_by_their_type():

@@ -85,7 +85,7 @@ def test_a_deleted_file_with_a_descriptor_keeps_what_comes_after(writer):
 def test_records_that_wait_are_tried_at_each_housekeeping(writer, monkeypatch):
     """Of a resting file, too: the disk has refused to open it again."""
     worker = writer._worker
-    monkeypatch.setattr(Segment, "wake", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+    monkeypatch.setattr(Segment, "wake", lambda _: (_ for _ in ()).throw(OSError(errno.EACCES, "refused")))
     log(writer, 1)
     waiting = [file for file in worker.files._all() if file.waiting]
     assert len(waiting) > 20
