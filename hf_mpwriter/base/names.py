@@ -26,6 +26,7 @@ from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.system.interrupts import ours
 
 SPOOL_NAME = ".hf_mpwriter"
+ELSEWHERE = f"{SPOOL_NAME}/ELSEWHERE"  # in a logdir whose spool is elsewhere: so it is not a part of another run
 MAIN_WORKER = "main"
 SYSTEM_DIRECTORY = "_system"
 VIEW_DIRECTORY = "_all_ranks"  # of what is derived from all ranks

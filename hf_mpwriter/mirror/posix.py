@@ -18,14 +18,15 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import os
 import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, CopySource
+from hf_mpwriter.base.names import ELSEWHERE, SPOOL_NAME
+from hf_mpwriter.mirror.targets import CHUNK, CopySource, without_other_runs
 from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.system.filesystem import Mount, UnmountedError, mount_of_descriptor
 
@@ -49,6 +50,7 @@ class PosixTarget:
         self._to, self._mark, self._mount = to, mark, mount
         self._can_rename = mount is None or mount.can_rename  # until it has refused
         self._fd = -1
+        self._is_marked = False  # whether the logdir is known to have the name of a spool
 
     def _root(self, mode: int = 0) -> int:
         """The descriptor of the directory; it is made with a mode, and without one it has to be there."""
@@ -89,18 +91,21 @@ class PosixTarget:
             self._root()  # here, since it is opened once
         except FileNotFoundError:
             return {}
-        found, pending = dict[str, int](), [""]
+        found, pending, folders = dict[str, int](), [""], list[str]()
         with ThreadPoolExecutor(LISTED_AT_ONCE) as pool:
             while pending:
                 entries = [entry for listing in pool.map(self._entries, pending) for entry in listing]
                 statuses = pool.map(self._mode_and_size, entries)
+                folders += filter(None, pending)
                 pending = []
                 for path, (mode, size) in zip(entries, statuses, strict=True):
                     if stat.S_ISDIR(mode):
                         pending += [path] * (os.path.basename(path) != SPOOL_NAME)
                     elif stat.S_ISREG(mode):
                         found[path] = size
-        return found
+            # after the listing, which may have come between the name of a spool and an event file
+            marks = pool.map(lambda folder: self._mode_and_size(f"{folder}/{SPOOL_NAME}")[0], folders)
+            return without_other_runs(found, itertools.compress(folders, marks))
 
     def _entries(self, directory: str) -> list[str]:
         try:
@@ -108,7 +113,9 @@ class PosixTarget:
         except FileNotFoundError:
             return []
         try:
-            return [os.path.join(directory, name) for name in os.listdir(fd)]
+            listed = os.listdir(fd)
+            is_other_run = bool(directory) and SPOOL_NAME in listed
+            return [] if is_other_run else [os.path.join(directory, name) for name in listed]
         finally:
             os.close(fd)
 
@@ -148,9 +155,20 @@ class PosixTarget:
         """Write a file as a whole."""
         mode = source.mode | (source.mode & 0o444) >> 2 | 0o700  # who may read it may pass
         root, directory = self._root(mode), os.path.dirname(source.path)
+        self._mark_run(root)
         _make_directories(root, directory, mode)
         if not (self._can_rename and self._put_by_rename(source, root, directory)):
             _write(source, root, source.path)
+
+    def _mark_run(self, root: int) -> None:
+        """Leave the name of a spool; a file in it, as an object store has no empty directory."""
+        if self._is_marked or self.length(ELSEWHERE) is not None:
+            return
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(SPOOL_NAME, 0o700, dir_fd=root)
+        with contextlib.suppress(FileExistsError):  # another host was faster
+            os.close(os.open(ELSEWHERE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=root))
+        self._is_marked = True
 
     def _put_by_rename(self, source: CopySource, root: int, directory: str) -> bool:
         """Write a file under a temporary name, and rename it; False where names cannot change."""

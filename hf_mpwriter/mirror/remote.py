@@ -8,13 +8,16 @@ Invariant: no other code imports fsspec, and this module only when it opens a ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, CopySource
+from hf_mpwriter.base.names import ELSEWHERE, SPOOL_NAME
+from hf_mpwriter.mirror.targets import CHUNK, CopySource, without_other_runs
 from hf_mpwriter.system import failpoints
 
+MARK = (
+    b"The state of this run is kept elsewhere; see .hf_mpwriter in the documentation.\n"  # no store takes empty files
+)
 PIPED = 16 << 20  # bytes up to which a file goes in one piece
 
 
@@ -26,7 +29,7 @@ class RemoteTarget:
 
         self._filesystem: Any
         self._filesystem, self._root = fsspec.core.url_to_fs(to)
-        self._to = to
+        self._to, self._is_marked = to, False  # whether it is known to have the name of a spool
 
     def _place(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}".rstrip("/")
@@ -39,14 +42,16 @@ class RemoteTarget:
             return None
 
     def files(self) -> dict[str, int]:
-        """Bytes of all files."""
+        """Bytes of all files; those of other runs are listed behind the names of their spools."""
         start = self._place("") + "/"
         try:
             found = self._filesystem.find(self._root, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return {}
         below = {name.removeprefix(start): entry for name, entry in found.items() if name.startswith(start)}
-        return {path: int(entry["size"] or 0) for path, entry in below.items() if SPOOL_NAME not in path.split("/")}
+        others = {above for path in below for above, mark, _ in [path.partition(f"/{SPOOL_NAME}/")] if mark}
+        files = {path: int(entry["size"] or 0) for path, entry in below.items() if SPOOL_NAME not in path.split("/")}
+        return without_other_runs(files, others)
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """The content of a file."""
@@ -63,16 +68,27 @@ class RemoteTarget:
     def put(self, source: CopySource) -> None:
         """Write a file as a whole, and see that it is there."""
         place = self._place(source.path)
-        try:
-            self._put(source, place)
-        except FileNotFoundError:  # directories count here
-            if not self._filesystem.exists(place.partition("/")[0] or "/"):  # a bucket: a slip would make another one
-                raise
-            self._filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
-            self._put(source, place)
+        self._mark_run()
+        self._making(place, lambda place: self._put(source, place))
         self._filesystem.invalidate_cache()
         if (size := int(self._filesystem.info(place)["size"])) != source.length:
             raise OSError(f"{size} of {source.length} bytes are there after {source.path} was written")
+
+    def _making(self, place: str, put: Callable[[str], object]) -> None:
+        """Put a file; where directories count, they are made."""
+        try:
+            put(place)
+        except FileNotFoundError:
+            if not self._filesystem.exists(place.partition("/")[0] or "/"):  # a bucket: a slip would make another one
+                raise
+            self._filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
+            put(place)
+
+    def _mark_run(self) -> None:
+        """Leave the name of a spool in the logdir."""
+        if not self._is_marked and self.length(ELSEWHERE) is None:
+            self._making(self._place(ELSEWHERE), lambda place: self._filesystem.pipe_file(place, MARK))
+        self._is_marked = True
 
     def _put(self, source: CopySource, place: str) -> None:
         if source.length <= PIPED:

@@ -9,6 +9,8 @@
 
 Invariants:
 - No other code touches the logdir.
+- A logdir gets `.hf_mpwriter/ELSEWHERE` before its first event file. What lies in a folder below that has the name of a
+  spool is of another run, and is not listed.
 - No event file that was whole is written again.
 - What cannot be read here, or is refused there, keeps no file of another writer back.
 - Sources are read up to the length of the item, and have at least that length.
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from hf_mpwriter.base.names import is_config, is_embedding
@@ -107,7 +109,7 @@ class Target(Protocol):
         """Bytes of a file, None if there is none."""
 
     def files(self) -> dict[str, int]:
-        """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link."""
+        """Bytes of all files, per path relative to the logdir; nothing of a spool, of another run, and of no link."""
 
     def put(self, source: CopySource) -> None:
         """Write a file as a whole."""
@@ -117,6 +119,12 @@ class Target(Protocol):
 
     def clean(self, directory: str) -> None:
         """Remove temporary files of copies that were killed."""
+
+
+def without_other_runs(files: dict[str, int], others: Iterable[str]) -> dict[str, int]:
+    """Files without those in the folders of other runs."""
+    folders = tuple(f"{folder}/" for folder in others)
+    return {path: size for path, size in files.items() if not path.startswith(folders)}
 
 
 def bring(target: Target, source: CopySource) -> bool:

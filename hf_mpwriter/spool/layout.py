@@ -37,6 +37,8 @@ Invariants:
   other user may write into it; see `ownership`.
 - Run directory and spool are opened once, and all is reached beneath their descriptors: who may rename in the run
   directory, as its group often may, puts no other spool in place of this one.
+- A run directory has the name of a spool before its first event file, also where the spool is elsewhere: so no run
+  above takes it for a part of its own.
 - Every file has one writing process. Lock files are never unlinked.
 - FORMAT and run.json are published whole: of many racing workers one makes them, the others read. Either counts as not
   there while it is empty or ends too soon, as some filesystems leave it when the power fails. The inode in run.json is
@@ -63,7 +65,7 @@ from hf_mpwriter.base.errors import (
 )
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.storage import STAGING_VARIABLE
+from hf_mpwriter.base.storage import STAGING_VARIABLE, is_of_others
 from hf_mpwriter.base.words import as_path, typed
 from hf_mpwriter.spool import ownership
 from hf_mpwriter.spool.ownership import check_descriptor, check_ownership
@@ -280,6 +282,7 @@ class Spool:
         try:
             if not self.run.is_held:
                 os.makedirs(self.run_dir, exist_ok=True)
+            self._mark_run()
             disk.make_dirs(Place(self.directory))
             with Place(self.directory).entered() as spool:
                 for name in ("claims", "members", "hosts"):
@@ -302,6 +305,11 @@ class Spool:
         if not was_made and not makes:  # another process was faster
             self.check_format()
         return not was_made
+
+    def _mark_run(self) -> None:
+        """Leave the name of a spool, an empty directory, where the spool is elsewhere; in no folder of another user."""
+        if self.directory.above is not self.run and not is_of_others(self.root):
+            disk.make_dirs(self.run / SPOOL_NAME)
 
     def check_format(self) -> None:
         """Refuse a spool that another version wrote."""

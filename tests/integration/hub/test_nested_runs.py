@@ -86,6 +86,61 @@ def test_runs_of_other_processes_are_not_published_and_sync_leaves_them_out_too(
     assert folders(published(hub, "me/private")) == {"secret", "secret/both/a", "secret/weights.bin"}
 
 
+@pytest.mark.parametrize("outer", ["staged", "direct"])
+def test_a_run_whose_spool_is_elsewhere_is_another_run_all_the_same(hub, runs, start, tmp_path, outer):
+    """Its logdir has no more than the name of a spool: no mirror brings its files to the outer run, and no scan finds
+    them.
+    """
+    staging = {"HF_MPWRITER_STAGING": str(tmp_path / "staging")}
+    (tmp_path / "staging").mkdir()
+    start(LOG_ONE, runs / "secret", "me/private", env=staging).succeed()
+    wait_for(lambda: list((runs / "secret").glob("*tfevents*")), "it is in its logdir")
+    event_file(runs / THEIRS, 1)
+    start(LOG_ONE, runs, "me/public", env=staging if outer == "staged" else {}).succeed()
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_mpwriter", "sync", str(runs)],
+        env=os.environ | (staging if outer == "staged" else {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    there = published(hub, "me/public")
+    assert not [path for path in there if "secret" in path]
+    assert folders(there) >= {runs.name}
+    assert [path for path in (runs / "secret").rglob("*") if "tfevents" in path.name]
+
+
+FIRST_FILES = """
+import os, sys
+from hf_mpwriter import HFSummaryWriter, SummaryWriter, patch
+patch()
+from tensorboardX import SummaryWriter as Patched
+runs, seen = sys.argv[1], []
+def hook(event, arguments):
+    if event == "open" and "tfevents" in str(arguments[0]) and arguments[2] & os.O_CREAT:
+        seen.append(os.path.exists(f"{runs}/{name}/.hf_mpwriter/FORMAT"))
+sys.addaudithook(hook)
+for name, make in {
+    "ours": lambda: SummaryWriter(f"{runs}/ours"),
+    "hub": lambda: HFSummaryWriter("me/run", logdir=f"{runs}/hub"),
+    "patched": lambda: Patched(f"{runs}/patched"),
+}.items():
+    with make() as writer:
+        writer.add_scalars("both", {"a": 1.0, "b": 2.0}, 1)
+        if not os.fork():
+            writer.add_scalar("loss", 1.0, 1)
+            os._exit(0 if all(seen) else 1)
+        assert not os.wait()[1]
+print(seen)
+"""
+
+
+def test_each_run_has_its_spool_before_its_first_event_file(hub, runs, start):
+    """By whichever writer and process; so no look of an outer run comes between the two."""
+    assert start(FIRST_FILES, runs, env={"HF_HUB_OFFLINE": "1"}).succeed() == f"{[True] * 6}\n"
+
+
 LIVING = f"""{LOG}
 import time
 writer = HFSummaryWriter("me/public", logdir=sys.argv[1], repo_allow_patterns=None)

@@ -6,6 +6,7 @@ import os
 
 from support import event_file
 
+from hf_mpwriter.base import names
 from hf_mpwriter.mirror.outgoing import OutgoingFiles
 from hf_mpwriter.mirror.posix import PosixTarget
 from hf_mpwriter.mirror.targets import CopySource, bring
@@ -50,4 +51,4 @@ def test_an_embedding_is_replaced_and_an_event_file_never(tmp_path):
         assert path.read_bytes() == content
         kept.append(path.stat().st_ino)
     assert kept[0] == kept[1]
-    assert os.listdir(tmp_path / "there") == ["metadata.tsv"]
+    assert sorted(os.listdir(tmp_path / "there")) == [names.SPOOL_NAME, "metadata.tsv"]

@@ -24,6 +24,7 @@ from hf_mpwriter.spool.copies import (
     Failure,
     Finished,
     Item,
+    Listed,
     Task,
     Withheld,
 )
@@ -304,3 +305,14 @@ def test_a_logdir_that_is_replaced_in_the_middle_is_not_written_to(run, tmp_path
     target.put(second)
     assert target.length(second.path) == second.length
     assert list(to.iterdir()) == []
+
+
+def test_what_another_run_has_in_the_logdir_is_not_listed(run, to):
+    """Each run leaves the name of a spool there with its first file: so no other one takes its files for its own."""
+    inner = f"{to}/sweep/secret"
+    copied(run, inner)
+    copied(run, to)
+    (listed,) = (message.files for message in copied(run, to, task=Task.LIST) if isinstance(message, Listed))
+    assert listed == {item.path: item.length for item in items(run)}
+    (inside,) = (message.files for message in copied(run, inner, task=Task.LIST) if isinstance(message, Listed))
+    assert inside == listed

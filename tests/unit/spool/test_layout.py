@@ -15,14 +15,18 @@ import pytest
 from forks import KILLED, fork, reap
 from hypothesis import given
 from hypothesis import strategies as st
-from support import failing
+from support import event_file, failing
 
 from hf_mpwriter.base import names as names_module
 from hf_mpwriter.base.errors import DestinationError, LogdirError, SpoolFormatError
+from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.storage import OF_OTHERS
+from hf_mpwriter.snapshot.search import RunSearch
 from hf_mpwriter.spool.layout import FORMAT, Spool
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk, failpoints
+from hf_mpwriter.system.directory import Directory
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
 RACERS = 16
@@ -303,3 +307,15 @@ def test_a_run_directory_of_another_user_is_not_private(place):
     if os.geteuid() == 0:
         os.chown(place.root, 65534, 65534)
         assert not place.is_private()
+
+
+def test_a_run_directory_has_the_name_of_a_spool_that_is_elsewhere(tmp_path):
+    """So a run above leaves it out. Nothing is written into the folder of another user."""
+    for folder, spool in (("ours", "staging/ours"), ("theirs", f"staging/{OF_OTHERS}/theirs")):
+        (tmp_path / "runs" / folder).mkdir(parents=True)
+        Spool.of(str(tmp_path / "runs" / folder), str(tmp_path / spool / SPOOL_NAME)).create()
+        event_file(tmp_path / "runs" / folder / "events.out.tfevents.1700000000.theirs", 1)
+    search = RunSearch(Directory(tmp_path / "runs"))
+    assert list(search) == ["theirs/events.out.tfevents.1700000000.theirs"]
+    assert search.other_runs == ["ours"]
+    assert os.listdir(tmp_path / "runs" / "theirs") == ["events.out.tfevents.1700000000.theirs"]
