@@ -150,13 +150,14 @@ def staging_setting(environ: Mapping[str, str]) -> str:
     raise SettingsError(f"{STAGING_VARIABLE} is {value!r}.", hint=f"It is an absolute path, or {NEVER!r}.")
 
 
-def staging_directories(environ: Mapping[str, str]) -> list[str]:
-    """The directories in which a run may be staged, the best first."""
+def staging_directories(environ: Mapping[str, str], *, lasts: bool = True) -> list[str]:
+    """The directories in which a run may be staged, the best first; or those for what need not last."""
     setting = staging_setting(environ)
     if setting not in ("", NEVER):
         return [setting]
     state = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME", ""), ".local", "state")
-    named = [environ.get("SLURM_TMPDIR", ""), environ.get("TMPDIR", ""), state, "/var/tmp", "/tmp"]  # noqa: S108
+    named = [state, "/var/tmp", "/tmp"]  # noqa: S108
+    named = [environ.get("SLURM_TMPDIR", ""), environ.get("TMPDIR", ""), *(named if lasts else reversed(named))]
     return list(dict.fromkeys(os.path.normpath(path) for path in named if os.path.isabs(path)))
 
 

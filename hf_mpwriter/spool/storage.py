@@ -210,5 +210,6 @@ def _unfit(directory: str, path: str, *, is_named: bool) -> str:
 def aside(spool: Spool) -> Spool:
     """A spool of this user's own for a run directory whose spool is foreign; it has no destination."""
     name, why = hashlib.sha256(os.fsencode(spool.run_dir)).hexdigest()[:16], "its spool is not used"
-    staging, _ = _staging(spool.run_dir, name, why, staging_directories(os.environ), staging_setting(os.environ))
+    directories = staging_directories(os.environ, lasts=False)
+    staging, _ = _staging(spool.run_dir, name, why, directories, staging_setting(os.environ))
     return Spool(spool.run_dir, spool.run, private(staging) / name)
