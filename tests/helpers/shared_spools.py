@@ -19,3 +19,11 @@ def modes(top: str) -> dict[str, int]:
         for path in [directory, *(os.path.join(directory, name) for name in names)]:
             found[os.path.relpath(path, top)] = stat.S_IMODE(os.lstat(path).st_mode)
     return found
+
+
+def become(user: int) -> None:
+    """Give up root, in a child, to be a user of the group."""
+    os.setgroups([GROUP])
+    os.setgid(GROUP)
+    os.setuid(user)
+    os.umask(0o022)

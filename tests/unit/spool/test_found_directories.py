@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from forks import in_child
 from runs import run
-from shared_spools import GROUP, ONE, TWO, root_only
+from shared_spools import GROUP, ONE, TWO, become, root_only
 from staged import stage
 
 from hf_mpwriter import SummaryWriter
@@ -165,11 +165,3 @@ def test_a_folder_that_another_user_puts_in_the_place_of_ours_is_not_filled(open
     assert in_child(as_victim) == 0
     assert sorted(map(str, scratch.rglob("*"))) == before
     assert stat.S_IMODE((scratch / staging_root(ONE)).stat().st_mode) == 0o2770
-
-
-def become(user: int) -> None:
-    """Give up root."""
-    os.setgroups([GROUP])
-    os.setgid(GROUP)
-    os.setuid(user)
-    os.umask(0o022)
