@@ -231,8 +231,9 @@ def usher(spool: Spool, action: str, point: str, asked: int, cache: str) -> None
 class Story:
     """What two workers do in a run directory, and what an uploader before the first has left there."""
 
-    def __init__(self, spool: Spool, destination: Destination) -> None:
+    def __init__(self, spool: Spool, destination: Destination, number: int) -> None:
         self.spool, self.destination = spool, destination
+        self._steps_at_once = 5 + number % 3  # files of the same name differ in length
         self.returned: list[testing.journal.Returned] = []
         self.is_over = self.has_left = False  # left: an uploader has let the run go in good order since
         self._lengths: dict[str, int] = {}
@@ -282,7 +283,7 @@ class Story:
         where, tag = os.path.join(self.spool.run_dir, path), self.destination.path_in_repo
         begun = self._lengths.get(path, 0)
         first = sum(note.path == path for note in self.returned)
-        encoder, steps = framing.ScalarEncoder(tag), range(first, first + 5)
+        encoder, steps = framing.ScalarEncoder(tag), range(first, first + self._steps_at_once)
         data = b"" if begun else framing.frame(framing.version_event(1.0))
         data += b"".join(encoder.record(1.0, step, 0.5) for step in steps)
         os.makedirs(os.path.dirname(where), exist_ok=True)
@@ -436,7 +437,7 @@ def trial(
     outcome, stories = Outcome(), list[Story]()
     for number in range(runs):
         spool = Spool(os.path.join(directory, "run", str(number)))
-        stories.append(Story(spool, dataclasses.replace(destination, path_in_repo=f"{FOLDER}/{number}")))
+        stories.append(Story(spool, dataclasses.replace(destination, path_in_repo=f"{FOLDER}/{number}"), number))
     try:
         while not _is_over(outcome, stories, harms, directory):
             harm = harms[len(outcome.ended)] if len(outcome.ended) < len(harms) else None
