@@ -8,7 +8,7 @@ its second life as well. Then it, or a successor, must bring everything to the H
 
     scripts/proof/crash_uploader.py                           everything: about 2,000 faults
     scripts/proof/crash_uploader.py --failpoints              kill, EIO, ENOSPC at each failpoint: 1st, 2nd, last pass
-    scripts/proof/crash_uploader.py --failpoints --runs 64    the same, with 64 runs in the uploader
+    scripts/proof/crash_uploader.py --failpoints --kills --runs 64    kills alone, of an uploader of 64 runs
     scripts/proof/crash_uploader.py --syscalls --every 10     every tenth of the system calls (needs strace)
     scripts/proof/crash_uploader.py --sabotage early-ack      a build that is broken on purpose: it must be found
 
@@ -120,6 +120,7 @@ def parse() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--failpoints", action="store_true", help="strike at failpoints only")
     parser.add_argument("--syscalls", action="store_true", help="strike at system calls only")
+    parser.add_argument("--kills", action="store_true", help="only kill; the disk refuses nothing")
     parser.add_argument("--runs", type=int, default=1, help="in one uploader (default: %(default)s)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="make every Nth trial (default: all)")
     add_seed(parser)
@@ -136,6 +137,8 @@ def chosen(options: argparse.Namespace, trials: Trials) -> list[tuple[Harm, ...]
         harms += at_failpoints(trials.unharmed().passed)
     if options.syscalls or everything:
         harms += at_calls(trials.record(), rng)
+    if options.kills:
+        harms = [one for one in harms if all(harm.action == "kill" for harm in one)]
     rng.shuffle(harms)
     if sabotage.is_sabotaged():  # what is claimed too early is lost by a kill soonest
         harms.sort(key=lambda one: (one[0].action != "kill", not one[0].point.startswith("ledger.save")))
