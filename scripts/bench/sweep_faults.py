@@ -8,6 +8,7 @@
     cgroup     it runs in a cgroup of its own, which is killed, with what uploads it
     uploader   the uploader that serves it is killed
     heavy      it begins to log 4 MB a second
+    uplink     the same, where a connection to the Hub takes 2 MB a second
     hang       it is on a mount of its own, which hangs
     in part    all runs are on one mount, where what is of this run hangs; the mount answers for the others
 
@@ -40,6 +41,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.system.process import processes
 
 STRANGER = 54321  # user id
+UPLINK = 2e6  # bytes a second
 ENDING = 5.0  # seconds for what was killed to end
 REFUSED = ".git/events.out.tfevents.1700000000.theirs"  # a path that the Hub takes in no repository
 DIRECT = dataclasses.replace(fuse_models.PLAIN, name="sshfs", fstype="sshfs", source="host:/data")
@@ -64,6 +66,7 @@ class Fault:
     others: Path | None = None  # of the others, the same
     enter: Callable[[int], object] = lambda _pid: None  # what is done with the process of the trial at its start
     undo: Callable[[], object] = lambda: None  # called while its processes live
+    rate: float = 0.0  # bytes a second that a connection to the Hub takes, 0 for no limit
 
 
 def event_file(path: Path) -> None:
@@ -91,9 +94,11 @@ def kill_uploader(trial: Trial) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def always(strike: Callable[[Trial], object]) -> Callable[[Path], contextlib.AbstractContextManager[Fault]]:
+def always(
+    strike: Callable[[Trial], object], rate: float = 0.0
+) -> Callable[[Path], contextlib.AbstractContextManager[Fault]]:
     """A fault that needs no place of its own."""
-    return lambda _: contextlib.nullcontext(Fault(strike))
+    return lambda _: contextlib.nullcontext(Fault(strike, rate=rate))
 
 
 @contextlib.contextmanager
@@ -148,6 +153,7 @@ FAULTS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Fault]]] = 
     "cgroup": cgroup,
     "uploader": always(kill_uploader),
     "heavy": always(lambda trial: trial.heavy.touch()),
+    "uplink": always(lambda trial: trial.heavy.touch(), rate=UPLINK),
     "hang": hanging,
     "in part": lambda root: hanging(root, in_part=True),
 }

@@ -8,16 +8,15 @@ of the host's. All workers of a host join the same namespaces; the run directori
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import fcntl
-import multiprocessing
+import multiprocessing.process
 import os
 import socket
 import struct
 from pathlib import Path
 
-from lib.prctl import die_with_parent
+from lib import relay
 
 from hf_mpwriter.localhub.config import HOST
 from hf_mpwriter.system import process
@@ -25,7 +24,6 @@ from hf_mpwriter.system import process
 SPACES = {"uts": 0x04000000, "net": 0x40000000}  # flags of unshare
 SET_FLAGS, IS_UP = 0x8914, 1  # SIOCSIFFLAGS, IFF_UP
 BACKLOG = 2048
-CHUNK = 1 << 16  # bytes
 
 
 class Host:
@@ -50,8 +48,7 @@ class Host:
             _join(first)
             _close(first)
         with listener:
-            self._relay = multiprocessing.get_context("fork").Process(target=relay, args=(listener, port))
-            self._relay.start()
+            self._relay = relay.start(listener, port)
 
     def enter(self) -> None:
         """Be a process of this host."""
@@ -86,33 +83,3 @@ def _call(name: str, *arguments: int) -> None:
     if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
-
-
-def relay(listener: socket.socket, port: int) -> None:
-    """Pass on each connection to the Hub; one that the Hub does not take is reset."""
-    die_with_parent()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            from_hub, to_hub = await asyncio.open_connection(HOST, port)
-        except OSError:
-            writer.transport.abort()
-            return
-        await asyncio.gather(_pump(reader, to_hub), _pump(from_hub, writer))
-
-    async def serve() -> None:
-        async with await asyncio.start_server(connected, sock=listener) as server:
-            await server.serve_forever()
-
-    asyncio.run(serve())
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what comes, until it ends; both sides of a connection that was reset are reset."""
-    try:
-        while data := await reader.read(CHUNK):
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
-    except OSError:
-        writer.transport.abort()
