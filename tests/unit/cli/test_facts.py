@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 
 import pytest
 from facts import FACTS, FILE, HALF, NOW, RUNNING
+from runs import run
 from support import event_file
 
-from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Cause, Sent
 from hf_mpwriter.cli.facts import RunHealth, WorkerFacts, gather, judge
-from hf_mpwriter.snapshot.attachments import NEVER_SENT
-from hf_mpwriter.snapshot.event_files import Damage
+from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.snapshot.attachments import NEVER_SENT, Attachments
+from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
+from hf_mpwriter.snapshot.search import LEVELS
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.staging import MirrorStatus
@@ -118,3 +123,50 @@ def test_the_state_follows_from_the_facts(fields, state, words):
     assert found.state is state
     assert words in found.next
     assert bool(found.next) == (state is RunHealth.PERSON)
+
+
+def test_what_others_have_put_beyond_all_bounds_needs_a_person(tmp_path):
+    """What a search has left out may be of the run: nobody is told that all of it is there."""
+    spool = Spool(str(tmp_path))
+    spool.create()
+    event_file(tmp_path / NAME, 1)
+    (tmp_path / "/".join("d" * (LEVELS + 2))).mkdir(parents=True)
+    facts = gather(spool)
+    (left_out,) = facts.left_out
+    assert left_out.startswith(f"folders more than {LEVELS} deep, such as d/d")
+    judgement = judge(facts, str(tmp_path))
+    assert (judgement.state, left_out in judgement.next) == (RunHealth.PERSON, True)
+    done = run("status", tmp_path, "--json")
+    assert (done.exit_code, json.loads(done.output)["left_out"]) == (4, [left_out])
+    assert f"left out: {left_out}" in run("status", tmp_path).output
+
+
+def test_what_one_look_does_not_read_waits(tmp_path, monkeypatch):
+    """It is there, and not known to be on the Hub; of what was sent as it is now, nothing is read."""
+    spool = Spool(str(tmp_path))
+    spool.create()
+    spool.record_destination(HUB)
+    (tmp_path / "theirs.tfevents").write_bytes(framing.frame(bytes(1 << 16)) * 40)
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_bytes(bytes(1000))
+        os.utime(tmp_path / name, (1, 1))
+    found = {file.path: file for file in Attachments(spool.run).scan(lambda _: True).files}
+    ledger, host = Ledger(HUB, repo_id=HUB.repo_id, settings=Settings(allow_patterns=None)), spool.host("h-1")
+    ledger.acknowledge({"a.txt": found["a.txt"].content}, "c", 1.0)
+    ledger.note_stamps([found["a.txt"]])
+    disk.make_dirs(host.root)
+    ledger.save(host.ledger)
+    monkeypatch.setitem(EventFileScan.__init__.__kwdefaults__, "foreign_bytes", 1 << 20)
+    monkeypatch.setattr(attachments, "SCAN_BYTES", 1000)
+    opened, original = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *args, **kw: opened.append(str(path)) or original(path, *args, **kw))
+    facts = gather(spool)
+    assert {"a.txt", "b.txt", "c.txt"} & set(opened) == {"b.txt"}
+    sizes = {file.path: (file.bytes, file.on_hub) for file in facts.files}
+    assert sizes == {
+        "a.txt": (1000, 1000),
+        "b.txt": (1000, 0),
+        "c.txt": (1000, 0),
+        "theirs.tfevents": (os.path.getsize(tmp_path / "theirs.tfevents"), 0),
+    }
+    assert facts.left_out == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -109,3 +110,19 @@ def test_a_writer_tells_its_own_last_step_over_restarts(tmp_path, monkeypatch, m
         assert writer.last_step("loss/a b") == 50
     assert writer.last_step() == 50, "a closed writer answers, too"
     assert SummaryWriter(path, write_to_disk=False).last_step() is None
+
+
+def test_files_of_another_user_do_not_count(tmp_path, monkeypatch):
+    """They may be as long as a number can tell, and training waits for the answer; the last step is not theirs."""
+    for second, step in ((1, 5), (2, 1000)):
+        (tmp_path / f"events.out.tfevents.{second:010d}.h").write_bytes(framed([scalar(step)]))
+    place, original = DirectoryPlace(Directory(tmp_path)), os.fstat
+    assert module.last_step(place) == 1000
+    theirs = os.stat(tmp_path / "events.out.tfevents.0000000002.h").st_ino
+
+    def status(fd: int) -> os.stat_result:
+        found = original(fd)
+        return os.stat_result((*found[:4], 54321, *found[5:])) if found.st_ino == theirs else found
+
+    monkeypatch.setattr(os, "fstat", status)
+    assert module.last_step(place) == 5

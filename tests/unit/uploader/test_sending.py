@@ -13,14 +13,16 @@ from hf_mpwriter.base import files
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Quarantine, Refused, Retry, Sent, Unknown
 from hf_mpwriter.delivery.sinks import HubSink
+from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool import ledger as ledger_module
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, host_id
-from hf_mpwriter.uploader import peers
+from hf_mpwriter.uploader import lanes, peers
 from hf_mpwriter.uploader.decision import Action, decide
 
 NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
@@ -278,3 +280,27 @@ def test_attachments_that_fail_do_not_hold_back_events(site):
     one.attach()
     one.conclude(Refused("403", "a token"))
     assert one.branch.pacing.next_try > site.now, "then nothing is sent"
+
+
+def test_what_one_scan_does_not_read_of_others_is_read_by_the_next_ones(site, monkeypatch):
+    """A few scans in a row go before a push, so commits stay few; then what was found goes, whatever is left."""
+    monkeypatch.setitem(EventFileScan.__init__.__kwdefaults__, "foreign_bytes", 1 << 20)
+    record = framing.frame(bytes(1 << 18))
+    (site.root / THEIRS).write_bytes(40 * record)
+    event_file(site.root / NAME, 2)
+    one, lengths = site.uploader(), []
+    for _ in range(10):
+        scans = 1
+        while not one.sending.scan():
+            scans += 1
+            assert decide(one.upload.situation()) is Action.SCAN
+        (batch,) = one.sending.events.batches
+        lengths += [file.length // len(record) for file in batch.files if file.path == THEIRS]
+        if one.sending.events.has_scanned:
+            break
+        assert scans == lanes.SCANS_OF_ONE_PUSH
+        one.push_events()
+        one.conclude(has(**{file.path: file.length for file in batch.files}))
+        assert decide(one.upload.situation()) is Action.SCAN, "no worker lives, and yet it stays"
+    assert lengths == sorted(set(lengths))
+    assert lengths[-1] == 40

@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 from support import event_file
 
-from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Retry
 from hf_mpwriter.base.words import command_line
 from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.delivery.sinks import Carrier, Delivery, HubSink, LogdirSink, Outlook
 from hf_mpwriter.delivery.status import Logged
 from hf_mpwriter.delivery.wait import Look, Wanted
+from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import LINGER, LONGEST_STAY, UploaderStatus
+from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process, host_id
@@ -69,6 +72,32 @@ def test_what_is_known_is_not_read_again_at_the_end(run_dir):
     assert to_await(spool, {path.name: half}, rank=0) == {path.name: half}
     assert to_await(spool, {path.name: half}, rank=0, is_last=True) == both
     assert EventFileScan(Directory(run_dir), lambda _: half).files(lambda _: True, set)[0].length == length
+
+
+def test_nothing_that_others_may_have_made_is_read_or_waited_for_at_the_end(run_dir, monkeypatch):
+    """A file of another writer, or of another user under a name of ours, may have any length; the end has a limit."""
+    spool, path = Spool(str(run_dir)), run_dir / "events.out.tfevents.1000000000.there.1.0123abcd"
+    length = event_file(path, 3)
+    event_file(run_dir / "events.out.tfevents.1000000001.theirs", 3)
+    assert to_await(spool, {}) == {path.name: length}
+    monkeypatch.setattr(event_files, "owners", lambda _: {12345})
+    opened, original = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *args, **kw: opened.append(str(path)) or original(path, *args, **kw))
+    assert to_await(spool, {}) == {}
+    assert not [path for path in opened if "tfevents" in path]
+
+
+def test_what_is_of_the_run_is_waited_for_although_there_is_no_time_to_look(run_dir):
+    """The ledger or a member names it: it counts with all its bytes, unread; other files are not looked for."""
+    spool, name = Spool(str(run_dir)), "events.out.tfevents.1000000000.there.1.0123abcd"
+    spool.create()
+    length, _ = event_file(run_dir / name, 3), event_file(run_dir / f"other/{name}", 3)
+    member = MemberFile(spool, "main", Process.current(), Settings())
+    member.write({"open": name})
+    member.write({"seal": name})
+    assert to_await(spool, {}, end=time.monotonic()) == {name: length}
+    assert to_await(spool, {}) == {name: length, f"other/{name}": length}
+    member.leave()
 
 
 WORKS, FAILS, STANDS = Outlook(), Outlook(fails=True), Outlook(stands=True)
