@@ -29,6 +29,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -45,6 +46,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    HfHubHTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -180,6 +182,10 @@ class Hub:
         if self._destination.revision != "main":
             self._api.create_branch(**self._where, branch=self._destination.revision, exist_ok=True)
 
+    def go_by_lfs(self) -> None:
+        """Send content by LFS from here on, as the Hub has no Xet storage."""
+        constants.HF_HUB_DISABLE_XET = True
+
     def is_private(self) -> bool | None:
         """Whether the repository is private, None if the Hub does not say."""
         if self.private is None:
@@ -190,8 +196,11 @@ class Hub:
         """The commit at the head of the branch, None if the repository or the branch does not exist."""
         try:
             info = self._api.repo_info(**self._where, revision=self._destination.revision)
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            return None
+        except HfHubHTTPError as error:  # some Hubs give no code that says what was not found
+            is_missing = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
+            if is_missing or (error.response is not None and error.response.status_code == HTTPStatus.NOT_FOUND):
+                return None
+            raise
         self._where["repo_id"], self.private = info.id or self._where["repo_id"], info.private
         self.created = str(getattr(info, "created_at", None) or "")
         return info.sha

@@ -178,10 +178,20 @@ def carry(
             verdict = _verdict_on(error, job)
         if isinstance(verdict, Unknown) and hub.commits_sent == sent_before:  # no content of ours can be there
             verdict = Retry(verdict.reason, verdict.after, cause=verdict.cause, hint=verdict.hint)
-        if not isinstance(verdict, Moved) or not _going(loads):
+        if not _going(loads) or not _is_tried_again(verdict, hub, rng):
             break
-        time.sleep(rng.uniform(0.1, 1.0))
     return [load.verdict or verdict for load in loads]
+
+
+def _is_tried_again(verdict: Verdict, hub: Hub, rng: random.Random) -> bool:
+    """Whether the same push tries again: after a pause where the branch has moved, by LFS where there is no Xet."""
+    if isinstance(verdict, Retry) and verdict.xet == "missing":
+        hub.go_by_lfs()
+        return True
+    if isinstance(verdict, Moved):
+        time.sleep(rng.uniform(0.1, 1.0))
+        return True
+    return False
 
 
 def _take_in(error: SourceError | PathError | NotQuietError, loads: Iterable[Load]) -> None:

@@ -212,7 +212,7 @@ class Pacing(Backoff):
         blame = {verdict.xet for verdict in found if isinstance(verdict, (Retry, Unknown))} - {""}
         if blame and self.uses_xet:
             self._xet_failures += 1
-            if "missing" in blame or self._xet_failures >= XET_LIMIT:
+            if self._xet_failures >= XET_LIMIT:
                 self._xet_failures, self._lfs_until = XET_LIMIT - 1, self._clocks.now() + XET_PAUSE
                 self.attempts = self._counts[Retry] = 0  # the other way is tried soon
 

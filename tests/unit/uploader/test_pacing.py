@@ -134,12 +134,6 @@ def test_a_xet_storage_that_is_still_broken_after_an_hour_costs_one_push_and_not
     assert time.pace.uses_xet
 
 
-def test_a_hub_without_xet_gets_lfs_at_once(time):
-    """404 of the token route needs no second opinion."""
-    time.fail(Retry("x", xet="missing"))
-    assert not time.pace.uses_xet
-
-
 def test_after_nothing_but_412_a_push_goes_without_a_parent(time):
     """After that one with a parent is tried once; if the branch is not busy any more, all is as before."""
     for _ in range(pacing.MOVED_LIMIT):
