@@ -80,7 +80,7 @@ class Done:
     checked: bool = False  # whether all known copies were read back
     private: bool | None = None  # visibility of the repository, None if it was not seen
     parent: str = ""  # the head of the branch at which the copies were compared
-    created: str = ""  # when the repository was created, as the Hub tells it; "" if it was not seen
+    created_at: str = ""  # when the repository was created, as the Hub tells it; "" if it was not seen
 
 
 @dataclass(frozen=True)

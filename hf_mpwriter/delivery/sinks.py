@@ -42,6 +42,7 @@ from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.interrupts import ours, suppress
 
 NEVER = -1  # before any comparison of what is here with what is there
+STAYS_DELETED = "it was deleted there; sync --again sends it"
 LOAD_PAUSE = 4.0  # times as long as the processor was busy with reading the ledgers, until they are read again
 _DOWN = frozenset(verdict.__name__ for verdict in (Refused, Retry, Unknown))  # of a push: nothing gets to the Hub
 
@@ -214,9 +215,17 @@ class HubSink:
             if is_attachment(path):
                 if not self._has_arrived(ledger, path, question.changes.get(path)):
                     missing[path] = length
-            elif length > ledger.length(path) and not ledger.files.get(path, NOWHERE).deleted:
+            elif length > ledger.length(path) and not self._stays_deleted(ledger, path):
                 missing[path] = length - ledger.length(path)
         return missing
+
+    def _stays_deleted(self, ledger: Ledger, path: str) -> bool:
+        """Whether an event file was deleted there, and has nothing that was logged since."""
+        held = ledger.files.get(path, NOWHERE)
+        try:
+            return held.deleted and (self._spool.run / path).stat().st_mtime <= held.time
+        except ours(OSError):
+            return True
 
     def _has_arrived(self, ledger: Ledger, path: str, asked: int | None) -> bool:
         """Whether the Hub has an attachment as it is now, or as it became after `asked`.
@@ -244,7 +253,9 @@ class HubSink:
         """The missing paths that are quarantined, and the later event files of their writers, which wait for them."""
         quarantined = self.refusals().items()
         new = {path: entry.reason for path, entry in quarantined if entry != question.refusals.get(path)}
-        return _held_up(missing, new)
+        known = ledger.files if (ledger := self.ledger()) else {}
+        deleted = (path for path in missing if known.get(path, NOWHERE).deleted)
+        return _held_up(missing, new) | dict.fromkeys(deleted, STAYS_DELETED)
 
     def look(self, lengths: Mapping[str, int], question: Question = ANY) -> Delivery:
         """All that is known of what is on the Hub, and of the uploader."""

@@ -153,7 +153,7 @@ class Hub:
         self.clock = clock or Clock(PERSON_LIMIT if is_impatient else PUSH_LIMIT, is_patient=is_impatient)
         self._transport = Transport(destination.endpoint, self.clock, is_impatient=is_impatient, contact=contact)
         self.private: bool | None = None  # whether the repository is private, None as long as the Hub has not said it
-        self.created = ""  # when the repository was created, as the Hub tells it; a new one of its name has another
+        self.created_at = ""  # when the repository was created, as the Hub tells it; a new one of its name has another
         self._destination = destination
         self._client = HfApi(endpoint=destination.endpoint)
         self._where: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
@@ -202,7 +202,7 @@ class Hub:
                 return None
             raise
         self._where["repo_id"], self.private = info.id or self._where["repo_id"], info.private
-        self.created = str(getattr(info, "created_at", None) or "")
+        self.created_at = str(getattr(info, "created_at", None) or "")
         return info.sha
 
     def sizes(self, paths: Iterable[str], revision: str) -> dict[str, Remote]:

@@ -138,7 +138,7 @@ class Load:
             checked=self.seen.complete,
             private=hub.private,
             parent=parent,
-            created=hub.created,
+            created_at=hub.created_at,
         )
 
 
@@ -398,8 +398,8 @@ def _compare(job: Job, loads: Iterable[Load], hub: Hub, tell: Tell, own_head: st
 
 def _lives_on(part: Part, hub: Hub, head: str, own_head: str | None) -> bool:
     """Whether the repository is the one that has had what is known, and no new one of its name."""
-    if hub.created and part.created:
-        return hub.created == part.created
+    if hub.created_at and part.created_at:
+        return hub.created_at == part.created_at
     return head in (own_head, part.last_commit) or part.last_commit in hub.commits()
 
 

@@ -46,7 +46,7 @@ class Part(RunPaths):
     # the last commit of this run, None if it is not known; others may have committed since
     last_commit: str | None = None
     of_others: str = ""  # the event files of other writers, before anything of the run is there; "" for none
-    created: str = ""  # when the repository was created that the ledger tells of, "" if that is not known
+    created_at: str = ""  # when the repository was created that the ledger tells of, "" if that is not known
 
     def target(self, path: str) -> str:
         """The path in the repository of a file of the run directory."""

@@ -5,7 +5,7 @@
      "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "commit": "...", "time": 1795236610.0,
                                              "blob_id": "", "foreign": false, "stamp": [], "generation": 0,
                                              "deleted": false}},       there, by somebody: it is not sent again
-     "created": "2026-11-24 22:13:09+00:00",                        the repository; a new one of its name differs
+     "created_at": "2026-11-24 22:13:09+00:00",                     the repository; a new one of its name differs
      "quarantined": {"events.out...": {"reason": "...", "refusals": 1, "tried": 1795236610.0}},
      "settings": {...},                                             of the last worker, for `sync`
      "checks": {"<host>": 1795236610123}, "commits": {"<host>": 3}, "saves": 17,      grow: a comparison, commit, save
@@ -105,7 +105,7 @@ class Ledger:
     # stamps of records of other hosts whose pushes can change nothing any more
     taken_over: frozenset[str] = frozenset()
     commits: dict[str, int] = field(default_factory=dict)  # per host, the commits that its uploaders have made
-    created: str = ""  # when the repository was created, "" until a push has seen it
+    created_at: str = ""  # when the repository was created, "" until a push has seen it
 
     def __post_init__(self) -> None:
         for path in (*self.files, *self.quarantined, *self.uncertain):
@@ -243,7 +243,7 @@ class Ledger:
         """Take over what another host's ledger knows."""
         if other._edition > self._edition:
             self.repo_id, self.private, self.settings = other.repo_id, other.private, other.settings
-            self.created = other.created
+            self.created_at = other.created_at
             self.saves = other.saves
         for mine, theirs in ((self.checks, other.checks), (self.commits, other.commits)):
             mine |= {host: max(number, mine.get(host, 0)) for host, number in theirs.items()}
@@ -253,7 +253,7 @@ class Ledger:
 
     @property
     def _edition(self) -> tuple[int, str]:
-        return self.saves, repr((self.repo_id, self.private, self.settings, self.created))
+        return self.saves, repr((self.repo_id, self.private, self.settings, self.created_at))
 
     def _merge_path(self, path: str, other: Ledger) -> None:
         mine, theirs = self.files.get(path, NOWHERE), other.files.get(path, NOWHERE)

@@ -123,7 +123,7 @@ class InFlight:
             is_trusted=is_trusted,
             last_commit=self._last_commit,
             of_others="" if self.ledger.has_arrived else self.of_others,
-            created=self.ledger.created,
+            created_at=self.ledger.created_at,
         )
 
     def acknowledge(self, verdict: Done, batch: Batch) -> None:
@@ -131,7 +131,7 @@ class InFlight:
         self.ledger.repo_id, host = verdict.repo_id, self._host.root.basename
         if verdict.private is not None:
             self.ledger.private = verdict.private
-        self.ledger.created = verdict.created or self.ledger.created
+        self.ledger.created_at = verdict.created_at or self.ledger.created_at
         self.ledger.acknowledge(verdict.files, verdict.commit, time.time())
         if verdict.own:
             self.ledger.commits[host] = self.ledger.commits.get(host, 0) + 1

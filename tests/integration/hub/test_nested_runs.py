@@ -12,7 +12,7 @@ from runs import acknowledged, hub_view, kill_uploaders, no_uploader, sync
 from support import event_file
 
 TOLD = "has other runs below it: folders with a .hf_mpwriter of their own are not uploaded as part of it, such as "
-INNER = ("deep/a/b", "localonly", "secret", "later")  # below the outer run; the first lies three folders deep
+INNER = ("deep/a/b", "localonly", "secret", "later", "same")  # below the outer run; the first lies three folders deep
 THEIRS = "events.out.tfevents.1700000000.theirs"
 
 LOG = """
@@ -36,6 +36,7 @@ inner = SummaryWriter(f"{{runs}}/deep/a/b")  # still open when the outer run beg
 inner.add_scalar("loss", 1.0, 1)
 log(f"{{runs}}/secret", "me/private")
 log(f"{{runs}}/localonly", None)
+log(f"{{runs}}/same", "me/public")  # of the same uploader
 os.chdir(runs)
 with HFSummaryWriter("me/public", logdir=".", repo_allow_patterns=None) as writer:
     writer.add_scalar("loss", 1.0, 1)
@@ -68,7 +69,7 @@ def test_a_run_of_the_same_process_is_not_published_with_the_outer_one(hub, runs
     """Neither the run of a private repository, nor one that has none, nor a later one; with `logdir="."`, told once."""
     code, _, errors = start(ONE_PROCESS, runs).finish()
     assert (code, errors.count(TOLD)) == (0, 1), errors
-    assert folders(published(hub, "me/public")) == {runs.name}
+    assert folders(published(hub, "me/public")) == {runs.name, "same", "same/both/a", "same/weights.bin"}
     assert folders(published(hub, "me/private")) == {"secret", "secret/both/a", "secret/weights.bin"}
 
 

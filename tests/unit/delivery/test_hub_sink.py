@@ -285,3 +285,22 @@ def test_offline_nothing_is_waited_for(spool, monkeypatch, name):
     assert HubSink(spool).look({EVENTS: 10}).carrier.reason == OFFLINE
     view(spool)
     assert HubSink(spool).look({EVENTS: 10}).carrier.reason == ""
+
+
+def test_what_was_deleted_there_is_not_missing_but_what_was_logged_since_is(spool):
+    """It does not come by itself, which is the reason that is told; an attachment stays away as it is."""
+    path, wanted = Path(spool.run_dir, EVENTS), {EVENTS: 12, "a.tsv": 4}
+    path.write_bytes(b"12 bytes ...")
+    os.utime(path, (900, 900))
+    ledger = Ledger(HERE)
+    ledger.acknowledge(dict.fromkeys(wanted, Sent(0, "", deleted=True)), "c", 1000.0)
+    ledger.save(spool.host("h").ledger)
+    sink = HubSink(spool)
+    assert sink.missing(wanted) == {}
+    os.utime(path, (1100, 1100))
+    delivery = sink.look(wanted)
+    assert (delivery.missing, delivery.refused, delivery.is_final) == (
+        {EVENTS: 12},
+        {EVENTS: sinks.STAYS_DELETED},
+        True,
+    )

@@ -143,7 +143,8 @@ class HubOfRun:
     def __init__(self, there: Remote | None, head: str | None = "c" * 40, *, private: bool | None = None) -> None:
         self.there, self._head, self.private = there, head, private
         self.repo_id, self.commits_sent, self.created = "me/run", 0, 0
-        self.really, self.error, self.moves_to = b"", None, ""
+        self.really, self.error, self.moves_to, self.created_at = b"", None, "", ""
+        self.history = list[str]()
         self.parents: list[str | None] = []
 
     def head(self) -> str | None:
@@ -158,6 +159,10 @@ class HubOfRun:
     def is_private(self) -> bool | None:
         """The visibility."""
         return self.private
+
+    def commits(self) -> list[str]:
+        """The history."""
+        return self.history
 
     def sizes(self, paths, _) -> dict[str, Remote]:
         """What it says that is there."""
@@ -210,6 +215,33 @@ def test_an_answer_that_does_not_fit_at_a_head_of_ours_is_checked_by_the_content
     assert isinstance(carried(run_dir, hub, known=known, last_commit="b" * 40)[0], Quarantine), "another head"
     hub.really = b"xyz"
     assert isinstance(carried(run_dir, hub, known=known, last_commit="c" * 40)[0], Quarantine), "it is another content"
+
+
+@pytest.mark.parametrize(
+    ("created_at", "history", "stays"),
+    [
+        ("yesterday", [], True),  # squashed
+        ("today", ["b" * 40], False),
+        ("", ["c" * 40, "b" * 40], True),  # it does not tell
+        ("", ["c" * 40], False),
+    ],
+)
+def test_what_is_gone_from_a_repository_that_lives_on_was_deleted(run_dir, created_at, history, stays):
+    """It is not sent again, nor told each time; a repository that was made anew gets it."""
+    Spool(str(run_dir)).create()
+    hub = HubOfRun(None)
+    hub.created_at, hub.history = created_at, history
+    before = {
+        "known": {"a.tfevents": Sent(3, remote(b"abc").sha256)},
+        "last_commit": "b" * 40,
+        "created_at": "yesterday",
+        "create": False,
+    }
+    verdict, _ = carried(run_dir, hub, **before)
+    assert (verdict.files["a.tfevents"].deleted, hub.commits_sent) == (stays, 0 if stays else 1)
+    known = {"a.tfevents": Sent(0, "", deleted=True)}
+    verdict, _ = carried(run_dir, hub, **before | {"known": known, "files": ()})
+    assert ("a.tfevents" in verdict.files) is not stays
 
 
 PAGE = "http://127.0.0.1:9/me/run"

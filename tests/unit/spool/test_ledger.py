@@ -204,6 +204,23 @@ def test_a_ledger_is_ahead_of_a_hub_that_has_lost_something():
     assert not made.is_ahead("unknown.tsv", OLD.content)
 
 
+def test_what_was_deleted_stays_so_whatever_other_hosts_know_until_it_is_asked_for():
+    """Though it is longer here now, or another content; the Hub is asked for it, as somebody may restore it."""
+    before, made = Ledger(HERE), Ledger(HERE)
+    for one in (before, made):
+        one.acknowledge({"a.tsv": OLD.content, "a.tfevents": Sent(5, "7" * 64)}, "c1", 5.0)
+    gone = Sent(0, "", deleted=True)
+    made.acknowledge({"a.tsv": gone, "a.tfevents": gone}, "c2", 6.0)
+    made.merge(before)
+    assert made.deleted == {"a.tsv", "a.tfevents"} == {path for path, sent in made.known().items() if sent == gone}
+    assert made.covers(NEW)
+    assert made.covers(LocalFile("a.tfevents", 9, growing=True))
+    assert made.send_again()
+    assert not made.send_again()
+    before.merge(made)
+    assert (before.deleted, before.known(), before.covers(NEW)) == (set(), {}, False)
+
+
 # several hosts
 
 HOSTS = ("h1", "h2", "h3")
