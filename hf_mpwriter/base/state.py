@@ -1,7 +1,8 @@
 """State on disk and between processes: frozen dataclasses as JSON, loaded with their types.
 
     dataclass        {"field": value, ...}    exactly its fields, none missing, none unknown
-    str, int, bool   as in JSON; a bool is no int
+    str              text, and bytes of a file name that are no UTF-8, as Python has them
+    int, bool        as in JSON; a bool is no int
     StrEnum          its value
     float            a finite number; an int is taken
     X | None         null, or X
@@ -106,10 +107,10 @@ def _converter(kind: Any) -> Convert:
         return _to_dict(_converter(arguments[1]))
     if origin in (list, frozenset) or (origin is tuple and arguments[1:] == (...,)):
         return _to_items(origin, _converter(arguments[0]))
-    if kind is float:
-        return _to_float
-    if kind in (str, int, bool) or issubclass(kind, StrEnum):
-        return kind if issubclass(kind, StrEnum) else functools.partial(_exactly, kind)
+    if (plain := _PLAIN.get(kind)) is not None:
+        return plain
+    if issubclass(kind, StrEnum):
+        return typing.cast("Convert", kind)
     raise TypeError(f"state of type {kind} cannot be loaded")
 
 
@@ -119,10 +120,25 @@ def _exactly(kind: type, value: Any) -> Any:
     return value
 
 
+def _to_text(value: Any) -> str:
+    text: str = _exactly(str, value)
+    if not text.isascii():  # half of a character: no path, URL or stream takes it
+        text.encode(errors="surrogateescape")
+    return text
+
+
 def _to_float(value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{value!r:.80} is no finite number")
     return float(value)
+
+
+_PLAIN: dict[Any, Convert] = {
+    str: _to_text,
+    int: functools.partial(_exactly, int),
+    bool: functools.partial(_exactly, bool),
+    float: _to_float,
+}
 
 
 def _to_optional(arguments: tuple[Any, ...]) -> Convert:
@@ -136,7 +152,7 @@ def _to_items(make: Callable[[Any], Any], convert: Convert) -> Convert:
 
 
 def _to_dict(convert: Convert) -> Convert:
-    return lambda value: {key: convert(item) for key, item in _exactly(dict, value).items()}
+    return lambda value: {_to_text(key): convert(item) for key, item in _exactly(dict, value).items()}
 
 
 def _to_dataclass(cls: Any) -> Convert:

@@ -224,7 +224,8 @@ def _as_sent(ledger: Ledger | None) -> Iterator[LocalFile]:
     """The attachments as they were when they were sent."""
     for path, held in ledger.files.items() if ledger else ():
         if held.stamp and held.sha256 and held.blob_id:
-            yield LocalFile(path, held.length, False, held.sha256, held.blob_id, held.stamp)
+            with contextlib.suppress(ValueError):  # a damaged record: the file is read again
+                yield LocalFile(path, held.length, False, held.sha256, held.blob_id, held.stamp)
 
 
 def _bytes_on_hub(file: LocalFile, ledger: Ledger | None) -> int:

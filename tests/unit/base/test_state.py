@@ -103,7 +103,7 @@ def test_one_damaged_field_is_damage_or_of_its_type(one, name, value):
 
 
 WRONG = {
-    "text": [None, 1],
+    "text": [None, 1, "a\ud800"],  # half of a character: no path, URL or stream takes it
     "number": [1.0, True, "1"],
     "real": [True, "1", 10**400],
     "switch": [1, None],
@@ -111,7 +111,8 @@ WRONG = {
     "perhaps": ["ab", [1]],
     "numbers": [None, [1.0]],
     "nested": [[], {"x": [{"count": "1"}]}, {"x": [{}]}],
-    "names": [{"a": 1}],
+    "names": [{"a": 1}, ["\udbff"]],
+    "late": [{"\udc00\ud83d": 1}],
     "inner": [{"count": 1, "more": 2}, {"count": 13}, [1]],
 }
 

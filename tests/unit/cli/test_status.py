@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
 from facts import FACTS, FILE, HALF, HERE, NOW, RUNNING
@@ -15,8 +16,10 @@ from hf_mpwriter.cli import status as command
 from hf_mpwriter.cli.facts import WorkerFacts, judge
 from hf_mpwriter.cli.status import SeenRun, as_text, daemon_text, workers_text
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Held, Ledger
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import host_id
 
 UNKNOWN = "runs, it has not said yet what it does"
 ODD = "\x1b]0;mine\x07"
@@ -38,6 +41,16 @@ def shown(*names: str, **fields: object) -> str:
     found = dataclasses.replace(FACTS, **fields)
     names = names or ("exp1",)
     return as_text([SeenRun(name, found, judge(found, name)) for name in names], names)
+
+
+def test_a_ledger_with_digests_that_no_content_has_is_shown(here):
+    """Each attachment is read again then."""
+    spool, destination = Spool(str(here / "exp1")), Destination("https://hub", "me/run")
+    (here / "exp1" / "notes.txt").write_text("a note")
+    known = Ledger(destination, files={"notes.txt": Held(6, "no digest", "c0ffee", 1.0, "none", stamp=(1, 6, 1, 1))})
+    os.makedirs(spool.host(host_id()).root)
+    known.save(spool.host(host_id()).ledger)
+    assert "last commit  c0ffee" in run("status", here / "exp1").stdout
 
 
 @pytest.mark.parametrize(
