@@ -148,8 +148,9 @@ class Transport:
             response.headers.pop("content-length", None)
         assert isinstance(response.stream, httpx2.SyncByteStream)  # noqa: S101 - for the type checker
         self._left -= LEAST_ANSWER
-        took = self._clock.came if self._content_limit else self._took_answer
-        limit = self._content_limit or ANSWER_LIMIT
+        is_content = self._content_limit and response.status_code in (200, 206)  # the client holds all else in memory
+        took = self._clock.came if is_content else self._took_answer
+        limit = self._content_limit if is_content else ANSWER_LIMIT
         response.stream = _Answer(response.stream, limit, took, is_packed=packing == "gzip")
 
     def _took_answer(self, size: int) -> None:

@@ -25,6 +25,7 @@ from hf_mpwriter.push.transport import Transport
 
 LIMIT = 0.4  # seconds
 SLACK = 4.0  # seconds more, on a busy machine; what drips here would do so for minutes
+FIELDS = {"etag": '"0"', "x-repo-commit": "1" * 40}
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
@@ -147,6 +148,21 @@ def test_answers_to_one_question_are_bounded_together(monkeypatch):
             hub.tree("long")
 
 
+@pytest.mark.parametrize("status", [302, 403, 500])
+def test_only_a_content_may_have_its_size(monkeypatch, tmp_path, status):
+    """What is said in its place is held in memory: a redirect, an error."""
+    monkeypatch.setattr(transports, "ANSWER_LIMIT", 1 << 16)
+
+    def answer(server: StrangeServer, asked: Asked) -> Iterator[bytes]:
+        if asked.method == "GET":
+            yield from answered(bytes(1 << 18), status, location=f"{server.endpoint}/x", **FIELDS)
+        else:
+            yield from answered(b"", **FIELDS | {"content-length": str(1 << 20)})
+
+    with StrangeServer(answer) as server, pytest.raises(AnswerError):
+        hub_at(server, Clock(20.0)).copy("a", "main", 1 << 30, str(tmp_path / "scratch")).__enter__()
+
+
 def test_a_pause_of_the_client_counts(ends):
     """It tries again after each 503, for half a minute in all."""
     with StrangeServer(lambda *_: answered({}, 503)) as server, ends():
@@ -177,7 +193,7 @@ def test_the_first_address_that_can_be_reached_is_taken(monkeypatch):
 
 def content(size: int, pieces: int) -> Callable[[StrangeServer, Asked], Iterable[bytes]]:
     """Answers of a file whose pieces come one after the other."""
-    head = {"etag": '"0"', "x-repo-commit": "1" * 40, "content-length": str(size)}
+    head = FIELDS | {"content-length": str(size)}
 
     def answer(server: StrangeServer, asked: Asked) -> Iterator[bytes]:
         yield from answered(b"", **head)
