@@ -95,6 +95,12 @@ class RateLimited(Refusal):
     status = 429
 
 
+class TooLarge(Refusal):
+    """The body is longer than this Hub holds in memory."""
+
+    status = 413
+
+
 class UnsupportedMedia(Refusal):
     """This type of content is not taken."""
 

@@ -35,7 +35,7 @@ NO_SPOOL = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMET
 LEVELS = 64  # folders one in another
 LONGEST_NAME = 255  # bytes of a name, on any filesystem
 SECONDS = 30.0  # of a search whose caller has no limit of its own
-SECONDS_IN_TRAINING = 5.0
+SECONDS_OF_A_WAIT = 5.0  # of one in training, or in a grace
 SHOWN = 300  # characters of a path in what is told
 
 

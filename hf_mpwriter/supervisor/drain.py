@@ -46,6 +46,7 @@ from hf_mpwriter.delivery.sinks import HubSink, LogdirSink, Question, Sink, name
 from hf_mpwriter.delivery.wait import Wanted
 from hf_mpwriter.snapshot import attachments, event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.snapshot.search import SECONDS_OF_A_WAIT
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.spool.workers.members import OBSERVER, SUPERVISOR, MemberFile, Members
@@ -73,7 +74,7 @@ class Upload:
     ) -> None:
         self._spool, self._with_others, self._private = spool, with_others, private
         self._hub, self._logdir, self._members = HubSink(spool), LogdirSink(spool), Members(spool)
-        self._scan = EventFileScan(spool.run, self._known)
+        self._scan = EventFileScan(spool.run, self._known, seconds=SECONDS_OF_A_WAIT)
         self._file: MemberFile | None = None
         self._wanted: list[Wanted] | None = None  # what there was when training was over
         self._asked_for: dict[str, int] = {}
@@ -132,7 +133,8 @@ class Upload:
         named = self._members.named(ledger.files if ledger else ())
         files = scan.files(allows, self._members.growing, named=named)
         lengths = {file.path: file.length for file in (*files, *scan.unread) if growing or self._is_final(file)}
-        return lengths | attachments.sizes(self._spool.run, allows, named=named)
+        until = time.monotonic() + SECONDS_OF_A_WAIT
+        return lengths | attachments.sizes(self._spool.run, allows, named=named, until=until)
 
     def _known(self, path: str) -> int:
         """Bytes of an event file that need no reading."""

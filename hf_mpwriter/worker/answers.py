@@ -33,7 +33,7 @@ from hf_mpwriter.delivery.wait import Wanted, wait_for
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan, sizes
-from hf_mpwriter.snapshot.search import SECONDS_IN_TRAINING, Named
+from hf_mpwriter.snapshot.search import SECONDS_OF_A_WAIT, Named
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.spool.workers.peers import Share
@@ -56,7 +56,7 @@ def logged(membership: Membership, files: WorkerFiles) -> Logged:
 
 def scans_until(end: float = math.inf) -> float:
     """Monotonic seconds until which a search in training goes on, of a caller that has time until `end`."""
-    return min(end, time.monotonic() + SECONDS_IN_TRAINING)
+    return min(end, time.monotonic() + SECONDS_OF_A_WAIT)
 
 
 def _embeddings(membership: Membership) -> dict[str, int]:

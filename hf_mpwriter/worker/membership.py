@@ -32,7 +32,7 @@ from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.search import SECONDS_IN_TRAINING
+from hf_mpwriter.snapshot.search import SECONDS_OF_A_WAIT
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
@@ -304,7 +304,7 @@ class Membership:
             return True
         if not self.role.answers_for_attachments:
             return False
-        until = time.monotonic() + SECONDS_IN_TRAINING
+        until = time.monotonic() + SECONDS_OF_A_WAIT
         return bool(attachments.sizes(self.spool.run, self.settings.allows, until=until))
 
     @property

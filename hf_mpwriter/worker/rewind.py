@@ -40,7 +40,7 @@ from hf_mpwriter.base.names import (
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.series import FileHome
-from hf_mpwriter.snapshot.search import SECONDS_IN_TRAINING, RunSearch
+from hf_mpwriter.snapshot.search import SECONDS_OF_A_WAIT, RunSearch
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing
 from hf_mpwriter.spool.workers.members import Members, Taken
@@ -236,7 +236,7 @@ def _directories(spool: Spool, name: str) -> list[Place]:
 
 def _event_directories(spool: Spool, top: str, has: Callable[[str], bool], counts: Callable[[str], bool]) -> set[str]:
     """The directories from `top` downwards that are of a name and hold event files, or below it those that count."""
-    search = RunSearch(spool.run, None, time.monotonic() + SECONDS_IN_TRAINING, top, has)
+    search = RunSearch(spool.run, None, time.monotonic() + SECONDS_OF_A_WAIT, top, has)
     paths = set(search)
     if search.left_out:  # others have put very much there
         members = Members(spool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import re
 import subprocess
@@ -14,6 +16,7 @@ from hub_clients import REPO, ask, client, commit, file, requests_of
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.config import HOUR, HubConfig
+from hf_mpwriter.localhub.endpoints.routing import BODY_LIMIT
 from hf_mpwriter.localhub.errors import RateLimited, StaleParent
 from hf_mpwriter.localhub.serving import Quota
 
@@ -50,6 +53,23 @@ def test_a_stranger_cannot_tell_a_private_repository_from_one_that_does_not_exis
     """
     assert client(guarded, tmp_path, code, token=None) == {"info": 401, "whoami": 401}
     assert client(guarded, tmp_path, 'seen["private"] = api.repo_info("local-user/r").private', token=READ)["private"]
+
+
+def test_a_body_that_would_fill_the_memory_is_refused(tmp_path):
+    """It is not read to its end: what is sent in pieces announces no length."""
+    with LocalHub(tmp_path / "hub", xet=False) as hub:
+        connection = http.client.HTTPConnection(hub.endpoint.removeprefix("http://"), timeout=60)
+        connection.putrequest("POST", "/api/repos/create")
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
+        piece, sent = b"%x\r\n%s\r\n" % (8 << 20, bytes(8 << 20)), 0
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while sent <= BODY_LIMIT:
+                connection.send(piece)
+                sent += 8 << 20
+        assert connection.getresponse().status == 413
+        assert ask(hub, "GET", WHOAMI)[0] == 200
+        connection.close()
 
 
 def test_only_what_the_real_client_sends_without_a_token_passes_without_one(guarded):

@@ -47,6 +47,7 @@ from hf_mpwriter.localhub.errors import (
     HiddenRepo,
     Refusal,
     Stranger,
+    TooLarge,
     Unauthorized,
     UnsupportedMedia,
 )
@@ -56,6 +57,7 @@ from hf_mpwriter.localhub.faults import Fault, When
 if TYPE_CHECKING:
     from hf_mpwriter.localhub.serving import HubState
 
+BODY_LIMIT = 256 << 20  # bytes of a body that is held; a commit of a full batch has less than half of that
 SPOOL_BUFFER = 1 << 20  # bytes per write in the thread pool
 API_THREADS = 32
 CAS_THREADS = 8  # a separate pool: a commit that rebuilds content waits for the Hub's own CAS requests
@@ -293,7 +295,12 @@ class Endpoint:
 
     async def _read_body(self, call: Call) -> None:
         if not self.spool:
-            call.content = await call.body()
+            body = bytearray()
+            async for chunk in call.stream():
+                body += chunk
+                if len(body) > BODY_LIMIT:
+                    raise TooLarge
+            call.content = bytes(body)
             return
         call.spooled = await to_thread.run_sync(call.hub.store.disk.scratch)
         with open(call.spooled, "xb") as file:  # noqa: ASYNC230  # opening is quick, writing goes to a thread
