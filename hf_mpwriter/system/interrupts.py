@@ -19,6 +19,7 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from typing import TypeVar
 
 Caught = TypeVar("Caught", bound=BaseException)
 _PACKAGE = __name__.partition(".")[0]
+_LIBRARY = (os.path.dirname(os.__file__), "<frozen")  # Python's own, and what is installed
 
 
 def ours(*kinds: type[Caught]) -> tuple[type[Caught], ...]:
@@ -68,7 +70,7 @@ def _is_handler(frame: FrameType, interrupted: FrameType) -> bool:
     for held in frame.f_locals.values():
         if held is interrupted or (type(held) is tuple and any(one is interrupted for one in held)):
             return True
-    return frame.f_code in _set_now()
+    return not frame.f_code.co_filename.startswith(_LIBRARY) and frame.f_code in _set_now()
 
 
 def _set_now() -> set[CodeType | None]:

@@ -130,7 +130,6 @@ def _at_exit() -> None:
             worker.wait(spent, failed=after_failure)
         except ours(KeyboardInterrupt):
             break
-    logger.flush()
 
 
 def _has_failed() -> bool:

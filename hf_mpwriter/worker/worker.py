@@ -341,6 +341,7 @@ class Worker:
         finally:
             with self.boundary:
                 self._let_go()
+                logger.flush()
 
     def after_fork(self) -> None:
         """In the child: forget everything that is the parent's."""
