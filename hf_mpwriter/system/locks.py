@@ -66,14 +66,14 @@ def _close(fd: int) -> None:
 
 
 class taking:  # noqa: N801 - a block
-    """A block whose end is the end of taking locks: if it fails, this thread has none that it has taken there."""
+    """A block that opens locks: if it fails, this thread has none of them; a signal handler may raise anywhere."""
 
     def __enter__(self) -> None:
         """Begin the block."""
         self._before = _table.copy()
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Release what nobody knows of."""
+        """Close what nobody knows of."""
         for fd, lock in [] if kind is None else [*_table.items()]:
             if lock.thread == threading.get_ident() and self._before.get(fd) is not lock:
                 release(fd)
@@ -106,7 +106,7 @@ def try_exclusive(place: Place) -> int | None:
 def work_in(directory: Place) -> bool:
     """Whether the filesystem of a directory has locks; Lustre without `-o flock` and some of FUSE have none."""
     place = directory / f".lock-probe.{os.getpid()}.{os.urandom(4).hex()}"
-    with fork_mutex:
+    with fork_mutex, taking():
         fd = _open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,7 +189,7 @@ def is_held(place: Place) -> bool:
 
     The probe asks for a shared lock, so two observers never mistake each other for the owner.
     """
-    with fork_mutex:
+    with fork_mutex, taking():
         try:
             fd = _open(place, os.O_RDONLY)
         except ours(FileNotFoundError):

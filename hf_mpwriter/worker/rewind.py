@@ -183,10 +183,16 @@ class Rewind:
 
 def _read_note(claim: int) -> int | None:
     """The step of the note in the file of a claim that is held; None if there is none."""
-    with suppress(OSError, ValueError):  # the program may have closed the descriptor
+    with suppress(OSError):  # the program may have closed the descriptor
         locks.check(claim)
-        return int(os.pread(claim, NOTE_LENGTH, 0))
+        return _noted(claim)
     return None
+
+
+def _noted(fd: int) -> int | None:
+    """The step in a file, None without one. `int` is not asked: its error may replace what a signal handler raises."""
+    text = os.pread(fd, NOTE_LENGTH, 0).strip()
+    return int(text) if text.isdigit() else None
 
 
 def _write_note(place: Place, step: int | None) -> None:
@@ -196,8 +202,7 @@ def _write_note(place: Place, step: int | None) -> None:
         if step is None:
             os.ftruncate(fd, 0)
             return
-        with suppress(ValueError):  # there is none
-            step = min(step, int(os.pread(fd, NOTE_LENGTH, 0)))
+        step = step if (noted := _noted(fd)) is None else min(step, noted)
         os.pwrite(fd, f"{step:020d}\n".encode(), 0)
     finally:
         os.close(fd)

@@ -40,7 +40,7 @@ from lib.isolation import variables
 
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.events import framing
-from hf_mpwriter.system import locks
+from hf_mpwriter.system import locks, process
 
 LONGEST = 60.0  # seconds until a handler that was asked for has run, on a busy machine
 LEFT_OPEN = 20  # descriptors in a thousand moments that an exception between an open and its note may leave open
@@ -157,7 +157,8 @@ def found_on_disk(run_dir: Path, returned: set[int]) -> list[str]:
 
 def found_held(run_dir: Path, descriptors: int, moments: int) -> list[str]:
     """What is still held, or open, although all is closed."""
-    held = [os.readlink(f"/proc/self/fd/{fd}") for fd in locks._table]  # noqa: SLF001 - no other place knows all
+    known = locks._table.items()  # noqa: SLF001 - no other place knows all
+    held = [os.readlink(f"/proc/self/fd/{fd}") for fd, lock in known if process.is_still(fd, lock.file)]
     findings = [f"{len(held)} locks are held, such as {held[0]}"] if held else []
     more = len(os.listdir("/proc/self/fd")) - descriptors
     findings += [f"{more} descriptors were left open"] if more > 5 + LEFT_OPEN * moments / 1000 else []
