@@ -237,7 +237,7 @@ class Case:
         places = [top / self._run, top / "cache"] + [top / "logdir"] * (self._run == STAGED)
         files = [path for place in places for path in corpus.files_of(place)]
         for _ in range(self._rng.randint(1, most)):
-            path = self._rng.choice([path for path in files if not (corpus.is_lock(path) and self._rng.random() < 0.8)])
+            path = self._chosen(files)
             if not path.is_file() or path.is_symlink():
                 continue
             if self._rng.random() < 0.12:
@@ -250,6 +250,16 @@ class Case:
             else:
                 self._struck.append(path)
                 self._done.append(f"{path.relative_to(top)}: {self._mutator.strike(path)}")
+
+    def _chosen(self, files: list[Path]) -> Path:
+        """Return one of some files: each kind is as likely as another, and half of the time it is JSON."""
+        kinds: dict[str, list[Path]] = {}
+        wants_json = self._rng.random() < 0.5
+        for path in files:
+            is_json = path.suffix == ".json" or path.parent.name == "members"
+            if is_json == wants_json and (not corpus.is_lock(path) or self._rng.random() < 0.2):
+                kinds.setdefault("events" if "tfevents" in path.name else _without_numbers(path.name), []).append(path)
+        return self._rng.choice(kinds[self._rng.choice(sorted(kinds))])
 
     def _garble(self, chance: float) -> None:
         if self._number:
