@@ -11,7 +11,7 @@
     anything else    Unknown
 
 Invariants:
-- Every exception has a verdict with a cause, and its text is one line without secrets.
+- Every exception has a verdict with a cause, and its text is one line without secrets, which a terminal may show.
 - What a verdict means stays when it is put into words, and so does what this package has put into words itself.
 
 Facts behind this module (huggingface_hub 2.4.0, hf_xet 1.8.0):
@@ -62,7 +62,9 @@ _CLASS = re.compile(r"^\w+Error: ")
 _XET_STATUS = re.compile(r"\((4\d\d)[ )]")
 _XET_AUTH = re.compile(r"Xet.*Auth")
 _CONTENT = re.compile(r"/(?:commit|preupload|paths-info)/|/objects/batch$|/validate-yaml$")
-_NO_ANSWER = re.compile(r"improperly formatted|[Mm]alformed|Invalid (?:etag|server response)|not a valid commit OID")
+_NO_ANSWER = re.compile(
+    r"improperly formatted|[Mm]alformed|Invalid (?:etag|server response)|not a valid commit OID|as a datetime"
+)
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 
 
@@ -258,7 +260,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def text_of(error: BaseException) -> str:
     """One line for people, without secrets; they go before the text is cut, as half of one is not recognised."""
     text = " ".join(f"{type(error).__name__}: {error}"[:TEXT_LIMIT].split())
-    return redact_known(text)[:500]
+    return printable(redact_known(text))[:500]
 
 
 # in words

@@ -62,6 +62,7 @@ ASKING = (  # commands that are not run as readers
     ("status",),
     ("ranks",),
 )
+EXPECTED = ("cache", "logdir", "output", "home", "fresh")  # in a case, beside its runs
 EVERYWHERE = (("status",), ("clean", "--dry-run"), ("sync", "--all", "--timeout", "3"))  # without a LOGDIR
 
 
@@ -306,16 +307,31 @@ class Case:
             self._find(f"{name}: {after - before >> 20} MiB of memory more")
 
     def wire(self) -> None:
-        """Ask the Hub."""
+        """Ask the Hub: by the functions that do, and by commands; no pause between two tries is kept."""
         self._garble(0.4)
-        self._fork("client", lambda: wire.ask(self._lane.case, self._rng), LONG)
+        fresh = self._lane.case / "fresh" / "exp1"
+        words = self._rng.choice(
+            ((), (), ("pull", str(fresh), "--repo-id", REPO), ("verify", self._path), ("doctor", self._path))
+        )
+        if not words:
+            self._fork("client", lambda: wire.ask(self._lane.case, self._rng), LONG)
+            return
+        self._command(*words, is_hurried=True)
+        if made := {path.name for path in self._lane.case.iterdir()} - {*EXPECTED, *map(_top, self.runs)}:
+            self._find(f"{words[0]} has made {sorted(made)}")
+        if fresh.parent.exists() and os.listdir(fresh.parent) != [fresh.name]:
+            self._find(f"{words[0]} has made something beside its run")
+
+    @property
+    def _path(self) -> str:
+        return str(self._lane.case / self._run)
 
     def alone(self) -> None:
         """Train without uploads."""
         self._strike()
         os.environ["HF_MPWRITER_DISABLED"] = "1"
         try:
-            words = ["-c", str(self._lane.case / self._run), "alone", self._rng.choice(("hub", "local")), self._purge()]
+            words = ["-c", self._path, "alone", self._rng.choice(("hub", "local")), self._purge()]
             ended = self._fork("training", lambda: _train(words), LONG)
         finally:
             del os.environ["HF_MPWRITER_DISABLED"]
@@ -330,13 +346,15 @@ class Case:
         if self._rng.random() < 0.5:
             self._garble(0.1)
         for words in self._rng.sample(ASKING, 3) if self._number else ASKING:
-            self._command(*words, str(self._lane.case / self._run))
+            self._command(*words, self._path)
         if self._rng.random() < 0.3:
             self._command(*self._rng.choice(EVERYWHERE))
 
-    def _command(self, *words: str) -> Ended:
+    def _command(self, *words: str, is_hurried: bool = False) -> Ended:
         def run() -> None:
             os.chdir(self._lane.case)
+            if is_hurried:
+                wire.hurry()
             main.main(list(words), prog_name="hf-mpwriter")
 
         return self._fork(f"hf-mpwriter {words[0]}", run, LONG)
@@ -346,7 +364,7 @@ class Case:
         self._strike(4)
         if self._rng.random() < 0.5:
             self._garble(0.2)
-        words = [str(self._lane.case / self._run), f"case{self._number}", "hub", self._purge()]
+        words = [self._path, f"case{self._number}", "hub", self._purge()]
         self._judge_training(self._spawn([sys.executable, "-c", corpus.TRAINING, *words]), words[1])
         self._command("status", words[0])
         self._command("stop", words[0])
@@ -461,6 +479,10 @@ class Case:
         if wrong := self._lane.note_peak(self._kind, peak):
             self._find(f"{name}: {wrong}")
         return Ended(code, text, peak)
+
+
+def _top(run: str) -> str:
+    return run.partition("/")[0]
 
 
 def remove(path: Path) -> None:

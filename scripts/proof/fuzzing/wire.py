@@ -180,12 +180,14 @@ class Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def ask(scratch: Path, rng: random.Random) -> None:
-    """Ask what pushes, pulls and `doctor` ask; each error must have a verdict, in one line that may be shown.
-
-    No pause is kept: it is asked in a fork, which ends then.
-    """
+def hurry() -> None:
+    """Keep no pause in this process, which ends soon."""
     pause, time.sleep = time.sleep, lambda seconds: pause(min(seconds, 0.01))
+
+
+def ask(scratch: Path, rng: random.Random) -> None:
+    """Ask what pushes, pulls and `doctor` ask; each error must have a verdict, in one line that may be shown."""
+    hurry()
     destination = Destination(os.environ["HF_ENDPOINT"], "fuzz/run", path_in_repo=FOLDER)
     hub, account = Hub(destination, is_impatient=True), Account(destination.endpoint)
     known = {"head": "main", "path": "events"}
