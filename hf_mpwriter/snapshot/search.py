@@ -8,9 +8,10 @@ Invariants:
 - All that looks for files in a run directory goes through `RunSearch`. What that has left out, `status` tells.
 - What is named counts for no limit. If the search is cut short, it is looked for where it is named to be.
 - Symbolic links are not followed, and the spool is never read.
-- A folder with a spool of its own, or with the name of one that is kept elsewhere, is another run, which may go
-  elsewhere or nowhere: nothing below it is part of this one. A run has its spool before its first event file, and a
-  folder is asked for one after it was listed: so no listing, however it falls, finds a file of another run.
+- A folder with a spool of its own is another run, which may go elsewhere or nowhere: nothing below it is part of this
+  one. So is one with no more than its name, and one of another user that has its spool in our staging directory.
+- A run has its spool before its first event file, and a folder is asked for one after it was listed: so no listing,
+  however it falls, finds a file of another run.
 - All that opens what was listed before asks `other_run_above`.
 """
 
@@ -25,8 +26,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple, Self
 
-from hf_mpwriter.base import names
-from hf_mpwriter.system.directory import Directory, Place
+from hf_mpwriter.base import names, storage
+from hf_mpwriter.system import filesystem
+from hf_mpwriter.system.directory import Directory, Place, at
 from hf_mpwriter.system.interrupts import ours, suppress
 
 PATHS = 100_000  # files, folders and links that nothing names
@@ -145,14 +147,45 @@ def other_run_above(run: Directory, directory: str) -> str:
     while directory and end >= 0:
         end = directory.find("/", end + 1)
         folder = directory if end < 0 else directory[:end]
-        try:
-            os.stat(f"{folder}/{names.SPOOL_NAME}", dir_fd=fd, follow_symlinks=False)
-        except ours(OSError) as error:
-            if error.errno not in NO_SPOOL:
-                raise
-        else:
+        if _has_spool(fd, folder) or _has_spool_beside(fd, folder):
             return folder
     return ""
+
+
+def _has_spool(run: int, folder: str) -> bool:
+    try:
+        os.stat(f"{folder}/{names.SPOOL_NAME}", dir_fd=run, follow_symlinks=False)
+    except ours(OSError) as error:
+        if error.errno not in NO_SPOOL:
+            raise
+        return False
+    return True
+
+
+def _has_spool_beside(run: int, folder: str) -> bool:
+    """Whether a folder is another user's, for which this user has a spool in the staging directory."""
+    try:
+        owner = os.stat(folder, dir_fd=run, follow_symlinks=False).st_uid
+        if owner == os.geteuid() or not (places := _places_beside(int(time.monotonic()))):
+            return False
+        name = storage.staged_name(os.path.join(os.readlink(f"/proc/self/fd/{run}"), folder))
+    except ours(OSError):
+        return False
+    return any(at(os.path.join(place, name, names.SPOOL_NAME)).is_directory() for place in places)
+
+
+@functools.lru_cache(1)
+def _places_beside(_: int) -> tuple[str, ...]:
+    """Where such spools are, in this second; of staging directories only those on disks of this host, or named, are
+    asked.
+    """
+    below, mounts = os.path.join(storage.staging_root(os.geteuid()), storage.OF_OTHERS), filesystem.table()
+    found = list[str]()
+    for directory in storage.staging_directories(os.environ):
+        mount = None if storage.staging_setting(os.environ) else filesystem.mount_unasked(directory, mounts)
+        if (mount is None or mount.is_local) and at(place := os.path.join(directory, below)).is_directory():
+            found.append(place)
+    return tuple(found)
 
 
 def check_is_of_run(run: Directory, path: str) -> None:

@@ -24,6 +24,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import OF_OTHERS
 from hf_mpwriter.snapshot.search import RunSearch
 from hf_mpwriter.spool.layout import FORMAT, Spool
+from hf_mpwriter.spool.storage import beside, spool_of
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.system.directory import Directory
@@ -307,6 +308,19 @@ def test_a_run_directory_of_another_user_is_not_private(place):
     if os.geteuid() == 0:
         os.chown(place.root, 65534, 65534)
         assert not place.is_private()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_folder_of_another_user_with_a_spool_beside_it_is_another_run(tmp_path, monkeypatch):
+    """Nothing is written into it, and nobody else has the spool: the run of this user above leaves it out."""
+    monkeypatch.setenv("HF_MPWRITER_STAGING", str(tmp_path / "staging"))
+    for folder in ("theirs", "other"):
+        event_file(tmp_path / "runs" / folder / "events.out.tfevents.1700000000.theirs", 1)
+        os.chown(tmp_path / "runs" / folder, 12345, -1)
+    spool_of(beside(str(tmp_path / "runs" / "theirs"))).create()
+    search = RunSearch(Directory(tmp_path / "runs"))
+    assert list(search) == ["other/events.out.tfevents.1700000000.theirs"]
+    assert search.other_runs == ["theirs"]
 
 
 def test_a_run_directory_has_the_name_of_a_spool_that_is_elsewhere(tmp_path):
