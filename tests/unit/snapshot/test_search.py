@@ -130,3 +130,17 @@ def test_a_search_ends_in_time_and_finds_what_is_named(tmp_path):
     assert scan.files(lambda _: True, set, named=Named(frozenset({named}))) == []
     assert [file.path for file in scan.unread] == [named], "named, but there was no time to read it"
     assert scan.left_out
+
+
+@pytest.mark.usefixtures("few")
+def test_the_nearest_folders_come_first(tmp_path):
+    """Many folders with few files each count as well as one with many; those further away are left out."""
+    for number in range(9):
+        flood(tmp_path / f"near{number}", 2)
+        flood(tmp_path / f"near{number}" / "far", 5)
+    paths, left_out = found(tmp_path)
+    assert {path for path in paths if "far" not in path} == {
+        f"near{n}/a0000{m}.txt" for n in range(9) for m in range(2)
+    }
+    assert len(paths) < 9 * 2 + 9 * 5
+    assert left_out == [module.TOO_MANY]
