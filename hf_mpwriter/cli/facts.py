@@ -182,13 +182,14 @@ def gather(spool: Spool) -> RunFacts:
     found = list({file.path: file for file in (*found, *scan.unread)}.values())
     pulled, destination = pulled_files(spool), recorded and recorded.resolved(ledger.repo_id if ledger else "")
     private, deleted = (ledger.private, ledger.deleted) if ledger else (None, set[str]())
+    is_staged = there.is_staged
     files = tuple(
         FileFacts(
             path=file.path,
             bytes=file.length,
             on_hub=_bytes_on_hub(file, ledger),
             in_logdir=min(file.length, mirrored.files.get(file.path, 0))
-            if there.is_staged and not is_attachment(file.path)
+            if is_staged and not is_attachment(file.path)
             else None,
             growing=file.growing,
             pulled=file.path in pulled,
