@@ -250,16 +250,17 @@ class EventFile:
 
     def rest(self) -> bool:
         """Close the descriptor until the next record, unless it is in use; True if it was closed."""
-        if not self._lock.acquire(blocking=False):
-            return False
+        held = list[bool]()
         try:
+            held.extend(map(self._lock.acquire, [False]))  # taken and noted in one step of C: no signal handler between
             segment = self._series.current
-            if self._busy or segment is None or not segment.rest():
+            if not held[0] or self._busy or segment is None or not segment.rest():
                 return False
             self._usual = None
             return True
         finally:
-            self._lock.release()
+            if any(held):
+                self._lock.release()
 
     # state
 
