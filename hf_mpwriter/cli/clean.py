@@ -5,6 +5,7 @@
     used less than `--older-than` days ago          kept
     not the same, byte by byte, in its logdir       kept
     not known to be on the Hub, if it goes there    kept
+    records were lost, and nobody has seen it       kept
     anything else                                   removed: after the next start it comes back from the logdir
 
 Invariants:
@@ -28,7 +29,8 @@ from hf_mpwriter.base.storage import staging_directories
 from hf_mpwriter.base.words import command_line, counted, size_text
 from hf_mpwriter.cli.runs import examples, newest_settings, staged_runs
 from hf_mpwriter.cli.verify import compare_logdir
-from hf_mpwriter.delivery.sinks import HubSink
+from hf_mpwriter.delivery.sentences import lost_text
+from hf_mpwriter.delivery.sinks import HubSink, name_of
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.snapshot.search import RunSearch
@@ -36,6 +38,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.staging import look_lock
 from hf_mpwriter.spool.storage import objection
+from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import at
@@ -142,6 +145,8 @@ def _is_unfinished(spool: Spool) -> str:
     others = (path for path in RunSearch(spool.run) if is_attachment(path) and not is_embedding(path))
     if reasons := [*reasons, *(f"{path} is nowhere else" for path in others)]:
         return reasons[0]
+    if unseen := losses(spool):
+        return lost_text(unseen, name_of(spool))
     there, count = compare_logdir(spool), len(lengths) + len(attachments.sizes(spool.run, is_embedding))
     sync = f"run: {command_line('sync', there.to)}"
     if there.failure:

@@ -17,6 +17,7 @@ person types.
 | an event file is damaged                                 | person   | restore it, then sync             |
 | others have put more there than is looked at             | person   | move it out of the run directory  |
 | something is missing, and no process lives that sends it | person   | sync                              |
+| the disk has refused records for good                    | person   | status --seen                     |
 | something is missing                                     | waiting  |                                   |
 | all is there, or there is nowhere to send it             | complete |                                   |
 """
@@ -37,6 +38,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Cause, Refused
 from hf_mpwriter.base.words import command_line
 from hf_mpwriter.cli.runs import newest_settings
+from hf_mpwriter.delivery.sentences import lost_text
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.snapshot.attachments import NEVER_SENT, Attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
@@ -45,6 +47,7 @@ from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers.losses import Loss, losses
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members, last_of
 from hf_mpwriter.spool.workers.peers import Share
@@ -75,7 +78,6 @@ class WorkerFacts:
     host: str | None  # id of its host, without the digits of the machine; None if it is not known
     pid: int | None  # process id, None if it is not known
     is_here: bool  # whether that is this host
-    dropped: int = 0  # records that the disk refused for good
     in_memory: int = 0  # records that wait in memory because the disk refuses them
 
 
@@ -112,6 +114,7 @@ class RunFacts:
     notices: tuple[str, ...] = ()  # what the uploaders of all hosts have found out, the newest last
     damage: tuple[Damage, ...] = ()  # what is behind the last whole record of event files
     left_out: tuple[str, ...] = ()  # what others have put there and was not looked at, see `snapshot/search`
+    lost: tuple[Loss, ...] = ()  # what the disk has refused for good, and nobody has seen
 
     @property
     def logged(self) -> int:
@@ -218,6 +221,7 @@ def gather(spool: Spool) -> RunFacts:
         notices=_notices(spool),
         damage=tuple(scan.damage(now)),
         left_out=tuple(dict.fromkeys([*scan.left_out, *attached.left_out])),
+        lost=tuple(losses(spool, members)),
     )
 
 
@@ -286,9 +290,7 @@ def _of_member(member: Member) -> WorkerFacts:
     state = "alive" if member.alive else "died" if member.has_died else "ended"
     host = member.name.host
     memory = member.in_memory if member.alive else 0
-    return WorkerFacts(
-        member.name.worker, state, host.rpartition("-")[0], member.name.pid, host == host_id(), member.dropped, memory
-    )
+    return WorkerFacts(member.name.worker, state, host.rpartition("-")[0], member.name.pid, host == host_id(), memory)
 
 
 # lag
@@ -336,7 +338,7 @@ class Judgement:
 
 def judge(facts: RunFacts, logdir: str) -> Judgement:
     """Judge a run."""
-    if trouble := next(_troubles(facts, logdir), ""):
+    if trouble := next(_troubles(facts, logdir), "") or lost_text(facts.lost, logdir):
         return Judgement(RunHealth.PERSON, trouble)
     is_waiting = facts.waiting or facts.missing_there
     return Judgement(RunHealth.WAITING if is_waiting else RunHealth.COMPLETE)

@@ -26,6 +26,7 @@ from hf_mpwriter.cli.facts import FileFacts, Judgement, RunFacts, RunHealth, Wor
 from hf_mpwriter.cli.runs import examples, existing_spool, named, others_below, runs_below
 from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers.losses import Loss, losses, note_seen
 from hf_mpwriter.system.redaction import printable
 
 EVERY = 2.0  # seconds between two looks of `--watch`
@@ -60,7 +61,8 @@ class SeenRun(NamedTuple):
 @click.argument("logdirs", metavar="[LOGDIR]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, see docs/operations.md.")
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until no process of the runs lives.")
-def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool) -> None:
+@click.option("--seen", is_flag=True, help="What was lost of each LOGDIR was seen: it is not told again.")
+def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool, seen: bool) -> None:
     """Show how much of a run is on the Hub, and what is to be done.
 
     Without LOGDIR, one line for each run below the current folder. Asks the disk only, not the Hub.
@@ -68,6 +70,11 @@ def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool) -> None
     Exit code 0: complete; 1: no run; 3: waiting, it comes by itself; 4: a person is needed, the last line says for
     what.
     """
+    if seen and not logdirs:
+        raise click.UsageError("--seen needs a LOGDIR.")
+    for logdir in logdirs if seen else ():
+        spool = existing_spool(logdir)
+        note_seen(spool, losses(spool))
     while True:
         runs = look(logdirs)
         goes_on = watch and any(run.is_live for run in runs)
@@ -167,6 +174,7 @@ def to_json(run: SeenRun) -> dict[str, Any]:
         "deleted": facts.deleted,
         "damaged": {one.path: str(one) for one in facts.damage},
         "left_out": facts.left_out,
+        "lost": [asdict(one) for one in facts.lost],
     }
 
 
@@ -218,6 +226,8 @@ def line(facts: RunFacts, judgement: Judgement) -> str:
         parts.append(f"{missing} in the logdir")
     if facts.alive:
         parts.append(f"{len(facts.alive)} alive")
+    if facts.lost:
+        parts.append(f"{counted(sum(one.records for one in facts.lost), 'record')} lost")
     if facts.waiting and facts.uploader.failures:
         parts.append(facts.uploader.reason)
     if facts.destination and facts.files:  # without one, the page may not be there
@@ -245,9 +255,14 @@ def full(facts: RunFacts, logdir: str) -> Iterator[str]:
         yield f"{one.path} {one}"
     for what in facts.left_out:
         yield f"left out: {what}"
-    for worker in facts.workers:
-        if worker.dropped:
-            yield f"dropped: {counted(worker.dropped, 'record')} of {worker.name}, which the disk refused"
+    for loss in facts.lost:
+        yield f"lost: {'' if loss.is_exact else 'up to '}{counted(loss.records, 'record')} of {_of(loss)}: {loss.why}"
+
+
+def _of(loss: Loss) -> str:
+    """Whose a loss is, and since when."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(loss.since))
+    return f"{loss.worker} (process {loss.pid} on {loss.host}) since {since}"
 
 
 def _rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:

@@ -34,7 +34,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import is_url, normalised_logdir
 from hf_mpwriter.base.words import OURS, as_argument, as_path, command_line, counted, size_text, typed
 from hf_mpwriter.cli.folders import Wishes, Writers, clashes, folders_of, recorded, spool_for, tend
-from hf_mpwriter.cli.output import DAMAGED, UploadBar, failure, show_damage
+from hf_mpwriter.cli.output import DAMAGED, DamageError, UploadBar, failure, show_damage
 from hf_mpwriter.cli.runs import (
     RepoPlace,
     endpoint_option,
@@ -49,12 +49,13 @@ from hf_mpwriter.cli.runs import (
 )
 from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.daemon.starts import uploader_start
-from hf_mpwriter.delivery.sentences import ProcessEnd, message, of_other_writers, unsent
+from hf_mpwriter.delivery.sentences import ProcessEnd, lost_text, message, of_other_writers, unsent
 from hf_mpwriter.delivery.sinks import NEVER, Delivery, HubSink, LogdirSink, Question
 from hf_mpwriter.delivery.wait import Wanted, ticks, wait_for
 from hf_mpwriter.snapshot import attachments, event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.supervisor.drain import Drain
 from hf_mpwriter.system.process import Process
@@ -68,6 +69,10 @@ class RemovedError(click.ClickException):
 
     def __init__(self, run_dir: str) -> None:
         super().__init__(printable(f"{run_dir} was removed, or replaced by another folder, while it was uploaded."))
+
+
+class LostError(DamageError):
+    """All that is on disk has arrived, but the disk has refused records for good."""
 
 
 @click.command(
@@ -108,7 +113,7 @@ def sync_runs(
     --repo-id. Asks the Hub what it holds, and sends only the rest. Run it during training or after a crash, as often
     as you like.
 
-    Exit code 0: all of it is on the Hub; 1: it is not; 3: a file is damaged here.
+    Exit code 0: all of it is on the Hub; 1: it is not; 3: a file is damaged here, or records were lost.
     """
     wishes = Wishes(place, timeout, endpoint, create=create, again=again, only_new=all_below)
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
@@ -151,7 +156,7 @@ def _follow(names: list[str], wishes: Wishes) -> None:
     for name in names:
         try:
             sync_one(name, wishes)  # what is wrong with the call ends it at once
-        except RemovedError as error:  # by a program that makes its folder anew when it starts
+        except (RemovedError, LostError) as error:  # removed by a program that makes its folder anew when it starts
             click.echo(error.format_message(), err=True)
     _say("Following: what is logged is uploaded until the writers have gone. Ctrl-C ends that.")
     drain = Drain()
@@ -238,16 +243,19 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     if is_staged:
         problems += _bring(spool, end)
     if problems:
+        problems += filter(None, [lost_text(losses(spool), logdir)])
         raise failure(" ".join(problems), damaged=found is not None and found.damaged)
     if found is not None:
-        _tell_whole(found, spool, logdir)
+        _tell_whole(found, spool, logdir, f". {lost_text(losses(spool), logdir)}".rstrip(". "))
+    if lost := lost_text(losses(spool), logdir):
+        raise LostError(lost)
 
 
-def _tell_whole(found: _Uploaded, spool: Spool, logdir: str) -> None:
+def _tell_whole(found: _Uploaded, spool: Spool, logdir: str, lost: str) -> None:
     """Tell that all that can be on the Hub is there."""
     size = size_text(found.delivery.total)
     if found.damaged:
-        text = f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged or left out is not"
+        text = f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged or left out is not{lost}"
         raise failure(text, damaged=True)
     but = f" but {counted(found.deleted, 'file')} that somebody has deleted there" if found.deleted else ""
     click.echo(printable(f"All {size} of {spool.run_dir}{but} are on the Hub: {found.delivery.to}"))

@@ -29,7 +29,7 @@ import click
 from hf_mpwriter.base.names import is_attachment, is_embedding
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
 from hf_mpwriter.base.words import command_line, counted, sentence, size_text
-from hf_mpwriter.cli.output import failure, show_damage
+from hf_mpwriter.cli.output import DAMAGED, failure, show_damage
 from hf_mpwriter.cli.runs import (
     endpoint_option,
     examples,
@@ -39,6 +39,7 @@ from hf_mpwriter.cli.runs import (
     prepare_client,
     recorded_destination,
 )
+from hf_mpwriter.delivery.sentences import lost_text
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
@@ -58,6 +59,7 @@ from hf_mpwriter.spool.copies import (
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.pulled import pulled_files
+from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import host_id
@@ -82,9 +84,19 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
 
     A run that is kept on a local disk beside LOGDIR is also compared with what is in LOGDIR, byte by byte.
 
-    Exit code 0: all of it is there; 1: it is not, or the Hub was not asked; 3: a file is damaged here.
+    Exit code 0: all of it is there; 1: it is not, or the Hub was not asked; 3: a file is damaged here, or records
+    were lost.
     """
     spool = existing_spool(logdir)
+    if lost := lost_text(losses(spool), logdir):
+        click.echo(lost, err=True)
+    _verify(spool, logdir, endpoint, running=running)
+    if lost:
+        click.get_current_context().exit(DAMAGED)
+
+
+def _verify(spool: Spool, logdir: str, endpoint: str | None, *, running: bool) -> None:
+    """Compare the run with the Hub, and with the logdir if it is staged; what is wrong is an error."""
     there = compare_logdir(spool) if LogdirSink(spool).is_staged else None
     if (recorded := spool.destination()) is None:
         if there is None:

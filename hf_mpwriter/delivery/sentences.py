@@ -37,8 +37,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hf_mpwriter.base.names import is_event_file, is_ours
 from hf_mpwriter.base.settings import OFFLINE, Destination
@@ -51,6 +52,9 @@ from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.interrupts import suppress
 from hf_mpwriter.system.redaction import printable
+
+if TYPE_CHECKING:
+    from hf_mpwriter.spool.workers.losses import Loss
 
 HALF_A_DAY = 43_200.0  # seconds
 MINUTES = 100.0  # seconds, from which on a time of day is told
@@ -72,6 +76,21 @@ def damage_text(paths: Iterable[str]) -> str:
     """A sentence about files that were damaged before the Hub had them, "" if there are none."""
     named = ", ".join(paths)
     return f"records are lost: another program or the disk has changed {named:.300}." if named else ""
+
+
+def lost_text(losses: Sequence[Loss], logdir: str) -> str:
+    """What a run has lost, and how to say that it was seen; "" for nothing."""
+    if not losses:
+        return ""
+    count = counted(sum(loss.records for loss in losses), "record")
+    first, *others = dict.fromkeys(loss.worker for loss in losses)
+    whose = f"{first} and {counted(len(others), 'other worker')}" if others else first
+    said = "; ".join(dict.fromkeys(loss.why for loss in losses if loss.why))
+    up_to = "" if all(loss.is_exact for loss in losses) else "up to "
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(min(loss.since for loss in losses)))
+    seen = command_line("status", logdir, "--seen")
+    because = f"the disk refused them{f' ({said:.300})' if said else ''}"
+    return f"lost: {up_to}{count} of {whose} since {since}, as {because}. Once you have seen it: {seen}"
 
 
 def of_other_writers(paths: Iterable[str]) -> str:
@@ -287,6 +306,7 @@ class RunEnd:
     is_over: bool = False  # whether there is nothing to wait for
     was_sent: bool = False  # whether it went to the Hub before it was removed
     is_expected: bool = False  # whether the user has named it to be uploaded
+    lost: str = ""  # what the disk has refused for good, see `lost_text`
 
 
 def report(end: RunEnd, *, is_first: bool, is_quiet: bool) -> str:
@@ -306,7 +326,8 @@ def report(end: RunEnd, *, is_first: bool, is_quiet: bool) -> str:
     if is_quiet or not total:
         return ""
     places = ", and ".join(f"{delivery.place}: {delivery.to}" for delivery in end.deliveries)
-    return printable(f"all {size_text(total)} of {end.run_dir} are {places}")
+    taken = " that the disk has taken" if end.lost else ""
+    return printable(f"all {size_text(total)}{taken} of {end.run_dir} are {places}")
 
 
 def _unfinished(end: RunEnd, late: list[Delivery], *, is_first: bool) -> str:

@@ -50,7 +50,7 @@ class Backlog:
         self.items: deque[Item] = deque()  # the records
         self.size = self.dropped = 0
         self.retry_after = self.retry_at = 0.0
-        self.error = ""  # why the disk refused last, "" while it accepts records
+        self.error = self.last_error = ""  # why the disk refused last; of `error`, "" while it accepts records
 
     def add(self, item: Item) -> None:
         """Let a record wait."""
@@ -88,7 +88,7 @@ class Backlog:
 
     def refused(self, now: float, why: str) -> None:
         """Plan the next try."""
-        self.error = why
+        self.error = self.last_error = why
         self.retry_after = min(self._timing.disk_retry_longest, 2 * self.retry_after or self._timing.disk_retry_first)
         self.retry_at = now + self.retry_after
 
@@ -299,6 +299,11 @@ class EventFile:
     def error(self) -> str:
         """Why the disk refused the records in the backlog, "" while it accepts records."""
         return self._backlog.error
+
+    @property
+    def last_error(self) -> str:
+        """Why the disk refused records last, "" if it never did."""
+        return self._backlog.last_error
 
     @property
     def dropped(self) -> int:

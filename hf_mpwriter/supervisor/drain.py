@@ -41,7 +41,7 @@ from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import Environment, Settings
 from hf_mpwriter.daemon.election import Election
 from hf_mpwriter.daemon.starts import uploader_start
-from hf_mpwriter.delivery.sentences import RunEnd, of_other_writers
+from hf_mpwriter.delivery.sentences import RunEnd, lost_text, of_other_writers
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink, Question, Sink, name_of
 from hf_mpwriter.delivery.wait import Wanted
 from hf_mpwriter.snapshot import attachments, event_files
@@ -49,6 +49,7 @@ from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.snapshot.search import SECONDS_OF_A_WAIT
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.storage import find, spool_of
+from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.spool.workers.members import OBSERVER, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.spool.workers.peers import Share
 from hf_mpwriter.system.process import Process
@@ -164,7 +165,9 @@ class Upload:
             is_over = is_late or not works or self._has_workers()
         else:
             self._ensure()
-        return RunEnd(self._spool.run_dir, name_of(self._spool), deliveries, is_known=True, is_over=is_over)
+        logdir = name_of(self._spool)
+        lost = lost_text(losses(self._spool), logdir)
+        return RunEnd(self._spool.run_dir, logdir, deliveries, is_known=True, is_over=is_over, lost=lost)
 
     @property
     def page(self) -> str:

@@ -77,6 +77,8 @@ def supervise(
     for end in supervisor.drain.outcomes:
         if line := report(end, is_first=os.getpid() == 1, is_quiet=quiet):
             drain.say(line)
+        if end.lost:
+            drain.say(f"{end.run_dir}: {end.lost}")
     return code
 
 

@@ -70,7 +70,7 @@ class Ends:
 
         It waits again until nothing is missing that others have left meanwhile.
         """
-        started, is_over = time.monotonic(), False
+        started, is_over, is_last = time.monotonic(), False, False
         self._end = started + max(0.0, terms.exit_timeout - terms.spent)
         self._reporter.begin_end(left_at)
         while not is_over:
@@ -88,6 +88,8 @@ class Ends:
             is_told = is_last or self._reporter.is_told
             is_over = self._reporter.has_others() or (is_told and (is_late or not self._has_news()))
             is_over = is_over or not self._reporter.take(at_end=True)
+        if is_last:
+            self._messages.tell_lost()
 
     def _wait(self, own: dict[str, int], terms: Terms, *, is_last: bool, is_asked: bool) -> Ledger | None:
         """What the Hub has, if that is all; None if something is missing.

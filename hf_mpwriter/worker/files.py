@@ -199,6 +199,11 @@ class WorkerFiles:
         """Why the disk refuses records, "" while it accepts them."""
         return next((file.error for file in self._all() if file.error), "")
 
+    @property
+    def why_dropped(self) -> str:
+        """Why the disk refused records last, "" if it did not."""
+        return next((file.last_error for file in self._all() if file.last_error), "")
+
     def count_lost(self, count: int) -> None:
         """Count data that is not in records and that the disk refused."""
         self._past.lost += count

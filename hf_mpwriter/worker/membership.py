@@ -82,6 +82,7 @@ class Membership:
         self.has_logged = False
         self._told_holders: set[str] = set()
         self._joined: Joined | None = None
+        self._counted = 0  # records that were dropped, and that member files count which were left
         self._is_joining = False
         self._is_push_requested, self._next_request = False, 0.0
 
@@ -160,7 +161,7 @@ class Membership:
                     is_daemon=role.is_daemon(),
                     task=job.array_task(os.environ),
                 )
-                joined = Joined(taken, members.MemberFiles(make))
+                joined = Joined(taken, members.MemberFiles(make, self._counted))
                 self._joined, self.name = joined, taken.name
             self.joined_at = joined.file.files[0].started_at
             if self.role.child is None and not self.role.is_task:
@@ -276,10 +277,10 @@ class Membership:
         if self._joined is not None:
             self._joined.file.sealed(path)
 
-    def record_dropped(self, dropped: int, in_memory: int = 0) -> None:
+    def record_dropped(self, dropped: int, in_memory: int = 0, why: str = "") -> None:
         """Record the number of dropped records if it has grown; OSError if the disk refuses."""
         if self._joined is not None:
-            self._joined.file.record_dropped(dropped, in_memory)
+            self._joined.file.record_dropped(dropped, in_memory, why)
 
     def request_push(self) -> None:
         """Have the next `record_request` ask for a push."""
@@ -319,28 +320,28 @@ class Membership:
         if not self.has_logged:
             self.leave(0)
 
-    def leave(self, dropped: int) -> None:
-        """Give up claim and member file."""
+    def leave(self, dropped: int, why: str = "") -> None:
+        """Give up claim and member file; so many records were dropped, and why."""
         with self._lock:
-            self._let_go(dropped)
+            self._let_go(dropped, why)
 
-    def _let_go(self, dropped: int, *, is_gone: bool = False) -> None:
+    def _let_go(self, dropped: int, why: str = "", *, is_gone: bool = False) -> None:
         """Release what is held; of what is gone no trace is left: all of it is said again in the next member file."""
         joined = self._joined
         if joined is None:
             return
-        leaves = not is_gone and self.needs_uploader
+        end = joined.file.forget
+        if not is_gone:
+            end = functools.partial(joined.file.leave if self.needs_uploader else joined.file.withdraw, dropped, why)
         try:
-            self._release(joined, dropped, leaves=leaves)
+            self._release(joined, end)
         except BaseException:  # a signal handler's: what is released is released, the rest is now
-            self._release(joined, dropped, leaves=leaves)
+            self._release(joined, end)
             raise
+        self._counted = self._counted if is_gone else joined.file.dropped
         self.spool.refresh()
 
-    def _release(self, joined: Joined, dropped: int, *, leaves: bool) -> None:
-        if leaves:
-            joined.file.leave(dropped)
-        else:
-            joined.file.withdraw()
+    def _release(self, joined: Joined, end: Callable[[], None]) -> None:
+        end()
         locks.release(joined.taken.claim)
         self._joined = None

@@ -40,7 +40,7 @@ from hf_mpwriter.base.settings import (
 from hf_mpwriter.base.storage import Layout, Storage
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.base.words import duration
-from hf_mpwriter.delivery.sentences import TRIES_AGAIN, beginning, done, outage
+from hf_mpwriter.delivery.sentences import TRIES_AGAIN, beginning, done, lost_text, outage
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
@@ -70,6 +70,7 @@ class Messages:
         self._has_begun, self._since = False, 0.0
         self.told = ""  # what the user knows of an outage that goes on, "" if there is none
         self._is_unrecorded = False  # whether a full disk has refused the record of the outage that was told
+        self._lost = 0  # records of which was told that they are lost
         self._numbers: dict[str, int] | None = None  # of the last notice that was told, per host
 
     @property
@@ -198,6 +199,15 @@ class Messages:
         start, self._has_begun = record.start if has_begun else self._clock(), True
         replace(record, start=start, done=time.time()).save(self._spool.told)
         logger.info("%s", done(ledger, self._spool.destination_of(destination), has_begun=has_begun))
+
+    def tell_lost(self) -> None:
+        """Tell what the run has lost, in this attempt or an earlier one, if nobody has seen it."""
+        from hf_mpwriter.spool.workers.losses import losses  # asked at an end only
+
+        found = losses(self._spool)
+        told, self._lost = self._lost, sum(loss.records for loss in found)
+        if self._lost > told:
+            logger.warning("%s: %s", self._spool.logdir, lost_text(found, self._spool.logdir))
 
 
 def is_outage(status: UploaderStatus, started_at: float, now: float) -> bool:

@@ -169,7 +169,7 @@ class Worker:
                 step()
         self._left_at = time.time()
         with self.boundary:
-            self.membership.leave(self.dropped)
+            self.membership.leave(self.dropped, self.files.why_dropped)
         with self.boundary:
             if self.membership.is_unfinished or (self.membership.has_logged and self._mirroring.is_needed()):
                 self.keep_house()
@@ -204,7 +204,7 @@ class Worker:
         self._rejoin()
         self.sealing.seal_due()
         self.files.rewind.retry()
-        self.membership.record_dropped(self.dropped, self.files.in_memory)
+        self.membership.record_dropped(self.dropped, self.files.in_memory, self.files.why_dropped)
         self.membership.record_request()
         self.membership.tell_rank()
         if self.delivers:
@@ -338,6 +338,8 @@ class Worker:
                     self.sealing.request(at_once=True)  # what other writers log from here on comes later
                     terms = Terms(self.membership.settings.exit_timeout, failed, self.role.has_peers, spent)
                     self._ending.wait(own, terms, left_at, is_asked=is_asked)
+                elif not self.delivers and not self.role.is_child and not self.role.rank:
+                    self._messages.tell_lost()
         finally:
             with self.boundary:
                 self._let_go()

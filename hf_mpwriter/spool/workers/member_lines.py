@@ -4,7 +4,7 @@
     {"process": {...}, "started_at": 1795236610.0, "settings": {...},          first line: who it is, and the supervisor
      "agent": {...}, "launcher": {...}, "rank": 1, "is_daemon": false,         or launcher without which it is an orphan
      "task": null}
-    {"requests": 7, "dropped": 3, "in_memory": 0}                               second line: counters, of a fixed length
+    {"requests": 7, "dropped": 3, "in_memory": 0, "since": ..., "why": ""}      second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
     {"create": true}                                                            make a repository that is gone anew
@@ -13,6 +13,7 @@
     requests   so many pushes were asked for, each of all that the worker had written by then
     dropped    so many records were refused by the disk for good
     in_memory  so many records wait in memory, because the disk refuses them
+    since, why  unix time when the first of both was counted, and what the disk said; 0 and "" while there are none
 
 Invariants:
 - The first two lines are written at once. The counters are the only bytes that are ever written again, in their place;
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hf_mpwriter.base import state
@@ -35,10 +36,12 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.interrupts import suppress
 from hf_mpwriter.system.process import Process
+from hf_mpwriter.system.redaction import printable
 
 T = TypeVar("T")
 
-COUNTERS_LENGTH = 80  # bytes of the second line, its end included
+COUNTERS_LENGTH = 256  # bytes of the second line, its end included
+WHY_LENGTH = 60  # characters of what the disk said
 
 MEMBER_FILE_LIMIT = 8 << 20  # bytes; a member file of ours is much shorter, what is behind them is not read
 NO_NEWS = (0, False)  # of a member that has asked for nothing yet
@@ -95,6 +98,16 @@ class Counters:
     requests: int = 0  # for a push, so far
     dropped: int = 0  # records that the disk refused for good
     in_memory: int = 0  # records that wait in memory
+    since: float = 0.0  # unix time when the first of both was counted, 0 while there are none
+    why: str = ""  # what the disk said
+
+    def plus(self, requests: int, dropped: int, in_memory: int, why: str, now: float) -> Counters:
+        """The counters with more requests and dropped records, and so many records in memory."""
+        counted = Counters(requests=self.requests + requests, dropped=self.dropped + dropped, in_memory=in_memory)
+        if not (counted.dropped or in_memory):
+            return counted
+        said = printable(why or self.why).encode("ascii", "replace").decode()[:WHY_LENGTH]
+        return replace(counted, since=self.since or now, why=said)
 
     def line(self) -> bytes:
         """As it is written, with its end."""
@@ -150,6 +163,11 @@ class Member(FirstLine, Counters):
     create: bool = False  # whether a repository that is gone may be created again
     again: bool = False  # whether what was deleted on the Hub is to be sent again
     has_died: bool = False  # whether it is dead and has left a file open, as none does that ends by itself
+
+    @property
+    def lost(self) -> int:
+        """Records that were dropped, or waited in memory when it died."""
+        return self.dropped + (0 if self.alive else self.in_memory)
 
     @property
     def is_sampler(self) -> bool:

@@ -23,8 +23,9 @@ Invariants:
 - What cannot be read for a moment is no proof of an end: who asks for the open files of all members gets an error.
 - Death is final: the lock of a member file is never taken again, so that of a dead worker is read once.
 - A worker of another host, whose lock may not reach here, lives while it writes, or while its host has an uploader.
-- The uploader removes the member file of a dead worker once all its bytes are acknowledged. It sweeps away what cannot
-  be read: when it starts, when it leaves, and now and then, as the disk may refuse to remove a file.
+- The uploader removes the member file of a dead worker once all its bytes are acknowledged; one that counts lost
+  records is renamed instead, see `losses`. It sweeps away what cannot be read: when it starts, when it leaves, and now
+  and then, as the disk may refuse to remove a file.
 
 Looks: which member files of this host are read, where thousands of workers live.
 
@@ -51,7 +52,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.names import candidates, worker_dir
+from hf_mpwriter.base.names import candidates, is_worker, worker_dir
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.snapshot.search import Named
 from hf_mpwriter.spool.layout import Spool
@@ -70,6 +71,7 @@ DERIVER = "~ranks"  # of the process that derives a run of all ranks
 ASK_FOR_ALL = frozenset({OBSERVER, SUPERVISOR, ENDER})
 _numbers = itertools.count(1)
 AT_ONCE = 64  # live workers that each look reads
+LOST = ".lost"  # end of the name of a member file that was kept for its count
 QUIET = 2 * 10**9  # nanoseconds, the coarsest clock of a filesystem
 
 
@@ -175,11 +177,11 @@ class MemberFile:
                 raise
             step()
 
-    def count(self, *, requests: int = 0, dropped: int = 0, in_memory: int | None = None) -> None:
+    def count(self, *, requests: int = 0, dropped: int = 0, in_memory: int | None = None, why: str = "") -> None:
         """Add to the counters."""
         with self._lock:
-            old, waiting = self._counters, self._counters.in_memory if in_memory is None else in_memory
-            counters = Counters(requests=old.requests + requests, dropped=old.dropped + dropped, in_memory=waiting)
+            waiting = self._counters.in_memory if in_memory is None else in_memory
+            counters = self._counters.plus(requests, dropped, waiting, why, time.time())
             self._do(lambda: os.pwrite(self._fd, counters.line(), self._counters_at))
             self._counters = counters
 
@@ -196,21 +198,24 @@ class MemberFile:
         """Release the lock: the worker is dead from here on."""
         locks.release(self._fd)
 
-    def withdraw(self) -> None:
-        """Leave without a trace, where no uploader will come to clean up."""
+    def withdraw(self, *, is_said_again: bool = False) -> None:
+        """Leave, where no uploader will come to clean up; what was lost stays, unless another file says it again."""
         with suppress(OSError):
-            disk.remove(self.path, "members.file")
+            if is_said_again:
+                disk.remove(lost_file(self.path), "members.file", durable=False)
+            _remove(self.path, keep=bool(self._counters.dropped) and not is_said_again)
         locks.release(self._fd)
 
 
 class MemberFiles:
     """The member files of this process: one, and another one whenever the last is full."""
 
-    def __init__(self, make: Callable[[], MemberFile]) -> None:
+    def __init__(self, make: Callable[[], MemberFile], dropped: int = 0) -> None:
+        """`dropped`: so many records have others of this process counted that it has left."""
         self._make = make
         self.files = [make()]
         self._opened_in: dict[str, MemberFile] = {}
-        self._dropped = self._in_memory = 0
+        self.dropped, self._in_memory = dropped, 0  # records that were counted, here or before
 
     def opened(self, path: str) -> None:
         """Record an event file that is about to be made; OSError if the disk refuses."""
@@ -231,31 +236,35 @@ class MemberFiles:
         for file in self.files:
             file.count(requests=1)
 
-    def record_dropped(self, dropped: int, in_memory: int = 0) -> None:
+    def record_dropped(self, dropped: int, in_memory: int = 0, why: str = "") -> None:
         """Record how many records were dropped all in all and wait in memory, if that is new; may raise OSError."""
-        if in_memory != self._in_memory:
-            with suppress(OSError):  # for display only
-                self.files[0].count(in_memory=in_memory)
-                self._in_memory = in_memory
-        if dropped > self._dropped:
-            self.files[0].count(dropped=dropped - self._dropped)
-            self._dropped = dropped
+        if dropped > self.dropped or in_memory != self._in_memory:
+            more = max(0, dropped - self.dropped)
+            self.files[0].count(dropped=more, in_memory=in_memory, why=why)
+            self.dropped, self._in_memory = self.dropped + more, in_memory
 
     def is_there(self) -> bool:
         """Whether all files are where they were; not after the spool was deleted."""
         return all(file.is_there() for file in self.files)
 
-    def leave(self, dropped: int) -> None:
+    def leave(self, dropped: int, why: str = "") -> None:
         """Release the locks: the worker is dead from here on, and the disk has refused so many records for good."""
-        with suppress(OSError):  # for display only
-            self.record_dropped(dropped)
+        with suppress(OSError):  # its own message at the end tells it all the same
+            self.record_dropped(dropped, why=why)
         for file in self.files:
             file.leave()
 
-    def withdraw(self) -> None:
-        """Leave without a trace, where no uploader will come to clean up."""
+    def withdraw(self, dropped: int = 0, why: str = "") -> None:
+        """Leave, where no uploader will come to clean up; only what was lost stays."""
+        with suppress(OSError):
+            self.record_dropped(dropped, why=why)
         for file in self.files:
             file.withdraw()
+
+    def forget(self) -> None:
+        """Leave without a trace: the next member file of this process says all of it again."""
+        for file in self.files:
+            file.withdraw(is_said_again=True)
 
 
 class Looks:
@@ -405,9 +414,24 @@ class Members:
         return Named(files, frozenset(map(worker_dir, claims)))
 
     def remove(self, member: Member) -> None:
-        """Remove the file of a dead member, or leave it to the next uploader."""
+        """Remove the file of a dead member, or leave it to the next uploader; what it has lost stays, see `losses`."""
         with suppress(OSError):
-            disk.remove(self._directory / str(member.name), "members.file", durable=False)
+            keep = bool(member.lost) and is_worker(member.name.worker)
+            _remove(self._directory / str(member.name), keep=keep, durable=False)
+
+
+def lost_file(member_file: Place) -> Place:
+    """The file that a member file becomes which counts a loss, see `losses`."""
+    return member_file.parent / f"{member_file.basename}{LOST}"
+
+
+def _remove(path: Place, *, keep: bool, durable: bool = True) -> None:
+    """Remove a member file, or keep its count in one step; it may be gone already."""
+    if not keep:
+        disk.remove(path, "members.file", durable=durable)
+        return
+    with suppress(FileNotFoundError):
+        disk.rename(path, lost_file(path), "members.lost")
 
 
 def _listdir(place: Place) -> list[str]:

@@ -114,7 +114,7 @@ def test_what_is_dropped_stands_in_the_member_file_while_the_worker_lives(run_di
     writer._worker.keep_house()
     (member,) = Members(Spool(str(run_dir))).all()
     assert (member.alive, member.dropped, writer.dropped) == (True, 3, 3)
-    assert "dropped: 3 records of main" in run("status", run_dir).stdout
+    assert "lost: 3 records of main" in run("status", run_dir).stdout
     writer.flush()
     writer.add_scalar("a", 1.0, 3)
     writer.close()

@@ -1,0 +1,166 @@
+"""What the disk has refused for good is told of the run until a person has seen it, whatever removes member files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from programs import run_python, succeed, wait_for
+from runs import finished, no_uploader, run, sync
+from supervised import RUN
+
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.workers.losses import losses
+
+FULL = """
+import os, signal, sys
+from hf_mpwriter import HFSummaryWriter, SummaryWriter
+place, end = sys.argv[1:3]
+make = SummaryWriter if end == "local" else lambda logdir, **more: HFSummaryWriter("me/run", logdir=logdir, **more)
+writer = make(logdir=f"{place}/exp1", memory_limit=4096)
+writer.add_scalar("loss", 1.0, 0)
+with open(f"{place}/filler", "ab", buffering=0) as file:
+    try:
+        while True: file.write(bytes(1024))
+    except OSError: pass
+for step in range(1, 2000):
+    writer.add_scalar("loss", 1.0, step)
+if end == "killed":
+    writer._worker.keep_house()
+    print(writer.dropped + writer.status().in_memory, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+writer.close()
+print(writer.dropped, flush=True)
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a disk of 400 kB; skip where that is not allowed."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "small", str(place)]
+    if (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    try:
+        yield place
+        wait_for(lambda: no_uploader(place / "exp1"), "the uploader leaves")
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def told(result) -> int:
+    """The number of lost records that a command tells, 0 if it tells none."""
+    found = re.search(r"lost: (?:up to )?(\d+) records? of main since", result.output)
+    return int(found[1]) if found else 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("end", ["closed", "killed"])
+def test_a_loss_is_told_until_it_was_seen(hub, small_disk, end):
+    """Also after all that is on disk is on the Hub, and its member file is gone."""
+    run_dir = small_disk / "exp1"
+    ended = run_python(FULL, small_disk, end)
+    lost = int(ended.stdout)
+    assert lost > 100, ended
+    (small_disk / "filler").unlink()
+    first = sync(run_dir)
+    assert (first.exit_code, told(first)) == (3, lost), first.output
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert not [name for name in os.listdir(Spool(str(run_dir)).members) if not name.endswith(".lost")]
+    for command, code in (("status", 4), ("verify", 3)):
+        again = run(command, run_dir)
+        assert (again.exit_code, told(again)) == (code, lost), again.output
+    (loss,) = json.loads(run("status", run_dir, "--json").stdout)["lost"]
+    assert (loss["worker"], loss["records"], loss["why"]) == ("main", lost, "No space left on device")
+    assert loss["is_exact"] == (end == "closed")
+    assert run("status", run_dir, "--seen").exit_code == 0
+    for command in ("status", "verify"):
+        after = run(command, run_dir)
+        assert (after.exit_code, "lost" in after.output) == (0, False), after.output
+    assert finished(run_dir), "no trace is left"
+
+
+@pytest.mark.root
+def test_the_end_of_a_later_attempt_and_hf_mpwriter_run_tell_it(hub, small_disk):
+    """They tell what an earlier attempt has lost."""
+    lost = int(succeed(FULL, small_disk, "closed"))
+    (small_disk / "filler").unlink()
+    source = (
+        "import sys; from hf_mpwriter import HFSummaryWriter\n"
+        "HFSummaryWriter('me/run', logdir=sys.argv[1]).add_scalar('later', 1.0, 0)"
+    )
+    command = [*RUN, "--", sys.executable, "-c", source, str(small_disk / "exp1")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    of_run = [line for line in ended.stderr.splitlines() if line.startswith("hf-mpwriter run: ")]
+    of_worker = [line for line in ended.stderr.splitlines() if line not in of_run]
+    for lines in (of_run, of_worker):
+        assert f"lost: {lost} records of main since" in "\n".join(lines), ended.stderr
+    assert " that the disk has taken of " in ended.stderr
+
+
+@pytest.mark.root
+def test_a_local_run_keeps_what_it_has_lost(small_disk):
+    """No uploader comes, and its member file goes when the worker leaves."""
+    lost = int(succeed(FULL, small_disk, "local"))
+    shown = run("status", small_disk / "exp1")
+    assert (shown.exit_code, told(shown)) == (4, lost), shown.output
+    (small_disk / "filler").unlink()
+    assert run("status", small_disk / "exp1", "--seen").exit_code == 0
+
+
+TWICE = """
+import os, sys
+from hf_mpwriter import SummaryWriter
+writer = SummaryWriter(sys.argv[1], memory_limit=0)
+home = writer._worker.files
+def refuse():
+    raise OSError(28, "No space left on device")
+def lose(count):
+    home.directory, directory = refuse, home.directory
+    for step in range(count):
+        writer.add_scalar("loss", 1.0, step)
+    home.directory = directory
+    writer.flush()
+    writer.add_scalar("there", 1.0, 0)
+lose(3)
+writer.close()
+lose(4)
+if sys.argv[2] == "rejoins":
+    writer._worker.keep_house()
+    os.unlink(writer._worker.membership._joined.file.files[0].path)
+    writer._worker.keep_house()
+print("lost", flush=True)
+writer.close()
+"""
+
+
+@pytest.mark.parametrize("how", ["closes", "rejoins"])
+def test_a_loss_counts_once(tmp_path, how):
+    """Whether a writer is closed and used again, or a member file is removed and written anew."""
+    succeed(TWICE, tmp_path / "run", how)
+    assert sum(loss.records for loss in losses(Spool(str(tmp_path / "run")))) == 7
+    assert run("status", tmp_path / "run", "--seen").exit_code == 0
+    assert not losses(Spool(str(tmp_path / "run")))
+
+
+def test_what_a_living_worker_loses_is_seen_up_to_then(tmp_path):
+    """It tells again what is lost from then on; the count is not forgotten when the worker leaves."""
+    from hf_mpwriter import SummaryWriter
+
+    writer, spool = SummaryWriter(tmp_path / "run"), Spool(str(tmp_path / "run"))
+    writer.add_scalar("loss", 1.0, 0)
+    writer._worker.files.count_lost(5)
+    writer._worker.keep_house()
+    assert [loss.records for loss in losses(spool)] == [5]
+    assert run("status", tmp_path / "run", "--seen").exit_code == 0
+    assert not losses(spool)
+    writer._worker.files.count_lost(2)
+    writer.close()
+    assert [loss.records for loss in losses(spool)] == [2]
+    assert run("status", tmp_path / "run", "--seen").exit_code == 0
+    assert not losses(spool)
