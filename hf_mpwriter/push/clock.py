@@ -31,6 +31,8 @@ from typing import Any
 
 import httpcore2
 
+from hf_mpwriter.system.process_state import thread_lock
+
 LEAST_RATE = 10_000.0  # bytes of content per second
 QUESTION = 5.0  # seconds
 LONGEST_SLEEP = 11.0  # seconds between two tries of the client; what takes longer is no sleep
@@ -58,7 +60,7 @@ class Clock:
     ) -> None:
         self.is_patient, self._limit, self._left = is_patient, limit, limit
         self._sends, self._told_at = sends, time.monotonic()
-        self._lock = threading.Lock()
+        self._lock = thread_lock()
         self._waiting, self._since, self._failed_at = 0, 0.0, math.inf
 
     @property

@@ -8,7 +8,6 @@ Invariant: what a program finds out only after days does not end it. What is lef
 
 from __future__ import annotations
 
-import logging
 import numbers
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 import numpy as np
 from tensorboardX.summary import _clean_tag
 
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.framing import ScalarEncoder, StepEncoder
 from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.writer.values import as_number
-
-logger = logging.getLogger("hf_mpwriter")
 
 NAMES_KEPT = 32_768  # names whose encoders a writer keeps
 ENCODER_COST = 7  # names that each encoder counts in addition: many small ones take memory, too
@@ -72,6 +70,7 @@ class Encoders(dict[Any, Any]):
         if name not in self._told and len(self._told) < MOST_TOLD:
             self._told.add(name)
             logger.warning("log: %r %s", name, text)
+            logger.flush()
 
 
 def read(metrics: Mapping[str, Any], leave_out: Callable[[str, Any], object]) -> tuple[Names, list[float]]:

@@ -57,7 +57,7 @@ class Reactions(Bench):
         victim.kill()
         killed_at = time.monotonic()
         file = run.newest_file(f"rank_{rank:05d}" if rank else "")
-        written = len(framing.payloads(str(file))) - 1
+        written = len(list(framing.payloads(str(file)))) - 1
         if written <= victim.step:
             raise RuntimeError(f"{victim.step + 1} calls returned, {written} events are in the file")
         wait_for(lambda: run.bytes_on_hub(file) >= file.stat().st_size, "the events on the Hub")

@@ -229,7 +229,7 @@ def test_what_cannot_be_done_is_said(tmp_path):
         SummaryWriter(str(tmp_path), comet_config={"disabled": False})
 
 
-LONGEST = 255 - len("events.out.tfevents.0123456789..4194304.01234567") - 64  # bytes of a suffix
+LONGEST = 255 - len("events.out.tfevents.01234567890123456789..4194304.01234567") - 64  # bytes of a suffix
 
 
 @pytest.mark.parametrize(
