@@ -34,6 +34,8 @@ ELSEWHERE = {
     "mirror.record": "a worker's: tests/unit/spool/test_staging.py",
     "staged.remove": "of `clean`: tests/integration/storage/test_clean.py",
     "mirror.listed": "a worker's: tests/unit/worker/test_looking.py",
+    "members.lost": "where records were lost: tests/unit/spool/test_members.py",
+    "losses.seen": "of `status --seen`: tests/integration/host/test_losses.py",
     "fetch.file": "a copy's: tests/unit/mirror/test_fetch.py",
 }
 

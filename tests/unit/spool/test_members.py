@@ -20,6 +20,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers import members as members_module
+from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.spool.workers.member_lines import COUNTERS_LENGTH, Member, MemberName, News, Reading
 from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, Members, claim, last_of
 from hf_mpwriter.system import locks
@@ -557,3 +558,21 @@ def test_a_file_of_the_program_on_the_number_of_a_member_file_is_not_written(pla
     file.leave()
     assert os.fstat(file._fd).st_size == 0
     os.close(file._fd)
+
+
+def test_a_kill_while_a_count_of_lost_records_is_kept_neither_loses_nor_doubles_it(place):
+    """Whoever comes next removes the member file of a dead worker, and the count stays."""
+    mine = member_file(place)
+    mine.count(dropped=3, why="No space left")
+    mine.leave()
+
+    def remove() -> None:
+        seen = Members(place)
+        for member in seen.all():
+            seen.remove(member)
+
+    assert in_child(remove, "members.lost.rename=kill") == KILLED
+    assert [(loss.records, loss.why) for loss in losses(place)] == [(3, "No space left")]
+    remove()
+    assert Members(place).all() == []
+    assert [loss.records for loss in losses(place)] == [3]
