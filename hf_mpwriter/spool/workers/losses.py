@@ -2,8 +2,7 @@
 
     members/<worker>.<host>.<pid>.<ticks>-<n>         a member file counts what its worker has lost, see `member_lines`
     members/<worker>.<host>.<pid>.<ticks>-<n>.lost    the same file, once nothing else needs it
-    seen_losses.json                                  how much of each a person has seen
-    {"seen": {"main.<host>.<pid>.<ticks>-1": 209}}
+    seen_losses.json    {"seen": {"main.<host>.<pid>.<ticks>-1": 209}}          how much of each a person has seen
 
 Who removes a member file that counts a loss renames it instead. `hf-mpwriter status --seen` removes what has that name,
 and writes `seen_losses.json` for what still is a member file.
