@@ -104,13 +104,10 @@ class Lane:
     """One lane."""
 
     def __init__(self, root: Path, number: int, seed: int, report: Callable[[int, str], None]) -> None:
-        self._root, self._number, self._seed, self._report = root / f"lane{number}", number, seed, report
-        self._case, self._template = self._root / "case", self._root / "template"
-        self._source = root
-        self._hub = LocalHub(self._root / "hub", xet=False)
-        self._relay = wire.Relay(self._root / "garbled")
+        self._source, self._root, self._seed, self._report = root, root / f"lane{number}", seed, report
+        self.case, self.template = self._root / "case", self._root / "template"  # where it is, and what it was before
+        self.hub, self.relay = LocalHub(self._root / "hub", xet=False), wire.Relay(self._root / "garbled")
         self._limit: dict[str, int] = {}  # bytes of memory, per kind
-        self._clean: set[str] = set()  # kinds of processes whose need of memory is being found out
         self.outcome = Outcome()
 
     # life
@@ -120,19 +117,19 @@ class Lane:
         """Make the lane ready; `endpoint`, `place`: what the files of the corpus name."""
         self._root.mkdir()
         shutil.copytree(self._source / "hub", self._root / "hub")
-        self._hub.start()
-        self._relay.start(self._hub.endpoint)
-        os.environ.update(corpus.environment(self._case, self._relay.endpoint))
-        names = {place: str(self._case), endpoint: self._relay.endpoint}
-        corpus.copy(self._source / "corpus", self._template, names)
+        self.hub.start()
+        self.relay.start(self.hub.endpoint)
+        os.environ.update(corpus.environment(self.case, self.relay.endpoint))
+        names = {place: str(self.case), endpoint: self.relay.endpoint}
+        corpus.copy(self._source / "corpus", self.template, names)
         signal.signal(signal.SIGALRM, _late)
         self._calibrate()
         try:
             yield
         finally:
-            kill(f"{MARK}={self._case}")
-            self._relay.stop()
-            self._hub.stop()
+            kill(f"{MARK}={self.case}")
+            self.relay.stop()
+            self.hub.stop()
 
     def _calibrate(self) -> None:
         """Run each kind of case with nothing struck: none may find anything; each shows how much memory it needs."""
@@ -156,40 +153,20 @@ class Lane:
         try:
             getattr(case, kind)()
         finally:
-            self._relay.calm()
+            self.relay.calm()
             if kind in ("commands", "training"):
-                kill(f"{MARK}={self._case}")
+                kill(f"{MARK}={self.case}")
         self.outcome.tally[kind] += 1
         self.outcome.seconds[kind] += time.monotonic() - started_at  # type: ignore[assignment] - of a Counter
 
     def _fresh(self, runs: Sequence[str]) -> None:
         """Make the case anew; only with these runs, as a copy takes longer than a reader."""
-        remove(self._case)
+        remove(self.case)
         for name in (*runs, "cache", "logdir"):
-            shutil.copytree(self._template / name, self._case / name, symlinks=True)
-        corpus.settle(self._case)
+            shutil.copytree(self.template / name, self.case / name, symlinks=True)
+        corpus.settle(self.case)
 
     # what a case needs
-
-    @property
-    def case(self) -> Path:
-        """Where the case is."""
-        return self._case
-
-    @property
-    def template(self) -> Path:
-        """What it was before."""
-        return self._template
-
-    @property
-    def relay(self) -> wire.Relay:
-        """What is between the case and the Hub."""
-        return self._relay
-
-    @property
-    def hub(self) -> LocalHub:
-        """The Hub."""
-        return self._hub
 
     def restore_hub(self) -> None:
         """Let the Hub have what it had."""
@@ -211,7 +188,7 @@ class Lane:
         self.outcome.found[key] += 1
         if self.outcome.found[key] == 1:
             kept = self._source / f"found-{number}"
-            subprocess.run(["cp", "-a", "--", str(self._case), str(kept)], check=False, capture_output=True)  # noqa: S607
+            subprocess.run(["cp", "-a", "--", str(self.case), str(kept)], check=False, capture_output=True)  # noqa: S607
             self._report(number, f"{what}\n    struck: {how}\n    as it was then: {kept}")
 
 

@@ -1,7 +1,7 @@
 """Readers: the functions that read what is in a run directory, in this process, by the thousand.
 
 Each may raise what its callers expect: an OSError, an error of ours. Anything else would end a training, a daemon or a
-command in a way that nobody has thought of. `run.py` shows what the whole processes make of the same files.
+command in a way that nobody has thought of. `lane.py` shows what the whole processes make of the same files.
 """
 
 from __future__ import annotations
