@@ -290,8 +290,10 @@ def test_records_that_a_full_disk_refuses_are_told_with_what_becomes_of_them(tra
         assert "hf-mpwriter sync RUN" in last
         set_full(False)
         synced = run("sync", run_dir)
-        assert (synced.exit_code, "are on the Hub" in synced.output) == (0, True), synced.output
-        assert run("status", run_dir).exit_code == 0
+        assert (synced.exit_code, "are on the Hub" in synced.output) == (3, True), synced.output
+        assert re.search(r"^Error: lost: \d+ records? of main since", synced.output, re.MULTILINE), synced.output
+        assert run("status", run_dir).exit_code == 4
+        assert run("status", run_dir, "--seen").exit_code == 0
         wait_for(lambda: no_uploader(run_dir), "the uploader leaves before its disk does")
 
 
