@@ -295,10 +295,12 @@ def remove(place: Place, word: str, *, durable: bool = True) -> None:
 
 
 def remove_tree(place: Place) -> None:
-    """Remove a directory that is of no use any more, as far as the disk allows it. A link in its place goes itself."""
+    """Remove a directory that is of no use any more, or what is in its place, as far as the disk allows it."""
     with suppress(OSError), place.held() as (where, name):
-        shutil.rmtree(name, ignore_errors=True, dir_fd=where)  # it follows no link
-        os.unlink(name, dir_fd=where)
+        if place.is_directory():  # rmtree opens whatever is there: a pipe would wait for its writer
+            shutil.rmtree(name, ignore_errors=True, dir_fd=where)  # it follows no link
+        else:
+            os.unlink(name, dir_fd=where)
 
 
 def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True) -> None:

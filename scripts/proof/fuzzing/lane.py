@@ -464,7 +464,8 @@ def _top(run: str) -> str:
 
 def remove(path: Path) -> None:
     """Remove a file or a tree, which may be deeper than Python goes."""
-    shutil.rmtree(path, ignore_errors=True)
+    if path.is_dir() and not path.is_symlink():  # to open a pipe would wait for its writer
+        shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
         subprocess.run(["rm", "-rf", "--", os.fsencode(path)], check=True)  # noqa: S607 - found on PATH
 

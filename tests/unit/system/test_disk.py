@@ -324,3 +324,13 @@ def test_a_python_without_ctypes_logs_all_the_same(tmp_path):
     program += "place = at(sys.argv[1])\ndisk.SYNCED_AT_ONCE = [disk.mount_of_descriptor(place.directory.fd).fstype]\n"
     program += "print(disk.sync_filesystem(place, 'w'))"
     assert succeed(program, tmp_path / "run", fresh=True).strip() == "False"
+
+
+def test_what_is_in_the_place_of_a_tree_is_removed_itself(tmp_path):
+    """A pipe is not opened, which would wait for its writer, and a link is not followed."""
+    (tmp_path / "elsewhere").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("elsewhere")
+    for name in ("pipe", "link"):
+        disk.remove_tree(at(tmp_path / name))
+    assert os.listdir(tmp_path) == ["elsewhere"]
