@@ -18,7 +18,7 @@
     worker.messages._told               stays: a child says nothing again
     worker.looking._mounts              stays
     worker.looking._left                stays: the system says that they are no children of the child
-    writer.hf_summary_writer._resolvers stays: the thread in it is seen to be none of the child
+    writer.hf_summary_writer._resolvers stays: the threads in it are seen to be none of the child
     integrations.patching._undo         stays, as the patched classes do
     integrations.transformers._runs     stays
 

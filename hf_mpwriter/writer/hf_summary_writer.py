@@ -1,7 +1,7 @@
 """The interface of huggingface_hub: `HFSummaryWriter`, and the CommitScheduler of its `scheduler`.
 
 `trigger()` writes a request into the member file of this worker, and the uploader answers through its ledger, which a
-thread reads that resolves the Futures of this process, one after the other. It starts with the first `trigger()`.
+thread of each run reads that resolves the Futures of this process, one after the other. It lives while there are any.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Self, TypedDict, Unpack
 
 from hf_mpwriter.base.errors import HfMpWriterError
@@ -22,7 +22,8 @@ from hf_mpwriter.delivery.sentences import damage_text
 from hf_mpwriter.delivery.sinks import Delivery, HubSink, LogdirSink
 from hf_mpwriter.delivery.status import Logged
 from hf_mpwriter.delivery.wait import ENSURE_EVERY, POLL, Wanted, wait_for
-from hf_mpwriter.system.interrupts import ours
+from hf_mpwriter.system import process_state
+from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
@@ -47,7 +48,7 @@ class PushFuture(Future[str | None]):
         self._hub, self._logdir = HubSink(worker.spool), LogdirSink(worker.spool)
         self._ask(logged)
         self._patient_until = time.monotonic() + DISK_PATIENCE
-        _resolve_later(self)
+        _resolve_later(self, worker.spool.run_dir)
 
     def _ask(self, logged: Logged) -> None:
         """Ask for what was logged; what was refused until now is tried again."""
@@ -106,32 +107,49 @@ class PushFuture(Future[str | None]):
 
 
 class _Resolver(threading.Thread):
-    """Resolves Futures, one after the other: they were requested in this order, and so they become true."""
+    """Resolves the Futures of a run, one after the other: they were requested in this order, and so they become true.
 
-    def __init__(self) -> None:
+    It lives while there are any.
+    """
+
+    def __init__(self, run_dir: str) -> None:
         super().__init__(name="hf_mpwriter-futures", daemon=True)
-        self.futures = SimpleQueue[PushFuture]()
+        self._run_dir = run_dir
+        self.futures = deque[PushFuture]()
 
     def run(self) -> None:
         """Resolve what comes."""
-        while True:
-            self.futures.get().resolve()
+        while (future := self._next()) is not None:
+            with suppress(BaseException):  # of a callback; the others are waited for, too
+                future.resolve()
+
+    def _next(self) -> PushFuture | None:
+        with _lock:
+            if self.futures:
+                return self.futures.popleft()
+            if _resolvers.get(self._run_dir) is self:
+                del _resolvers[self._run_dir]
+            return None
 
 
-_resolvers: list[_Resolver] = []  # the last one is at work, if it lives
+_lock = process_state.thread_lock()
+_resolvers: dict[str, _Resolver] = {}  # by run directory: no run waits for what another one waits for
 
 
-def _resolve_later(future: PushFuture) -> None:
-    """Hand a Future to the thread of this process."""
-    if not _resolvers or not _resolvers[-1].is_alive():
-        resolver = _Resolver()
-        try:
-            resolver.start()
-        except ours(RuntimeError):  # at the end of the interpreter, where Python starts no thread
-            future.resolve()
+def _resolve_later(future: PushFuture, run_dir: str) -> None:
+    """Hand a Future of a run to a thread of this process."""
+    with _lock:
+        resolver = _resolvers.get(run_dir)
+        if resolver is not None and resolver.is_alive():
+            resolver.futures.append(future)
             return
-        _resolvers[:] = [resolver]
-    _resolvers[-1].futures.put(future)
+        resolver = _Resolver(run_dir)
+        resolver.futures.append(future)
+        with suppress(RuntimeError):  # at the end of the interpreter, where Python starts no thread
+            resolver.start()
+            _resolvers[run_dir] = resolver
+            return
+    future.resolve()
 
 
 class CommitScheduler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 import pytest
@@ -167,3 +168,21 @@ def test_a_future_that_is_only_asked_learns_what_has_arrived_since(ignoring):
         assert time.monotonic() < end
         time.sleep(0.01)
     assert future.result(0) == "commit"
+
+
+def test_a_future_waits_for_no_other_run_and_for_no_callback(ignoring, tmp_path):
+    """A run that never arrives, such as one on a mount that hangs, and a callback that exits keep no other Future."""
+    worker, sent, ignored = ignoring
+    other = Worker(Spool.of(str(tmp_path / "other")), Limits())
+    other.spool.create()
+    other.configure(worker.membership.destination, worker.membership.settings, None)
+    other.stop()  # no uploader
+    file = other.files.open("", "", None)
+    file.append(framing.session_start_event(1.0, 1))
+    never = PushFuture(other, other.logged(), time.time())
+    mirrored(worker, sent, ignored)
+    first = PushFuture(worker, worker.logged(), time.time())
+    first.add_done_callback(lambda _: sys.exit("of a callback"))
+    assert [first.result(60), PushFuture(worker, worker.logged(), time.time()).result(60)] == ["commit", "commit"]
+    assert not never.done()
+    other.files.close()
