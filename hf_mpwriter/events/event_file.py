@@ -47,42 +47,51 @@ class Backlog:
 
     def __init__(self, limits: Limits, timing: Timing = USUAL) -> None:
         self._limits, self._timing = limits, timing
-        self.items: deque[Item] = deque()  # the records
-        self.size = self.dropped = 0
+        self.items: deque[Item] = deque()  # one record each; the first, perhaps all that a removed file has lost
+        self.records = self.size = self.dropped = 0
         self.retry_after = self.retry_at = 0.0
         self.error = self.last_error = ""  # why the disk refused last; of `error`, "" while it accepts records
 
     def add(self, item: Item) -> None:
         """Let a record wait."""
         self.items.append(item)
+        self.records += 1
         self.size += len(item[0])
 
     def add_first(self, item: Item) -> None:
-        """Let a record wait before all others."""
+        """Let records wait before all others."""
+        count, size = framing.count(item[0]), len(item[0])
         self.items.appendleft(item)
-        self.size += len(item[0])
+        self.records += count
+        self.size += size
 
-    def remove_first(self) -> None:
-        """Remove the oldest record, which was written."""
+    def remove_first(self) -> int:
+        """Remove the oldest item, which was written; so many records."""
         item = self.items.popleft()
+        count = framing.count(item[0])
+        self.records = self.records - count if self.items else 0
         self.size = self.size - len(item[0]) if self.items else 0
+        return count
 
     def drop_first(self) -> None:
-        """Drop the oldest record, which no file can hold."""
-        self.remove_first()
-        self.dropped += 1
+        """Drop the oldest item, which no file can hold."""
+        count = self.remove_first()
+        self.dropped += count
 
     def trim(self) -> None:
         """Drop the newest records that the memory limit has no room for."""
         while not self._limits.has_room(self, self.size) and self.items:
-            self.size -= len(self.items.pop()[0])
-            self.dropped += 1
+            item = self.items.pop()
+            count = framing.count(item[0])
+            self.records -= count
+            self.size -= len(item[0])
+            self.dropped += count
 
     def give_up(self) -> None:
         """Drop all records."""
-        lost = len(self.items)
+        lost = self.records
         self.items.clear()
-        self.size = 0
+        self.records = self.size = 0
         self._limits.clear(self)
         self.dropped += lost
 
@@ -288,7 +297,7 @@ class EventFile:
     @property
     def waiting(self) -> int:
         """Records in the backlog."""
-        return len(self._backlog.items)
+        return self._backlog.records
 
     @property
     def segments(self) -> SegmentSeries:

@@ -262,6 +262,15 @@ def announced(fd: int, position: int) -> int:
     return _whole_records(os.pread(fd, HEADER_SIZE, position))[1]
 
 
+def count(data: bytes) -> int:
+    """The number of records in bytes of whole ones."""
+    number = position = 0
+    while position < len(data):
+        position += HEADER_SIZE + _U64.unpack_from(data, position)[0] + FOOTER_SIZE
+        number += 1
+    return number
+
+
 def holds(chunk: bytes) -> bool:
     """Whether all checksums in a part of a file hold that starts with a record; its last record may be cut off."""
     return _whole_records(chunk)[1] != _DAMAGED

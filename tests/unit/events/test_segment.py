@@ -109,6 +109,26 @@ def test_a_file_removed_under_the_writer_is_replaced_by_a_new_one(place, caplog)
     assert sum("removed" in record.message for record in caplog.records) == 1
 
 
+def test_what_a_removed_file_had_is_counted_record_by_record(place):
+    """The disk refuses the new file: all that waits is told, and all that is given up."""
+    file = place.file()
+    file.append(scalar(1))
+    file.check()
+    os.unlink(file.path)
+    for step in range(2, 7):
+        file.append(scalar(step))
+    place.refuse = True
+    file.check()
+    file.append(scalar(7))
+    assert (file.waiting, file.dropped) == (6, 0)
+    file.give_up()
+    assert (file.waiting, file.dropped) == (0, 6)
+    place.refuse = False
+    file.append(scalar(8))
+    file.flush()
+    assert (place.steps(), file.waiting) == ([8], 0)
+
+
 def test_a_flush_of_a_file_that_cannot_be_seen_syncs_it(place, monkeypatch):
     """A disk that refuses to tell whether the file is there: it is not given up, and what was logged is durable."""
     file = place.file()
