@@ -50,7 +50,6 @@ def environment(kind: str, environ: Mapping[str, str], token: str | None, direct
     """
     knows_home = os.path.isabs(environ.get("HOME", ""))  # then no user database is asked, which may be on the network
     env = hf_home.settled(environ, directory, "" if knows_home else hf_home.account_home())
-    env["HF_HUB_DISABLE_TELEMETRY"] = env.get("HF_HUB_DISABLE_TELEMETRY", "1")
     unwanted = set(_LOADS_CODE)
     if kind != "uploader":
         unwanted |= set(redaction.VARIABLES)

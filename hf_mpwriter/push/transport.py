@@ -22,6 +22,8 @@ Facts behind this module (huggingface_hub 2.4.0):
   meets another one at once and for ever. The response hook raises instead.
 - Its client joins the whole of a body in memory, unpacked. The response hook can replace the stream of a response,
   before anything is read; one that is unpacked there must not have the header that says it is packed.
+- It asks for a list of agents, unless telemetry is off, keeps for a day in HF_HOME whatever is answered, and fails at
+  each request to any Hub if that is not as it should be. So telemetry is off.
 - Nothing of a push is on the Hub before its request for a commit is sent: until then its outcome is known.
 """
 
@@ -37,7 +39,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
-from huggingface_hub import get_session, set_client_factory
+from huggingface_hub import constants, get_session, set_client_factory
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_hook
 
@@ -74,6 +76,7 @@ class Transport:
         # called before each of them; what it raises ends the call of the client, and nothing is sent
         self.before_commit: Callable[[], object] = lambda: None
         self._content_limit, self._left = 0, QUESTION_LIMIT
+        constants.HF_HUB_DISABLE_TELEMETRY = True
         set_client_factory(self._client)
 
     def _client(self) -> httpx2.Client:

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 
 import httpcore2
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import _detect_agent
+from strange_servers import COMMIT, StrangeServer, answered, as_hub
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.push import transport
 from hf_mpwriter.push.classify import ClientError, plain, text_of
+from hf_mpwriter.push.client import Hub
 from hf_mpwriter.push.clock import Clock
 from hf_mpwriter.push.transport import Transport
 
@@ -78,3 +82,17 @@ def test_a_proxy_that_is_no_url_is_named_without_its_password(monkeypatch, name,
     told = [*traceback.format_exception(raised.value), text_of(raised.value), repr(verdict)]
     assert [text for text in told if "PASS" in text] == []
     assert name in text_of(raised.value)
+
+
+def test_no_list_of_agents_that_a_hub_answers_is_kept_and_spoils_later_requests(tmp_path, monkeypatch):
+    """The client believes it for a day, at every Hub, and fails at each request if it is not as it should be."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents.json"))
+    monkeypatch.setattr(_detect_agent, "_registry", None)
+    monkeypatch.setenv("NO_PROXY", "*")
+    is_list = "/api/agent-harnesses"
+    with StrangeServer(lambda _, asked: answered(["x"]) if asked.path == is_list else as_hub(asked, {})) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        assert Hub(Destination(server.endpoint, "me/run")).head() == COMMIT
+    assert is_list not in [asked.path for asked in server.asked]
+    assert not (tmp_path / "agents.json").exists()
