@@ -266,6 +266,8 @@ class _Pull:
                 disk.fsync(fd, "pull.file")
             finally:
                 os.close(fd)
+            if other_run_above(self._spool.run, os.path.dirname(path)):  # since it was asked for
+                return OF_OTHER
             disk.make_dirs(place.parent, 0o777)
             disk.move(copy, place, "pull.file")
         return ""

@@ -95,6 +95,24 @@ def test_what_the_hub_lists_outside_of_the_folder_is_not_of_the_run(tmp_path, at
     assert found == {NAME: b"inside", f"rank_00001/{NAME}": b"rank"}
 
 
+@pytest.mark.parametrize("when", ["/tree/", "/resolve/"])
+def test_nothing_comes_into_a_folder_that_becomes_another_run_meanwhile(tmp_path, at, when):
+    """That one may go to a public repository, and would take what is pulled along; it is named."""
+    other = tmp_path / "exp1" / "sub" / ".hf_mpwriter"
+
+    def answer(_: StrangeServer, asked: Asked) -> Iterator[bytes]:
+        if when in asked.path and asked.method == "GET":
+            other.mkdir(parents=True, exist_ok=True)
+        return as_hub(asked, {f"tensorboard/exp1/sub/deep/{NAME}": b"of this run"})
+
+    with StrangeServer(answer) as server:
+        at(server)
+        done = run("pull", tmp_path / "exp1", "--repo-id", "me/run")
+    assert (done.exit_code, "its folder is another run here" in done.output) == (1, True), done.output
+    assert other.exists()
+    assert not [path for path in tmp_path.rglob(NAME) if path.is_relative_to(other.parent)]
+
+
 def test_the_folders_beside_a_run_are_those_of_its_parent():
     """Not those that the Hub lists besides."""
     paths = ("tensorboard/exp1", "tensorboard/exp1/rank_00001", "elsewhere/exp3", "tensorboard_old/exp4", "exp5")
