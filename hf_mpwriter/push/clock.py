@@ -194,8 +194,10 @@ def _addresses(host: str, port: int, seconds: float) -> list[str]:
     threading.Thread(target=look_up, daemon=True).start()
     try:
         found = answers.get(timeout=seconds)
+        if isinstance(found, OSError):
+            raise found
     except queue.Empty:
         raise httpcore2.ConnectTimeout("the name service does not answer") from None
-    if isinstance(found, OSError):
-        raise httpcore2.ConnectError(str(found)) from found
+    except OSError as error:  # what is raised in such a block keeps its cause, whatever httpcore2 does with it
+        raise httpcore2.ConnectError(str(error)) from error
     return list(dict.fromkeys(address[0] for *_, address in found))

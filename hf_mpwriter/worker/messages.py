@@ -45,6 +45,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, NumberedNotice, UploaderStatus
+from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.system.interrupts import suppress
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.reporter import Reporter, ToldRecord
@@ -202,8 +203,6 @@ class Messages:
 
     def tell_lost(self) -> None:
         """Tell what the run has lost, in this attempt or an earlier one, if nobody has seen it."""
-        from hf_mpwriter.spool.workers.losses import losses  # asked at an end only
-
         found = losses(self._spool)
         told, self._lost = self._lost, sum(loss.records for loss in found)
         if self._lost > told:

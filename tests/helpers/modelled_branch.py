@@ -57,7 +57,7 @@ class Branch:
 class Client:
     """The part of `client.Hub` that a push uses; `fate` is that of its commit."""
 
-    repo_id, private = DESTINATION.repo_id, None
+    repo_id, private, created_at = DESTINATION.repo_id, None, "2026-11-25"
 
     def __init__(self, branch: Branch, fate: str, now: float) -> None:
         self._branch, self._fate, self._now = branch, fate, now

@@ -203,9 +203,12 @@ class Disk:
                 self._apply(change, self._durable)
 
     def _rename(self, old, new, *, src_dir_fd=None, dst_dir_fd=None):
+        source = _path(old, src_dir_fd)
+        if not self._is_below(source):
+            REAL["rename"](old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+            return
         self._step("rename")
         REAL["rename"](old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
-        source = _path(old, src_dir_fd)
         self._change(source, _path(new, dst_dir_fd), self._names[source])
 
     def _link(self, old, new, *, src_dir_fd=None, dst_dir_fd=None, follow_symlinks=True):
