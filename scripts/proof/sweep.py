@@ -279,7 +279,7 @@ class Sweep:
         process = multiprocessing.get_context("fork").Process(target=sync, args=(run_dirs, str(said)))
         process.start()
         process.join(PATIENCE + SYNC * len(run_dirs))
-        if process.exitcode != 0:
+        if process.exitcode not in (0, 3):  # 3: what a full disk has refused is told
             self.findings.append(f"sync ended with {process.exitcode}: {said.read_text()[-2000:]}")
             process.kill()
             process.join()
