@@ -238,7 +238,7 @@ def pull_into(
 def _folder_of(spool: Spool, asked: Destination, hub: Hub, ask: Callable[[Callable[[], Any]], Any]) -> str:
     """The folder that a run comes from which is recorded nowhere; see above."""
     run, folder = folders.run_name(spool), asked.path_in_repo
-    if own := folders.own_folder(run, folder, folders.owners_of(asked)):
+    if (own := folders.own_folder(run, folder, folders.owners_of(asked))) is not None:
         return own
     if (head := ask(hub.head)) is None:
         return folder

@@ -88,7 +88,8 @@ def folder_for(facts: Facts, owners: Owners) -> str:
     is_fixed = facts.is_pulled or facts.is_settled or facts.is_divided
     if is_fixed or (facts.has_arrived and not facts.is_copy):
         return facts.recorded
-    return own_folder(facts.run, facts.asked, owners) or _free_folder(facts.run, facts.asked, owners)
+    own = own_folder(facts.run, facts.asked, owners)  # "" is a folder, too: the root of the repository
+    return _free_folder(facts.run, facts.asked, owners) if own is None else own
 
 
 def own_folder(run: str, asked: str, owners: Owners) -> str | None:

@@ -47,6 +47,7 @@ def owned(run: str, *, asked: str = ASKED, **others: str) -> dict[str, str]:
     [
         ("/sweepB/lr0.1", ASKED, {}, ASKED),
         ("/sweepA/lr0.1", ASKED, owned("/sweepA/lr0.1"), ASKED),
+        ("/sweepA/lr0.1", "", owned("/sweepA/lr0.1", asked=""), ""),  # the root of the repository
         ("/home/me/sweepB/lr0.1", ASKED, owned("/home/me/sweepA/lr0.1"), "tensorboard/sweepB_lr0.1"),
         # Hydra's outputs/<date>/<time>: one date suffices, another hour of the same name needs it
         (
