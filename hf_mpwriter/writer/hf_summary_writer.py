@@ -69,6 +69,7 @@ class PushFuture(Future[str | None]):
     def _wait_for_the_disk(self) -> None:
         """Wait until the disk has taken what waits in memory."""
         while self._logged.in_memory:
+            self._requested_at = time.time()  # anew: what failed meanwhile was not this push
             self._ask(self._worker.request_push())
             if self._logged.in_memory and time.monotonic() > self._patient_until:
                 text = f"{self._logged.in_memory} records wait in memory, the disk refuses them"
