@@ -50,7 +50,7 @@ class Backlog:
         self.items: deque[Item] = deque()  # one record each; the first, perhaps all that a removed file has lost
         self.records = self.size = self.dropped = 0
         self.retry_after = self.retry_at = 0.0
-        self.error = self.last_error = ""  # why the disk refused last; of `error`, "" while it accepts records
+        self.last_error = ""  # why the disk refused last
 
     def add(self, item: Item) -> None:
         """Let a record wait."""
@@ -97,7 +97,7 @@ class Backlog:
 
     def refused(self, now: float, why: str) -> None:
         """Plan the next try."""
-        self.error = self.last_error = why
+        self.last_error = why
         self.retry_after = min(self._timing.disk_retry_longest, 2 * self.retry_after or self._timing.disk_retry_first)
         self.retry_at = now + self.retry_after
 
@@ -107,8 +107,12 @@ class Backlog:
         if not self.retry_after:
             return False
         self.retry_at = self.retry_after = 0.0
-        self.error = ""
         return True
+
+    @property
+    def error(self) -> str:
+        """Why the disk refused last, "" while it accepts records."""
+        return self.last_error if self.retry_after else ""
 
 
 class EventFile:

@@ -166,10 +166,9 @@ class Segment:
         if self.fd < 0 or self.under_way is not None:
             return True  # `wake` and `mend` look
         try:
-            last = b"" if end == self._blurred else record[-LAST_BYTES:]
             is_sound = (
                 os.fstat(self.fd).st_size == end
-                and os.pread(self.fd, len(last), end - len(last)) == last
+                and self._has_last(self.fd, end, record)
                 and framing.holds(os.pread(self.fd, min(CHECK_BYTES, end - self._checked), self._checked))
             )
         except ours(OSError):
@@ -179,6 +178,11 @@ class Segment:
         if is_sound:
             self._checked = end
         return is_sound
+
+    def _has_last(self, fd: int, end: int, record: bytes) -> bool:
+        """Whether a file has the end of the last record before `end`."""
+        last = b"" if end == self._blurred else record[-LAST_BYTES:]
+        return os.pread(fd, len(last), end - len(last)) == last
 
     def written_since_removal(self) -> bytes:
         """Records that were written after the file was last seen at its path, and that are in no other file."""
@@ -207,8 +211,7 @@ class Segment:
         try:
             found, (end, (record,)) = os.fstat(fd), self.committed
             begun = 0 if self.under_way is None else len(self.under_way[0])
-            last = b"" if end == self._blurred else record[-LAST_BYTES:]
-            is_ours = end <= found.st_size <= end + begun and os.pread(fd, len(last), end - len(last)) == last
+            is_ours = end <= found.st_size <= end + begun and self._has_last(fd, end, record)
         except BaseException:
             os.close(fd)
             raise
