@@ -242,12 +242,13 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
             )
     if is_staged:
         problems += _bring(spool, end)
+    lost = lost_text(losses(spool), logdir)
     if problems:
-        problems += filter(None, [lost_text(losses(spool), logdir)])
+        problems += filter(None, [lost])
         raise failure(" ".join(problems), damaged=found is not None and found.damaged)
     if found is not None:
-        _tell_whole(found, spool, logdir, f". {lost_text(losses(spool), logdir)}".rstrip(". "))
-    if lost := lost_text(losses(spool), logdir):
+        _tell_whole(found, spool, logdir, f". {lost}".rstrip(". "))
+    if lost:
         raise LostError(lost)
 
 

@@ -95,13 +95,12 @@ def lost_text(losses: Sequence[Loss], logdir: str) -> str:
 
 def of_other_writers(paths: Iterable[str]) -> str:
     """The event files of other writers among those that are uploaded, with their number; "" if there are none."""
-    found = sorted(
-        path for path in paths if is_event_file(os.path.basename(path)) and not is_ours(os.path.basename(path))
-    )
+    names = ((path, os.path.basename(path)) for path in paths)
+    found = sorted(path for path, name in names if is_event_file(name) and not is_ours(name))
+    if not found:
+        return ""
     more = f" and {len(found) - OTHERS_NAMED} more" if len(found) > OTHERS_NAMED else ""
-    return f"{counted(len(found), 'event file')} of other writers: {', '.join(found[:OTHERS_NAMED])}{more}" * bool(
-        found
-    )
+    return f"{counted(len(found), 'event file')} of other writers: {', '.join(found[:OTHERS_NAMED])}{more}"
 
 
 def is_refused_whole(delivery: Delivery) -> bool:
