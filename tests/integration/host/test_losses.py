@@ -38,21 +38,6 @@ print(writer.dropped, flush=True)
 """
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mount a disk of 400 kB; skip where that is not allowed."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "small", str(place)]
-    if (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    try:
-        yield place
-        wait_for(lambda: no_uploader(place / "exp1"), "the uploader leaves")
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
 def told(result) -> int:
     """The number of lost records that a command tells, 0 if it tells none."""
     found = re.search(r"lost: (?:up to )?(\d+) records? of main since", result.output)

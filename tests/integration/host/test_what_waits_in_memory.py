@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 from programs import succeed, wait_for
 from runs import no_uploader
@@ -22,21 +20,6 @@ def room(size):
 def on_disk():
     return sum(e.stat().st_size for e in os.scandir(f"{place}/exp1") if "tfevents" in e.name)
 """
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mount a disk of 400 kB; skip where that is not allowed."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "small", str(place)]
-    if (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    try:
-        yield place
-        wait_for(lambda: no_uploader(place / "exp1"), "the uploader leaves")
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.mark.root
