@@ -137,7 +137,8 @@ def test_the_uploader_inherits_only_what_it_is_given(spool, tmp_path):
         log = str(spool.host(next(iter(spool.host_ids()))).daemon("uploader").log)
         fixed = {3: str(spool.uploader_lock), 5: spool.run_dir, 6: spool.root}
         assert {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in fixed} == fixed
-        meeting = {str(folder_of(os.environ)), "anon_inode:[eventpoll]"}
+        place = str(folder_of(os.environ))
+        meeting = {place, os.path.dirname(place), "anon_inode:[eventpoll]"}
         known = {"/dev/null", log, *fixed.values(), str(spool.members), *meeting}
         wait_for(lambda: opened_by(pid) - known == {"a socket"}, "nothing stays open but the end of the meeting")
         assert os.getsid(pid) != os.getsid(0)
