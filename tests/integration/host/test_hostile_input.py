@@ -219,7 +219,8 @@ def test_garbage_in_the_place_of_every_file_of_ours_does_no_harm(hub, tmp_path, 
         files = sorted(path for path in everything if path.is_file() and not path.is_symlink())
         for number, path in enumerate(files):
             if path.name not in ("run.json", "FORMAT") and not path.name.startswith("."):
-                with contextlib.suppress(FileNotFoundError):  # the uploader was faster
+                # The uploader was faster: the file has gone, or its directory of garbage is a file again.
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     put_garbage(path, KINDS[(number + 2 * turn) % len(KINDS)], elsewhere)
         before = written()
         wait_for(lambda: any(member.alive for member in Members(spool).all()), "the worker has joined again")
