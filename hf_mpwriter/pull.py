@@ -22,7 +22,7 @@ Invariants:
 - A file that is here is replaced only by one that begins with all of it.
 - Two pulls into one run directory come one after the other.
 - The ledger is written under the uploader lock. If an uploader holds it, that one reads back what the Hub has.
-- What an interrupted pull has brought is recorded.
+- What an interrupted pull has brought is recorded as pulled, and no file that is not the Hub's ever is.
 """
 
 from __future__ import annotations
@@ -185,6 +185,7 @@ class _Pull:
         self._progress = progress
         self._left = self._total = sum(report.sizes.values())  # bytes that are neither here nor given up
         self._here: set[str] = set()  # paths of which the Hub has a beginning, or all
+        self._begun: set[str] = set()  # paths of which less than the Hub's copy is here, of the same file or another
 
     def run(self) -> None:
         """Compare all files, fetch what is not here, record what is."""
@@ -192,11 +193,12 @@ class _Pull:
             in_use = set(map(os.path.dirname, Members(self._spool).growing()))
             lacking = [path for path in self._tree if not self._settle(path, self._obstacle(path, in_use))]
             sizes = {path: self._tree[path].size for path in lacking}
-            note_pulled(self._spool, sizes)  # now: an interrupted pull did come
+            new = {path: size for path, size in sizes.items() if path not in self._begun}
+            # now: an interrupted pull did come, and what is to stand where nothing stands is the Hub's
+            note_pulled(self._spool, new, [path for path, why in self._report.left.items() if why == DIFFERS])
             for path, size in sizes.items():
                 if self._settle(path, self._fetch(path)) and path in self._here:
                     self._report.fetched[path] = size
-            note_pulled(self._spool, {}, [path for path in sizes if self._report.left.get(path) == DIFFERS])
         finally:
             if (lock := locks.try_exclusive(self._spool.uploader_lock)) is not None:
                 try:
@@ -240,6 +242,7 @@ class _Pull:
             try:
                 if os.fstat(fd).st_size >= remote.size:
                     return "" if remote.is_beginning_of(fd) else DIFFERS
+                self._begun.add(path)
             finally:
                 os.close(fd)
         return IN_USE if os.path.dirname(path) in in_use else None
@@ -262,7 +265,10 @@ class _Pull:
                 if os.fstat(fd).st_size != remote.size or not remote.is_beginning_of(fd):
                     return CORRUPT
                 if not continues(fd, place):
+                    note_pulled(self._spool, {}, [path])
                     return DIFFERS
+                if path in self._begun:  # only now it is known whose it is
+                    note_pulled(self._spool, {path: remote.size})
                 disk.fsync(fd, "pull.file")
             finally:
                 os.close(fd)

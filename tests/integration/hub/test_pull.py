@@ -127,10 +127,8 @@ def test_a_connection_that_breaks_is_taken_up_again(hub, run_dir, stored):
     assert tree(run_dir)[NAME][1] == content
 
 
-def test_a_pull_that_was_killed_goes_on(hub, run_dir, stored):
-    """SIGKILL in mid-transfer: nothing stands at the path; the next one brings that file, and keeps those that came."""
-    content, first = stored(f"rank_00001/{NAME}", 10_000), stored(NAME, 5)
-    hub.fault("GET /resolve/.*rank_00001 slow seconds=40 times=1")
+def kill_a_pull(run_dir) -> None:
+    """Start a pull, and kill it while a file of rank 1 is on its way."""
     command = [sys.executable, "-m", "hf_mpwriter", "pull", str(run_dir), "--repo-id", "me/run"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -138,6 +136,13 @@ def test_a_pull_that_was_killed_goes_on(hub, run_dir, stored):
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_pull_that_was_killed_goes_on(hub, run_dir, stored):
+    """SIGKILL in mid-transfer: nothing stands at the path; the next one brings that file, and keeps those that came."""
+    content, first = stored(f"rank_00001/{NAME}", 10_000), stored(NAME, 5)
+    hub.fault("GET /resolve/.*rank_00001 slow seconds=40 times=1")
+    kill_a_pull(run_dir)
     before = tree(run_dir)
     assert {path: data for path, (_, data) in before.items()} == {NAME: first}
     hub.clear_faults()
@@ -146,6 +151,27 @@ def test_a_pull_that_was_killed_goes_on(hub, run_dir, stored):
     assert after.pop(f"rank_00001/{NAME}")[1] == content
     assert after == before
     assert not list(run_dir.glob(".hf_mpwriter/pulling"))
+
+
+def test_a_pull_takes_no_file_that_differs_for_one_of_the_hub_wherever_it_is_killed(hub, run_dir, stored):
+    """So `verify` names what is only here, and no other machine as its writer; what was taken for that before, too."""
+    for place in ("", "rank_00001/", "rank_00002/"):
+        stored(place + NAME, 10_000)
+    differing = run_dir / "rank_00002" / NAME
+    event_file(differing, 20, "only here")
+    hub.fault("GET /resolve/.*rank_00001 slow seconds=40 times=1")
+    kill_a_pull(run_dir)
+    hub.clear_faults()
+    assert pulled_files(Spool(str(run_dir))).keys() == {NAME, f"rank_00001/{NAME}"}
+    result = run("verify", run_dir)
+    assert (result.exit_code, result.output.count("written by another machine")) == (1, 1), result.output
+    assert f"rank_00002/{NAME}: the Hub's copy" in result.output
+    differing.unlink()
+    assert pull(run_dir).exit_code == 0
+    assert f"rank_00002/{NAME}" in pulled_files(Spool(str(run_dir)))
+    event_file(differing, 20, "only here")
+    assert pull(run_dir).exit_code == 1
+    assert pulled_files(Spool(str(run_dir))).keys() == {NAME, f"rank_00001/{NAME}"}
 
 
 def test_two_pulls_at_once_bring_all_once(hub, run_dir, stored):
