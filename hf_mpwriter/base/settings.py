@@ -143,6 +143,11 @@ class Destination:
         return f"{self.repository_url(self.repo_id)}/commit/{_quoted(commit)}"
 
     @property
+    def typed_repo_id(self) -> str:
+        """The repository as it is typed: `me/run`, `datasets/me/run`."""
+        return f"{self._kind}{self.repo_id}"
+
+    @property
     def _kind(self) -> str:
         return "" if self.repo_type == "model" else f"{self.repo_type}s/"
 

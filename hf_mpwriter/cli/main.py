@@ -2,7 +2,7 @@
 
 Exit codes: 0 for success, 1 for an error that the message explains or a run that is not whole on the Hub, 2 for wrong
 usage, 3 for damage in a local event file. `status` has 3 for what waits and 4 where a person is needed, `doctor` 4
-where something fails. `run` has the exit code of its command.
+where something fails, `pull` and `run --pull` 4 where there is no such run. `run` has that of its command.
 
 Errors are one line, with what helps.
 

@@ -1,10 +1,14 @@
 """`hf-mpwriter pull` and `run --pull`: bring a run back from the Hub, so that another machine continues it.
 
-                         pull              run --pull
-    no repository yet    exit code 4       a line; the program starts
-    no such run in it    exit code 0       a line with the names that are there; the program starts
+                         pull              run --pull                        run --pull --or-new
+    no repository        exit code 4       exit code 4, nothing starts       a line; the program starts
+    no such run in it    exit code 4       exit code 4, nothing starts       a line; the program starts
+    of another run here  it comes          exit code 4, nothing starts       a line; the program starts
     the Hub refuses      exit code 1       a line that names the consequence; the program starts
     another destination  exit code 1       exit code 1, before anything starts
+
+A run is there if the Hub has any file of it, or this disk an event file. Where it is not, the line names the runs that
+are there, and the command that pulls the one that was probably meant.
 
 `run --pull` brings what the ranks of a node need:
 
@@ -21,11 +25,12 @@ Rank 0 also needs the ranks that the world has no more, to hide their later step
 Where no folder is recorded yet, a run comes from the first of these:
 
     the folder that the run directory of this name has had on this host
-    the folder that is called like the last parts of LOGDIR, such as sweepB_lr0.1 of sweepB/lr0.1; the longest name
+    the folder that is called like the last parts of LOGDIR, and no part of another run; the longest name. Of
+    logs/exp1/lr0.1 it may be exp1/lr0.1, as integrations have it, or exp1_lr0.1, see `uploader/folders`
     the folder that its writers ask for
 
-`run --pull` leaves it alone while it belongs to another run directory of this host: the program gets a folder of its
-own, see `uploader/folders`. `pull` takes it: that is how a user says that it is the same run.
+`run --pull` leaves it alone while it belongs to another run directory of this host: the program would get a folder of
+its own. `pull` takes it: that is how a user says that it is the same run.
 
 A token goes where that of `sync` would: to the Hub of HF_ENDPOINT, or to the one for which LOGDIR is recorded and that
 `--endpoint` confirms.
@@ -39,6 +44,7 @@ import math
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -48,6 +54,7 @@ import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.job import TORCHRUN, nodes_of, number, rank_of, world_size_of
+from hf_mpwriter.base.names import is_event_file, rank_of_directory
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline, typed_repo_id
 from hf_mpwriter.base.words import command_line, counted, sentence, size_text
 from hf_mpwriter.cli.forked import Forked
@@ -56,6 +63,7 @@ from hf_mpwriter.cli.runs import (
     RepoPlace,
     endpoint_option,
     examples,
+    has_event_files,
     logdir_argument,
     named,
     nearest_first,
@@ -80,15 +88,16 @@ if TYPE_CHECKING:
     from hf_mpwriter.push.clock import Clock
 
 
-NOTHING_THERE = 4  # exit code: no such repository or branch, as before the first run in it
 NOT_THERE = (
     " is not there yet, or this token may not see it. If it should be, check the name, and run hf auth login with a "
     "token that may read it (or set HF_TOKEN)."
 )
+NOT_STARTED = "The program was not started. If this is the first start of a run, add --or-new."
+LOOKED = 10  # folders of a repository that are looked into, to name the runs that are there
 KEPT = "The files that came are kept, and the next pull brings the others."
 LIMIT = 60.0  # seconds in which nothing comes, until a pull is given up
 MARGIN = 10.0  # seconds more, until what obeys no clock is killed
-BELONGS = "{} belongs to {}: nothing was pulled, and the program gets a folder of its own. If it is the same run: {}"
+BELONGS = "{} belongs to {}: nothing was pulled. If it is the same run: {}"
 CONSEQUENCE = (
     "The program starts without it. Nothing on the Hub is lost, but last_step() and purge_step do not reach what is "
     "only there: a curve that goes on here is drawn over its past. To pull again, restart."
@@ -100,7 +109,13 @@ LAUNCHER_MODULES = ("torch.distributed.", "accelerate.commands.", "deepspeed.lau
 _RANK = re.compile(r"(?:^|_)rank_(\d{5,})$")
 
 
-class BelongsError(click.ClickException):
+class NotFoundError(click.ClickException):
+    """What was asked for by name is not there."""
+
+    exit_code = 4
+
+
+class BelongsError(NotFoundError):
     """The folder on the Hub belongs to another run directory."""
 
 
@@ -138,17 +153,19 @@ def pull_run(
     here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted keeps
     the files that came.
 
-    Exit code 0: all that the Hub has of the run is here, also where that is nothing; 1: it is not; 4: there is no such
-    repository or branch.
+    Exit code 0: all that the Hub has of the run is here; 1: it is not; 4: there is no such run, worker, repository or
+    branch. Then the message names what is there.
     """
     spool = spool_at(logdir)
     check_ownership(spool.directory)
     spool.check_format()
     _bring_back(spool, logdir)
-    options = [] if place is None else ["--repo-id", place.repo_id]
+    options = [] if place is None else place.options
     options += [word for worker in workers for word in ("--worker", worker)]
     destination = spool.destination() if place is None else _asked_for(spool, place)
     if destination is None and is_staged(spool):
+        if not has_event_files(spool.run_dir):
+            raise NotFoundError(printable(f"Nothing was pulled: {spool.logdir} has no event files."))
         return
     if destination is None:
         raise click.ClickException(f"Name the repository: {command_line('pull', logdir, '--repo-id', 'NAME')}")
@@ -231,8 +248,38 @@ def pull_into(
             text = f"Not all was pulled: {why.rstrip('.')}. {f'{sentence(helps)}. ' if helps else ''}{KEPT}"
             raise click.ClickException(printable(text)) from error
     if found.commit and not found.workers:
-        found.beside = _runs_beside(destination.resolved(hub.repo_id), clock, found.commit)
+        found.beside = _runs_beside(spool, destination.resolved(hub.repo_id), clock, found.commit)
     return found
+
+
+class _Shelf:
+    """What is in a folder of a repository at one commit; each folder below is asked for once."""
+
+    def __init__(self, names: Callable[[str], Mapping[str, bool]], top: str) -> None:
+        self._names = functools.cache(lambda name: names("/".join(filter(None, [top, name]))))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a folder of this name that is no part of a run."""
+        above, _, last = name.rpartition("/")
+        is_no_part = not above or (self.has(above) and not self._is_run(above))
+        return is_no_part and self._names(above).get(last, False)
+
+    def runs(self, meant: str) -> list[str]:
+        """The names of the runs, the nearest first; folders are among them if there are too many to look into."""
+        found, pending, left = list[str](), deque([""]), LOOKED
+        while pending and left:
+            name, left = pending.popleft(), left - 1
+            if name and self._is_run(name):
+                found.append(name)
+            else:
+                below = [f"{name}/{one}".lstrip("/") for one, is_folder in self._names(name).items() if is_folder]
+                pending.extend(nearest_first(meant, below))
+        return nearest_first(meant, [*found, *pending])
+
+    def _is_run(self, name: str) -> bool:
+        """Whether event files or ranks are in a folder."""
+        inside = self._names(name).items()
+        return any(rank_of_directory(one) is not None if is_folder else is_event_file(one) for one, is_folder in inside)
 
 
 def _folder_of(spool: Spool, asked: Destination, hub: Hub, ask: Callable[[Callable[[], Any]], Any]) -> str:
@@ -242,10 +289,10 @@ def _folder_of(spool: Spool, asked: Destination, hub: Hub, ask: Callable[[Callab
         return own
     if (head := ask(hub.head)) is None:
         return folder
-    found = ask(lambda: hub.folders(folder.rpartition("/")[0], head))
-    there = {folders.folder_beside(folder, name) for name in found}
-    longer = [folders.folder_beside(folder, name) for count, name in folders.names_of(run).items() if count > 1]
-    return next((name for name in reversed(longer) if name in there), folder)
+    shelf = _Shelf(lambda above: ask(lambda: hub.names(above, head)), folder.rpartition("/")[0])
+    nested, joined = folders.names_of(run, "/"), folders.names_of(run)
+    longer = [name for count in sorted(joined, reverse=True) if count > 1 for name in (nested[count], joined[count])]
+    return next((folders.folder_beside(folder, name) for name in longer if shelf.has(name)), folder)
 
 
 def _spare_others(spool: Spool, destination: Destination, by_hand: str) -> None:
@@ -256,21 +303,39 @@ def _spare_others(spool: Spool, destination: Destination, by_hand: str) -> None:
         raise BelongsError(BELONGS.format(folder, owner, by_hand))
 
 
-def _runs_beside(destination: Destination, clock: Clock, commit: str) -> list[str]:
+def _runs_beside(spool: Spool, destination: Destination, clock: Clock, commit: str) -> list[str]:
     """The names of other runs in the folder of the repository, the nearest first; none if the Hub does not tell."""
     from hf_mpwriter.push.client import Hub
 
-    above, _, name = destination.path_in_repo.rpartition("/")
+    hub = Hub(destination, clock, is_impatient=True)
     with contextlib.suppress(Exception):  # it only helps
-        return nearest_first(name, Hub(destination, clock, is_impatient=True).folders(above, commit))
+        shelf = _Shelf(lambda above: hub.names(above, commit), destination.path_in_repo.rpartition("/")[0])
+        return shelf.runs(spool.logdir)
     return []
+
+
+def _missing(report: Pulled, destination: Destination, spool: Spool) -> str:
+    """What to say if no such run is there: where it was looked for, what is there, and the command that brings it."""
+    if not report.commit:
+        return f"Nothing was pulled: {destination.url}{NOT_THERE}"
+    if report.workers or has_event_files(spool.run_dir):
+        return ""
+    text = f"Nothing was pulled: {destination.url} has nothing of this run."
+    if not report.beside:
+        return text
+    top, meant = destination.path_in_repo.rpartition("/")[0], report.beside[0]
+    scheme, slashes, path = spool.logdir.rpartition("://")
+    parts = path.split("/")
+    logdir = f"{scheme}{slashes}" + "/".join([*parts[: max(1, len(parts) - 1 - meant.count("/"))], meant])
+    options = RepoPlace(destination.typed_repo_id, destination.revision, top).options
+    there = f"Runs in {top}" if top else "Runs there"
+    return f"{text} {there}: {named(report.beside)}. To pull the first: {command_line('pull', logdir, *options)}"
 
 
 def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, workers: tuple[str, ...]) -> None:
     """Print what was pulled, and what was not."""
-    if not report.commit:
-        click.echo(printable(f"Nothing was pulled: {destination.url}{NOT_THERE}"), err=True)
-        sys.exit(NOTHING_THERE)
+    if missing := _missing(report, destination, spool):
+        raise NotFoundError(printable(missing))
     for path, reason in report.left.items():
         click.echo(printable(f"{path}: {reason}"), err=True)
     if report.left:
@@ -278,25 +343,25 @@ def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, w
         raise click.ClickException(f"{len(report.left)} of {len(report.sizes)} files were not pulled. Again: {again}")
     if report.workers and not report.sizes:
         there = named(nearest_first(workers[0], report.workers))
-        raise click.ClickException(printable(f"{destination.url} has nothing of {named(workers)}, but: {there}."))
+        raise NotFoundError(printable(f"{destination.url} has nothing of {named(workers)}, but: {there}."))
     click.echo(printable(_summary(report, destination, spool)), err=not report.sizes)
 
 
 def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
-    """What came; where the Hub has nothing, before a first start or by a name that is mistyped, what is beside it."""
+    """What came; the Hub may have nothing of a run that is here."""
     if report.sizes:
         came = f"{counted(len(report.fetched), 'file')} ({size_text(sum(report.fetched.values()))}) came"
         return f"All {size_text(sum(report.sizes.values()))} of {destination.url} are in {spool.run_dir}: {came}."
-    text = f"{destination.url} has nothing of this run yet."
-    if report.beside:
-        text += f" Runs beside it: {named(report.beside)}. If one of these is meant, LOGDIR must end with its name."
-    return text
+    return f"{destination.url} has nothing of this run yet."
 
 
-def pull_before(run_dir: str, named: str, wanted: Callable[[str], bool], *, is_quiet: bool) -> Callable[[], None]:
-    """What brings a run back before its program starts. It raises nothing: training starts all the same.
+def pull_before(
+    run_dir: str, named: str, wanted: Callable[[str], bool], *, or_new: bool, is_quiet: bool
+) -> Callable[[], int]:
+    """What brings a run back before its program starts; the exit code if that is not to start, else 0.
 
-    `named`: repository of the run. Where a destination in it is recorded, that one counts.
+    `named`: repository of the run. Where a destination in it is recorded, that one counts. `or_new`: whether the
+    program starts though there is no such run.
     """
     spool = spool_of(find(run_dir))
     check_ownership(spool.directory)
@@ -308,16 +373,25 @@ def pull_before(run_dir: str, named: str, wanted: Callable[[str], bool], *, is_q
     by_hand = "pull", run_dir, "--repo-id", named
     destination = recorded_destination(recorded, None, *by_hand)
 
-    def bring() -> None:
+    def bring() -> int:
         work = functools.partial(_bring, spool, destination, wanted, command_line(*by_hand), is_quiet=is_quiet)
         child = Forked(work, LIMIT + MARGIN)
-        for line in child.told():
-            if line is None:
-                child.until = math.inf
-            else:
-                _say(line)
+        try:
+            for line in child.told():
+                if line is None:
+                    child.until = math.inf
+                else:
+                    _say(line)
+        except NotFoundError as error:
+            if not or_new:
+                _say(f"{error.message.rstrip('.')}. {NOT_STARTED}")
+                return error.exit_code
+            if not is_quiet or isinstance(error, BelongsError):
+                _say(error.message)
+            return 0
         if child.code != 0:
             _say(f"{spool.run_dir} was not pulled: something hangs. {CONSEQUENCE}")
+        return 0
 
     return bring
 
@@ -346,18 +420,19 @@ def _bring(
     try:
         bar = UploadBar(0, 0, "pulled", drawn=not is_quiet, lines=False)
         report = pull_into(spool, destination, wanted, bar, by_hand, begins=lambda: tell(None))
-    except BelongsError as error:
-        tell(error.message)
+        missing = _missing(report, spool.destination() or destination, spool)
+    except NotFoundError:
+        raise
     except click.ClickException as error:
         tell(f"{error.message} {CONSEQUENCE}")
     except Exception as error:  # noqa: BLE001 - of the Hub, the disk or the client: training does not fail of it
         tell(f"{spool.run_dir} was not pulled: {type(error).__name__}: {error}. {CONSEQUENCE}")
     else:
+        if missing:
+            raise NotFoundError(missing)
         for path, reason in report.left.items():
             tell(f"{path} was not pulled: {reason}")
-        if not is_quiet and not report.commit:
-            tell(f"nothing was pulled: {destination.url}{NOT_THERE}")
-        elif not is_quiet and not report.left:
+        if not is_quiet and not report.left:
             tell(_summary(report, spool.destination() or destination, spool))
 
 

@@ -57,6 +57,7 @@ DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
 @click.option("--patch", is_flag=True, help="Replace the SummaryWriter classes that the program imports.")
 @click.option("--kill-orphans", is_flag=True, help="First end workers in --logdir whose launcher has died.")
 @click.option("--pull", is_flag=True, help="First bring the run of --logdir back from the Hub, onto an empty disk.")
+@click.option("--or-new", is_flag=True, help="With --pull: begin the run where the Hub has nothing of it.")
 @click.option(
     "--ranks", is_flag=True, help="Derive mean, bounds and slowest rank of runs that are uploaded, as `ranks --follow`."
 )
@@ -70,6 +71,7 @@ def run_program(
     patch: bool,
     kill_orphans: bool,
     pull: bool,
+    or_new: bool,
     ranks: bool,
     command: tuple[str, ...],
 ) -> None:
@@ -81,8 +83,9 @@ def run_program(
     two seconds before the grace is over. At the end, one line for each run directory says what is on the Hub. The exit
     code is that of the program, 128 + n if signal n has ended it.
 
-    With --pull, a node with an empty disk goes on with the run: what the Hub has of it comes first. The program starts
-    all the same where the Hub has nothing yet, cannot be reached, or sends nothing for a minute.
+    With --pull, a node with an empty disk goes on with the run: what the Hub has of it comes first. If it has nothing,
+    the exit code is 4, and the program starts only with --or-new. It starts in any case where the Hub cannot be
+    reached, or sends nothing for a minute.
 
     With --follow, event files that other writers put into LOGDIR are uploaded while the program runs: every five
     minutes, and at the end. Give it once for each folder; it need not be there yet. They go to --repo-id, or where they
@@ -96,6 +99,8 @@ def run_program(
         raise click.ClickException("run needs Linux. Elsewhere, start the program itself; hf_mpwriter.patch() patches.")
     if kill_orphans and logdir is None and not os.environ.get("HF_MPWRITER_LOGDIR"):
         raise click.UsageError("--kill-orphans needs --logdir: the run directory that they log to.")
+    if or_new and not pull:
+        raise click.UsageError("--or-new goes with --pull.")
     if repo_id is not None:
         typed_repo_id(repo_id)  # checks it
         os.environ["HF_MPWRITER_REPO_ID"] = repo_id
@@ -104,7 +109,7 @@ def run_program(
     from hf_mpwriter.cli.folders import followed
 
     folders = followed(follows, None if pull else logdir, repo_id, os.environ)  # what is pulled is of writers of ours
-    before = _pull_first(command) if pull else None
+    before = _pull_first(command, or_new=or_new) if pull else None
     if patch:
         _patch_pythons(os.environ)
     from hf_mpwriter.supervisor.loop import supervise
@@ -122,8 +127,8 @@ def run_program(
     os._exit(code)  # a disk that hangs in a thread does not hold up the end
 
 
-def _pull_first(command: Sequence[str]) -> Callable[[], None]:
-    """What brings the run back before the program starts."""
+def _pull_first(command: Sequence[str], *, or_new: bool) -> Callable[[], int]:
+    """What brings the run back before the program starts, see `pull_before`."""
     repo_id, logdir = (os.environ.get(name, "") for name in ("HF_MPWRITER_REPO_ID", "HF_MPWRITER_LOGDIR"))
     if missing := [option for option, value in (("--repo-id", repo_id), ("--logdir", logdir)) if not value]:
         raise click.UsageError(f"--pull needs {' and '.join(missing)}: which run comes back, and where to.")
@@ -133,7 +138,7 @@ def _pull_first(command: Sequence[str]) -> Callable[[], None]:
     from hf_mpwriter.base.job import rank_of
 
     wanted, is_quiet = selection_of(os.environ, command), rank_of(os.environ) not in (None, 0)
-    return pull_before(normalised_logdir(logdir), repo_id, wanted, is_quiet=is_quiet)
+    return pull_before(normalised_logdir(logdir), repo_id, wanted, or_new=or_new, is_quiet=is_quiet)
 
 
 def _patch_pythons(environ: MutableMapping[str, str]) -> None:

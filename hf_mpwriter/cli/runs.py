@@ -94,8 +94,13 @@ def named(names: Collection[str]) -> str:
 
 
 def nearest_first(name: str, names: Collection[str]) -> list[str]:
-    """Names in the order in which a mistyped one may mean them."""
-    return sorted(names, key=lambda one: (-SequenceMatcher(None, name, one).ratio(), one))
+    """Names in the order in which a mistyped one, with as many of its last parts as they have, may mean them."""
+    parts = name.split("/")
+
+    def likeness(one: str) -> float:
+        return SequenceMatcher(None, "/".join(parts[-1 - one.count("/") :]), one).ratio()
+
+    return sorted(names, key=lambda one: (-likeness(one), one))
 
 
 def _with_parents(name: str) -> Iterator[str]:
@@ -253,6 +258,13 @@ class RepoPlace(NamedTuple):
         kind, repo_id = typed_repo_id(self.repo_id)
         path = "/".join(filter(None, [self.path_in_repo.strip("/"), Path(normalised_logdir(logdir)).name]))
         return Destination(endpoint or Environment.read().endpoint, repo_id, kind, self.revision, path)
+
+    @property
+    def options(self) -> list[str]:
+        """The same as options of a command."""
+        given, default = self._asdict(), self._field_defaults
+        options = {name: value for name, value in given.items() if value != default.get(name)}
+        return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def recorded_destination(

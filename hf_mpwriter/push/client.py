@@ -1,7 +1,7 @@
 """The client: one destination on the Hub, as a push and the oracle need it.
 
     Hub(destination)      create, head, sizes, copy, commit, squash            what a push does
-                          commits, tree, folders, content, pushed              what the oracle and a pull read besides
+                          commits, tree, names, content, pushed                what the oracle and a pull read besides
     Account(endpoint)     whoami, repository                                   for people who look for a fault
 
 Invariants:
@@ -340,10 +340,10 @@ class Hub:
         entries, folder = self._entries(place, revision, is_recursive=directory is None), self._destination.path("")
         return {one.path.removeprefix(folder): _remote(one) for one in entries if isinstance(one, RepoFile)}
 
-    def folders(self, above: str, revision: str) -> list[str]:
-        """The names of the folders in a folder of the repository; none if that is not there."""
+    def names(self, above: str, revision: str) -> dict[str, bool]:
+        """The names in a folder of the repository, and whether each is a folder; none if that is not there."""
         entries = self._entries(above, revision, is_recursive=False)
-        return [entry.path.rpartition("/")[2] for entry in entries if isinstance(entry, RepoFolder)]
+        return {entry.path.rpartition("/")[2]: isinstance(entry, RepoFolder) for entry in entries}
 
     def _entries(self, place: str, revision: str, *, is_recursive: bool) -> list[RepoFile | RepoFolder]:
         """What is below a folder of the repository, "" for its root; nothing that a Hub lists besides."""

@@ -89,8 +89,8 @@ class RunRecord:
     inode: int = 0  # of the spool in which it was written; a copy has another one
 
     def __post_init__(self) -> None:
-        if self.asked is not None and _above(self.asked) != _above(self.destination.path_in_repo):
-            raise ValueError("the folder is not beside the one that was asked for")
+        if self.asked is not None and not _can_stand_for(self.destination.path_in_repo, self.asked):
+            raise ValueError("the folder is neither beside the one that was asked for, nor of its name and below")
 
     @property
     def wanted(self) -> Destination:
@@ -104,8 +104,11 @@ class RunRecord:
         return self.destination.is_same(other) or self.wanted.is_same(other)
 
 
-def _above(folder: str) -> str:
-    return folder.rpartition("/")[0]
+def _can_stand_for(folder: str, asked: str) -> bool:
+    """Whether a run may go to a folder that asks for another: beside it, or of its name and deeper."""
+    above, slash, name = asked.rpartition("/")
+    is_below = folder.startswith(above + slash) and folder.endswith(f"/{name}")
+    return folder.rpartition("/")[0] == above or is_below
 
 
 def no_directory(run_dir: str, error: OSError) -> LogdirError:

@@ -51,11 +51,14 @@ def supervise(
     environ: Mapping[str, str],
     grace: float,
     *,
-    before: Callable[[], object] | None = None,
+    before: Callable[[], int] | None = None,
     followed: Mapping[str, Followed] = MappingProxyType({}),
     ranks: bool = False,
 ) -> int:
-    """Run a program, and see it and its data through their end; the exit code."""
+    """Run a program, and see it and its data through their end; the exit code.
+
+    `before`: what its process does first; the program starts if that is 0, else it is the exit code.
+    """
     kernel.adopt_orphans()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some daemons leave it, no exit code could be had
     # a signal that is blocked comes although it is ignored, as by nohup

@@ -1,7 +1,8 @@
 """The program of a supervisor: started as its child, reaped with all that it leaves behind, signalled, killed.
 
     supervisor  --fork-->  child: process group, death with the parent, signals as they were  --exec-->  program
-                           tells by a pipe what exec refuses; with something to do first, it has left the pipe by then
+                           tells by a pipe what exec refuses; with something to do first, it has left the pipe by then,
+                           and ends with the exit code of that unless it is 0
 
 Invariants:
 - The program has the signal mask and the dispositions that this process was started with.
@@ -70,7 +71,7 @@ class Program:
         mask: Collection[int],
         *,
         own_group: bool,
-        before: Callable[[], object] | None = None,
+        before: Callable[[], int] | None = None,
     ) -> None:
         self.status: int | None = None  # its exit code, negative for a signal; None while it lives
         parent, (reading, writing) = os.getpid(), os.pipe()
@@ -106,7 +107,7 @@ def _become(
     writing: int,
     *,
     own_group: bool,
-    before: Callable[[], object] | None,
+    before: Callable[[], int] | None,
 ) -> None:
     """In the forked child: become the program."""
     try:
@@ -120,7 +121,8 @@ def _become(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if before is not None:
             os.close(writing)
-            before()
+            if code := before():
+                os._exit(code)
         os.execvpe(command[0], list(command), environ)  # noqa: S606 - it is the user's own command
     except OSError as error:
         if before is None:

@@ -20,8 +20,8 @@ The folder is recorded in run.json, so a run that is resumed or moved keeps it. 
 other: there, the first push tells that others are in the folder (`push/commit`).
 
 Invariants:
-- Endpoint, repository and branch are those of the start record. Of what a file tells only the last part of the folder
-  counts, and only where the start record names what is asked for, or that very folder.
+- Endpoint, repository and branch are those of the start record. Of what a file tells only a folder beside the one that
+  is asked for counts, or one of its name and deeper, and only where the start record names one of the two.
 - The folder is settled before anything is sent. Where there is no cache, it is the one that is recorded.
 - An owner is in the registry before its folder is in run.json: who is killed in between finds it there.
 - Of a directory on another mount than the run's, nothing is asked that might hang.
@@ -111,10 +111,10 @@ def _free_folder(run: str, asked: str, owners: Owners) -> str:
     return next(folder for folder in itertools.chain(beside, numbered) if folder not in owners)
 
 
-def names_of(run: str) -> dict[int, str]:
+def names_of(run: str, between: str = "_") -> dict[int, str]:
     """The names that a run may have in a repository, by the number of parts of its path that they are made of."""
     parts = [part for part in (run.partition("://")[2] or run).split("/") if part]
-    joined = {count: name_on_hub("_".join(parts[-count:])) for count in range(1, len(parts) + 1)}
+    joined = {count: name_on_hub(between.join(parts[-count:])) for count in range(1, len(parts) + 1)}
     return {count: name for count, name in joined.items() if len(name.encode(errors="replace")) <= LONGEST_NAME}
 
 

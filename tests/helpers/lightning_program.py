@@ -137,6 +137,13 @@ def equal() -> None:
         whole(HubTensorBoardLogger("other", repo_id="me/other", **same), pytorch_lightning)
 
 
+def elsewhere() -> None:
+    """Go on with that run, on another machine."""
+    logger = HubTensorBoardLogger("ours", "digits", 0, repo_id="me/equal")
+    logger.log_metrics({"more": 1.0}, 100)
+    logger.finalize("success")
+
+
 def fabric() -> None:
     """Two loggers beside each other, a resume, whose step Fabric's user knows, and graphs of two kinds of modules."""
     for first in (0, 3):
@@ -288,7 +295,8 @@ def ddp_spawn() -> None:
     logger.log_metrics({"later": 1.0}, 100)
 
 
-SCENARIOS = {equal, fabric, folders, refusals, pickled, first, second, without_checkpoint, ddp_fork, ddp_spawn}
+SCENARIOS = {equal, elsewhere, fabric, folders, refusals, pickled, first, second}
+SCENARIOS |= {without_checkpoint, ddp_fork, ddp_spawn}
 
 if __name__ == "__main__":
     for argument in sys.argv[1:]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import sys
 
 import pytest
 from frameworks import common, frameworks, logged, needs, shown, together, train, train_once  # noqa: F401 - fixtures among them
 from repository import HELPERS
 from runs import check_oracle
+from supervised import Supervised
 from support import events
+
+from hf_mpwriter.localhub import LocalHub
 
 pytestmark = needs("lightning", "pytorch_lightning", "sklearn", "tensorboard")
 
@@ -51,6 +56,21 @@ def test_everything_is_logged_as_by_lightnings_own_logger(trained):
     assert steps == [{"p-loss_step", "p-attempt", "p-epoch"}] * 12, "the scalars of a step are one record"
     assert graphs(top / "ours" / RUN) == graphs(top / "theirs" / RUN) != []
     check_oracle(top / "ours" / RUN, hub, repo="me/equal", folder=f"tensorboard/{RUN}")
+
+
+def test_a_run_goes_on_on_another_machine(trained, tmp_path):
+    """Below `run --pull`, which needs no more than the directory and the repository."""
+    first, top, _ = trained
+    run_dir, program = tmp_path / "ours" / RUN, (sys.executable, PROGRAM, "elsewhere")
+    shutil.copytree(first.store.root, tmp_path / "there")
+    with LocalHub(tmp_path / "there") as hub:
+        environ = {"HF_ENDPOINT": hub.endpoint, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        options = ("--pull", "--repo-id", "me/equal", "--logdir", str(run_dir))
+        code, _, err = Supervised(*program, options=options, cwd=tmp_path, **environ).finish()
+        assert code == 0, err
+        before, after = ({tag for _, _, tag, _ in logged(where)} for where in (top / "ours" / RUN, run_dir))
+        assert after == before | {"more"}
+        check_oracle(run_dir, hub, repo="me/equal", folder=f"tensorboard/{RUN}")
 
 
 def test_hyperparameters_are_written_as_by_lightnings_own_logger(trained):

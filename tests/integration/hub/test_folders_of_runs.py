@@ -107,12 +107,11 @@ def test_a_program_that_pulls_first_gets_nothing_of_another_run_of_this_host(hub
     """It is told whose folder that is and how to have it; `pull` takes it, and then it is the same run."""
     first, _ = sweeps
     third = tmp_path / "sweepC" / "lr0.1"
-    command = Supervised(
-        sys.executable, "-c", LOG, third, options=("--pull", "--repo-id", "me/run", "--logdir", str(third))
-    )
-    code, out, err = command.finish()
-    assert (code, out.split()[1:]) == (0, ["tensorboard/sweepC_lr0.1", "5"]), err
-    assert f"{FIRST} belongs to {first}: nothing was pulled" in err
+    options = ("--pull", "--repo-id", "me/run", "--logdir", str(third))
+    for more, expected in (((), (4, [])), (("--or-new",), (0, ["tensorboard/sweepC_lr0.1", "5"]))):
+        code, out, err = Supervised(sys.executable, "-c", LOG, third, options=options + more).finish()
+        assert (code, out.split()[1:]) == expected, err
+        assert f"{FIRST} belongs to {first}: nothing was pulled" in err
     fourth = tmp_path / "sweepD" / "lr0.1"
     assert run("pull", fourth, "--repo-id", "me/run").exit_code == 0
     assert train(fourth)[:2] == (FIRST, 10)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from attached import quarantined, write
+from click.testing import Result
 from programs import wait_for
-from runs import LOG_AND_EXIT, no_uploader, run
+from runs import LOG_AND_EXIT, check_oracle, no_uploader, run
 from support import event_file, keys
 
 from hf_mpwriter.base.settings import Destination
@@ -189,32 +191,86 @@ def test_what_there_is_not(hub, api, run_dir, monkeypatch):
     assert (nothing.exit_code, "is not there yet, or this token may not see it" in nothing.output) == (4, True)
     api.create_repo("me/run")
     result = pull(run_dir)
-    assert (result.exit_code, result.output.endswith("has nothing of this run yet.\n")) == (0, True)
+    assert (result.exit_code, result.output.endswith("exp1 has nothing of this run.\n")) == (4, True), result.output
     assert not run_dir.exists()
     assert "--repo-id NAME" in run("pull", run_dir).output
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "nothing was pulled" in pull(run_dir).output
 
 
+def pasted(output: str) -> Result:
+    """Run the command in which an output ends."""
+    return run(*shlex.split(output.rpartition(": hf-mpwriter ")[2]))
+
+
 def test_a_name_that_the_repository_does_not_have_is_answered_with_those_that_it_has(hub, run_dir, stored):
-    """The nearest first, on stderr, and no error: so it is at the first start of a run, too. Of workers it is one."""
+    """Exit code 4, the nearest first, and the command that brings it; of workers, too. A run that is here is there."""
     for name in ("zebra", "exp1_old", *(f"other{number}" for number in range(5))):
         stored(f"../{name}/{NAME}", 1)
     result = pull(run_dir.with_name("exp2"), "--worker", "rank_00001")
-    assert (result.exit_code, result.stdout) == (0, ""), result.output
-    assert "Runs beside it: exp1_old, " in result.stderr
-    assert " and 2 more. If one of these is meant, LOGDIR must end with its name." in result.stderr
+    assert (result.exit_code, result.stdout) == (4, ""), result.output
+    assert "tensorboard/exp2 has nothing of this run. Runs in tensorboard: exp1_old, " in result.stderr
+    assert " and 2 more. To pull the first: " in result.stderr
+    assert pasted(result.stderr).exit_code == 0
+    assert (run_dir.with_name("exp1_old") / NAME).exists()
     stored(NAME, 1)
     result = pull(run_dir, "--worker", "rank_00001")
-    assert (result.exit_code, "has nothing of rank_00001, but: main." in result.output) == (1, True)
+    assert (result.exit_code, "has nothing of rank_00001, but: main." in result.output) == (4, True)
     spool = Spool(str(run_dir.with_name("exp2")))
     spool.create()
     spool.record_destination(Destination(hub.endpoint, "me/run", path_in_repo="tensorboard/exp2"))
     hub.fault("GET /tree/[^/]+/tensorboard$ 503 times=0")
     result = pull(run_dir.with_name("exp2"))
-    assert (result.exit_code, "has nothing of this run yet.\n" in result.stderr) == (0, True), (
-        "what only helps may fail"
-    )
+    assert (result.exit_code, result.stderr.endswith("nothing of this run.\n")) == (4, True), "what only helps may fail"
+    event_file(run_dir.with_name("exp2") / NAME, 1)
+    result = pull(run_dir.with_name("exp2"))
+    assert (result.exit_code, "has nothing of this run yet.\n" in result.stderr) == (0, True), result.output
+
+
+AS_LIGHTNING = """
+import sys
+from hf_mpwriter import SummaryWriter
+with SummaryWriter(sys.argv[1], repo_id="me/run", path_in_repo=sys.argv[2]) as writer:
+    last = writer.last_step("loss")
+    for step in range(3 if last is None else last + 1, 6):
+        writer.add_scalar("loss", step, step)
+print(last, writer.url)
+"""
+
+
+def test_a_run_in_a_folder_of_a_folder_comes_to_a_directory_of_that_path(hub, tmp_path, start):
+    """As Lightning has its versions: another name is answered with the command, and the run goes on in its folder."""
+    first = tmp_path / "here" / "lruns" / "exp1" / "version_0"
+    machines = [{"XDG_CACHE_HOME": str(tmp_path / f"cache{number}")} for number in range(3)]
+    start(AS_LIGHTNING, first, "tensorboard/exp1", env=machines[0]).succeed()
+    wait_for(lambda: no_uploader(first), "the uploader leaves")
+    there = tmp_path / "there" / "lruns"
+    for wrong in ("exp1/version_1", "exp2/version_0", "version_0"):
+        result = pull(there / wrong)
+        assert (result.exit_code, "Runs in tensorboard: exp1/version_0. To pull" in result.output) == (4, True)
+    assert not there.exists()
+    result = pasted(pull(there / "exp2" / "version_0").output)
+    assert (result.exit_code, (there / "exp1" / "version_0").exists()) == (0, True), result.output
+    second, third = there / "exp1" / "version_0", tmp_path / "third" / "exp1" / "version_0"
+    for run_dir, machine, above in ((second, machines[1], "tensorboard/exp1"), (third, machines[2], "tensorboard")):
+        assert pull(run_dir).exit_code == 0
+        last, url = start(AS_LIGHTNING, run_dir, above, env=machine).succeed().split()
+        assert (last, url.rpartition("/main/")[2]) == ("5", "tensorboard/exp1/version_0")
+        wait_for(lambda run_dir=run_dir: no_uploader(run_dir), "the uploader leaves")
+        for command in ("status", "verify"):
+            result = run(command, run_dir)
+            assert result.exit_code == 0, result.output
+        check_oracle(run_dir, hub, folder="tensorboard/exp1/version_0")
+
+
+def test_a_directory_of_a_run_does_not_come_as_a_run(hub, run_dir, stored):
+    """Of a rank, or of a child: it is named where it is."""
+    for place in ("", "many/a/", "rank_00001/"):
+        stored(f"{place}{NAME}", 1)
+    stored(f"../exp2/rank_00001/{NAME}", 1)
+    for part in (run_dir / "many" / "a", run_dir / "rank_00001", run_dir.with_name("exp2") / "rank_00001"):
+        result = pull(part)
+        assert (result.exit_code, "in tensorboard: exp1, exp2. To pull" in result.output) == (4, True), result.output
 
 
 def test_a_run_in_a_folder_of_its_own_comes_to_a_directory_of_that_path(hub, tmp_path, stored):

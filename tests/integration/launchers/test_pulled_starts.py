@@ -27,9 +27,12 @@ print(HFSummaryWriter("me/run", logdir=os.environ["HF_MPWRITER_LOGDIR"]).last_st
 """
 
 
-def pulling(run_dir: Path, *command: str, repo_id: str = "me/run", **environ: str) -> Supervised:
+def pulling(
+    run_dir: Path, *command: str, repo_id: str = "me/run", options: tuple[str, ...] = (), **environ: str
+) -> Supervised:
     """Start a program below a supervisor that pulls first."""
-    return Supervised(*command, options=("--pull", "--repo-id", repo_id, "--logdir", str(run_dir)), **environ)
+    options = ("--pull", "--repo-id", repo_id, "--logdir", str(run_dir), *options)
+    return Supervised(*command, options=options, **environ)
 
 
 def rank(number: int) -> dict[str, str]:
@@ -102,9 +105,9 @@ def test_a_signal_ends_a_pull(hub, run_dir, store):
 def test_a_program_starts_without_its_past_where_that_cannot_be_had(hub, api, run_dir):
     """One line says so; what could not be had has its consequence named."""
     down = pulling(run_dir, *FOUND, HF_ENDPOINT="http://127.0.0.1:9")
-    ended = {"no repository": pulling(run_dir, *FOUND).finish()}
+    ended = {"no repository": pulling(run_dir, *FOUND, options=("--or-new",)).finish()}
     api.create_repo("me/run")
-    ended["nothing of this run"] = pulling(run_dir, *FOUND).finish()
+    ended["nothing of this run"] = pulling(run_dir, *FOUND, options=("--or-new",)).finish()
     hub.fault("GET /api/models/me/run 403")
     ended["forbidden"] = pulling(run_dir, *FOUND).finish()
     hub.clear_faults()
@@ -116,6 +119,23 @@ def test_a_program_starts_without_its_past_where_that_cannot_be_had(hub, api, ru
         assert (code, out, err.count("\n")) == (7, "", 1), (case, err)
         assert ("drawn over its past" in err) == (case not in ("no repository", "nothing of this run")), (case, err)
     assert not run_dir.exists(), "it is left to the program"
+
+
+def test_a_run_that_is_not_there_begins_only_where_that_is_said(hub, api, run_dir, tmp_path, store):
+    """Exit code 4, with what is there, and nothing starts. A rank without files of a run that is there does start."""
+    other = run_dir.with_name("exp2")
+    code, out, err = pulling(run_dir, *FOUND, repo_id="me/other").finish()
+    assert (code, out, err.count("\n")) == (4, "", 1), err
+    assert "is not there yet" in err
+    assert "If this is the first start of a run, add --or-new." in err
+    store(NAME, 5)
+    code, out, err = pulling(other, *FOUND, **rank(1)).finish()
+    assert (code, out, "Runs in tensorboard: exp1. To pull the first: " in err) == (4, "", True), err
+    assert pulling(other, *FOUND, options=("--or-new",), **rank(1)).finish() == (7, "", ""), "rank 0 tells it"
+    assert pulling(run_dir, *FOUND, **rank(1)).finish() == (7, "", "")
+    event_file(other / NAME, 1)
+    assert pulling(other, *FOUND).finish()[:2] == (7, f"./{NAME}\n")
+    assert "--or-new goes with --pull" in run("run", "--or-new", "--", "true").output
 
 
 def test_the_type_of_the_repository_stands_before_its_id(hub, api, run_dir, tmp_path):

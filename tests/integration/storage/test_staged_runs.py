@@ -230,6 +230,8 @@ def test_what_comes_back_late_is_hidden_and_sent_and_holds_nothing_up(
 def test_a_pull_waits_until_all_of_the_logdir_is_here(run_dir, local, tmp_path):
     """On a machine that has nothing of the run; one file that cannot be read is an error that names it."""
     earlier = run_dir / "events.out.tfevents.1795233002.other.1.00000000"
+    result = run("pull", str(run_dir))
+    assert (result.exit_code, f"Nothing was pulled: {run_dir} has no event files." in result.output) == (4, True)
     event_file(earlier, 3)
     result = run("pull", str(run_dir))
     assert result.exit_code == 0, result.output

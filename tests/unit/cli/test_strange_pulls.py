@@ -53,7 +53,7 @@ def test_a_program_starts_in_time_whatever_drips(tmp_path, monkeypatch, capsys, 
     with StrangeServer(dripping(place)) as server:
         at(server)
         began = time.monotonic()
-        cli_pull.pull_before(str(tmp_path / "exp1"), "me/run", everything, is_quiet=False)()
+        cli_pull.pull_before(str(tmp_path / "exp1"), "me/run", everything, or_new=True, is_quiet=False)()
         assert time.monotonic() - began < 3 * LIMIT + SLACK  # a few questions
         err = capsys.readouterr().err
         assert (err.count("\n"), "does not answer in time" in err, "drawn over its past" in err) == (1, True, True), err
@@ -72,7 +72,7 @@ def test_a_program_starts_in_time_though_the_client_hangs(tmp_path, monkeypatch,
     with StrangeServer(dripping("nowhere")) as server:
         at(server)
         began = time.monotonic()
-        cli_pull.pull_before(str(tmp_path / "exp1"), "me/run", everything, is_quiet=False)()
+        cli_pull.pull_before(str(tmp_path / "exp1"), "me/run", everything, or_new=True, is_quiet=False)()
         assert time.monotonic() - began < 2 * LIMIT + SLACK
     err = capsys.readouterr().err
     assert (err.count("\n"), "something hangs. The program starts without it." in err) == (1, True), err
@@ -113,10 +113,10 @@ def test_nothing_comes_into_a_folder_that_becomes_another_run_meanwhile(tmp_path
     assert not [path for path in tmp_path.rglob(NAME) if path.is_relative_to(other.parent)]
 
 
-def test_the_folders_beside_a_run_are_those_of_its_parent():
+def test_what_is_beside_a_run_is_in_its_parent():
     """Not those that the Hub lists besides."""
     paths = ("tensorboard/exp1", "tensorboard/exp1/rank_00001", "elsewhere/exp3", "tensorboard_old/exp4", "exp5")
     listed = [{"type": "directory", "path": path, "oid": "0" * 40} for path in paths]
     with StrangeServer(lambda *_: answered(listed)) as server:
         hub = Hub(Destination(server.endpoint, "me/run"))
-        assert (hub.folders("tensorboard", "main"), hub.folders("", "main")) == (["exp1"], ["exp5"])
+        assert (hub.names("tensorboard", "main"), hub.names("", "main")) == ({"exp1": True}, {"exp5": True})

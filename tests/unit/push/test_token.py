@@ -102,7 +102,7 @@ Use = Callable[[Hub, object], object]
 PLACES: dict[str, Use] = {  # where an answer names another server, and what asks for that answer
     "next /tree/": lambda hub, _: hub.tree(COMMIT),
     "next /commits/": lambda hub, _: hub.commits(),
-    "redirect /tree/": lambda hub, _: hub.folders("", COMMIT),
+    "redirect /tree/": lambda hub, _: hub.names("", COMMIT),
     "redirect /commits/": lambda hub, _: hub.commits(),
     "redirect /revision/": lambda hub, _: hub.head(),
     "redirect GET /api/models/me/run$": lambda hub, _: hub.is_private(),

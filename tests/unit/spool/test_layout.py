@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -23,7 +24,7 @@ from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import OF_OTHERS
 from hf_mpwriter.snapshot.search import RunSearch
-from hf_mpwriter.spool.layout import FORMAT, Spool
+from hf_mpwriter.spool.layout import FORMAT, RunRecord, Spool
 from hf_mpwriter.spool.storage import beside, spool_of
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk, failpoints
@@ -279,6 +280,23 @@ def test_what_is_recorded_is_read_once_at_a_restart(place, monkeypatch):
     monkeypatch.setattr(disk, "publish", None)
     place.create()
     place.record_destination(HERE)
+
+
+@pytest.mark.parametrize(
+    ("folder", "asked", "is_taken"),
+    [
+        ("tb/sweepB_exp1", "tb/exp1", True),
+        ("tb/sweep/B/exp1", "tb/exp1", True),
+        ("sweep/exp1", "exp1", True),
+        ("tb/sweep/exp2", "tb/exp1", False),
+        ("other/exp1", "tb/exp1", False),
+        ("tbx/sweep/exp1", "tb/exp1", False),
+    ],
+)
+def test_a_run_goes_to_no_folder_that_cannot_stand_for_the_one_that_is_asked_for(folder, asked, is_taken):
+    """One beside it, or of its name and deeper: whatever a run.json from elsewhere says."""
+    with contextlib.nullcontext() if is_taken else pytest.raises(ValueError, match="neither beside"):
+        RunRecord(dataclasses.replace(HERE, path_in_repo=folder), asked)
 
 
 def test_unfinished_means_a_destination_and_a_member_file(place):
