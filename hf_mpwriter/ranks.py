@@ -357,14 +357,14 @@ def _records(place: Place, start: int, end: int, size: int) -> tuple[list[tuple[
 class Derived:
     """The derived event file, and the member file by which others know that it grows."""
 
-    segment_min = SEGMENT_MIN
+    segment_min, mark = SEGMENT_MIN, ""
 
     def __init__(self, spool: Spool, folder: str, settings: Settings) -> None:
         self.folder, self.points, self.after = folder, 0, Listing.read(spool).last
         self._place, self._is_sent = Place(spool.run, folder), spool.has_destination()
         self._member = MemberFiles(functools.partial(MemberFile, spool, DERIVER, Process.current(), settings))
         self._series = SegmentSeries(self, "", "", logger)
-        self._series.purge = Purge(BEFORE + 1, math.inf)
+        self._series.purge = Purge(BEFORE + 1)
 
     def directory(self) -> Place:
         """The directory of the derived run."""

@@ -205,7 +205,7 @@ class Samples:
         except BaseException:
             locks.release(self._claim)
             raise
-        self.after, self.segment_min = Listing.read(spool).last, SEGMENT_MIN
+        self.after, self.segment_min, self.mark = Listing.read(spool).last, SEGMENT_MIN, ""
         self._written: dict[str, int] = {}  # bytes per path that is sealed
         self.file = EventFile(self, clock=clock)
 

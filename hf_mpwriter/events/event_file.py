@@ -330,15 +330,15 @@ class EventFile:
 
     # what the owner asks for
 
-    def purge(self, step: int, unless_since: float = math.inf) -> None:
+    def purge(self, step: int, unless: str = "") -> None:
         """Make TensorBoard hide what was logged until now in this directory at this step and later.
 
-        `unless_since`: see `Purge`. A child that takes over the directory of an earlier one must not hide what that
+        `unless`: see `Purge`. A child that takes over the directory of an earlier one must not hide what that
         one logged in this attempt.
         """
         with self._lock:
             if self._series.current is None:
-                self._series.purge = Purge(step, unless_since)
+                self._series.purge = Purge(step, unless)
                 return
         for start in 2 * [framing.session_start_event(time.time(), step)]:
             self.append(start)

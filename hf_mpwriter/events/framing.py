@@ -205,9 +205,19 @@ def scalars(values: Iterable[tuple[str, float]]) -> bytes:
     return b"".join(value_head(tag) + _FLOAT.pack(value) for tag, value in values)
 
 
-def version_event(wall_time: float) -> bytes:
-    """Payload of the first record of every file."""
-    return b"\x09" + _DOUBLE.pack(wall_time) + b"\x1a\x0dbrain.Event:2"
+def version_event(wall_time: float, mark: str = "") -> bytes:
+    """Payload of the first record of every file; `mark`: what tells of whom it is, as the name of the writer."""
+    return b"\x09" + _DOUBLE.pack(wall_time) + b"\x1a\x0dbrain.Event:2" + _source_metadata(mark)
+
+
+def _source_metadata(mark: str) -> bytes:
+    writer = f"hf_mpwriter {mark}".encode()
+    return b"\x52" + varint(len(writer) + 2) + b"\x0a" + varint(len(writer)) + writer if mark else b""
+
+
+def has_mark(payload: bytes, mark: str) -> bool:
+    """Whether the first record of a file has a mark."""
+    return bool(mark) and payload.endswith(_source_metadata(mark))
 
 
 def session_start_event(wall_time: float, step: int) -> bytes:

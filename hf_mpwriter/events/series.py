@@ -15,6 +15,7 @@ Invariants:
 - The next segment is opened only after the one before is sealed.
 - A sealed segment takes nothing more: its limit is 0, so the short way of `EventFile.append_record` refuses it.
 - START is written twice: TensorBoard's Python readers ignore the first START of a directory.
+- No clock tells which files are of this attempt: the first record of each names its attempt.
 - A segment is full below the largest size that a file may have: RLIMIT_FSIZE, or what the filesystem has shown with
   EFBIG. A record that exceeds that size by itself is never begun twice.
 """
@@ -42,13 +43,15 @@ SEGMENT_MIN = 16 << 20  # bytes; the home may say less
 SEGMENT_MAX = 128 << 20  # bytes; TensorBoard's default reader keeps one descriptor per file, so: few files
 SIZE_MARGIN = 64 << 10  # bytes that a segment keeps below the largest size of a file, so that most records fit
 MOST_REPLACED = 10  # damaged segments; a filesystem that answers wrongly must not make files without end
-VERSION_SIZE = len(framing.frame(framing.version_event(1.0)))  # bytes of the first record
+VERSION_SIZE = len(framing.frame(framing.version_event(1.0, 16 * "0")))  # bytes of the first record
+LONGEST_HEAD = 512  # bytes in which the first record of a file of ours is
 
 
 class FileHome(Protocol):
     """Where event files live, and where their segments are recorded. All methods may raise OSError."""
 
     after: int  # second; the names of segments lie behind it, 0 for any
+    mark: str  # in the first record of each segment: of the attempt, "" for none
 
     @property
     def segment_min(self) -> int:
@@ -68,7 +71,7 @@ class Purge(NamedTuple):
     """What TensorBoard is to hide."""
 
     step: int  # global step; what was logged at this step and later
-    unless_since: float  # unix time; no purge if the directory has an event file that was modified then or later
+    unless: str = ""  # a mark; no purge if the newest event file of ours in the directory has it
 
     def head(self, directory: Place, names: list[str], now: float) -> bytes:
         """The framed START records, b"" if they are not wanted."""
@@ -78,8 +81,11 @@ class Purge(NamedTuple):
 
     def is_wanted(self, directory: Place, names: list[str]) -> bool:
         """Whether it is to be done in a directory, which has these names."""
-        existing = filter(names_module.is_event_file, names)
-        return not any(_modified(directory / name) >= self.unless_since for name in existing)
+        newest_first = sorted(filter(names_module.is_ours, names), reverse=True) if self.unless else []
+        for name in newest_first:
+            if first := _first_record(directory / name):  # else it was not begun, or cannot be read
+                return not framing.has_mark(first, self.unless)
+        return True
 
     def is_pending(self, directory: Place) -> bool:
         """Whether it is still to be done in a directory, which may not exist yet; OSError if it cannot be read."""
@@ -152,7 +158,7 @@ class SegmentSeries:
         self.report_seals()
         disk.make_dirs(directory, 0o777, durable=False)
         now, existing = time.time(), directory.names()
-        head = framing.frame(framing.version_event(now))
+        head = framing.frame(framing.version_event(now, self._home.mark))
         if self.purge is not None:
             head += self.purge.head(directory, existing, now)
         limit = self._limit(len(head))
@@ -332,8 +338,13 @@ def sync_together(series: Iterable[SegmentSeries], run: Place) -> None:
             segment.note_synced(end)
 
 
-def _modified(path: Place) -> float:
-    try:
-        return path.stat().st_mtime
-    except ours(OSError):
-        return 0.0
+def _first_record(place: Place) -> bytes:
+    """The payload of the first record of a file, b"" if there is none."""
+    with suppress(OSError):
+        fd = disk.open_beneath(place)
+        try:
+            found, _ = framing.records(fd, 0, os.fstat(fd).st_size, LONGEST_HEAD)
+        finally:
+            os.close(fd)
+        return found[0][1] if found else b""
+    return b""

@@ -26,10 +26,10 @@ from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.rewind import Rewind
+from hf_mpwriter.worker.role import Attempt
 
 SEGMENT_OF_ONE = 4 << 20  # bytes of the smallest segments, for each rank; at most SEGMENT_MIN
 CHECKED_AT_ONCE = 100  # files of which one housekeeping sees whether they are there: each of 5,000 in 150 seconds
-MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may be behind
 
 
 @dataclass
@@ -45,28 +45,25 @@ class _Past:
 class WorkerFiles:
     """The event files of this process; their home."""
 
-    def __init__(
-        self, membership: Membership, limits: Limits, attempt_started_at: float | None, timing: Timing = USUAL
-    ) -> None:
+    def __init__(self, membership: Membership, limits: Limits, attempt: Attempt, timing: Timing = USUAL) -> None:
         self._membership, self._timing = membership, timing
         self.limits = limits  # shared by all event files of the process
-        # unix time when another process started this attempt, None if this process did
-        self.attempt_started_at = attempt_started_at
+        self.attempt = attempt
         self.after = 0  # second; the names of segments lie behind it
         self.rewind = Rewind(membership, self)  # of other directories
         self._files: dict[tuple[str, str], EventFile] = {}
         self._past = _Past()
         self._boundary, self._next_check = Boundary(lambda: membership.spool.logdir), 0
 
-    def after_fork(self, attempt_started_at: float) -> None:
-        """In the child: forget what is the parent's."""
-        self.attempt_started_at = attempt_started_at
+    def after_fork(self) -> None:
+        """In the child: forget what is the parent's, but for its attempt."""
+        self.attempt = self.attempt._replace(is_inherited=True)
         self._past = _Past()
         self.rewind.forget()
         for (sub, _), file in self._files.items():
             file.abandon()
             if (step := self.rewind.steps.get(sub)) is not None:
-                file.purge(step, self._purge_unless_since())
+                file.purge(step, self._purge_unless)
 
     # the home of event files
 
@@ -112,13 +109,20 @@ class WorkerFiles:
         if purge_step is not None:
             self.rewind.steps[sub] = purge_step
             with self._boundary:
-                file.purge(purge_step, self._purge_unless_since())
+                file.purge(purge_step, self._purge_unless)
                 if any(other.is_open for (where, _), other in list(self._files.items()) if where == sub):
                     file.ensure_open()  # now: what goes into the other file from here on is not to be hidden
         return file
 
-    def _purge_unless_since(self) -> float:
-        return math.inf if self.attempt_started_at is None else self.attempt_started_at - MTIME_LAG
+    @property
+    def mark(self) -> str:
+        """In the first record of each segment: of this attempt."""
+        return self.attempt.mark
+
+    @property
+    def _purge_unless(self) -> str:
+        """The mark of files that hold what this attempt has logged, which another process of it does not hide."""
+        return self.attempt.mark if self.attempt.is_inherited else ""
 
     def finish(self, sub: str, suffix: str, *, forget: bool) -> None:
         """Seal the event file of a directory in which nothing more is expected."""

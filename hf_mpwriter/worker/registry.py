@@ -29,6 +29,7 @@ from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.worker import looking, messages
 from hf_mpwriter.worker.patience import is_failure
+from hf_mpwriter.worker.role import Attempt
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -44,14 +45,14 @@ def enter(
     token: str | None,
     memory_limit: int | None = None,
     *,
-    attempt_started_at: float | None = None,
+    attempt: Attempt | None = None,
     rank: int | None = None,
     parent_rank: int | None = None,
 ) -> Worker:
     """Add a writer to the worker of this process for a run directory.
 
-    `attempt_started_at`: unix time, of a writer that was pickled in another process: when that process started.
-    Such a writer joins at its first event, because a spawned child does not know its name while it unpickles.
+    `attempt`: that of the process in which a writer was pickled. Such a writer joins at its first event, because a
+    spawned child does not know its name while it unpickles.
     """
     spool, is_foreign = _usable(spool_of(storage))
     destination = None if is_foreign else destination
@@ -60,7 +61,7 @@ def enter(
     before, timing = _workers.get(spool.run_dir), Timing.of(os.environ)
     is_joined = before is not None and before.membership.is_joined
     staged = looking.prepare(spool, is_joined=is_joined, longest=timing.logdir_wait)
-    if attempt_started_at is None and before is None:
+    if attempt is None and before is None:
         messages.tell_storage(storage, settings, rank, uploads=destination is not None)
         messages.tell_idle(settings, rank)
     with _registry_lock:
@@ -68,7 +69,7 @@ def enter(
             _leave_at_the_end()
         worker = _workers.get(spool.run_dir)
         if worker is None:
-            worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at, timing=timing)
+            worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt, timing=timing)
         worker.membership.descends_from(parent_rank)
         worker.membership.check_rank(rank, is_free=not worker.users)
         worker.configure(destination, settings, token)
@@ -79,7 +80,7 @@ def enter(
         if memory_limit is not None:
             _limits.memory = memory_limit
     worker.files.check()
-    if attempt_started_at is None:
+    if attempt is None:
         worker.try_to_join(is_behind=staged.is_behind)
     return worker
 

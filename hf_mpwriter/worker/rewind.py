@@ -34,6 +34,7 @@ from hf_mpwriter.base.names import (
     is_event_file,
     is_ours,
     is_reserved,
+    last_second,
     rank_of_directory,
     worker_dir,
 )
@@ -87,7 +88,17 @@ class Rewind:
         taken = self._membership.taken
         if taken is not None and taken is not self._own:
             self._hide_noted(taken.name, taken.claim)
+            self._sort_behind(taken)
             self._own = taken
+
+    def _sort_behind(self, taken: Taken) -> None:
+        """Have what this rank logs sort behind all that it has logged under other names, whatever the clocks say."""
+        if self._membership.role.rank is None or self._membership.role.child is not None:
+            return
+        run = self._membership.spool.run
+        for name in set(self._other_names(taken, [])) - {taken.name}:
+            with suppress(OSError):  # else it is not of ours, or says nothing
+                self._home.after = max(self._home.after, last_second(Place(run, worker_dir(name)).names()))
 
     def _rewind_others(self, step: int) -> None:
         """Rewind the other names of this rank, and missing ranks.
@@ -116,10 +127,11 @@ class Rewind:
     def _other_names(self, taken: Taken, tops: list[str]) -> Iterator[str]:
         yield taken.wanted
         number = 2  # names are taken in this order, and lock files stay
-        while self._membership.spool.claim(name := f"{taken.substitute}~{number}").exists():
+        spool = self._membership.spool
+        while spool.claim(name := f"{taken.substitute}~{number}").exists() or Place(spool.run, name).exists():
             yield name
             number += 1
-        start = f"{taken.substitute}~"  # of those that were pulled there is no lock file
+        start = f"{taken.substitute}~"  # of those that were pulled there is no lock file, and perhaps not all
         for name in tops:
             if name.startswith(start) and name[len(start) :].isdecimal():
                 yield name
@@ -266,7 +278,7 @@ class _Elsewhere:
     def __init__(self, directory: Place, home: FileHome) -> None:
         self._directory = directory
         self.opened, self.sealed, self.after = home.opened, home.sealed, home.after
-        self.segment_min = home.segment_min
+        self.segment_min, self.mark = home.segment_min, home.mark
 
     def directory(self) -> Place:
         """See `FileHome.directory`."""

@@ -224,6 +224,21 @@ def current_role(said: int | None = None, parent: int | None = None) -> Role:
     return role_of(os.environ, said=said, at_start=at_start, group=group, child=child, is_task=is_task, parent=parent)
 
 
+class Attempt(NamedTuple):
+    """What the processes of a program have in common from its start on, as its children know it."""
+
+    started_at: float  # unix time
+    mark: str  # in the first record of their event files
+    is_inherited: bool  # whether another process began it
+
+    @classmethod
+    def of_this_process(cls, *, is_child: bool) -> Attempt:
+        """That of this process, or of the one that has started it."""
+        if is_child:
+            return cls(parent_started_at(), Process.of(os.getppid()).digest, is_inherited=True)
+        return cls(time.time(), Process.current().digest, is_inherited=False)
+
+
 def launch_time(rank: int | None, environ: Mapping[str, str] = os.environ) -> float:
     """When this job started: for a rank the start of its launcher, so that all ranks of a host agree."""
     return time.time() if rank is None else contact.launched_at(environ) or parent_started_at()

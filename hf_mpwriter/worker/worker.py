@@ -34,7 +34,7 @@ from hf_mpwriter.events.boundary import Boundary
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import contact, process, process_state
+from hf_mpwriter.system import contact, process_state
 from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.worker import answers
 from hf_mpwriter.worker.ending import Ends
@@ -44,7 +44,7 @@ from hf_mpwriter.worker.messages import Messages
 from hf_mpwriter.worker.mirroring import Mirroring, Sealing
 from hf_mpwriter.worker.patience import Terms
 from hf_mpwriter.worker.reporter import Reporter
-from hf_mpwriter.worker.role import Role
+from hf_mpwriter.worker.role import Attempt, Role
 from hf_mpwriter.worker.step_count import StepCount
 
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long
@@ -58,25 +58,24 @@ class Worker:
         self,
         spool: Spool,
         limits: Limits,
-        attempt_started_at: float | None = None,
+        attempt: Attempt | None = None,
         timing: Timing = USUAL,
     ) -> None:
         self._timing = timing
-        self._started_at = time.time()  # unix time when this worker was made
         self.users: set[object] = set()  # the writers
         self.boundary = Boundary(lambda: self.spool.logdir)  # around what training calls
         self.membership = Membership(spool)  # claim and member file
         self._reporter = Reporter(self.membership)
-        if attempt_started_at is None and self.role.is_child:
-            attempt_started_at = process.parent_started_at()
-        self.files = WorkerFiles(self.membership, limits, attempt_started_at, timing)  # event files
+        self._started_at = time.time()  # unix time when this worker was made
+        attempt = attempt or Attempt.of_this_process(is_child=self.role.is_child)
+        self.files = WorkerFiles(self.membership, limits, attempt, timing)  # event files
         self.steps = StepCount(self._next_step)  # to come in the worker directory
         # of the event files of a staged run
         self.sealing = Sealing(self.files, lambda: self.membership.settings.commit_every)
         self._election, self._sampling = Election(spool, "uploader"), Election(spool, "sampler")
         self._token: str | None = None  # for the uploader, None leaves it to the environment
         self._mirroring = Mirroring(spool, lambda: self._reporter.reports, timing=timing)
-        self._messages = Messages(self.membership, self._reporter, self.attempt_started_at)
+        self._messages = Messages(self.membership, self._reporter, attempt.started_at)
         keep_house = functools.partial(self.keep_house, at_end=True)
         self._ending = Ends(self.membership, self._reporter, self._messages, self.logged, keep_house, timing)
         self._start_fresh()
@@ -98,12 +97,6 @@ class Worker:
     def role(self) -> Role:
         """The role of this process."""
         return self.membership.role
-
-    @property
-    def attempt_started_at(self) -> float:
-        """Unix time when this attempt started, for other processes."""
-        inherited = self.files.attempt_started_at
-        return self._started_at if inherited is None else inherited
 
     # configure
 
@@ -347,10 +340,9 @@ class Worker:
 
     def after_fork(self) -> None:
         """In the child: forget everything that is the parent's."""
-        attempt_started_at = self.attempt_started_at
         self._election.forget()
         self._sampling.forget()
         self._mirroring.forget()
         self.membership.start_fresh()
         self._start_fresh()
-        self.files.after_fork(attempt_started_at)
+        self.files.after_fork()

@@ -39,6 +39,7 @@ from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.worker import registry, role
 from hf_mpwriter.worker.messages import tell_environment, url_of
 from hf_mpwriter.worker.patience import is_failure
+from hf_mpwriter.worker.role import Attempt
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.file_writer import FileWriter
 from hf_mpwriter.writer.refusals import refusing
@@ -194,7 +195,7 @@ class SummaryWriter(TrialMethods):
                 write_to_disk=write_to_disk,
             )
 
-    def _enter(self, logdir: str, attempt_started_at: float | None = None) -> Worker:
+    def _enter(self, logdir: str, attempt: Attempt | None = None) -> Worker:
         with _usable(logdir):
             return registry.enter(
                 self._user,
@@ -203,7 +204,7 @@ class SummaryWriter(TrialMethods):
                 self._settings,
                 self._token,
                 self._memory_limit,
-                attempt_started_at=attempt_started_at,
+                attempt=attempt,
                 rank=self._rank,
                 parent_rank=self._parent_rank,
             )
@@ -348,7 +349,7 @@ class SummaryWriter(TrialMethods):
         """Pickle the settings; on arrival, the writer opens an event file of its own."""
         state = {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
         state |= {"file_writer": None, "all_writers": None, "_closed": False, "_is_closing": False, "_exits": False}
-        state["_attempt_started_at"] = self._worker.attempt_started_at if self._worker else None
+        state["_attempt"] = self._worker.files.attempt._replace(is_inherited=True) if self._worker else None
         state["_rank"], state["_parent_rank"] = None, self._worker.role.rank if self._worker else None
         if not is_spawning():
             state["_token"] = None  # this pickle may be written to a file
@@ -362,7 +363,7 @@ def _unpickle(cls: type[SummaryWriter], state: dict[str, Any]) -> SummaryWriter:
     writer.__dict__.update(state)
     writer._reset_process_state()
     if writer._write_to_disk:
-        writer._worker = writer._enter(writer.logdir, attempt_started_at=writer._attempt_started_at)
+        writer._worker = writer._enter(writer.logdir, attempt=writer._attempt)
     writer.all_writers = {}
     writer._on_arrival()
     return writer

@@ -25,7 +25,7 @@ class Place:
         self.existed: list[bool] = []
         self.refuse = False
         self.now = 100.0
-        self.after = 0
+        self.after, self.mark = 0, ""
         self.segment_min = 16 << 20
 
     def directory(self) -> system_directory.Place:

@@ -61,17 +61,23 @@ if __name__ == "__main__":
     assert runs(tmp_path / "run") == {"child": steps(0, 100)}
 
 
+@pytest.mark.parametrize("behind", [0, 3600], ids=["same_clock", "clock_behind"])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_resumed_childs_directory_is_purged_once_in_an_attempt(tmp_path, method):
-    """h12: the child of the next epoch does not hide what this attempt has logged."""
+def test_a_resumed_childs_directory_is_purged_once_in_an_attempt(tmp_path, method, behind):
+    """h12: the child of the next epoch does not hide what this attempt has logged.
+
+    This holds also where the clock is an hour behind that of the first attempt.
+    """
     source = """
-import multiprocessing, sys
+import multiprocessing, sys, time
 from hf_mpwriter import SummaryWriter
+real = time.time
+time.time = lambda: real() - int(sys.argv[3])
 def work(writer, first, last):
     for step in range(first, last):
         writer.add_scalar("a", 0.5, step)
 if __name__ == "__main__":
-    method, (purge, *bounds) = sys.argv[2], map(int, sys.argv[3:])
+    method, (purge, *bounds) = sys.argv[2], map(int, sys.argv[4:])
     writer = SummaryWriter(sys.argv[1], purge_step=purge or None)
     for first, last in zip(bounds, bounds[1:]):
         child = multiprocessing.get_context(method).Process(target=work, args=(writer, first, last), name="Reader")
@@ -79,8 +85,8 @@ if __name__ == "__main__":
         child.join()
         assert child.exitcode == 0
 """
-    run_file(tmp_path, source, tmp_path / "run", method, 0, 0, 80)
-    run_file(tmp_path, source, tmp_path / "run", method, 50, 50, 60, 100)
+    run_file(tmp_path, source, tmp_path / "run", method, 0, 0, 0, 80)
+    run_file(tmp_path, source, tmp_path / "run", method, behind, 50, 50, 60, 100)
     assert shown(tmp_path / "run" / "Reader") == list(range(100))
 
 

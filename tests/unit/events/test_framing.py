@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support import scalar
+from tensorboard.compat.proto import event_pb2 as tensorboard_event_pb2
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
@@ -127,6 +128,17 @@ def test_version_and_start_are_what_protobuf_writes(wall_time, step):
     log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     start = event_pb2.Event(wall_time=wall_time, step=step, session_log=log)
     assert framing.session_start_event(wall_time, step) == start.SerializeToString()
+
+
+@given(st.text("0123456789abcdef", max_size=16), st.text("0123456789abcdef", min_size=1, max_size=16))
+def test_a_mark_is_the_name_of_the_writer_and_is_found_again(mark, other):
+    """Readers of TensorBoard know the field, and the first record has the mark that it was given, and no other."""
+    payload = framing.version_event(1.0, mark)
+    event = tensorboard_event_pb2.Event.FromString(payload)
+    assert (event.file_version, event.wall_time) == ("brain.Event:2", 1.0)
+    assert event.source_metadata.writer == (f"hf_mpwriter {mark}" if mark else "")
+    assert framing.has_mark(payload, mark) == bool(mark)
+    assert framing.has_mark(payload, other) == (mark == other)
 
 
 @given(PAYLOADS)

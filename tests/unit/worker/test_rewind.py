@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 
+import pytest
 from support import event_file, events
 
+from hf_mpwriter.base.names import event_second
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.snapshot.search import LEVELS
 from hf_mpwriter.spool.layout import Spool
@@ -33,6 +36,23 @@ def test_what_is_still_to_come_back_is_hidden_too(tmp_path):
         starts = [event.step for path in found for event in events(path) if event.session_log.status == START]
         assert starts == expected
         Listing({MISSING: 80}).save(spool)
+    worker.leave_all()
+
+
+@pytest.mark.parametrize("there", [("rank_00001~2",), ("rank_00001~2", "rank_00001~3")])
+def test_a_rank_sorts_behind_what_it_has_logged_under_other_names(tmp_path, monkeypatch, there):
+    """As after a pull: the lock files of those names are not here, and the clock is behind theirs."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    ahead = [int(time.time()) + 3600 * (number + 1) for number in range(len(there))]
+    for name, second in zip(there, ahead, strict=True):
+        event_file(tmp_path / "exp1" / name / f"events.out.tfevents.{second}.h.1.00000001", 1)
+    spool = Spool(str(tmp_path / "exp1"))
+    spool.create()
+    worker = Worker(spool, Limits())
+    worker.files.open("", "", None).ensure_open()
+    (name,) = os.listdir(tmp_path / "exp1" / "rank_00001")
+    assert event_second(name) > max(ahead)
     worker.leave_all()
 
 
