@@ -44,7 +44,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.message import DecodeError
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.job import nodes_of
+from hf_mpwriter.base.job import host_directory, nodes_of
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.events import framing
@@ -496,5 +496,5 @@ def _folder(spool: Spool, members: Iterable[Member], environ: Mapping[str, str] 
         mount = mount_of_descriptor(spool.run.fd)
         is_own = is_apart(spool) or (len(hosts) == 1 and mount is not None and mount.is_local)
         if seen_from_here(spool) or is_own:
-            return f"{names.VIEW_DIRECTORY}/{host_name()}", host_name()
+            return f"{names.VIEW_DIRECTORY}/{host_directory(environ)}", host_name()
     return names.VIEW_DIRECTORY, ""

@@ -13,7 +13,8 @@ A worker that comes later starts the next sampler. A program may close its write
 
 Invariants:
 - It opens no event file unless a worker lives: an uploader may be gone, and nothing else would send it.
-- It writes only under the claim of its directory. Hosts of one name have directories of their own.
+- It writes only under the claim of its directory. Hosts of one name have directories of their own: by claims where they
+  share a run directory and its locks, else by their ids in a job of several nodes.
 - At its end it leaves a member file only if an uploader or a mirror has still to come for what it has written.
 - It needs no token and gets none.
 - Steps only grow within a process, whatever the clock of the system does.
@@ -35,6 +36,7 @@ from typing import Any
 
 import psutil
 
+from hf_mpwriter.base.job import host_directory
 from hf_mpwriter.base.names import event_second, is_ours, is_worker, sampler_directory, sampler_name
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.timing import USUAL, Timing
@@ -54,7 +56,7 @@ from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, claim
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.process import Process, host_id
+from hf_mpwriter.system.process import Process
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -197,7 +199,7 @@ class Samples:
 
     def __init__(self, spool: Spool, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._spool, self._settings = spool, settings
-        taken = claim(spool, sampler_name(host_id().rpartition("-")[0]))
+        taken = claim(spool, sampler_name(host_directory(os.environ)))
         self._name, self._claim = taken.name, taken.claim
         try:
             process = Process.current()

@@ -11,7 +11,7 @@ first row that matches decides. Schedulers come first, because their id lasts lo
 a new id at every start.
 
 Invariants:
-- All of this is a pure function of the environment.
+- All of this is a pure function of the environment, but for the id of this host.
 - Two ids have two names: one that cannot be a name as it is gets a digest.
 - An id that is counted anew in each cluster is not an id of a job: RAY_JOB_ID alone names nothing.
 """
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hf_mpwriter.system.interrupts import ours
-from hf_mpwriter.system.process import safe_name
+from hf_mpwriter.system.process import host_id, safe_name
 
 Environ = Mapping[str, str]
 
@@ -137,6 +137,11 @@ def nodes_of(environ: Environ) -> Nodes:
     count = number(environ, "HF_MPWRITER_NODES") or known.count
     rank = known.rank if known.rank is not None and known.rank < count else None
     return Nodes(count, rank)
+
+
+def host_directory(environ: Environ) -> str:
+    """What a directory of this host is called: in a job of several nodes by its id, as two may have one host name."""
+    return host_id() if nodes_of(environ).count > 1 else host_id().rpartition("-")[0]
 
 
 def _nodes_of_step(environ: Environ) -> Nodes | None:

@@ -51,7 +51,10 @@ class FileHome(Protocol):
     """Where event files live, and where their segments are recorded. All methods may raise OSError."""
 
     after: int  # second; the names of segments lie behind it, 0 for any
-    mark: str  # in the first record of each segment: of the attempt, "" for none
+
+    @property
+    def mark(self) -> str:
+        """In the first record of each segment: of the attempt, "" for none."""
 
     @property
     def segment_min(self) -> int:

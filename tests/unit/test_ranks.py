@@ -26,7 +26,7 @@ from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.process import host_name
+from hf_mpwriter.system.process import host_id, host_name
 
 RANKS = range(3)
 FOLDER = "_all_ranks"
@@ -466,5 +466,5 @@ def test_a_node_with_a_run_directory_of_its_own_derives_a_run_of_its_own(job, mo
         here.start(rank)
         here.log(rank, 7, {"loss": 1.0})
     derived = derive(job.spool, Settings(), follow=False)
-    assert derived.folder == f"{FOLDER}/{host_name()}"
+    assert derived.folder == f"{FOLDER}/{host_id()}"
     assert [step for step, _ in shown(job.run_dir / derived.folder)["loss/mean"]] == [7]

@@ -107,6 +107,17 @@ def test_while_a_worker_lives_there_is_a_sample_every_15_seconds(machine):
     worker.leave()
 
 
+@pytest.mark.parametrize(("nodes", "name"), [("1", host_id().rpartition("-")[0]), ("2", host_id())])
+def test_in_a_job_of_several_nodes_its_directory_is_named_by_the_id_of_the_host(machine, monkeypatch, nodes, name):
+    """Else two nodes of one host name, each with a run directory of its own, would log into one run on the Hub."""
+    monkeypatch.setenv("HF_MPWRITER_NODES", nodes)
+    worker = machine.worker()
+    machine.start()
+    assert machine.run(5)
+    assert {path.parent.name for path in machine.files} == {name}
+    worker.leave()
+
+
 def test_when_no_worker_lives_it_samples_once_more_seals_at_once_and_leaves_soon(machine):
     """Of a local run nothing waits for anybody, so no member file stays."""
     workers = [machine.worker("rank_00000"), machine.worker("rank_00001")]
