@@ -6,6 +6,8 @@
         mount.everything()                          all of it: content by path
         with mounted(GCSFUSE, other, store=mount.store): ...   a second host with a mount of the same store
         mount.hang() ... mount.release()            every call waits in between
+        mount.make_stale()                          what is open answers ESTALE from now on
+        mount.die() ... mount.mount_anew()          every call fails in between, and what was open after it
 
 A model behaves as the source and the documents of its mount say (August 2026), without caches, in what a run uses of
 it: an object is written in sequence, anew, and by one process. Objects live in a plain directory, the store. What a
@@ -85,6 +87,7 @@ BLOBFUSE2 = dataclasses.replace(
 
 PLAIN = Model("plain", "mystery", "mystery")  # a name that is not known; locks of one mount
 NO_MODES = Model("no-modes", "exfat", "exfat", modes=False)
+FILES = dataclasses.replace(PLAIN, name="files", fstype="bindfs")  # a program that keeps files as a disk does
 MODELS = (GCSFUSE, MOUNTPOINT_S3, MOUNTPOINT_S3_ALLOWED, HF_MOUNT, BLOBFUSE2, PLAIN, NO_MODES)
 
 
@@ -107,17 +110,20 @@ class Mounted:
         self._gate = store.parent / f"{store.name}.{place.name}.hang"
         for directory in (place, store):
             directory.mkdir(parents=True, exist_ok=True)
-        told = {"model": dataclasses.asdict(model), "gate": str(self._gate)}
+        self._start()
+
+    def _start(self) -> None:
+        told = {"model": dataclasses.asdict(self.model), "gate": str(self._gate)}
         variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self._process = subprocess.Popen(
-            [sys.executable, SERVER, json.dumps(told), store, place],
+            [sys.executable, SERVER, json.dumps(told), self.store, self.place],
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
         try:
-            wait_for(self._is_up, f"a mount of {model.name}")
+            wait_for(self._is_up, f"a mount of {self.model.name}")
         except BaseException:
             self.end()
             raise
@@ -158,6 +164,17 @@ class Mounted:
         """Kill the process: what it has not published is lost, and every call fails with ENOTCONN."""
         self._process.kill()
         self._process.wait()
+
+    def mount_anew(self) -> None:
+        """Mount it again after it died; the thread that does so has to live as long as the mount."""
+        detach(self.place)
+        self._process.communicate()
+        self._start()
+
+    def make_stale(self) -> bool:
+        """Let all that is open now answer ESTALE, though its path works; True for who counts that."""
+        self._gate.with_suffix(".stale").touch()
+        return True
 
     def end(self) -> None:
         """Unmount; a file that is still open there fails from now on."""

@@ -4,12 +4,13 @@
     Draft          a file of this mount that is not published yet: a temporary file
     Handle         an open file
 
-Every call below the path that is in the gate waits while there is a gate, then for the delay of the model. One lock
-holds all state.
+Every call below the path that is in the gate waits while there is a gate, then for the delay of the model. What was
+opened before a file beside the gate was touched answers ESTALE. One lock holds all state.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import errno
@@ -82,6 +83,7 @@ class Handle:
     fd: int
     draft: Draft | None = None
     is_writer: bool = False
+    opened_at: int = dataclasses.field(default_factory=time.time_ns)
 
 
 class Files(mfusepy.Operations):
@@ -91,6 +93,7 @@ class Files(mfusepy.Operations):
 
     def __init__(self, model: Any, store: str, gate: str, drafts: str) -> None:
         self.model, self.store, self.gate, self.directory = model, store, gate, drafts
+        self.stale = os.path.splitext(gate)[0] + ".stale"
         self.state = threading.RLock()
         self.drafts: dict[str, Draft] = {}  # by place in the store
         self.handles: dict[int, Handle] = {}
@@ -118,6 +121,13 @@ class Files(mfusepy.Operations):
         self.last += 1
         self.handles[self.last] = handle
         return self.last
+
+    def _handle(self, number: int) -> Handle:
+        handle = self.handles[number]
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(self.stale).st_mtime_ns >= handle.opened_at:
+                raise refuse(errno.ESTALE)
+        return handle
 
     def _begin(self, real: str) -> int:
         """Open a draft, which no other host sees."""
@@ -185,7 +195,7 @@ class Files(mfusepy.Operations):
     @call
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
         """Read; what a draft gives depends on the model."""
-        handle = self.handles[fh]
+        handle = self._handle(fh)
         if handle.draft and not handle.draft.is_over:
             if self.model.reads_open == "nothing":
                 return b""
@@ -196,7 +206,7 @@ class Files(mfusepy.Operations):
     @call
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
         """Write; a draft may be over, and wants its bytes in sequence."""
-        handle = self.handles[fh]
+        handle = self._handle(fh)
         if handle.draft and handle.draft.is_over:
             raise refuse(errno.EIO)
         if handle.draft and offset != os.fstat(handle.fd).st_size:
@@ -208,13 +218,13 @@ class Files(mfusepy.Operations):
         """Cut or extend; no object can be."""
         if self.model.published_on_close:
             raise refuse(errno.EPERM)
-        os.truncate(self._real(path) if fh is None else self.handles[fh].fd, length)
+        os.truncate(self._real(path) if fh is None else self._handle(fh).fd, length)
         return 0
 
     @call
     def fsync(self, path: str, datasync: int, fh: int) -> int:
         """Make durable; a draft is ended, or nothing happens: the model says which."""
-        handle = self.handles[fh]
+        handle = self._handle(fh)
         if not handle.draft:
             os.fsync(handle.fd)
         elif self.model.fsync_ends:
@@ -224,7 +234,7 @@ class Files(mfusepy.Operations):
     @call
     def flush(self, path: str, fh: int) -> int:
         """Publish: the file is closed."""
-        handle = self.handles[fh]
+        handle = self._handle(fh)
         if handle.draft and handle.is_writer:
             self._finish(handle.draft)
         return 0

@@ -5,6 +5,7 @@
         with mounted(kind, top, s3) as mount:      `top` gets everything; s3 only for the kinds that need it
             mount.place                            where it is mounted
             mount.elsewhere("file")                what is behind it: content, None if there is no such file
+            mount.cut()                            its connection ends, or its program: then it is mounted anew
 
     local       tmpfs ext4 overlay vfat exfat      behind it is the mount itself
     a host      bindfs sshfs nfs                   behind it is a directory
@@ -26,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 from mounts import contents, detach, detach_below
 from programs import wait_for
 from s3_server import KEY, S3Server
@@ -46,6 +48,7 @@ class Ground:
         self.top, self.s3 = top, s3
         self.place, self.behind = top / "mount", top / "behind"
         self._servers: list[subprocess.Popen[bytes]] = []
+        self._last: tuple[object, ...] = ()  # the command of the last server
         for directory in (self.place, self.behind):
             directory.mkdir(parents=True)
 
@@ -62,6 +65,7 @@ class Ground:
         """Start a process that stays, and wait until the place is mounted, or what is waited for."""
         words = [str(word) for word in command]
         words[0] = shutil.which(words[0], path=TOOLS) or words[0]
+        self._last = command
         log = self.top / f"{Path(words[0]).name}.log"
         variables = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
         with open(log, "wb") as output:
@@ -76,6 +80,23 @@ class Ground:
             return until() if until else os.path.ismount(self.place)
 
         wait_for(is_up, f"a start of {words[0]}")
+
+    def cut(self, away: float) -> None:
+        """Kill the program of the mount, which is mounted anew after so many seconds.
+
+        For 0 seconds only its connection, the `ssh` of sshfs, is killed if it has one now: it makes another one. To be
+        called by the thread that has mounted it: the program ends with that.
+        """
+        server = self._servers[-1]
+        if not away and (connections := psutil.Process(server.pid).children()):
+            for connection in connections:
+                connection.kill()
+            return
+        server.kill()
+        server.wait()
+        time.sleep(away)
+        detach(self.place)
+        self.serve(*self._last)
 
     def disk(self) -> Path:
         """An empty disk in a file."""
@@ -116,6 +137,7 @@ class RealMount:
     kind: str  # its name here
     place: Path  # where it is mounted
     everything: Behind  # all files as they are behind the mount: content by path
+    cut: Callable[[float], None]  # see `Ground`
 
     def elsewhere(self, path: str) -> bytes | None:
         """Content of a file behind the mount, None if there is no such file."""
@@ -170,7 +192,7 @@ def _overlay(ground: Ground) -> Behind:
 
 
 def _bindfs(ground: Ground) -> Behind:
-    ground.serve("bindfs", "-f", ground.behind, ground.place)
+    ground.serve("bindfs", "-f", "-o", "subtype=bindfs", ground.behind, ground.place)  # as `mount -t fuse.bindfs` does
     return _below(ground.behind)
 
 
@@ -214,6 +236,7 @@ def _sshfs(ground: Ground) -> Behind:
         "UserKnownHostsFile": keys / "known_hosts",
         "dir_cache": "no",
         "reconnect": "",
+        "sshfs_sync": "",  # else a write returns before the host has it, and is lost if it is cut then
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}".rstrip("="))]
     ground.serve("sshfs", "-f", *words, f"root@127.0.0.1:{ground.behind}", ground.place)
@@ -312,6 +335,6 @@ def mounted(kind: str, top: Path, s3: S3Server | None = None) -> Iterator[RealMo
     """Mount a filesystem."""
     ground = Ground(top, s3)
     try:
-        yield RealMount(kind, ground.place, _ALL[kind].begin(ground))
+        yield RealMount(kind, ground.place, _ALL[kind].begin(ground), ground.cut)
     finally:
         ground.end()

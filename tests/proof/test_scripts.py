@@ -40,6 +40,7 @@ def on(kind, command: str, prints: str = ""):
         Row("sweep.py --runs 8 --kills 15 --seed 7", "0 lost, 0 doubled, every run complete, every failure told once"),
         Row("fuzz.py --minutes 0.1 --lanes 1 --seed 7", "no traceback, memory flat, all comes to the Hub"),
         *(on(kind, "power_cut.py --cuts 15 --seed 7") for kind in KINDS),
+        pytest.param(Row("storage.py --rounds 1 --ranks 2 --seed 7", "every record is everywhere"), marks=ROOT_ONLY),
         pytest.param(Row("hostile_user.py --minutes 0.3 --seed 7"), marks=ROOT_ONLY),
     ],
     ids=lambda row: row.command,

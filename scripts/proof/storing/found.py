@@ -24,6 +24,9 @@ class Found:
     dishonest: int = 0  # how often that was not true
     lost_there: int = 0  # returned records that are not in the logdir, as others see it
     lost_on_hub: int = 0  # returned records that are not on the Hub
+    cuts: int = 0  # how often the mount was cut
+    asked: int = 0  # how often `status` was asked meanwhile
+    complete: int = 0  # how often it said that all is on the Hub
     doubled: int = 0  # records that are somewhere twice
     problems: list[str] = dataclasses.field(default_factory=list)  # what is wrong
     # the lines that the processes told their user, each once

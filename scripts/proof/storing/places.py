@@ -31,6 +31,7 @@ BUCKET = "runs"
 URLS = ("s3", "local-url")
 WRITE_BACK = ("rclone-writes", "rclone-full")  # a cache that uploads some time after close
 MODELS = {model.name: model for model in fuse_models.MODELS}
+CUT = ("sshfs", "bindfs")  # direct, and what carries them can be killed: the connection, the program
 ROWS = (*real_mounts.KINDS, *MODELS, *URLS)
 
 
@@ -43,6 +44,7 @@ class Place:
     shown: str  # where TensorBoard reads it
     # whether the mount itself takes a closed file, and publishes it later; no one on its host can know
     writes_back: bool = False
+    cut: Callable[[float], None] = lambda _: None  # see `real_mounts`
     # of the environment of every process
     variables: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -83,4 +85,4 @@ def prepared(row: str, top: Path) -> Iterator[Place]:
         else:
             mount = stack.enter_context(real_mounts.mounted(row, top, s3))
             run = mount.place / RUN
-            yield Place(str(run), _below(mount.everything), str(run), row in WRITE_BACK)
+            yield Place(str(run), _below(mount.everything), str(run), row in WRITE_BACK, mount.cut)

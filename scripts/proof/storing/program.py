@@ -1,9 +1,11 @@
 """A training process of `storage.py`: it logs records of mixed size, notes which calls returned, and tells what it did.
 
-    python program.py '{"logdir": ..., "journal": ..., "gates": ..., "first": 0, "last": 500, "half": 250}'
+    python program.py '{"logdir": ..., "journal": ..., "gates": ..., "first": 0, "last": 500, "half": 250,
+                       "commit_every": 0.1, "pace": 0.002, "pause": 0}'
 
 Each line of its output is JSON: {"built": seconds}, {"half": step}, {"pushed": true, "seconds": ...}, {"closed": ...}.
 After "half" and "pushed" it waits for a file of that name among the gates; at the half it logs a scalar now and then.
+`commit_every` is in minutes, `pace` seconds between two records after the half, `pause` after each hundredth.
 """
 
 from __future__ import annotations
@@ -20,9 +22,7 @@ from typing import Any
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.testing import Journal
 
-COMMIT_EVERY = 0.1  # minutes
 PUSH_WAIT = 90.0  # seconds
-PACE = 0.002  # seconds between two records after the half
 PULSE = 0.1  # seconds between two at the half
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     rank, gates = f"rank{os.environ['RANK']}", Path(told["gates"])
     rng = random.Random(f"{rank} {told['first']}")
     began = time.perf_counter()
-    writer = HFSummaryWriter("me/run", logdir=told["logdir"], path_in_repo="run", commit_every=COMMIT_EVERY)
+    writer = HFSummaryWriter("me/run", logdir=told["logdir"], path_in_repo="run", commit_every=told["commit_every"])
     tell(built=time.perf_counter() - began)
     journal = Journal(told["journal"])
     for step in range(told["first"], told["last"]):
@@ -71,7 +71,7 @@ def main() -> None:
                 time.sleep(PULSE)
         journal.note_at("", log(writer, rank, step, rng), step)
         if step > told["half"]:
-            time.sleep(PACE)
+            time.sleep(told["pause"] if told["pause"] and step % 100 == 99 else told["pace"])
     began = time.perf_counter()
     tell(pushed=writer.push(wait=PUSH_WAIT), seconds=time.perf_counter() - began)
     while not is_open(gates, "pushed"):

@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lib.isolation import variables
 from lib.paths import HELPERS, PACKAGE
@@ -50,6 +50,8 @@ KINDS = ("uploader", "push", "search", "mirror", "copy")
 
 class Run:
     """A run in one place."""
+
+    tempo: ClassVar[dict[str, float]] = {"commit_every": 0.1, "pace": 0.002, "pause": 0.0}  # of its processes
 
     def __init__(self, row: str, place: Place, top: Path, hub: LocalHub, ranks: int) -> None:
         self.found = Found(row)
@@ -81,14 +83,7 @@ class Run:
         """Run it, and judge."""
         self._began = time.monotonic()
         try:
-            self._first()
-            self._round(range(self._ranks), RECORDS, MORE)
-            self._leave()
-            self._reached("again")
-            self._move()
-            self._round([0], RECORDS + MORE, MOVED)
-            self._leave()
-            self._reached("moved")
+            self._live()
             self._judge()
             self._reached("judged")
         except (RuntimeError, OSError) as error:
@@ -108,6 +103,16 @@ class Run:
 
     # what happens
 
+    def _live(self) -> None:
+        self._first()
+        self._round(range(self._ranks), RECORDS, MORE)
+        self._leave()
+        self._reached("again")
+        self._move()
+        self._round([0], RECORDS + MORE, MOVED)
+        self._leave()
+        self._reached("moved")
+
     def _start(self, ranks: Iterable[int], first: int, count: int, half: int) -> tuple[list[Process], Path]:
         self._rounds += 1
         gates = self._top / f"gates{self._rounds}"
@@ -119,6 +124,7 @@ class Run:
             "first": first,
             "last": first + count,
             "half": half,
+            **self.tempo,
         }
         started = [Process(rank, told, self._environment) for rank in ranks]
         self._processes += started
@@ -171,10 +177,14 @@ class Run:
                     self.found.dishonest += 1
                     self.found.problems.append(f"push said True without {missing} records")
         (gates / "pushed").touch()
+        self._while_closing()
         for process in processes:
             process.told("closed")
             if code := process.process.wait(DEADLINE):
                 self.found.problems.append(f"rank {process.rank} ended with {code}")
+
+    def _while_closing(self) -> None:
+        """The processes end."""
 
     def _missing(self, records: set[Record]) -> int:
         there, hub = self._there(), self._on_hub()
