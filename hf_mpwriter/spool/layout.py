@@ -213,10 +213,13 @@ class Spool:
         return self.directory.path
 
     def refresh(self) -> None:
-        """Let go of a run directory or spool that was deleted, moved or replaced; the next use opens what is there."""
-        for directory in (self.run, self.directory):
-            if directory.is_held and not directory.is_at_path():
-                directory.release()
+        """Let go of a run directory or spool that was deleted, moved or replaced; the next use opens what is there.
+
+        While its mount is away it is none of that, and what is beneath is not opened in its place.
+        """
+        gone = [held for held in (self.run, self.directory) if held.is_held and not held.is_at_path()]
+        for directory in gone if gone and not self.is_away() else ():
+            directory.release()
 
     def is_away(self) -> bool:
         """Whether the run directory's mount was taken away: another filesystem is at its path, and no spool on it."""

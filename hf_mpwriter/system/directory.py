@@ -57,6 +57,7 @@ class Directory:
         self._follows = follows and above is None  # whether it may be a link
         self._fd = -1
         self._identity: tuple[int, int] | None = None  # from the first opening on
+        self.device: int | None = None  # of the filesystem that it was opened on last, None before
 
     def __truediv__(self, name: str) -> Place:
         """Return a place in it."""
@@ -87,7 +88,7 @@ class Directory:
         except BaseException:
             os.close(fd)
             raise
-        self._fd, self._identity = fd, found
+        self._fd, self._identity, self.device = fd, found, found[0]
         return fd
 
     def _check_held(self, found: tuple[int, int]) -> None:
@@ -100,11 +101,6 @@ class Directory:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
         self._take(fd)
-
-    @property
-    def device(self) -> int | None:
-        """The device of the filesystem that it was opened on, None if it was not."""
-        return None if self._identity is None else self._identity[0]
 
     @property
     def is_held(self) -> bool:

@@ -213,8 +213,11 @@ def final_sizes(membership: Membership, end: float = math.inf) -> dict[str, int]
 
 
 def without_removed(spool: Spool, wanted: Wanted, *, tells: bool) -> Wanted:
-    """Leave out files that were removed, such as those of a temporary directory: they cannot be uploaded."""
-    missing: Mapping[str, int] = wanted.missing()
+    """Leave out files that were removed, such as those of a temporary directory: they cannot be uploaded.
+
+    Where the mount is away nothing is known to be removed.
+    """
+    missing: Mapping[str, int] = {} if spool.is_away() else wanted.missing()
     gone = {path: missing[path] for path in missing if _is_gone(spool.run / path)}
     if gone and tells:
         logger.warning("%s were removed before they were known to be on the Hub", amount(gone, spool.run_dir))

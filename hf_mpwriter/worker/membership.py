@@ -82,6 +82,7 @@ class Membership:
         self.has_logged = False
         self._told_holders: set[str] = set()
         self._joined: Joined | None = None
+        self._said_again: list[Place] = []  # member files that are gone, or whose mount was away; another one counts
         self._counted = 0  # records that were dropped, and that member files count which were left
         self._is_joining = False
         self._is_push_requested, self._next_request = False, 0.0
@@ -163,11 +164,16 @@ class Membership:
                 )
                 joined = Joined(taken, members.MemberFiles(make, self._counted))
                 self._joined, self.name = joined, taken.name
+            self._unsay()
             self.joined_at = joined.file.files[0].started_at
             if self.role.child is None and not self.role.is_task:
                 self.tell_holder()
         finally:
             self._is_joining = False
+
+    def _unsay(self) -> None:
+        """Remove what is said again; what the disk refuses to remove, as a mount that dies just now, goes later."""
+        self._said_again = [file for file in self._said_again if not members.unsay(file)]
 
     def _role_now(self) -> Role:
         """The role; one that has begun to log keeps it."""
@@ -323,16 +329,21 @@ class Membership:
     def leave(self, dropped: int, why: str = "") -> None:
         """Give up claim and member file; so many records were dropped, and why."""
         with self._lock:
+            self._unsay()
             self._let_go(dropped, why)
 
     def _let_go(self, dropped: int, why: str = "", *, is_gone: bool = False) -> None:
-        """Release what is held; of what is gone no trace is left: all of it is said again in the next member file."""
+        """Release what is held; what is gone leaves no trace: all of it is said again in the next member file."""
         joined = self._joined
         if joined is None:
             return
-        end = joined.file.forget
-        if not is_gone:
-            end = functools.partial(joined.file.leave if self.needs_uploader else joined.file.withdraw, dropped, why)
+
+        def end() -> None:
+            if is_gone:
+                self._said_again += joined.file.forget()
+            else:
+                (joined.file.leave if self.needs_uploader else joined.file.withdraw)(dropped, why)
+
         try:
             self._release(joined, end)
         except BaseException:  # a signal handler's: what is released is released, the rest is now

@@ -198,12 +198,10 @@ class MemberFile:
         """Release the lock: the worker is dead from here on."""
         locks.release(self._fd)
 
-    def withdraw(self, *, is_said_again: bool = False) -> None:
-        """Leave, where no uploader will come to clean up; what was lost stays, unless another file says it again."""
+    def withdraw(self) -> None:
+        """Leave, where no uploader will come to clean up; what was lost stays."""
         with suppress(OSError):
-            if is_said_again:
-                disk.remove(lost_file(self.path), "members.file", durable=False)
-            _remove(self.path, keep=bool(self._counters.dropped) and not is_said_again)
+            _remove(self.path, keep=bool(self._counters.dropped))
         locks.release(self._fd)
 
 
@@ -261,10 +259,11 @@ class MemberFiles:
         for file in self.files:
             file.withdraw()
 
-    def forget(self) -> None:
-        """Leave without a trace: the next member file of this process says all of it again."""
+    def forget(self) -> list[Place]:
+        """Leave, where the next member file of this process says all of it again; the files that are to be removed."""
         for file in self.files:
-            file.withdraw(is_said_again=True)
+            file.leave()
+        return [file.path for file in self.files]
 
 
 class Looks:
@@ -418,6 +417,16 @@ class Members:
         with suppress(OSError):
             keep = bool(member.lost) and is_worker(member.name.worker)
             _remove(self._directory / str(member.name), keep=keep, durable=False)
+
+
+def unsay(member_file: Place) -> bool:
+    """Remove what another member file says again, also where it was kept for its count; False if the disk refuses."""
+    try:
+        for file in (lost_file(member_file), member_file):
+            disk.remove(file, "members.file", durable=False)
+    except ours(OSError):
+        return False
+    return True
 
 
 def lost_file(member_file: Place) -> Place:

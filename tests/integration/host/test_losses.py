@@ -99,8 +99,9 @@ def test_a_local_run_keeps_what_it_has_lost(small_disk):
 
 
 TWICE = """
-import os, sys
+import os, shutil, sys
 from hf_mpwriter import SummaryWriter
+from hf_mpwriter.system import failpoints
 writer = SummaryWriter(sys.argv[1], memory_limit=0)
 home = writer._worker.files
 def refuse():
@@ -115,18 +116,23 @@ def lose(count):
 lose(3)
 writer.close()
 lose(4)
-if sys.argv[2] == "rejoins":
+if sys.argv[2] != "closes":
     writer._worker.keep_house()
-    os.unlink(writer._worker.membership._joined.file.files[0].path)
+    path = writer._worker.membership._joined.file.files[0].path
+    if sys.argv[2] == "rejoins":
+        os.unlink(path)
+    else:  # as where a mount is made anew, and dies
+        os.replace(shutil.copy(path, f"{sys.argv[1]}/copy"), path)
+        failpoints.armed["members.file.unlink"] = "eio", 1
     writer._worker.keep_house()
 print("lost", flush=True)
 writer.close()
 """
 
 
-@pytest.mark.parametrize("how", ["closes", "rejoins"])
+@pytest.mark.parametrize("how", ["closes", "rejoins", "cannot remove"])
 def test_a_loss_counts_once(tmp_path, how):
-    """Whether a writer is closed and used again, or a member file is removed and written anew."""
+    """A writer is closed and used again, or a member file is removed and written anew, or refuses to be removed."""
     succeed(TWICE, tmp_path / "run", how)
     assert sum(loss.records for loss in losses(Spool(str(tmp_path / "run")))) == 7
     assert run("status", tmp_path / "run", "--seen").exit_code == 0

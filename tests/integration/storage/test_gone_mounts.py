@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fuse_models
 import pytest
-from fuse_models import GCSFUSE, MOUNTPOINT_S3, PLAIN, mounted
+from fuse_models import FILES, GCSFUSE, MOUNTPOINT_S3, PLAIN, mounted
 from programs import wait_for
 from runs import check_oracle, no_uploader, run
 from staged import stage
@@ -19,6 +19,7 @@ from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.storage import Layout
 from hf_mpwriter.delivery.sinks import LogdirSink
+from hf_mpwriter.localhub.faults import Fault
 from hf_mpwriter.mirror.copy import do
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.copies import Arrived, CopyJob, Finished, Item, Task
@@ -28,8 +29,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(bool(fuse_models.why_not()), reason=fuse_models.why_not() or "-"),
 ]
-
-FILES = dataclasses.replace(PLAIN, fstype="bindfs")  # a program that keeps files as a disk does
 
 LOG = """
 import os, sys, time
@@ -188,3 +187,31 @@ def test_a_run_on_a_mount_that_is_made_anew_loses_nothing(hub, tmp_path, start, 
         report = check_oracle(logdir, hub)
         found = [keys(logdir / path) for path in report.files]
     assert sorted(step for file in found for _, step in file) == sorted(ranks * [*range(400)])
+
+
+WAITING = """
+import os, sys, time
+from hf_mpwriter import HFSummaryWriter
+logdir, flags = sys.argv[1:]
+writer = HFSummaryWriter("me/run", logdir=logdir, exit_timeout=3)
+writer.add_scalar("loss", 1.0, 0)
+open(f"{flags}/logged", "w").close()
+while not os.path.exists(f"{flags}/gone"):
+    time.sleep(0.02)
+writer.close()
+"""
+
+
+def test_an_end_while_the_mount_is_away_tells_of_nothing_removed(hub, tmp_path, start):
+    """The files are not there, as the directory beneath is: they wait on the mount."""
+    hub.fault(Fault("/commit/main$", "status", "POST", "before", times=1000, status=503))
+    flags, logdir = tmp_path / "flags", tmp_path / "mount" / "exp1"
+    flags.mkdir()
+    with mounted(FILES, tmp_path / "mount") as mount:
+        program = start(WAITING, logdir, flags)
+        wait_for((flags / "logged").exists, "a record is logged")
+        mount.die()
+    (flags / "gone").touch()
+    code, _, told = program.finish()
+    assert (code, "removed" in told) == (0, False), told
+    assert "are not on the Hub yet" in told, told
