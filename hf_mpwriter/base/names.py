@@ -5,6 +5,7 @@
       rank_00003/, rank_00003~2/, proc_00001/            worker directories; "main" is the run directory itself
         <sub-directory>/                                 of `add_scalars` and `add_hparams`
       _system/<host>/                                    of the sampler of a host, whose worker is `~system-<host>`
+      _lost/<member file>.<records>.json                 what the disk has refused of a worker, see `losses`
       .hf_mpwriter/                                      spool
 
 Invariants:
@@ -30,6 +31,7 @@ ELSEWHERE = f"{SPOOL_NAME}/ELSEWHERE"  # in a logdir whose spool is elsewhere: s
 MAIN_WORKER = "main"
 SYSTEM_DIRECTORY = "_system"
 VIEW_DIRECTORY = "_all_ranks"  # of what is derived from all ranks
+LOSS_DIRECTORY = "_lost"
 OBSERVER_MARK = "~"  # begins the names of members that are not workers
 SAMPLER_PREFIX = "~system-"  # of the worker name of a sampler; no other process can be called so
 EVENT_MARK = "tfevents"
@@ -66,6 +68,11 @@ def is_attachment(path: str) -> bool:
 def is_embedding(path: str) -> bool:
     """Whether a file of the run directory is one of those that `add_embedding` writes."""
     return os.path.basename(path) in EMBEDDING_NAMES
+
+
+def is_loss(path: str) -> bool:
+    """Whether a file of the run directory says what a worker has lost."""
+    return path.startswith(f"{LOSS_DIRECTORY}/") and path.endswith(".json")
 
 
 def is_config(path: str) -> bool:

@@ -35,7 +35,7 @@ from typing import Self
 
 from hf_mpwriter.base.arguments import check_endpoint, switch
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.names import is_attachment, is_embedding, is_hidden, name_on_hub
+from hf_mpwriter.base.names import is_attachment, is_embedding, is_hidden, is_loss, name_on_hub
 from hf_mpwriter.system.interrupts import ours, suppress
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -202,7 +202,10 @@ class Settings:
         """Whether to upload a file of the run directory, by the rule of huggingface_hub for patterns.
 
         As in a shell, only a pattern with a dot in front of a name has files like `.env`; event files are no secrets.
+        What the run has lost goes with it.
         """
+        if is_loss(relative):
+            return True
         if any(fnmatch.fnmatch(relative, pattern) for pattern in self.ignore_patterns):
             return False
         allowed = self.allow_patterns

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.names import is_attachment, is_embedding
+from hf_mpwriter.base.names import is_attachment, is_embedding, is_loss
 from hf_mpwriter.base.storage import staging_directories
 from hf_mpwriter.base.words import command_line, counted, size_text
 from hf_mpwriter.cli.runs import examples, newest_settings, staged_runs
@@ -142,7 +142,9 @@ def _is_unfinished(spool: Spool) -> str:
     reasons = [f"{name} is another run" for name in scan.other_runs]
     reasons += [f"it has {what}" for what in scan.left_out]
     reasons += [f"{one.path} is damaged" for one in scan.damage(time.time()) if not one.is_incomplete]
-    others = (path for path in RunSearch(spool.run) if is_attachment(path) and not is_embedding(path))
+    others = (
+        path for path in RunSearch(spool.run) if is_attachment(path) and not (is_embedding(path) or is_loss(path))
+    )
     if reasons := [*reasons, *(f"{path} is nowhere else" for path in others)]:
         return reasons[0]
     if unseen := losses(spool):

@@ -72,10 +72,12 @@ from hf_mpwriter.cli.runs import (
     spool_at,
 )
 from hf_mpwriter.cli.sync import bring_back
+from hf_mpwriter.delivery.sentences import lost_text
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.storage import find, spool_of
+from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
@@ -345,6 +347,8 @@ def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, w
         there = named(nearest_first(workers[0], report.workers))
         raise NotFoundError(printable(f"{destination.url} has nothing of {named(workers)}, but: {there}."))
     click.echo(printable(_summary(report, destination, spool)), err=not report.sizes)
+    if lost := lost_text(losses(spool), logdir):
+        click.echo(printable(lost), err=True)
 
 
 def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
@@ -434,6 +438,8 @@ def _bring(
             tell(f"{path} was not pulled: {reason}")
         if not is_quiet and not report.left:
             tell(_summary(report, spool.destination() or destination, spool))
+        if not is_quiet and (lost := lost_text(losses(spool), spool.logdir)):
+            tell(lost)
 
 
 def _is_needed(worker: str, ranks: range, world: int | None) -> bool:

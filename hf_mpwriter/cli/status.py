@@ -26,7 +26,7 @@ from hf_mpwriter.cli.facts import FileFacts, Judgement, RunFacts, RunHealth, Wor
 from hf_mpwriter.cli.runs import examples, existing_spool, named, others_below, runs_below
 from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.spool.workers.losses import Loss, losses, note_seen
+from hf_mpwriter.spool.workers.losses import Loss, note_seen
 from hf_mpwriter.system.redaction import printable
 
 EVERY = 2.0  # seconds between two looks of `--watch`
@@ -73,8 +73,7 @@ def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool, seen: b
     if seen and not logdirs:
         raise click.UsageError("--seen needs a LOGDIR.")
     for logdir in logdirs if seen else ():
-        spool = existing_spool(logdir)
-        note_seen(spool, losses(spool))
+        note_seen(existing_spool(logdir))
     while True:
         runs = look(logdirs)
         goes_on = watch and any(run.is_live for run in runs)

@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base.files import LocalFile, git_hasher
-from hf_mpwriter.base.names import is_attachment
+from hf_mpwriter.base.names import is_attachment, is_loss
 from hf_mpwriter.snapshot.search import Named, RunSearch, check_is_of_run, sizes_of
 from hf_mpwriter.system import disk, failpoints, filesystem, hf_home
 from hf_mpwriter.system.directory import Directory, Place
@@ -206,7 +206,8 @@ class Copies:
         temporary = self._directory / "taking"
         try:
             size = (self._run / file.path).stat().st_size
-            check_room(self._directory, max(file.length, size))
+            if not is_loss(file.path):  # which says that there is no room
+                check_room(self._directory, max(file.length, size))
             for _ in range(READINGS):
                 before = file
                 try:

@@ -16,6 +16,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -31,6 +32,7 @@ from hf_mpwriter.delivery.sentences import of_other_writers
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.spool.workers.losses import write_down
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, ENDER
 from hf_mpwriter.system.process import host_id
@@ -244,6 +246,8 @@ class Sending:
     def scan_attachments(self) -> None:
         """Scan attachments, as no event file is due."""
         lane = self.attachments
+        with contextlib.suppress(OSError):  # it counts on, and is told here; the next look writes it down
+            write_down(self._spool, self._peers.here)
         if not lane.batches and lane.scan(self._peers.takes, alone=not self._peers.works):
             self.in_flight.save_ledger()
 

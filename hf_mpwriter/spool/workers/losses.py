@@ -4,24 +4,33 @@
     members/<worker>.<host>.<pid>.<ticks>-<n>.lost    the same file, once nothing else needs it
     seen_losses.json    {"seen": {"main.<host>.<pid>.<ticks>-1": 209}}          how much of each a person has seen
 
-Who removes a member file that counts a loss renames it instead. `hf-mpwriter status --seen` removes what has that name,
-and writes `seen_losses.json` for what still is a member file.
+    runs/exp1/_lost/<worker>.<host>.<pid>.<ticks>-<n>.<records>.json            a `Loss`, for those who pull the run
+    {"file": "main.<host>.<pid>.<ticks>-1", "worker": "main", "host": ..., "records": 209, ...}
 
-Invariant: a count has one place at any time, so no kill between two steps loses it, and none makes it count twice.
+Who removes a member file that counts a loss renames it instead. The uploader, or `hf-mpwriter status --seen`, writes
+what is counted into the run directory, and then removes what was kept. From there it is sent like an attachment. A
+count that has grown is another file: an attachment that changes does not come where it was pulled before.
+
+Invariant: a count is known by the name of its member file. So it counts once however often it is found, no kill between
+two steps loses it, and what a person has seen stays seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.names import is_worker
+from hf_mpwriter.base.names import LOSS_DIRECTORY, is_worker
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName, Reading
 from hf_mpwriter.spool.workers.members import LOST, Members, lost_file
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.interrupts import suppress
+from hf_mpwriter.system.redaction import printable
+
+MOST = 1000  # files of a run directory that are read
+LAST_SECOND = 1 << 40  # unix time, of a loss, which can be printed
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,15 @@ class Loss:
     since: float  # unix time
     why: str  # what the disk said, "" if that is not known
 
+    @property
+    def path(self) -> str:
+        """Its file in the run directory."""
+        return f"{LOSS_DIRECTORY}/{self.file}.{self.records}.json"
+
+    def is_beyond(self, known: Mapping[str, Loss]) -> bool:
+        """Whether it is more than is known of its worker."""
+        return self.file not in known or known[self.file].records < self.records
+
 
 @dataclass(frozen=True)
 class SeenLosses:
@@ -47,35 +65,63 @@ class SeenLosses:
 
 def losses(spool: Spool, members: Iterable[Member] | None = None) -> list[Loss]:
     """What was lost and nobody has seen; `members` as they were just read."""
-    found = {str(one.name): one for one in (Members(spool).all() if members is None else members)}
-    found |= {str(one.name): one for one in _kept(spool)}  # after them: a member file becomes one of these
+    counted = _counted([*(Members(spool).all() if members is None else members), *_kept(spool)])
+    found = _written(spool)  # which is read behind what may become it
+    found |= {loss.file: loss for loss in counted if loss.is_beyond(found)}
     seen = _seen(spool)
-    unseen = (_loss(one, one.lost - seen.get(name, 0)) for name, one in sorted(found.items()))
-    return [loss for loss in unseen if loss.records > 0 and is_worker(loss.worker)]
+    unseen = (replace(loss, records=loss.records - seen.get(name, 0)) for name, loss in sorted(found.items()))
+    return [loss for loss in unseen if loss.records > 0]
 
 
-def note_seen(spool: Spool, losses: Iterable[Loss]) -> None:
-    """Note that a person has seen these; OSError if the disk refuses."""
-    names, before, new = set(spool.members.names()), _seen(spool), dict[str, int]()
-    for loss in losses:
-        place = lost_file(spool.members / loss.file)
-        if place.basename in names:
-            disk.remove(place, "members.lost")
-        else:
-            new[loss.file] = before.get(loss.file, 0) + loss.records
-    if new:
-        known = {name: count for name, count in before.items() if {name, f"{name}{LOST}"} & names}
-        disk.replace(spool.directory / "seen_losses.json", state.dump(SeenLosses(known | new)), "losses.seen")
+def note_seen(spool: Spool) -> None:
+    """Note that a person has seen what was lost so far; OSError if the disk refuses."""
+    write_down(spool, Members(spool).all())
+    if seen := {name: loss.records for name, loss in _written(spool).items()}:
+        disk.replace(spool.directory / "seen_losses.json", state.dump(SeenLosses(seen)), "losses.seen")
+
+
+def write_down(spool: Spool, members: Iterable[Member]) -> None:
+    """Write what was lost into the run directory; OSError if the disk refuses."""
+    kept = list(_kept(spool))
+    lost = _counted([*members, *kept])
+    known = _written(spool) if lost else {}
+    for loss in lost:
+        if loss.is_beyond(known):
+            place = spool.run / loss.path
+            disk.make_dirs(place.parent, 0o777)
+            disk.replace(place, state.dump(loss), "losses.written")
+    for one in kept:
+        disk.remove(lost_file(spool.members / str(one.name)), "members.lost")
 
 
 def _seen(spool: Spool) -> dict[str, int]:
     return state.read(SeenLosses, spool.directory / "seen_losses.json").seen
 
 
-def _loss(member: Member, records: int) -> Loss:
+def _counted(members: Iterable[Member]) -> list[Loss]:
+    """What member files count; the last one of a name is what has become of the others."""
+    return list({str(one.name): _loss(one) for one in members if one.lost and is_worker(one.name.worker)}.values())
+
+
+def _loss(member: Member) -> Loss:
     name, is_exact = member.name, member.alive or not member.in_memory
     host = name.host.rpartition("-")[0]
-    return Loss(str(name), name.worker, host, name.pid, records, is_exact, member.since, member.why)
+    return Loss(str(name), name.worker, host, name.pid, member.lost, is_exact, member.since, member.why)
+
+
+def _written(spool: Spool) -> dict[str, Loss]:
+    """What was written down here, or on a machine from which the run was pulled: the most per member file."""
+    names, found = list[str](), dict[str, Loss]()
+    with suppress(OSError):
+        names = (spool.run / LOSS_DIRECTORY).scan(most=MOST)[1]
+    for path in (f"{LOSS_DIRECTORY}/{name}" for name in names):
+        with suppress(OSError, state.DamagedError):
+            loss = state.load(Loss, disk.read(spool.run / path) or b"")
+            name, is_whole = MemberName.parse(loss.file), path == loss.path and 0 <= loss.since < LAST_SECOND
+            if name is not None and is_whole and loss.is_beyond(found):
+                host = name.host.rpartition("-")[0]
+                found[loss.file] = replace(loss, worker=name.worker, host=host, pid=name.pid, why=printable(loss.why))
+    return found
 
 
 def _kept(spool: Spool) -> Iterator[Member]:

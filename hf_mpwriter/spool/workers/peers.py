@@ -38,7 +38,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from hf_mpwriter.base.names import MAIN_WORKER, SPOOL_NAME, event_host, is_ours, worker_of
+from hf_mpwriter.base.names import MAIN_WORKER, SPOOL_NAME, event_host, is_loss, is_ours, worker_of
 from hf_mpwriter.base.storage import is_of_others
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
@@ -75,6 +75,8 @@ class Share:
         """Whether a file is of this host: it has written it, or answers for it."""
         if self._is_all:
             return True
+        if is_loss(path):  # it is named after a member file
+            return host_id() in path.split(".")
         if not is_ours(name := os.path.basename(path)):
             lived = self._lived_here()
             return self._is_staged or not lived or worker_of(path) in lived

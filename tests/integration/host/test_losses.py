@@ -14,7 +14,8 @@ from runs import finished, no_uploader, run, sync
 from supervised import RUN
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.workers.losses import losses
+from hf_mpwriter.spool.workers.losses import losses, write_down
+from hf_mpwriter.spool.workers.members import Members
 
 FULL = """
 import os, signal, sys
@@ -66,8 +67,68 @@ def test_a_loss_is_told_until_it_was_seen(hub, small_disk, end):
     assert run("status", run_dir, "--seen").exit_code == 0
     for command in ("status", "verify"):
         after = run(command, run_dir)
-        assert (after.exit_code, "lost" in after.output) == (0, False), after.output
-    assert finished(run_dir), "no trace is left"
+        assert (after.exit_code, "lost:" in after.output) == (0, False), after.output
+    assert finished(run_dir), "no trace is left in the spool"
+
+
+@pytest.mark.root
+def test_a_loss_goes_with_the_run(hub, api, small_disk, tmp_path, monkeypatch):
+    """Who pulls it is told until they have seen it, whatever others have seen; it is no work for an uploader."""
+    first, second = small_disk / "exp1", tmp_path / "there" / "exp1"
+    lost = int(succeed(FULL, small_disk, "closed"))
+    (small_disk / "filler").unlink()
+    assert run("status", first, "--seen").exit_code in (0, 3), "before or after its last commit"
+    assert sync(first).exit_code == 0
+    wait_for(lambda: no_uploader(first), "the uploader leaves")
+    (name,) = os.listdir(first / "_lost")
+    assert f"tensorboard/exp1/_lost/{name}" in api.list_repo_files("me/run")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pulled = run("pull", second, "--repo-id", "me/run")
+    assert (pulled.exit_code, told(pulled)) == (0, lost), pulled.output
+    for command, code in (("status", 4), ("verify", 3), ("sync", 3)):
+        shown = run(command, second)
+        assert (shown.exit_code, told(shown)) == (code, lost), shown.output
+    (loss,) = json.loads(run("status", second, "--json").stdout)["lost"]
+    assert (loss["worker"], loss["records"], loss["why"]) == ("main", lost, "No space left on device")
+    assert run("status", second, "--seen").exit_code == 0
+    for run_dir in (first, second):
+        for words in (["pull", "--repo-id", "me/run"], ["status"], ["verify"]):
+            shown = run(words[0], run_dir, *words[1:])
+            assert (shown.exit_code, told(shown)) == (0, 0), shown.output
+
+
+def written(run_dir) -> list[int]:
+    """The counts that were written down."""
+    return sorted(json.loads(path.read_text())["records"] for path in run_dir.glob("_lost/*.json"))
+
+
+def test_what_is_written_down_grows_with_the_count(tmp_path):
+    """Of a worker that lives, in another file; what is no such file says nothing."""
+    from hf_mpwriter import SummaryWriter
+
+    writer, spool = SummaryWriter(tmp_path / "run"), Spool(str(tmp_path / "run"))
+    writer.add_scalar("loss", 1.0, 0)
+    looks = []
+    for count in (5, 5, 0):
+        writer._worker.files.count_lost(count)
+        writer._worker.keep_house()
+        looks.append(Members(spool).all())
+        write_down(spool, looks[-1])
+    writer._worker.files.count_lost(1)
+    writer.close()
+    write_down(spool, looks[0])
+    assert written(tmp_path / "run") == [5, 10, 11]
+    assert [loss.records for loss in losses(spool)] == [11]
+    for path in (tmp_path / "run" / "_lost").iterdir():
+        if not path.name.endswith(".11.json"):
+            path.unlink()
+    (file,) = (tmp_path / "run" / "_lost").iterdir()
+    whole = json.loads(file.read_text())
+    for fields in ({"since": 1e300}, {"file": "../run.json"}, {"records": -1}, {"records": "many"}):
+        file.write_text(json.dumps(whole | fields))
+        assert losses(spool) == []
+    file.write_text(json.dumps(whole | {"why": "\x1b[31mred"}))
+    assert losses(spool)[0].why.isprintable()
 
 
 @pytest.mark.root

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from staged import stage
 from support import event_file
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import staging_root
 from hf_mpwriter.base.verdicts import Sent
@@ -19,6 +20,7 @@ from hf_mpwriter.cli import clean as clean_module
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.workers.losses import Loss, note_seen
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 
@@ -76,6 +78,13 @@ def test_what_would_be_lost_is_kept_with_the_reason(run):
     (there / "projector_config.pbtxt").write_text("other")
     assert "projector_config.pbtxt is not whole in" in clean()
     shutil.copy(here / "projector_config.pbtxt", there / "projector_config.pbtxt")
+    loss = Loss("main.h-1.2.3-1", "main", "h", 2, 3, True, 1.0, "No space left on device")
+    (here / "_lost").mkdir()
+    (file := here / loss.path).write_bytes(state.dump(loss))
+    assert f"Keeping {here}: lost: 3 records of main" in clean()
+    note_seen(spool)
+    assert f"Would remove {here}" in clean("-n")
+    file.unlink()
     destination = Destination("http://127.0.0.1:9", "me/run")
     spool.record_destination(destination)
     assert "1 file may not be on the Hub yet; run: hf-mpwriter sync" in clean()

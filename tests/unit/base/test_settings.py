@@ -176,6 +176,14 @@ def test_a_file_with_a_dot_in_front_is_sent_only_if_a_pattern_names_the_dot(allo
     assert all(map(everything.allows, ("a.env", ".tag/events.out.tfevents.1.theirs", "0/.tag/tensors.tsv")))
 
 
+def test_what_a_run_has_lost_goes_with_it_whatever_the_patterns_are():
+    """It is no choice of who lost it; other files of that folder are."""
+    settings = Settings(allow_patterns=("*.tsv",), ignore_patterns=("*.json",))
+    assert settings.allows("_lost/main.h-1.2.3-1.209.json")
+    assert not settings.allows("_lost/notes.txt")
+    assert not settings.allows("deep/_lost/main.h-1.2.3-1.209.json")
+
+
 @pytest.mark.parametrize("text", ["soon", "", "1 min"])
 def test_an_exit_timeout_of_the_environment_that_is_no_time_is_refused(text):
     """The message names the variable: the user did not write `exit_timeout` anywhere."""

@@ -13,7 +13,7 @@ from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.spool.workers import peers as share_module
 from hf_mpwriter.spool.workers.peers import LEFT_ALONE, Share, is_apart
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.process import host_name
+from hf_mpwriter.system.process import host_id, host_name
 
 OWN, OTHER = (event_name([], 1.0, host, 7, "") for host in (host_name(), "node-9"))
 
@@ -56,6 +56,14 @@ def test_an_event_file_is_of_the_host_in_its_name(spool):
         assert not share.takes(path)
     assert share.of(lambda path: "rank" not in path)(OWN)
     assert not share.of(lambda path: "rank" not in path)(f"rank_00003/{OWN}")
+
+
+def test_a_loss_is_of_the_host_that_its_file_is_named_after(spool):
+    """Whoever has lived here: one that was pulled is sent by nobody."""
+    locks.release(locks.try_exclusive(spool.claim("main")))
+    for host, is_own in ((host_id(), True), ("node-9", False)):
+        path = write(spool, f"_lost/main.{host}.1.2-1.209.json", LEFT_ALONE + 60)
+        assert Share(spool).has(path) is Share(spool).takes(path) is is_own
 
 
 def test_what_another_host_has_left_is_sent_where_its_worker_has_lived(spool):
