@@ -29,6 +29,7 @@ class Timing:
     disk_retry_first: float = 1.0  # from a refused record to the next try; doubled with every further refusal
     disk_retry_longest: float = 16.0  # between two such tries
     quiet_wait: float = 5.0  # a longer wait at the end of a process is announced
+    asked_within: float = 3.0  # the Hub was asked so lately: `push` without new data asks no further
     logdir_wait: float = 5.0  # for which training waits until the logdir of a staged run has answered
 
     # daemons

@@ -78,6 +78,7 @@ class Done:
     repo_id: str  # full name of the repository
     files: dict[str, Sent]  # what is new about the Hub's copies, per path; see `Sent.is_gone`
     checked: bool = False  # whether all known copies were read back
+    asked: bool = False  # whether the Hub was asked for the head, or took a commit that names it: no other one is there
     private: bool | None = None  # visibility of the repository, None if it was not seen
     parent: str = ""  # the head of the branch at which the copies were compared
     created_at: str = ""  # when the repository was created, as the Hub tells it; "" if it was not seen

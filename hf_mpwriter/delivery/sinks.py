@@ -56,6 +56,7 @@ class Question:
     changes: Mapping[str, int] = field(default_factory=dict)
     refusals: Mapping[str, Quarantined] = field(default_factory=dict)  # of then: they may be over
     compared: float = NEVER  # only what the sink was compared after counts; by its own measure, see `has_compared`
+    asked: float = NEVER  # only what the Hub was asked after counts; by the number in the ledger
 
 
 ANY = Question()
@@ -201,14 +202,19 @@ class HubSink:
         return ledger is not None and ledger.has_arrived
 
     def has_compared(self, question: Question = ANY) -> bool:
-        """Whether an uploader has compared all copies with the Hub's since; by a number that grows."""
-        ledger = self.ledger()
-        return ledger is not None and ledger.checked > question.compared
+        """Whether an uploader has compared all copies with the Hub's since, or asked it; by numbers that grow."""
+        return _answers(self.ledger(), question)
+
+    def asked(self, within: float) -> float:
+        """After which number the Hub has to be asked; NEVER if it was within these seconds, or has nothing yet."""
+        if (ledger := self.ledger()) is None or not ledger.has_arrived:
+            return NEVER
+        return NEVER if ledger.was_asked_at(time.time(), within) else ledger.asked
 
     def missing(self, lengths: Mapping[str, int], question: Question = ANY) -> dict[str, int]:
         """Bytes that the Hub does not have yet, per path."""
         ledger = self.ledger()
-        if ledger is None or ledger.checked <= question.compared:
+        if ledger is None or not _answers(ledger, question):
             return {path: length for path, length in lengths.items() if length or is_attachment(path)}
         missing = {}
         for path, length in lengths.items():
@@ -218,6 +224,11 @@ class HubSink:
             elif length > ledger.length(path) and not self._stays_deleted(ledger, path):
                 missing[path] = length - ledger.length(path)
         return missing
+
+    def deleted(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """Bytes per path of what somebody has deleted there, and what is not missing for that."""
+        ledger = self.ledger()
+        return {path: lengths[path] for path in ledger.deleted.intersection(lengths)} if ledger else {}
 
     def _stays_deleted(self, ledger: Ledger, path: str) -> bool:
         """Whether an event file was deleted there, and has nothing that was logged since."""
@@ -306,6 +317,11 @@ class HubSink:
     def is_alive(self) -> bool:
         """Whether an uploader lives."""
         return _is_held(self._spool.uploader_lock)
+
+
+def _answers(ledger: Ledger | None, question: Question) -> bool:
+    """Whether a ledger is an answer to a question."""
+    return ledger is not None and ledger.checked > question.compared and ledger.asked > question.asked
 
 
 class LogdirSink:

@@ -95,6 +95,7 @@ class Comparison:
     found: dict[str, Sent]  # what it holds where that is not known yet; a length of 0 if a file is gone
     differing: dict[str, str]  # paths whose copy is not ours to replace, each with the reason
     complete: bool  # whether all that the ledger knows was compared
+    at_head: bool = False  # whether the Hub has just said that this is the head of the branch
 
 
 @dataclass(eq=False)
@@ -122,7 +123,7 @@ class Load:
         if refused := self.seen.differing | foreign:
             self.verdict = Quarantine(refused)
 
-    def done(self, hub: Hub, parent: str, commit: str, sent: Mapping[str, Sent]) -> None:
+    def done(self, hub: Hub, parent: str, commit: str, sent: Mapping[str, Sent], *, fenced: bool) -> None:
         """The Hub has all that was to be sent; `sent` by its path in the repository."""
         found = {
             file.path: sent[self.part.target(file.path)] for file in self.to_send if self.part.target(file.path) in sent
@@ -136,6 +137,7 @@ class Load:
             hub.repo_id,
             self.seen.found | found,
             checked=self.seen.complete,
+            asked=self.seen.at_head or (bool(found) and fenced),
             private=hub.private,
             parent=parent,
             created_at=hub.created_at,
@@ -236,7 +238,7 @@ def _attempt(job: Job, loads: list[Load], hub: Hub, tell: Tell, *, trust_own_hea
     if job.squash:
         commit = _squash(hub, tell) or commit
     for load in sending:
-        load.done(hub, parent, commit, sent)
+        load.done(hub, parent, commit, sent, fenced=job.fenced)
     return None
 
 
@@ -244,7 +246,7 @@ def _spare(job: Job, loads: Iterable[Load], new: Sequence[Load], hub: Hub, paren
     """Take out the loads that need no commit, and those that must not go to a public repository."""
     for load in _going(loads):
         if not load.to_send:
-            load.done(hub, parent, parent, {})
+            load.done(hub, parent, parent, {}, fenced=job.fenced)
         elif load in new and load.part.private and hub.private is False:
             page = _page(job, hub)
             load.verdict = Refused(
@@ -369,9 +371,12 @@ def _squash(hub: Hub, tell: Tell) -> str | None:
 def _compare(job: Job, loads: Iterable[Load], hub: Hub, tell: Tell, own_head: str | None) -> str:
     """Compare the Hub's copies with the local files, at `own_head` or, if that is None, at the head of the branch.
 
-    That commit.
+    That commit. A part without files asks whether others have changed anything: so the head is read, and if it has
+    moved all is read back.
     """
-    parent = own_head if own_head is not None else _head(job, hub, tell)
+    at_head = own_head is None or not all(part.files for part in job.parts)
+    parent = _head(job, hub, tell) if at_head or own_head is None else own_head
+    own_head = own_head if own_head == parent else None
     unsure = {load: _unsure(load.part, own_head) for load in loads}
     wanted = {load.part.target(path) for load, paths in unsure.items() for path in paths}
     there = hub.sizes(wanted, parent) if wanted else {}
@@ -392,7 +397,7 @@ def _compare(job: Job, loads: Iterable[Load], hub: Hub, tell: Tell, own_head: st
             found |= dict.fromkeys(gone, DELETED)
             found = {path: sent for path, sent in found.items() if load.part.known.get(path) != sent}  # what is new
         is_complete = own_head is None or not load.part.is_trusted
-        load.seen = Comparison(found, differing, complete=is_complete)
+        load.seen = Comparison(found, differing, complete=is_complete, at_head=at_head)
     return parent
 
 

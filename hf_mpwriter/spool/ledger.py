@@ -9,6 +9,7 @@
      "quarantined": {"events.out...": {"reason": "...", "refusals": 1, "tried": 1795236610.0}},
      "settings": {...},                                             of the last worker, for `sync`
      "checks": {"<host>": 1795236610123}, "commits": {"<host>": 3}, "saves": 17,      grow: a comparison, commit, save
+     "asks": {"<host>": 1795236610123},                                               the same: the Hub was asked
      "uncertain": {"metadata.tsv": [{"length": ..., "sha256": "...", "blob_id": "...", "foreign": false}]},
      "taken_over": ["<host> <inode> <mtime>"]}                      records of other hosts that need no more care
 
@@ -106,6 +107,8 @@ class Ledger:
     taken_over: frozenset[str] = frozenset()
     commits: dict[str, int] = field(default_factory=dict)  # per host, the commits that its uploaders have made
     created_at: str = ""  # when the repository was created, "" until a push has seen it
+    # per host, a number that grows when the Hub was asked and has all of this: unix time in ms, if clocks only go on
+    asks: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for path in (*self.files, *self.quarantined, *self.uncertain):
@@ -127,6 +130,15 @@ class Ledger:
         return sum(self.checks.values())
 
     @property
+    def asked(self) -> int:
+        """A number that grows when any host has asked the Hub whether it has all of this."""
+        return sum(self.asks.values())
+
+    def was_asked_at(self, now: float, within: float) -> bool:
+        """Whether the Hub was asked about now, so many seconds before at most; by the clocks of the hosts."""
+        return any(abs(now - at / 1000) < within for at in self.asks.values())
+
+    @property
     def reasons(self) -> dict[str, str]:
         """Why each quarantined path is left out."""
         return {path: quarantined.reason for path, quarantined in self.quarantined.items()}
@@ -139,6 +151,10 @@ class Ledger:
     def note_checked(self, host_id: str, now: float) -> None:
         """Note that a host has compared all copies with the Hub's."""
         self.checks[host_id] = max(int(now * 1000), self.checks.get(host_id, 0) + 1)
+
+    def note_asked(self, host_id: str, now: float) -> None:
+        """Note that the Hub was asked by a host, and has all of this."""
+        self.asks[host_id] = max(int(now * 1000), self.asks.get(host_id, 0) + 1)
 
     def length(self, path: str) -> int:
         """Acknowledged bytes of a path, 0 if it is unknown."""
@@ -245,7 +261,7 @@ class Ledger:
             self.repo_id, self.private, self.settings = other.repo_id, other.private, other.settings
             self.created_at = other.created_at
             self.saves = other.saves
-        for mine, theirs in ((self.checks, other.checks), (self.commits, other.commits)):
+        for mine, theirs in ((self.checks, other.checks), (self.commits, other.commits), (self.asks, other.asks)):
             mine |= {host: max(number, mine.get(host, 0)) for host, number in theirs.items()}
         self.taken_over |= other.taken_over
         for path in {*other.files, *other.quarantined, *other.uncertain}:

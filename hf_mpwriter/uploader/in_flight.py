@@ -137,6 +137,8 @@ class InFlight:
             self.ledger.commits[host] = self.ledger.commits.get(host, 0) + 1
         if verdict.checked:
             self.ledger.note_checked(host, time.time())
+        if verdict.asked:
+            self.ledger.note_asked(host, time.time())
         self.ledger.note_stamps(batch.files)
         self.save_ledger()
         self.clear()

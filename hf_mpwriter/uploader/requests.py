@@ -5,7 +5,8 @@
     satisfied      its news when nothing of it was left to send
 
 A request is for all that its member has written by then, an observer's for all that is there. So a member that is not
-satisfied is urgent; it is satisfied once a scan that came later has left nothing of it in the outbox.
+satisfied is urgent; it is satisfied once a scan that came later has left nothing of it in the outbox. Where there is
+nothing to send, the Hub is asked all the same: others may have changed what it has.
 
 They outlast what is recovered from disk: an uploader that takes its lock back has been asked before.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.names import is_worker
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.workers.member_lines import Member, News
@@ -27,6 +29,7 @@ class Requests:
 
     def __init__(self) -> None:
         self.audit = False  # whether `sync` asks, which trusts no ledger, and the Hub was not read back since
+        self.asks = False  # whether a living worker asks, and the Hub was not asked since
         self.ending = Ending.NOT_ASKED
         self._noted = News()
         self._satisfied = News()
@@ -38,10 +41,12 @@ class Requests:
             return False
         self._noted.note(member)
         self.audit |= member.name.worker == OBSERVER and member.alive
+        self.asks |= is_worker(member.name.worker) and member.alive
         return True
 
     def keep(self, members: list[Member]) -> None:
-        """Forget the members that have no file any more."""
+        """Forget the members that have no file any more, and what nobody waits for."""
+        self.asks = self.asks and any(is_worker(member.name.worker) and member.alive for member in members)
         self._noted.keep(members)
         self._satisfied.keep(members)
 

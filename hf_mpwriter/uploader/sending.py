@@ -185,7 +185,12 @@ class Sending:
     def _is_urgent(self) -> bool:
         """Whether event files should go at once: for a request, or for what was left behind."""
         unseen = not self._peers.works and not self.events.has_scanned
-        return unseen or self.requests.audit or self.requests.any_urgent(self._peers.here)
+        return unseen or self._reads_back or self.requests.any_urgent(self._peers.here)
+
+    @property
+    def _reads_back(self) -> bool:
+        """Whether the Hub is asked although there is nothing to send; by a worker only for what has arrived."""
+        return self.requests.audit or (self.requests.asks and self.ledger.has_arrived)
 
     def _is_last(self) -> bool:
         return self.requests.is_ending or not self._peers.works
@@ -254,10 +259,10 @@ class Sending:
     # push
 
     def parcel(self, lane: Lane) -> Parcel | None:
-        """What goes next, None if nothing does; where an audit finds nothing to send, the push reads back."""
+        """What goes next, None if nothing does; who asks the Hub, and has nothing to send, gets an empty batch."""
         if lane.batches:
             return Parcel(self.in_flight, lane, lane.batches[0])
-        return Parcel(self.in_flight, lane, Batch(0, ())) if lane is self.events and self.requests.audit else None
+        return Parcel(self.in_flight, lane, Batch(0, ())) if lane is self.events and self._reads_back else None
 
     def urgency(self, batch: Batch) -> Urgency:
         """How urgent a batch is."""
@@ -320,6 +325,7 @@ class Sending:
             self._tell_deleted(deleted)
         self.in_flight.acknowledge(verdict, batch)
         self.requests.audit = self.requests.audit and not verdict.checked
+        self.requests.asks = self.requests.asks and not verdict.asked
         self._backoff_of(lane).succeeded()
         lane.done(batch, committed=verdict.own, in_time=in_time)
         if released:  # the later files of their writers waited for them, and what refused them may be over

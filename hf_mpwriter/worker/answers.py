@@ -14,6 +14,8 @@ Invariants:
   logdir if it is staged. What waits in memory is not, and what was dropped never will be. A damaged event
   file counts as delivered only if the Hub has all that was written to it.
 - It counts what this process has logged in this run directory, by whichever writer.
+- A push that says so has asked the Hub within its last seconds, by its uploader: others may have changed what it has.
+  What somebody has deleted there is not to be there, so it is not missing; but `status` does not count it as there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from hf_mpwriter.base.names import is_embedding, is_ours, worker_dir
@@ -89,7 +92,8 @@ def status(membership: Membership, now: Logged) -> Status:
         uploaded = hub.look(now.lengths)
         late |= uploaded.missing
         page, failure = uploaded.to or membership.spool.destination_of(destination).url, uploaded.carrier.why
-        on_hub = uploaded.total - sum(uploaded.missing.values())
+        there_no_more = hub.deleted(now.lengths)
+        on_hub = uploaded.total - sum((there_no_more | dict(uploaded.missing)).values())
     disk = f"the disk refuses records: {now.disk_error}." if now.disk_error else ""
     lost = damage_text(now.damaged if destination is None else hub.missing(now.damaged))
     return Status(
@@ -106,15 +110,21 @@ def status(membership: Membership, now: Logged) -> Status:
 
 
 def push(
-    membership: Membership, request: Callable[[], Logged], timeout: float, keep_house: Callable[[], object]
+    membership: Membership,
+    request: Callable[[], Logged],
+    timeout: float,
+    keep_house: Callable[[], object],
+    asked_within: float = 0.0,
 ) -> bool:
-    """Ask for a push and wait for it; whether everything is delivered."""
-    end = time.monotonic() + timeout
+    """Ask for a push and wait for it; whether everything is delivered, as the Hub has said within these seconds."""
+    end, hub = time.monotonic() + timeout, HubSink(membership.spool)
+    asked = hub.asked(asked_within)  # before the request: an answer to that is news
     while (asked_for := request()).in_memory and (left := end - time.monotonic()) > 0:
         time.sleep(min(MEMORY_POLL, left))
-    hub, logdir = HubSink(membership.spool), LogdirSink(membership.spool)
+    logdir = LogdirSink(membership.spool)
     lengths, damaged = (asked_for.lengths, asked_for.damaged) if membership.uploads else ({}, {})
-    wanted = Wanted.now(hub, lengths), Wanted.now(logdir, asked_for.written)
+    of_hub = Wanted(hub, lengths, replace(hub.question(lengths), asked=asked))
+    wanted = of_hub, Wanted.now(logdir, asked_for.written)
     for look in wait_for(wanted, end):
         if look.is_due:
             keep_house()

@@ -306,7 +306,7 @@ class Worker:
         with self.boundary:
             if self.delivers:
                 request = functools.partial(self.request_push, at_once=wait > 0)
-                delivered = answers.push(self.membership, request, wait, self.keep_house)
+                delivered = answers.push(self.membership, request, wait, self.keep_house, self._timing.asked_within)
                 self._messages.tell()
         return delivered
 

@@ -199,7 +199,9 @@ class Sweep(Started):
     def arrives(self, commit: str, parent: str | None) -> None:
         """The Hub has all that the push carries, by a commit with this parent."""
         sent = [{file.path: Sent(file.length, "0" * 64) for file in part.files} for part in self.jobs[-1].parts]
-        self.conclude(*(Done(commit, own=True, repo_id="me/run", files=files, parent=parent) for files in sent))
+        self.conclude(
+            *(Done(commit, own=True, repo_id="me/run", files=files, asked=True, parent=parent) for files in sent)
+        )
 
 
 def push_events(one: Driven) -> None:
@@ -211,4 +213,4 @@ def push_events(one: Driven) -> None:
 def has(commit: str = "c" * 40, own: bool = True, checked: bool = False, **files: Any) -> Done:
     """The Hub has these lengths, or contents."""
     sent = {path: Sent(held, "0" * 64) if isinstance(held, int) else held for path, held in files.items()}
-    return Done(commit, own=own, repo_id="me/run", files=sent, checked=checked)
+    return Done(commit, own=own, repo_id="me/run", files=sent, checked=checked, asked=True)

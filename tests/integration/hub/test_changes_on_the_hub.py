@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,78 @@ def test_what_a_user_has_deleted_stays_deleted_until_it_is_asked_for(hub, run_di
     assert run("sync", run_dir, "--again").exit_code == 0
     assert names_there(hub) > first
     assert "deleted on the Hub" not in run("status", run_dir).output
+
+
+PUSH_WHEN_TOLD = """
+import os, sys
+os.environ["HF_MPWRITER_TIMING"] += " asked_within=0"
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=60)
+for step in range(20):
+    writer.add_scalar("loss", 0.5, step)
+for _ in sys.stdin:
+    pushed, status = writer.push(wait=100), writer.status()
+    print(pushed, status.on_hub == status.logged, status.on_hub, bool(status.error), flush=True)
+writer.close(wait=False)
+"""
+
+
+@contextlib.contextmanager
+def pushing(run_dir):
+    """A training that has logged all it will, and a function that has it push: what push and status say."""
+    command = [sys.executable, "-c", PUSH_WHEN_TOLD, str(run_dir)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def push() -> list[str]:
+        print(file=process.stdin, flush=True)
+        return process.stdout.readline().split()
+
+    with process:
+        try:
+            yield push
+        finally:
+            process.stdin.close()
+
+
+def commits_there(api) -> int:
+    """How many commits the branch has."""
+    return len(api.list_repo_commits("me/run"))
+
+
+def test_a_push_without_new_data_asks_the_hub(hub, run_dir, api):
+    """Nothing is committed for that; files that somebody has deleted there are not counted as there, nor as missing.
+
+    A repository that is gone is a failure; one that was made anew gets everything.
+    """
+    with pushing(run_dir) as push:
+        pushed, is_all, length, _ = push()
+        assert (pushed, is_all) == ("True", "True")
+        commits, asked = commits_there(api), requests_for_the_head(hub)
+        assert push() == ["True", "True", length, "False"]
+        assert requests_for_the_head(hub) > asked
+        assert commits_there(api) == commits
+        api.delete_folder(f"tensorboard/{run_dir.name}", "me/run")
+        assert push() == ["True", "False", "0", "False"]
+        assert "deleted on the Hub: events" in run("status", run_dir).output
+        assert names_there(hub) == set()
+        api.delete_repo("me/run")
+        assert push()[::3] == ["False", "True"]
+
+
+def test_a_push_without_new_data_fills_a_repository_that_was_made_anew(hub, run_dir, api):
+    """It was deleted, and made by somebody else, since the last push."""
+    with pushing(run_dir) as push:
+        before = push()
+        api.delete_repo("me/run")
+        api.create_repo("me/run")
+        assert push() == before
+        assert len(names_there(hub)) == 1
+
+
+def requests_for_the_head(hub) -> int:
+    """Requests that asked for the head of the branch."""
+    lines = map(json.loads, Path(hub.root, "requests.jsonl").read_text().splitlines())
+    return sum(line["path"].startswith("/api/models/me/run/revision/main") for line in lines)
 
 
 def test_a_repository_that_was_made_anew_gets_everything(hub, run_dir, start, api):

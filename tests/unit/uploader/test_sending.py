@@ -12,7 +12,7 @@ from uploaders import has, push_events, uploader
 from hf_mpwriter.base import files
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Quarantine, Refused, Retry, Sent, Unknown
-from hf_mpwriter.delivery.sinks import HubSink
+from hf_mpwriter.delivery.sinks import NEVER, HubSink
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
@@ -54,6 +54,33 @@ def test_a_look_that_fails_forgets_no_host_that_has_left(site, monkeypatch):
     one.upload.peers.look()
     one.sending.note()
     assert not one.sending.events.has_scanned
+
+
+def test_a_request_with_nothing_to_send_asks_the_hub_once(site):
+    """Others may have changed what it has; not before it has anything, and not for a worker that is gone."""
+    one, worker = site.uploader(), MemberFile(site.spool, "main", Process.current(), Settings())
+
+    def is_asked() -> bool:
+        one.upload.look()
+        one.sending.scan()
+        parcel = one.sending.parcel(one.sending.events)
+        return parcel is not None and parcel.batch.files == ()
+
+    worker.count(requests=1)
+    assert not is_asked()
+    one.sending.ledger.acknowledge({NAME: Sent(5, "0" * 64)}, "c" * 40, 1.0)
+    worker.count(requests=1)
+    assert is_asked()
+    assert decide(one.upload.situation()) is Action.SCAN, "it is tried until the Hub has answered"
+    one.push_events()
+    one.conclude(has(own=False, checked=True))
+    assert not is_asked()
+    assert HubSink(site.spool).asked(within=60) == NEVER, "a push a moment later takes that for an answer"
+    assert 0 < HubSink(site.spool).asked(within=0) <= one.sending.ledger.asked
+    worker.count(requests=1)
+    assert is_asked()
+    worker.leave()
+    assert not is_asked()
 
 
 # event files

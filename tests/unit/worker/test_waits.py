@@ -10,6 +10,7 @@ import pytest
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.timing import Timing
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.limits import Limits
@@ -33,7 +34,7 @@ def worker(tmp_path) -> Worker:
     spool = Spool.of(str(tmp_path / "local" / "exp1"), logdir=str(tmp_path / "mount" / "exp1"))
     spool.create()
     publish_record(spool)
-    worker = Worker(spool, Limits())
+    worker = Worker(spool, Limits(), timing=Timing(asked_within=1000.0))
     worker.configure(None, Settings(exit_timeout=TIMEOUT), None)
     worker.sealing.made_at = time.time()
     return worker
@@ -93,6 +94,7 @@ def ignoring(worker, monkeypatch) -> tuple[Worker, str, str]:
     worker.spool.record_destination(worker.membership.destination)
     ledger = Ledger(worker.membership.destination)
     ledger.acknowledge({paths[0]: Sent(lengths[paths[0]], "0" * 64)}, "commit", 1.0)
+    ledger.note_asked(host_id(), time.time())
     os.makedirs(worker.spool.host(host_id()).root, exist_ok=True)
     ledger.save(worker.spool.host(host_id()).ledger)
     return worker, *paths
