@@ -138,6 +138,7 @@ def clean_environment(monkeypatch, tmp_path, without_torch):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # else a run is found that an older test has staged
     monkeypatch.setenv("HF_MPWRITER_TIMING", timing())
     monkeypatch.setenv("HF_MPWRITER_COMMITS_PER_HOUR", "100000")  # no test waits an hour
     monkeypatch.setenv("HF_MPWRITER_EXIT_TIMEOUT", "120")  # seconds, in which a slow machine delivers too

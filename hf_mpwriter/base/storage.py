@@ -44,7 +44,7 @@ NEVER = "never"
 OF_OTHERS = "of_others"  # in the staging directory: spools of folders into which nothing is written
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _PASSWORD = re.compile("(:|%(25)*3[Aa]).*(@|%(25)*40)", re.DOTALL)
-_HASH = re.compile(r"[0-9a-f]{16}")
+_HASH = re.compile(r"[0-9a-f]{16}(\.removed-[0-9a-f]{8})?")  # the second is of a `clean` that was cut short
 
 
 class Layout(enum.Enum):
@@ -73,6 +73,7 @@ class Storage:
     spool: str  # absolute path of the spool
     why: str = ""  # "" for DIRECT, else one clause that says why not
     refused: str = ""  # sentences about staging directories that would have come first, and are not used; "" if none is
+    lost: str = ""  # sentences about those in which the run stood, and which are gone; "" if none is
 
 
 def is_url(logdir: str) -> bool:
@@ -155,10 +156,25 @@ def staging_directories(environ: Mapping[str, str], *, lasts: bool = True) -> li
     setting = staging_setting(environ)
     if setting not in ("", NEVER):
         return [setting]
+    lasting = lasting_directories(environ)
+    of_job = (environ.get("SLURM_TMPDIR", ""), environ.get("TMPDIR", ""))
+    return _absolute(*of_job, *(lasting if lasts else reversed(lasting)))
+
+
+def lasting_directories(environ: Mapping[str, str]) -> list[str]:
+    """Those of them that are the same for every job and shell of a user."""
     state = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME", ""), ".local", "state")
-    named = [state, "/var/tmp", "/tmp"]  # noqa: S108
-    named = [environ.get("SLURM_TMPDIR", ""), environ.get("TMPDIR", ""), *(named if lasts else reversed(named))]
-    return list(dict.fromkeys(os.path.normpath(path) for path in named if os.path.isabs(path)))
+    return _absolute(state, "/var/tmp", "/tmp")  # noqa: S108
+
+
+def searched_directories(environ: Mapping[str, str]) -> list[str]:
+    """The directories in which a run may stand that was staged with HF_MPWRITER_STAGING, or without it."""
+    without = {name: value for name, value in environ.items() if name != STAGING_VARIABLE}
+    return _absolute(*staging_directories(environ), *staging_directories(without))
+
+
+def _absolute(*paths: str) -> list[str]:
+    return list(dict.fromkeys(os.path.normpath(path) for path in paths if os.path.isabs(path)))
 
 
 def staged_name(logdir: str) -> str:

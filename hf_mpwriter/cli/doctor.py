@@ -341,8 +341,8 @@ def storage_checks(storage: Storage) -> Iterator[Check]:
         yield Check("filesystem", Health.OK, about)
     why = storage.why or "files can grow in place there, and locks and modes work"
     yield Check("storage", Health.OK, f"{KEPT[storage.layout]}, because {why}")
-    if storage.refused:
-        yield Check("staging", Health.WARN, storage.refused.rstrip("."))
+    if told := f"{storage.refused} {storage.lost}".strip():
+        yield Check("staging", Health.WARN, told.rstrip("."))
     yield Check("files", Health.OK, f"event files in {storage.run_dir}, the spool is {storage.spool}")
 
 

@@ -18,7 +18,6 @@ Invariant: this is decided before a command writes, starts or sends anything.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -35,8 +34,6 @@ from hf_mpwriter.base.storage import (
     is_staged_path,
     is_url,
     normalised_logdir,
-    staging_directories,
-    staging_root,
 )
 from hf_mpwriter.base.words import as_argument, command_line
 from hf_mpwriter.snapshot.search import RunSearch
@@ -44,10 +41,10 @@ from hf_mpwriter.spool.layout import FORMAT_NAME, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.staging import MirrorRecord
-from hf_mpwriter.spool.storage import beside, find, is_staged_here, spool_of
+from hf_mpwriter.spool.storage import beside, find, is_staged_here, spool_of, staged_places
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.system import hf_home
-from hf_mpwriter.system.directory import Directory, at
+from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
 
@@ -134,7 +131,7 @@ def no_run(logdir: str, *, is_elsewhere: bool) -> str:
     if is_elsewhere or is_url(path):
         return (
             f"{logdir} has no run of this machine. A run that is kept beside its logdir is found on its machine only, "
-            "with HF_MPWRITER_STAGING and TMPDIR as they were, or by the directory that was named at its start."
+            "by its user, or by the directory that was named at its start."
         )
     if below := runs_below(path):
         runs = named([as_argument(os.path.normpath(os.path.join(logdir, run))) for run in below])
@@ -176,22 +173,14 @@ def _folders(folder: str) -> Iterator[_Folder]:
 
 
 def staged_runs() -> Iterator[tuple[str, str]]:
-    """The run directory and the logdir of each run that this user has staged, where the environment lets them be.
+    """The run directory and the logdir of each run that this user has staged on this host.
 
     Those in a directory that is refused, too: they are told, and nothing is done to them.
     """
-    user = os.geteuid()
-    for top in staging_directories(os.environ):
-        root = os.path.join(top, staging_root(user))
-        with contextlib.suppress(OSError):
-            if os.lstat(root).st_uid != user:
-                continue
-            for digits in sorted(at(root).scan()[0]):
-                for name in sorted((at(root) / digits).scan()[0]):
-                    path = os.path.join(root, digits, name)
-                    record = MirrorRecord.read(Spool.of(path)) if is_staged_path(path, user) else None
-                    if record is not None:
-                        yield path, record.to
+    for path in staged_places():
+        record = MirrorRecord.read(Spool.of(path)) if is_staged_path(path, os.geteuid()) else None
+        if record is not None:
+            yield path, record.to
 
 
 # from LOGDIR to a run
@@ -234,7 +223,7 @@ def existing_spool(logdir: str) -> Spool:
     spool.check_format()
     if not spool.exists():
         text = no_run(logdir, is_elsewhere=spool.run_dir != normalised_logdir(logdir))
-        raise click.ClickException(printable(f"{text} {storage.refused}".rstrip()))
+        raise click.ClickException(printable(" ".join(filter(None, (text, storage.refused, storage.lost)))))
     return spool
 
 

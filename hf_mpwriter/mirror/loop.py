@@ -16,6 +16,7 @@ Invariant: it never touches the logdir. That is done by a copy, which may hang.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
@@ -30,6 +31,7 @@ from hf_mpwriter.mirror.decision import MirrorAction, MirrorSituation, Tries, de
 from hf_mpwriter.mirror.outgoing import OutgoingFiles
 from hf_mpwriter.mirror.returning import Returning
 from hf_mpwriter.snapshot.event_files import writer_of
+from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.copies import (
     Absent,
     Arrived,
@@ -94,6 +96,8 @@ class Mirror(loop.Daemon[MirrorStart]):
         self._job = CopyJob(Task.LIST, self._spool.run_dir, self._start.to)  # of the copy that runs, or has run last
         disk.remove_tree(self._spool.directory / ARRIVING)  # of a copy that was killed
         self._compare()
+        with contextlib.suppress(OSError):
+            storage.mark_note(self._spool, is_whole=False)
 
     def _compare(self) -> None:
         """Believe nothing of what is known to be there."""
@@ -293,8 +297,12 @@ class Mirror(loop.Daemon[MirrorStart]):
         return "waiting" if waiting else "idle"
 
     def close(self) -> None:
-        """Publish that it leaves."""
+        """Publish that it leaves; and note if nothing is only here."""
         self._publish(is_over=True)
+        is_over = self._seen is not None and not any(member.works for member in self._seen)
+        if is_over and not self._outgoing.waiting(frozenset()):
+            with contextlib.suppress(OSError):
+                storage.mark_note(self._spool, is_whole=True)
 
     def is_over(self) -> bool:
         """Whether nobody works, and nobody has come or gone since the last scan."""

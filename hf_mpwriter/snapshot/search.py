@@ -181,8 +181,9 @@ def _places_beside(_: int) -> tuple[str, ...]:
     """
     below, mounts = os.path.join(storage.staging_root(os.geteuid()), storage.OF_OTHERS), filesystem.table()
     found = list[str]()
-    for directory in storage.staging_directories(os.environ):
-        mount = None if storage.staging_setting(os.environ) else filesystem.mount_unasked(directory, mounts)
+    for directory in storage.searched_directories(os.environ):
+        is_named = directory == storage.staging_setting(os.environ)
+        mount = None if is_named else filesystem.mount_unasked(directory, mounts)
         if (mount is None or mount.is_local) and at(place := os.path.join(directory, below)).is_directory():
             found.append(place)
     return tuple(found)

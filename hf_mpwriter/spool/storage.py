@@ -5,28 +5,34 @@
     <staging>/                  hf_mpwriter-<uid>: mode 0700, of this user, no link
       <hash>/<name>/            run directory of a staged run, or nothing but a spool
         .hf_mpwriter/           spool
+      <hash>/<name>.at          note: in which other directory that run stands
       of_others/<hash>/<name>/  nothing but the spool of a folder of another user
 
 Invariants:
 - All doors come through here: writers, commands, supervisor, search, demo, testing. Uploader and push get the spool by
   descriptors.
-- A run that was staged for a mount stays so while that mount is not there: its logdir is an empty directory then.
+- A run that was staged stays so, also while its mount is not there: its logdir is an empty directory then. Only
+  `never` overrides that, and what is staged is told.
 - Without a word of the user, nothing is asked of a directory for staging that is not on a disk of this host: a home on
   the network may hang. Of a logdir nothing is asked but its status.
-- No directory is made but the staging directory, and that one only where it is needed.
+- No directory is made but the staging directory, and that one only where it is needed; a note may need a second one.
 - A staging directory is used only if no other user may enter it, as it is found (`private` of `system/directory`):
   nobody else can have put there what is in it. One that is refused is named, and the next place is taken.
-- A run that stands in one of the places goes on there, whichever comes first by now.
+- A run that stands in one of the places goes on there, whichever comes first by now. TMPDIR is another one in each job:
+  so the first place that does not depend on the job has a note of where the run stands.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.storage import (
@@ -39,6 +45,8 @@ from hf_mpwriter.base.storage import (
     direct,
     is_staged_path,
     is_url,
+    lasting_directories,
+    searched_directories,
     staged_name,
     staging_directories,
     staging_root,
@@ -47,43 +55,46 @@ from hf_mpwriter.base.storage import (
 from hf_mpwriter.base.words import as_path, typed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
-from hf_mpwriter.system.directory import private
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place, at, private
 from hf_mpwriter.system.filesystem import Mount, find_mount, mount_at, mount_unasked, nearest, reason_of, table
 from hf_mpwriter.system.interrupts import ours, suppress
 
 URL = "a URL is no directory"
+_GONE = re.compile(r"[0-9a-f]{16}\.gone-[0-9a-f]{8}")  # of `clean`
 
 
 def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Storage:
     """Where a run is kept on this host."""
-    setting, directories = staging_setting(environ), staging_directories(environ)
     if is_url(logdir):
-        return _aside(logdir, logdir, Layout.STAGED, URL, setting, directories)
+        return _aside(logdir, logdir, Layout.STAGED, URL, environ)
     if is_staged_path(logdir, os.geteuid()):
         return direct(logdir)
     there = ""
     with suppress(OSError):  # a dead mount; or the creation of the spool has the better message
         there = nearest(logdir)[0]
-    mount = mount_at(there or logdir)
-    if setting == "" and (left := _left_by_mount(logdir, there, mount, directories)):
-        return left
-    layout, why = choose(mount, setting)
+    mount, known_as = mount_at(there or logdir), os.path.realpath(logdir)  # processes may come by different links
+    layout, why = choose(mount, staging_setting(environ))
+    if layout is Layout.STAGED:
+        return _aside(logdir, known_as, layout, why, environ)
+    stays, refused = _stays(known_as, mount, environ, is_there=bool(there))
+    if stays:
+        return _aside(logdir, known_as, Layout.STAGED, stays, environ)
     if layout is Layout.DIRECT:
-        return direct(logdir)
-    known_as = os.path.realpath(logdir)  # processes may come by different links
-    return _aside(logdir, known_as, layout, why, setting, directories)
+        return replace(direct(logdir), refused=refused)
+    return _aside(logdir, known_as, layout, why, environ)
 
 
-def _aside(logdir: str, known_as: str, layout: Layout, why: str, setting: str, directories: list[str]) -> Storage:
+def _aside(logdir: str, known_as: str, layout: Layout, why: str, environ: Mapping[str, str]) -> Storage:
     """A run that has something in the staging directory."""
-    if layout is Layout.STAGED and setting == NEVER:
+    if layout is Layout.STAGED and staging_setting(environ) == NEVER:
         hint = f"Unset {STAGING_VARIABLE}, or give another logdir."
         raise LogdirError(f"{logdir} cannot hold a run: {why}.", hint=hint)
     name = staged_name(known_as)
-    staging, refused = _staging(logdir, name, why, directories, setting)
-    place = os.path.join(staging, name)
+    staging, refused = _staging(logdir, name, why, environ)
+    place, lost = os.path.join(staging, name), _places(name, environ)[1]
     run_dir = place if layout is Layout.STAGED else logdir
-    return Storage(logdir, layout, run_dir, os.path.join(place, SPOOL_NAME), why, refused)
+    return Storage(logdir, layout, run_dir, os.path.join(place, SPOOL_NAME), why, refused, " ".join(lost))
 
 
 def spool_of(storage: Storage) -> Spool:
@@ -93,48 +104,61 @@ def spool_of(storage: Storage) -> Spool:
 
 def is_staged_here(logdir: str) -> bool:
     """Whether this host has a spool for a logdir in a staging directory."""
-    directories, setting = staging_directories(os.environ), staging_setting(os.environ)
-    standing = _standing(staged_name(os.path.realpath(logdir)), directories, setting)
-    return next(standing, None) is not None
+    return bool(_places(staged_name(os.path.realpath(logdir)), os.environ)[0])
 
 
 def beside(folder: str) -> Storage:
     """The storage of a folder of another user, with a spool in the staging directory: nothing is written into it."""
     why = "it is another user's, or cannot be written"
     name = os.path.join(OF_OTHERS, staged_name(os.path.realpath(folder)))
-    staging, refused = _staging(folder, name, why, staging_directories(os.environ), staging_setting(os.environ))
+    staging, refused = _staging(folder, name, why, os.environ)
     return Storage(folder, Layout.LOCAL_SPOOL, folder, os.path.join(staging, name, SPOOL_NAME), why, refused)
 
 
-def _left_by_mount(logdir: str, there: str, mount: Mount | None, directories: Sequence[str]) -> Storage | None:
-    """The storage of a staged run whose mount is not there: the empty directory that it leaves is no logdir.
+def _stays(known_as: str, mount: Mount | None, environ: Mapping[str, str], *, is_there: bool) -> tuple[str, str]:
+    """Why a run stays staged whose logdir could hold it, "" if it was not staged; else what is told of it.
 
-    One that is in a directory that is refused is only told.
+    Its mount may not be there: the empty directory that it leaves is no logdir. Or its logdir was on another filesystem
+    once, or HF_MPWRITER_STAGING was set: only what the run goes on with is brought to where it goes.
     """
-    if mount is None:  # the system does not tell
-        return None
-    told, name = None, staged_name(os.path.realpath(logdir))
-    for staging in _standing(name, directories):
-        place = os.path.join(staging, name, SPOOL_NAME)
-        storage = Storage(logdir, Layout.STAGED, os.path.dirname(place), place)
-        spool = spool_of(storage)
+    name, refused = staged_name(known_as), list[str]()
+    for directory in _places(name, environ)[0]:
+        staging = _in(directory)
+        run_dir = os.path.join(staging, name)
+        spool = Spool(run_dir)
         record = MirrorRecord.read(spool)
         spool.release()
-        if record and record.mount and not (there and mount.is_instead_of(record.mount)):
-            if not (trouble := objection(staging)):
-                return replace(storage, why=f"{record.mount} is not mounted, or does not answer; mount it again")
-            told = told or replace(direct(logdir), refused=f"{_refusal(staging, trouble)} {_left(storage.run_dir)}")
-    return told
+        if record is None:
+            continue
+        if trouble := objection(staging):
+            refused += [_refusal(staging, trouble), _left(run_dir)]
+        elif staging_setting(environ) == NEVER:
+            refused.append(_left(run_dir))
+        elif record.mount and not (is_there and (mount is None or mount.is_instead_of(record.mount))):
+            return f"{record.mount} is not mounted, or does not answer; mount it again", ""
+        else:
+            return "an earlier start has staged it", ""
+    return "", " ".join(refused)
 
 
-def _standing(name: str, directories: Sequence[str], setting: str = "") -> Iterator[str]:
-    """The staging directories that have the spool of a run, fit or not; of those that may hang only a named one."""
-    mountinfo = table()
-    for directory in directories:
-        staging = os.path.join(directory, staging_root(os.geteuid()))
-        is_near = directory == setting or not _far(directory, mountinfo)
-        if is_near and os.path.isdir(os.path.join(staging, name, SPOOL_NAME)):
-            yield staging
+def _in(directory: str) -> str:
+    """The staging directory of this user in a directory."""
+    return os.path.join(directory, staging_root(os.geteuid()))
+
+
+def near_directories(environ: Mapping[str, str]) -> list[str]:
+    """The directories in which a run may stand; of those that may hang only a named one."""
+    mountinfo, setting = table(), staging_setting(environ)
+    return [one for one in searched_directories(environ) if one == setting or not _far(one, mountinfo)]
+
+
+def _places(name: str, environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The directories that have the spool of a run in a staging directory, fit or not; and what is told of others."""
+    near, mountinfo = near_directories(environ), table()
+    notes = [note for directory in near if (note := Note.read(directory, name))]
+    noted = [note.directory for note in notes if not _far(note.directory, mountinfo)]
+    found = [one for one in dict.fromkeys([*near, *noted]) if _stands(one, name)]
+    return found, [note.lost(name) for note in notes if not note.is_whole and note.directory not in found]
 
 
 def objection(staging: str) -> str:
@@ -149,25 +173,31 @@ def objection(staging: str) -> str:
     return ""
 
 
-def _staging(logdir: str, name: str, why: str, directories: Sequence[str], setting: str) -> tuple[str, str]:
-    """Where the run stands, else the first fit staging directory, which is made; and what is told of those refused."""
-    standing, mountinfo = list(_standing(name, directories, setting)), table()
-    places = {os.path.join(directory, staging_root(os.geteuid())): directory for directory in directories}
-    troubles, refused = list[str](), list[str]()
-    for path in sorted(places, key=lambda one: one not in standing):
-        is_named, trouble = places[path] == setting, ""
+def _staging(logdir: str, name: str, why: str, environ: Mapping[str, str], *, lasts: bool = True) -> tuple[str, str]:
+    """Where the run stands, else the first fit staging directory, which is made; and what is told of the others."""
+    standing, mountinfo, setting = _places(name, environ)[0], table(), staging_setting(environ)
+    troubles, refused, taken = list[str](), list[str](), ""
+    for directory in dict.fromkeys([*standing, *staging_directories(environ, lasts=lasts)]):
+        path, is_named = _in(directory), directory == setting
+        if taken:
+            refused += [_left(os.path.join(path, name))] * (directory in standing)
+            continue
+        trouble = ""
         try:
-            trouble = "" if is_named else _far(places[path], mountinfo)
-            trouble = trouble or _unfit(places[path], path, is_named=is_named)
+            trouble = "" if is_named else _far(directory, mountinfo)
+            trouble = trouble or _unfit(directory, path, is_named=is_named)
             if not trouble and (trouble := objection(path)):
                 refused.append(_refusal(path, trouble))
         except ours(OSError) as error:
             trouble = f"{path}: {reason_of(error)}"
         if not trouble:
-            return path, " ".join(refused)
-        if path in standing:
+            taken = path
+            continue
+        if directory in standing:
             refused.append(_left(os.path.join(path, name)))
         troubles.append(trouble)
+    if taken:
+        return taken, " ".join(refused)
     raise LogdirError(
         f"{logdir} needs a directory on this host, as {why}, and there is none: {'; '.join(troubles)}.",
         hint=" ".join([*refused, f"Set {STAGING_VARIABLE} to a directory on a local disk."]),
@@ -210,6 +240,130 @@ def _unfit(directory: str, path: str, *, is_named: bool) -> str:
 def aside(spool: Spool) -> Spool:
     """A spool of this user's own for a run directory whose spool is foreign; it has no destination."""
     name, why = hashlib.sha256(os.fsencode(spool.run_dir)).hexdigest()[:16], "its spool is not used"
-    directories = staging_directories(os.environ, lasts=False)
-    staging, _ = _staging(spool.run_dir, name, why, directories, staging_setting(os.environ))
+    staging, _ = _staging(spool.run_dir, name, why, os.environ, lasts=False)
     return Spool(spool.run_dir, spool.run, private(staging) / name)
+
+
+# the note by which processes with another environment find a staged run
+
+
+@dataclass(frozen=True)
+class Note:
+    """Where a run stands, if not where the note is."""
+
+    directory: str
+    is_whole: bool = False  # whether all that was logged there is in the logdir, too
+
+    def __post_init__(self) -> None:
+        if not os.path.isabs(self.directory):
+            raise ValueError("not an absolute path")
+
+    def lost(self, name: str) -> str:
+        """What is told of a run that is not there any more."""
+        place = os.path.join(_in(self.directory), name)
+        return f"What an earlier start has left of this run was in {place}, which is gone, or cannot be reached."
+
+    @staticmethod
+    def place(directory: str, name: str) -> Place:
+        """Where it is in the staging directory of this user in a directory, which is opened only if it is his alone."""
+        return Place(private(_in(directory)), f"{name}.at")
+
+    @classmethod
+    def read(cls, directory: str, name: str) -> Self | None:
+        """What a directory has of a run, None if that is nothing, or cannot be read or believed."""
+        try:
+            return state.load(cls, disk.read(cls.place(directory, name)) or b"")
+        except ours(state.DamagedError, OSError):
+            return None
+
+
+def leave_note(spool: Spool) -> str:
+    """Have a staged run found by processes with another environment; what is to be told of where it stood before.
+
+    Of processes that start together the one that has replaced the note is to tell it. Where no directory is fit, there
+    is no note.
+    """
+    if not is_staged_path(spool.run_dir, os.geteuid()):
+        return ""
+    directory, name = _split(spool.run_dir)
+    near, told = near_directories(os.environ), list[str]()
+    home = next(filter(_is_fit, filter(near.__contains__, lasting_directories(os.environ))), "")
+    for one in near:
+        wanted = Note(directory) if one == home != directory else None
+        before, place = Note.read(one, name), Note.place(one, name)
+        with suppress(OSError):
+            if before is not None and before.directory != directory:
+                place.unlink()
+                is_gone = _far(before.directory, table()) or not _stands(before.directory, name)
+                told += [before.lost(name)] if is_gone and not before.is_whole else []
+            if wanted is not None and before != wanted:
+                disk.make_dirs(place.parent)
+                disk.replace(place, state.dump(wanted), "staged.note")
+    return " ".join(told)
+
+
+def mark_note(spool: Spool, *, is_whole: bool) -> None:
+    """Record whether all of a staged run is in its logdir; OSError if the disk refuses."""
+    if not is_staged_path(spool.run_dir, os.geteuid()):
+        return
+    directory, name = _split(spool.run_dir)
+    wanted = Note(directory, is_whole)
+    for one in near_directories(os.environ):
+        if (note := Note.read(one, name)) and note.directory == directory and note != wanted:
+            disk.replace(Note.place(one, name), state.dump(wanted), "staged.note", durable=False)
+
+
+def forget_note(spool: Spool) -> None:
+    """Remove what names a place where nothing is any more, as far as the disk allows it."""
+    directory, name = _split(spool.run_dir)
+    for one in near_directories(os.environ):
+        if (note := Note.read(one, name)) and note.directory == directory:
+            disk.discard(Note.place(one, name))
+
+
+def _stands(directory: str, name: str) -> bool:
+    """Whether the spool of a run is in the staging directory in a directory."""
+    return os.path.isdir(os.path.join(_in(directory), name, SPOOL_NAME))
+
+
+def _split(run_dir: str) -> tuple[str, str]:
+    """The directory in which a run is staged, and its name in the staging directory there."""
+    staging, digits, name = run_dir.rsplit("/", 2)
+    return os.path.dirname(staging), f"{digits}/{name}"
+
+
+def _is_fit(directory: str) -> bool:
+    """Whether a directory can have a staging directory of this user, which is made."""
+    with suppress(OSError):
+        return not (_unfit(directory, _in(directory), is_named=False) or objection(_in(directory)))
+    return False
+
+
+def staged_places() -> Iterator[str]:
+    """The places in all staging directories of this user in which a run may stand."""
+    found, mountinfo = dict[str, None](), table()
+    for directory in near_directories(os.environ):
+        for folder in _folders(directory):
+            with suppress(OSError):
+                names, files, _ = folder.scan()
+                found |= dict.fromkeys(os.path.join(folder, name) for name in sorted(names))
+                for name in sorted(one.removesuffix(".at") for one in files if one.endswith(".at")):
+                    note = Note.read(directory, f"{folder.basename}/{name}")
+                    if note and not _far(note.directory, mountinfo):
+                        found[os.path.join(_in(note.directory), folder.basename, name)] = None
+    yield from found
+
+
+def staged_leftovers() -> list[str]:
+    """The directories there that `clean` has not removed in whole."""
+    found = [one for directory in near_directories(os.environ) for one in _folders(directory)]
+    return [str(one) for one in found if _GONE.fullmatch(one.basename) and not objection(os.path.dirname(one))]
+
+
+def _folders(directory: str) -> list[Place]:
+    """The directories in the staging directory of this user in a directory."""
+    staging = at(_in(directory))
+    with suppress(OSError):
+        if staging.stat().st_uid == os.geteuid():
+            return [staging / name for name in sorted(staging.scan()[0])]
+    return []

@@ -32,6 +32,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.copies import CopyHandle, CopyJob, Failure, Listed, Task
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import Listing, MirrorRecord, look_lock
+from hf_mpwriter.spool.storage import leave_note
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.filesystem import Mount, find_mount
@@ -58,6 +59,8 @@ def publish_record(spool: Spool, made_at: float | None = None) -> None:
     """
     if not is_staged(spool):
         return
+    if lost := leave_note(spool):
+        logger.warning("%s: %s", spool.logdir, printable(lost))
     if record := MirrorRecord.read(spool):
         _mounts[spool.logdir] = record.mount
         return

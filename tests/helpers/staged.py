@@ -37,6 +37,12 @@ def stage(run_dir: str | os.PathLike, logdir: str | os.PathLike) -> Spool:
     return spool
 
 
+def machine(disk: Path) -> dict[str, str]:
+    """The environment of a machine with a disk of its own, on which it stages every run."""
+    disk.mkdir(exist_ok=True)
+    return {"HF_MPWRITER_STAGING": str(disk), "XDG_STATE_HOME": str(disk / "state")}
+
+
 def event_files(directory: str | os.PathLike) -> dict[str, Path]:
     """What TensorBoard would open in a directory, per relative path."""
     found = {}

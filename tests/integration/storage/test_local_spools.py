@@ -44,7 +44,7 @@ def on_host(number: int, tmp_path: Path) -> dict[str, str]:
     disk.mkdir()
     rank = {"RANK": str(number), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
     path = f"{HELPERS / 'locks_per_host'}:{os.environ['PYTHONPATH']}"
-    own = {"TMPDIR": str(disk), "XDG_CACHE_HOME": str(disk / "cache")}
+    own = {"TMPDIR": str(disk), "XDG_CACHE_HOME": str(disk / "cache"), "XDG_STATE_HOME": str(disk / "state")}
     return rank | own | {"HOST_NAME": f"host-{number}", "PYTHONPATH": path}
 
 

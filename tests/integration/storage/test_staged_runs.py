@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import staged
 import url_places
 from programs import wait_for
 from runs import all_acknowledged, check_oracle, run
@@ -114,9 +115,7 @@ def test_an_attempt_continues_behind_those_of_other_machines(hub, run_dir, tmp_p
     """From A to B and back to A: what the others logged is there, hidden where it is repeated, and sent from here."""
     found, told = {}, []
     for machine, first, purge, disabled in (("A", 0, -1, "1"), ("B", 3, 3, ""), ("A", 8, -1, "")):
-        staging = tmp_path / machine
-        staging.mkdir(exist_ok=True)
-        env = {"HF_MPWRITER_STAGING": str(staging), "HF_MPWRITER_DISABLED": disabled}
+        env = staged.machine(tmp_path / machine) | {"HF_MPWRITER_DISABLED": disabled}
         told.append(json.loads(start(ATTEMPT, run_dir, first, purge, env=env).succeed(100)))
         before, found = found, files_below(run_dir)
         assert {path: found[path] for path in before} == before, "nothing in the logdir is written again"
@@ -173,7 +172,7 @@ def test_training_goes_on_although_its_url_hangs_or_refuses(run_dir, local, tmp_
     event_file(earlier, 3)
     found |= {earlier.name: earlier.read_bytes()}
     url_places.beside(earlier, "refuses").touch()
-    env = {"HF_MPWRITER_STAGING": str(tmp_path / "another")}
+    env = staged.machine(tmp_path / "another")
     code, _, err = start(BOUNDED, url, goes_on, 100.0, env=env).finish(200)
     assert code == 0, err
     url_places.beside(earlier, "refuses").unlink()

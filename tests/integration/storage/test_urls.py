@@ -7,6 +7,7 @@ import re
 
 import pytest
 import s3_server
+import staged
 from runs import run
 from s3_server import S3Server
 from support import keys
@@ -105,8 +106,7 @@ def test_a_start_on_another_machine_continues_behind_what_is_there(s3, tmp_path,
     """Without anything on its own disk; nothing that is in the bucket is written again."""
     found: dict[str, bytes] = {}
     for machine, known in (("A", ["None", "True", "4", "True"]), ("B", ["9", "True", "4", "True"])):
-        (tmp_path / machine).mkdir()
-        told = start(TWICE, "s3://this/exp1", env={"HF_MPWRITER_STAGING": str(tmp_path / machine)}).succeed(200)
+        told = start(TWICE, "s3://this/exp1", env=staged.machine(tmp_path / machine)).succeed(200)
         assert told.split() == known
         before, found = found, s3.objects("this", "exp1/")
         assert before.items() <= found.items()

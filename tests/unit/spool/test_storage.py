@@ -147,12 +147,14 @@ def test_a_run_stays_staged_while_its_mount_is_not_there(tmp_path, disk, monkeyp
     assert find(str(logdir)).layout is Layout.DIRECT
 
 
-def test_what_is_mounted_in_place_of_the_mount_or_over_it_is_taken(tmp_path, disk):
-    """A run that was staged on the mount where the logdir is now, or below it, is kept as that asks."""
+def test_what_is_mounted_in_place_of_the_mount_or_over_it_gets_what_is_staged(tmp_path, disk):
+    """Where the logdir is now files could grow; but what is only here would be forgotten."""
     here = find_mount(str(tmp_path))
     for number, point in enumerate((here.point, "/")):
-        staged_for(tmp_path / f"exp{number}", dataclasses.replace(GCSFUSE, point=point), disk)
-        assert find(str(tmp_path / f"exp{number}")).layout is Layout.DIRECT
+        run_dir = staged_for(tmp_path / f"exp{number}", dataclasses.replace(GCSFUSE, point=point), disk)
+        home = find(str(tmp_path / f"exp{number}"))
+        assert (home.layout, home.run_dir) == (Layout.STAGED, run_dir)
+        assert home.why == "an earlier start has staged it"
 
 
 def test_a_staging_directory_that_others_may_enter_is_not_believed(tmp_path, disk):
