@@ -10,7 +10,13 @@
 
 Invariants:
 - Nothing is removed while a process works there: the locks of uploader, mirror and look are held meanwhile.
-- A directory leaves its name in one step, so no process finds half of one.
+- A directory leaves its name in one step, so no process finds half of one:
+
+      <hash>  ->  <hash>.removed-<8 hex>  ->  <hash>.gone-<8 hex>  ->  nothing
+
+  A process may have joined until the first step, so members are looked for after it; one that joins later sees, when it
+  has joined, that the name is gone, and joins anew. The next `clean` examines what was left by one that was cut short
+  after the first step as any run, and removes what was left after the second one.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.names import is_attachment, is_embedding, is_loss
-from hf_mpwriter.base.storage import staging_directories
+from hf_mpwriter.base.storage import searched_directories
 from hf_mpwriter.base.words import command_line, counted, size_text
 from hf_mpwriter.cli.runs import examples, newest_settings, staged_runs
 from hf_mpwriter.cli.verify import compare_logdir
@@ -33,11 +39,11 @@ from hf_mpwriter.delivery.sentences import lost_text
 from hf_mpwriter.delivery.sinks import HubSink, name_of
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
-from hf_mpwriter.snapshot.search import RunSearch
+from hf_mpwriter.snapshot.search import RunSearch, Statuses
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.staging import look_lock
-from hf_mpwriter.spool.storage import objection
+from hf_mpwriter.spool.storage import forget_note, leave_note, objection, staged_leftovers
 from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
@@ -58,25 +64,27 @@ def clean_staging(*, dry_run: bool, older_than: float) -> None:
     rest is kept, with the reason.
     """
     removed = kept = size = 0
+    for rest in () if dry_run else staged_leftovers():
+        disk.remove_tree(at(rest))
     found = list(staged_runs())
     if not found:
-        places = ", ".join(staging_directories(os.environ))
+        places = ", ".join(searched_directories(os.environ))
         click.echo(printable(f"Nothing to remove: no run of yours is staged in {places}."))
         return
     for path, to in found:
         spool = Spool.of(path)
         with held(spool) as is_free:
+            before = _content(spool)
             bytes_here, why = examined(spool, older_than * DAY, is_free=is_free)
             # a process that waits too long for the lock of a look goes on without it, while all is compared
-            if why := why or _in_use(spool, is_free=is_free):
+            why = why or _in_use(spool, is_free=is_free)
+            if why := why or ("" if dry_run else _removed(spool, before)):
                 kept += 1
                 click.echo(printable(f"Keeping {path}: {why}"))
                 continue
             removed, size = removed + 1, size + bytes_here
             verb = "Would remove" if dry_run else "Removing"
             click.echo(printable(f"{verb} {path} ({size_text(bytes_here)} of {to})"))
-            if not dry_run:
-                _remove(path)
     done = "Would remove" if dry_run else "Removed"
     total = f"{counted(removed, 'run')}, {size_text(size)}" if removed else "nothing"
     click.echo(f"{done} {total}; kept {kept}.")
@@ -150,7 +158,7 @@ def _is_unfinished(spool: Spool) -> str:
     if unseen := losses(spool):
         return lost_text(unseen, name_of(spool))
     there, count = compare_logdir(spool), len(lengths) + len(attachments.sizes(spool.run, is_embedding))
-    sync = f"run: {command_line('sync', there.to)}"
+    sync = f"run: {command_line('sync', spool.run_dir if '.removed-' in spool.run_dir else there.to)}"
     if there.failure:
         return f"{there.to} could not be compared: {there.failure}"
     if there.whole < count:  # one may not have been readable for a moment
@@ -165,9 +173,31 @@ def _is_unfinished(spool: Spool) -> str:
     return f"{counted(len(late), 'file')} may not be on the Hub yet; {sync}" if late else ""
 
 
-def _remove(path: str) -> None:
-    """Remove a directory and the one that it is in, by another name."""
-    above = os.path.dirname(path)
-    old, new = at(above), at(f"{above}.removed-{os.urandom(4).hex()}")
-    disk.rename(old, new, "staged.remove")
-    disk.remove_tree(new)
+def _content(spool: Spool) -> dict[str, tuple[int, int]]:
+    """Length and time of the last change of each file that is not in the spool, as far as they can be read."""
+    found = {}
+    with contextlib.suppress(OSError), Statuses(spool.run) as statuses:
+        for path in RunSearch(spool.run):
+            status = statuses.of(path)
+            found[path] = (status.st_size, status.st_ctime_ns)
+    return found
+
+
+def _removed(spool: Spool, before: dict[str, tuple[int, int]]) -> str:
+    """Remove a directory and the one that it is in; why it is kept, "" if it is removed."""
+    above, name = os.path.split(spool.run_dir)
+    old, mark = at(above), os.urandom(4).hex()
+    stem = above.partition(".removed-")[0] if ".removed-" in os.path.basename(above) else above
+    aside, gone = at(f"{stem}.removed-{mark}"), at(f"{stem}.gone-{mark}")
+    forget_note(spool)  # before: a start from here on leaves one again
+    disk.rename(old, aside, "staged.remove")
+    moved = Spool.of(os.path.join(aside, name))
+    if not any(member.alive for member in Members(moved).all()) and _content(moved) == before:
+        disk.rename(aside, gone, "staged.gone")
+        disk.remove_tree(gone)
+        return ""
+    with contextlib.suppress(OSError):
+        disk.rename(aside, old, "staged.back")
+        leave_note(spool)
+        return "a process has begun to log there"
+    return f"a process has begun to log there; what it had before is in {moved.run_dir}"

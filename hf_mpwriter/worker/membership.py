@@ -145,25 +145,11 @@ class Membership:
         try:
             self._is_joining = True
             self._avoid_foreign_spool()
-            if not self.spool.exists():
-                self.ensure_spool()
-            self.role = self._role_now()
-            with locks.taking():
-                taken = members.claim(self.spool, self.role.worker, self.role.substitute)
-                make = functools.partial(
-                    members.MemberFile,
-                    self.spool,
-                    taken.name,
-                    Process.current(),
-                    self.settings,
-                    agent=role.agent_of(self.role),
-                    launcher=role.launcher_of(self.role),
-                    rank=self.role.rank,
-                    is_daemon=role.is_daemon(),
-                    task=job.array_task(os.environ),
-                )
-                joined = Joined(taken, members.MemberFiles(make, self._counted))
-                self._joined, self.name = joined, taken.name
+            joined = self._take_name()
+            # `clean` looks for members after it has taken the name away
+            if not (self.spool.directory.is_at_path() or self.spool.is_away()):
+                self._let_go(dropped=0, is_gone=True)
+                joined = self._take_name()
             self._unsay()
             self.joined_at = joined.file.files[0].started_at
             if self.role.child is None and not self.role.is_task:
@@ -174,6 +160,28 @@ class Membership:
     def _unsay(self) -> None:
         """Remove what is said again; what the disk refuses to remove, as a mount that dies just now, goes later."""
         self._said_again = [file for file in self._said_again if not members.unsay(file)]
+
+    def _take_name(self) -> Joined:
+        if not self.spool.exists():
+            self.ensure_spool()
+        self.role = self._role_now()
+        with locks.taking():
+            taken = members.claim(self.spool, self.role.worker, self.role.substitute)
+            make = functools.partial(
+                members.MemberFile,
+                self.spool,
+                taken.name,
+                Process.current(),
+                self.settings,
+                agent=role.agent_of(self.role),
+                launcher=role.launcher_of(self.role),
+                rank=self.role.rank,
+                is_daemon=role.is_daemon(),
+                task=job.array_task(os.environ),
+            )
+            joined = Joined(taken, members.MemberFiles(make, self._counted))
+            self._joined, self.name = joined, taken.name
+        return joined
 
     def _role_now(self) -> Role:
         """The role; one that has begun to log keeps it."""

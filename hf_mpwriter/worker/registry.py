@@ -18,7 +18,7 @@ from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.base.storage import Storage
+from hf_mpwriter.base.storage import Layout, Storage
 from hf_mpwriter.base.timing import Timing
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
@@ -28,6 +28,7 @@ from hf_mpwriter.system import locks, process_state
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.worker import looking, messages
+from hf_mpwriter.worker.looking import Staged
 from hf_mpwriter.worker.patience import is_failure
 from hf_mpwriter.worker.role import Attempt
 from hf_mpwriter.worker.worker import Worker
@@ -54,13 +55,14 @@ def enter(
     `attempt`: that of the process in which a writer was pickled. Such a writer joins at its first event, because a
     spawned child does not know its name while it unpickles.
     """
-    spool, is_foreign = _usable(spool_of(storage))
-    destination = None if is_foreign else destination
-    if destination is not None:
-        spool.record_destination(destination)
-    before, timing = _workers.get(spool.run_dir), Timing.of(os.environ)
-    is_joined = before is not None and before.membership.is_joined
-    staged = looking.prepare(spool, is_joined=is_joined, longest=timing.logdir_wait)
+    timing = Timing.of(os.environ)
+    try:
+        spool, is_foreign, staged = _prepared(storage, destination, timing)
+    except ours(LogdirError):
+        if storage.layout is not Layout.STAGED or spool_of(storage).exists():
+            raise
+        spool, is_foreign, staged = _prepared(storage, destination, timing)  # `clean` has removed what was there
+    destination, before = None if is_foreign else destination, _workers.get(spool.run_dir)
     if attempt is None and before is None:
         messages.tell_storage(storage, settings, rank, uploads=destination is not None)
         messages.tell_idle(settings, rank)
@@ -83,6 +85,16 @@ def enter(
     if attempt is None:
         worker.try_to_join(is_behind=staged.is_behind)
     return worker
+
+
+def _prepared(storage: Storage, destination: Destination | None, timing: Timing) -> tuple[Spool, bool, Staged]:
+    """A spool in which this process can join; for the second see `_usable`."""
+    spool, is_foreign = _usable(spool_of(storage))
+    if destination is not None and not is_foreign:
+        spool.record_destination(destination)
+    before = _workers.get(spool.run_dir)
+    is_joined = before is not None and before.membership.is_joined
+    return spool, is_foreign, looking.prepare(spool, is_joined=is_joined, longest=timing.logdir_wait)
 
 
 def _usable(spool: Spool) -> tuple[Spool, bool]:
