@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections.abc import Callable, Collection, Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -45,6 +46,7 @@ from hf_mpwriter.spool.storage import beside, find, is_staged_here, spool_of, st
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.filesystem import reason_of
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
 
@@ -126,7 +128,13 @@ def has_event_files(path: str) -> bool:
 def no_run(logdir: str, *, is_elsewhere: bool) -> str:
     """What to say of a place where there is no run."""
     path = normalised_logdir(logdir)
-    if not is_url(path) and not os.path.isdir(path):
+    try:
+        is_directory = is_url(path) or stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_directory = False
+    except OSError as error:  # such as that of a dead mount
+        return f"{logdir} cannot be read: {reason_of(error)}."
+    if not is_directory:
         return f"{logdir} does not exist. Runs below this folder: hf-mpwriter status"
     if is_elsewhere or is_url(path):
         return (

@@ -18,7 +18,7 @@ DEVICE = "/dev/fuse"
 
 @contextlib.contextmanager
 def hanging(path: str | os.PathLike) -> Iterator[None]:
-    """Mount it on a new directory; all that waits in it fails with ENOTCONN at the end."""
+    """Mount it on a directory, new or not; all that waits in it fails with ENOTCONN at the end."""
     fd = _mounted(path)
     try:
         yield
@@ -41,9 +41,9 @@ def dead(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _mounted(path: str | os.PathLike) -> int:
-    """Mount on a new directory; the descriptor of the connection."""
+    """Mount on a directory; the descriptor of the connection."""
     libc = ctypes.CDLL(None, use_errno=True)
-    os.makedirs(path)
+    os.makedirs(path, exist_ok=True)
     fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
     if libc.mount(b"hanging", os.fsencode(path), b"fuse", 0, options):

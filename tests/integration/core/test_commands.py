@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
+import pytest
+from hanging import hanging, why_not
 from programs import wait_for
-from runs import LOG_AND_EXIT, check_oracle, no_uploader, run
+from runs import LOG_AND_EXIT, check_oracle, kill_uploaders, living_uploader, no_uploader, run
 
 
 def test_a_local_run_can_be_given_a_destination_later(hub, run_dir, start):
@@ -51,3 +56,28 @@ def test_verify_and_sync_of_a_run_that_is_on_the_hub(hub, run_dir, start):
     result = run("sync", run_dir, "--timeout", "2")
     assert (result.exit_code, "By what it last answered, everything is there" in result.output) == (1, True)
     assert result.output.count("on the Hub: ") == 1, "a bar without a terminal repeats no line"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
+def test_a_command_opens_no_run_but_the_one_that_it_is_asked_about(hub, tmp_path, run_dir, start):
+    """The uploader of another run is at work, and its mount hangs; so does a place where runs may be staged."""
+    start(LOG_AND_EXIT, run_dir, 1).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    other, state = tmp_path / "beside" / "exp2", tmp_path / "state"
+    start(LOG_AND_EXIT, other, 1, env={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
+    living_uploader(other)
+
+    def codes() -> list[int]:
+        env = os.environ | {"XDG_STATE_HOME": str(state), "HF_HUB_OFFLINE": "1"}
+        commands = [("status",), ("clean",), *((name, str(run_dir)) for name in ("status", "doctor", "logs", "stop"))]
+        asked = ([sys.executable, "-m", "hf_mpwriter", *command] for command in commands)
+        return [subprocess.run(one, env=env, cwd=run_dir.parent, timeout=100, check=False).returncode for one in asked]
+
+    expected = codes()
+    try:
+        with hanging(other.parent), hanging(state):
+            assert codes() == expected
+    finally:
+        kill_uploaders(other)
+    assert expected == [0, 0, 0, 4, 0, 0], "a Hub may not be asked"
