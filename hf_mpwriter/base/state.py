@@ -17,11 +17,13 @@ Invariants:
 - What `dump` has written is what `load` returns, equal and of the same types; so with `to_line` and `from_line`.
 - Damage of any kind is one exception, `DamagedError`. A power cut, a full disk or an editor can leave anything in the
   place of a file, so every caller of `load` expects it.
+- What cannot be read is not damaged: its disk may come back. `is_damage` alone tells the two apart.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -74,6 +76,11 @@ def read(cls: type[T], place: Place) -> T:
         return load(cls, disk.read(place) or b"")
     except ours(DamagedError, OSError):
         return cls()
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether a file cannot be read because something else is in its place, and not because of its disk."""
+    return isinstance(error, DamagedError) or getattr(error, "errno", None) in (*disk.NOT_REGULAR, errno.EFBIG)
 
 
 def to_line(message: object) -> bytes:

@@ -52,7 +52,7 @@ from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool, no_directory, unwritable
 from hf_mpwriter.spool.storage import spool_of
 from hf_mpwriter.system import hf_home, redaction
-from hf_mpwriter.system.filesystem import find_mount, nearest
+from hf_mpwriter.system.filesystem import find_mount, is_gone, nearest, reason_of
 from hf_mpwriter.system.redaction import printable
 
 LOGIN = "hf auth login"
@@ -207,7 +207,8 @@ def disk_check(path: str) -> Check:
     try:
         status = os.statvfs(nearest(path)[0])
     except OSError as error:
-        return Check("disk", Health.FAIL, f"{path}: {error.strerror}", "Give another logdir")
+        cure = "" if is_gone(error) else "Give another logdir"
+        return Check("disk", Health.FAIL, f"{path}: {reason_of(error)}", cure)
     free = status.f_bavail * status.f_frsize
     text = f"{size_text(free)} free for {path}"
     if free < NOTHING or (status.f_files and not status.f_favail):
@@ -245,7 +246,7 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
             yield Check("repository", Health.WARN, text, cure)
     except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
         why, helps = explained(error, asked, os.environ)
-        cure = sentence(helps) or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
+        cure = sentence(helps) or "Is the network up, and HF_ENDPOINT right? Until then nothing is uploaded"
         yield Check("endpoint", Health.FAIL, f"{endpoint}: {why}", cure)
 
 
@@ -336,9 +337,13 @@ def _namespaces(who: Mapping[str, Any]) -> set[str]:
 def storage_checks(storage: Storage) -> Iterator[Check]:
     """The filesystem of a logdir, and how a run there is kept, or would be."""
     if not is_url(storage.logdir):
-        mount = find_mount(storage.logdir)
+        mount, health, trouble = find_mount(storage.logdir), Health.OK, ""
         about = f"{mount.fstype} of {mount.source} at {mount.point}: {mount.kind.value}" if mount else "not known"
-        yield Check("filesystem", Health.OK, about)
+        try:
+            nearest(storage.logdir)
+        except OSError as error:
+            health, trouble = Health.FAIL, f"; {reason_of(error)}"
+        yield Check("filesystem", health, f"{about}{trouble}")
     why = storage.why or "files can grow in place there, and locks and modes work"
     yield Check("storage", Health.OK, f"{KEPT[storage.layout]}, because {why}")
     if told := f"{storage.refused} {storage.lost}".strip():

@@ -26,15 +26,16 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import event_host, event_second, is_attachment, is_of_no_worker, is_worker, worker_of
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.state import DamagedError
 from hf_mpwriter.base.verdicts import Cause, Refused
 from hf_mpwriter.base.words import command_line
 from hf_mpwriter.cli.runs import newest_settings
@@ -42,7 +43,8 @@ from hf_mpwriter.delivery.sentences import lost_text
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.snapshot.attachments import NEVER_SENT, Attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
-from hf_mpwriter.spool.layout import RUN_JSON, Spool
+from hf_mpwriter.spool.causes import cure_here
+from hf_mpwriter.spool.layout import RUN_JSON, Spool, unusable
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.staging import MirrorStatus
@@ -172,8 +174,7 @@ def gather(spool: Spool) -> RunFacts:
     """Gather the facts of a run."""
     recorded = spool.destination()
     if recorded is None and spool.has_destination():
-        text = f"{spool.directory / RUN_JSON} is damaged: it is empty, or ends too soon."
-        raise SpoolFormatError(text, hint="Remove that file; the next start writes it again.")
+        raise unusable(spool.directory / RUN_JSON, DamagedError("it is empty, or ends too soon"))
     all_members, hub, there = Members(spool), HubSink(spool), LogdirSink(spool)
     members, ledger, mirrored = all_members.all(), hub.ledger(), there.mirrored()
     allows = Share(spool).of(newest_settings(members, ledger).allows)
@@ -209,7 +210,7 @@ def gather(spool: Spool) -> RunFacts:
         last_commit=_last_commit(ledger, destination),
         quarantined=attached.refused | (ledger.reasons if ledger else {}),
         deleted=tuple(file.path for file in files if file.path in deleted),
-        uploader=hub.status(),
+        uploader=_as_seen_here(hub.status()),
         uploader_is_alive=hub.is_alive(),
         to=there.to,
         mirror=there.status(),
@@ -223,6 +224,11 @@ def gather(spool: Spool) -> RunFacts:
         left_out=tuple(dict.fromkeys([*scan.left_out, *attached.left_out])),
         lost=tuple(losses(spool, members)),
     )
+
+
+def _as_seen_here(status: UploaderStatus) -> UploaderStatus:
+    """What an uploader tells of itself, with what helps in this environment."""
+    return replace(status, hint=cure_here(status.cause, status.hint, status.failed_at, os.environ))
 
 
 def _as_sent(ledger: Ledger | None) -> Iterator[LocalFile]:
@@ -350,7 +356,7 @@ def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
     if facts.in_memory:
         yield f"free space on the disk of {facts.run_dir}: what waits in memory is lost when its process ends"
     if facts.waiting and (uploader.cause is Cause.DISK_FULL or uploader.kind == Refused.__name__):
-        yield f"{uploader.hint.rstrip('. ')}; then: {sync}"
+        yield "; then: ".join(filter(None, [uploader.hint.rstrip(". "), sync]))
     if still := _stillness(facts):
         yield f"{still}; if that does not help: {command_line('stop', logdir)}; then: {sync}"
     if facts.refused:

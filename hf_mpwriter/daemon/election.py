@@ -39,7 +39,11 @@ from hf_mpwriter.system import disk, hf_home, launch, locks, redaction
 from hf_mpwriter.system.interrupts import ours
 from hf_mpwriter.system.process import boot_id, host_id, start_directory
 
-_WITHOUT = {"sampler": "no system metrics are logged"}  # what is so while none can be started
+_WITHOUT = {  # what is so while none can be started; not that all is on disk, as a full one keeps nothing
+    "uploader": "nothing is uploaded meanwhile",
+    "mirror": "nothing is copied to the logdir meanwhile",
+    "sampler": "no system metrics are logged",
+}
 _LOADS_CODE = ("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS", "COVERAGE_PROCESS_START")
 
 
@@ -106,8 +110,7 @@ class Election:
     def _warn(self, trouble: str, more: str) -> None:
         if trouble != self._warned_of:
             self._warned_of = trouble
-            without = _WITHOUT.get(self._kind, "events are kept on disk")
-            logger.warning("%s: %s: %s; %s", self._spool.run_dir, trouble, more, without)
+            logger.warning("%s: %s: %s; %s", self._spool.run_dir, trouble, more, _WITHOUT[self._kind])
 
     def _start_if_free(self, record: AnyStart, token: str | None) -> bool:
         """Start a process, unless one lives, or workers that joined later are to do it, or there is a pause."""

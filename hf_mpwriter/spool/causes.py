@@ -6,7 +6,9 @@
 A status of HTTP stands behind the words: `token refused (401)`. Where the words end and the cure begins is seen by its
 first letter: `words: cure`, `words. Cure`.
 
-Invariant: a token of the environment counts before that of `hf auth login`, so then it is the one to be replaced.
+Invariants:
+- A token of the environment counts before that of `hf auth login`, so then it is the one to be replaced.
+- No token is judged that was not tried: who looks at a run later may have another one than its uploader.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from collections.abc import Mapping
 
 from hf_mpwriter.base.settings import OFFLINE, Destination
 from hf_mpwriter.base.verdicts import Cause
+from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.redaction import VARIABLES
 
 LOGIN = "run `hf auth login`"
 SET = "set HF_TOKEN, or the token that the writer is given, to one that {}"
+UNLESS = "unless HF_TOKEN here is another one than the run had, set it to one that {}"
 _HUB = "Is HF_ENDPOINT a Hugging Face Hub, and is a proxy in between?"
 _TOKEN = (Cause.NO_TOKEN, Cause.TOKEN, Cause.RIGHTS)
 
@@ -68,6 +72,29 @@ def words(cause: Cause, destination: Destination, status: int | None = None, det
 
 def cure(cause: Cause, environ: Mapping[str, str]) -> str:
     """What helps against a cause, "" if only time does."""
-    if cause not in _TOKEN or not any(environ.get(name) for name in VARIABLES):
+    if cause not in _TOKEN or not _has_variable(environ):
         return TABLE[cause][1]
-    return SET.format("may write" if cause is Cause.RIGHTS else "is valid")
+    return SET.format(_wanted(cause))
+
+
+def cure_here(cause: Cause | None, hint: str, failed_at: float, environ: Mapping[str, str]) -> str:
+    """What helps where another uploader would be started, "" if that one has a token that was not tried.
+
+    `hint`, `failed_at` (unix time): what the last uploader has found out, with the tokens of its own environment.
+    """
+    if cause not in _TOKEN:
+        return hint
+    changed_at = hf_home.token_stamp(environ)[1] / 1e9  # of the file, 0 without one
+    tried_variable = cause is not Cause.NO_TOKEN and hint != TABLE[cause][1]
+    if _has_variable(environ):
+        return UNLESS.format(_wanted(cause)) if tried_variable else ""
+    is_untried = changed_at > 0 if tried_variable or cause is Cause.NO_TOKEN else changed_at > failed_at
+    return "" if is_untried else hint
+
+
+def _has_variable(environ: Mapping[str, str]) -> bool:
+    return any(environ.get(name) for name in VARIABLES)
+
+
+def _wanted(cause: Cause) -> str:
+    return "may write" if cause is Cause.RIGHTS else "is valid"

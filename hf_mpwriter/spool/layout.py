@@ -134,6 +134,13 @@ def unwritable(run_dir: str, error: OSError) -> LogdirError:
     return LogdirError(f"The logdir {run_dir!r} cannot be written: {reason_of(error)}.", hint="Give another logdir.")
 
 
+def unusable(place: Place, error: Exception) -> HfMpWriterError:
+    """The refusal of a file of ours that cannot be read; it is to be removed only if something else is in its place."""
+    if isinstance(error, OSError) and not state.is_damage(error):
+        return LogdirError(f"{place} cannot be read: {reason_of(error)}.")
+    return SpoolFormatError(f"{place} is damaged: {error}.", hint="Remove that file; the next start writes it again.")
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """Where a run is, as a process is told that gets descriptors of its directories."""
@@ -394,10 +401,7 @@ class Spool:
             data = disk.read(self.directory / RUN_JSON)
             return state.load(RunRecord, data) if data is not None and _is_whole(data) else None
         except ours(state.DamagedError, OSError) as error:
-            raise SpoolFormatError(
-                f"{self.directory / RUN_JSON} is damaged: {error}.",
-                hint="Remove that file; the next start writes it again.",
-            ) from error
+            raise unusable(self.directory / RUN_JSON, error) from error
 
 
 def _is_format(found: bytes) -> bool:

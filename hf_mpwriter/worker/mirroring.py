@@ -84,8 +84,8 @@ class Mirroring:
         found = mirror_trouble(status, self.logdir.mirrored().refused)
         if found and found != self._told and self._is_first():
             self._told = found
-            kept = f"What is logged is kept in {self._spool.run_dir}, and all is tried again; see: hf-mpwriter status"
-            logger.warning("%s", printable(f"{self.logdir.to}: {found.rstrip('.')}. {kept}"))
+            stays = f"What is on disk ({self._spool.run_dir}) stays there, and all is tried again"
+            logger.warning("%s", printable(f"{self.logdir.to}: {found.rstrip('.')}. {stays}; see: hf-mpwriter status"))
         elif not found and not status.failures:
             self._told = ""
         return self._election.reap()

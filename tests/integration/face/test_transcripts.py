@@ -167,6 +167,24 @@ def test_a_refused_token_is_told_while_training_runs(trains, tmp_path):
         assert training.ends()[-1] == DONE
 
 
+def test_a_run_without_a_token_that_is_looked_at_with_one_needs_nothing_but_sync(
+    trains, tmp_path, run_dir, monkeypatch
+):
+    """The token of this shell was not tried; without one, the first step is to have one."""
+    with LocalHub(tmp_path / "hub", token="hf_right") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        training = trains(server.endpoint, timeout=0.5)
+        training.reads("not uploading")
+        training.ends()
+        sync = f"hf-mpwriter sync {run_dir}"
+        assert run("status", run_dir).output.splitlines()[-1] == f"next: run `hf auth login`; then: {sync}"
+        monkeypatch.setenv("HF_TOKEN", "hf_right")
+        status = run("status", run_dir)
+        assert (status.output.splitlines()[-1], "hf auth login" in status.output) == (f"next: {sync}", False)
+        synced = run("sync", run_dir)
+        assert synced.exit_code == 0, synced.output
+
+
 @pytest.mark.parametrize(
     ("endpoint", "line"), [("http://127.0.0.1:9", UNREACHABLE), ("http://nonexistent.invalid", UNKNOWN_NAME)]
 )

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import fuse_models
+import hanging
 import pytest
 from fuse_models import FILES, GCSFUSE, MOUNTPOINT_S3, PLAIN, mounted
 from programs import wait_for
@@ -215,3 +216,16 @@ def test_an_end_while_the_mount_is_away_tells_of_nothing_removed(hub, tmp_path, 
     code, _, told = program.finish()
     assert (code, "removed" in told) == (0, False), told
     assert "are not on the Hub yet" in told, told
+
+
+@pytest.mark.skipif(bool(hanging.why_not()), reason=hanging.why_not() or "-")
+@pytest.mark.parametrize("setting", ["", "never"])
+def test_no_command_calls_damaged_or_gone_what_a_dead_mount_does_not_show(local, tmp_path, monkeypatch, setting):
+    """Nothing is to be removed: the files are whole when it is mounted again."""
+    monkeypatch.setenv("HF_MPWRITER_STAGING", setting)
+    with hanging.dead(tmp_path / "m"):
+        for command in ("status", "sync", "verify", "stop", "logs", "doctor"):
+            done = run(command, tmp_path / "m" / "exp1")
+            assert done.exit_code > 0, done.output
+            assert "Transport endpoint is not connected" in done.output
+            assert not any(word in done.output for word in ("is damaged", "Remove", "does not exist")), done.output

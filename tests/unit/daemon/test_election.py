@@ -143,6 +143,7 @@ def test_a_user_without_processes_to_spare_goes_on():
         result = run_python(WITHOUT_PROCESSES, spool.run_dir, env=env)
         assert (result.returncode, result.stdout) == (0, "[False, False, False]\n"), result.stderr
         assert result.stderr.count("cannot start an uploader: [Errno 11]") == result.stderr.count("\n") == 1
+        assert result.stderr.endswith("; nothing is uploaded meanwhile\n"), "not that all is on disk"
         assert not locks.is_held(spool.uploader_lock)
 
 

@@ -28,7 +28,7 @@ from hf_mpwriter.spool.layout import FORMAT, RunRecord, Spool
 from hf_mpwriter.spool.storage import beside, spool_of
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk, failpoints
-from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.directory import Directory, Place
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
 RACERS = 16
@@ -203,6 +203,31 @@ def test_the_spool_of_another_version_is_refused_and_left_as_it_is(place):
     with pytest.raises(SpoolFormatError, match="hf_mpwriter 2"):
         place.create()
     assert os.listdir(place.root) == ["FORMAT"]
+
+
+@pytest.mark.parametrize(
+    ("content", "is_damage"),
+    [
+        ("{}", True),
+        *((number, False) for number in (errno.ENOTCONN, errno.EIO, errno.EACCES, errno.ESTALE)),
+        *((number, True) for number in (errno.EISDIR, errno.ELOOP, errno.EFBIG)),
+    ],
+)
+def test_only_a_file_that_holds_something_else_is_to_be_removed(place, monkeypatch, content, is_damage):
+    """What its disk does not give now may be whole: a mount comes back."""
+    place.create()
+    if isinstance(content, str):
+        disk.replace(place.directory / "run.json", content.encode(), "test")
+    else:
+
+        def refuse(_: Place) -> bytes:
+            raise OSError(content, os.strerror(content))
+
+        monkeypatch.setattr(disk, "read", refuse)
+    with pytest.raises(SpoolFormatError if is_damage else LogdirError) as caught:
+        place.destination()
+    told = ("is damaged" in str(caught.value), "Remove that file" in str(caught.value))
+    assert (told, "cannot be read" in str(caught.value)) == ((is_damage, is_damage), not is_damage)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9])

@@ -40,7 +40,7 @@ def test_a_trouble_is_told_once_and_again_when_it_comes_back(tmp_path, caplog):
     assert keep_house(**full) == 0
     speaks[0] = True
     assert keep_house(**full) == 1
-    assert f"s3://bucket/exp1: No space left on device. What is logged is kept in {spool.run_dir}" in caplog.text
+    assert f"s3://bucket/exp1: No space left on device. What is on disk ({spool.run_dir}) stays there" in caplog.text
     assert keep_house(**{**full, "failures": 2}) == 1
     assert keep_house() == 1
     assert keep_house(**full) == 2
