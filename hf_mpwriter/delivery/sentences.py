@@ -2,10 +2,12 @@
 
 While training runs:
 
-    the folder is on the Hub    uploading runs/exp1 to https://huggingface.co/me/run/tree/main/tensorboard/exp1 (public)
+    the Hub has taken a push    uploading runs/exp1 to https://huggingface.co/me/run/tree/main/tensorboard/exp1 (public)
+    it has not yet              runs/exp1 goes to https://huggingface.co/me/run/tree/main/tensorboard/exp1
     an outage begins            not uploading: token refused (401): run `hf auth login`; log: PATH
-    the logdir gets nothing     s3://bucket/exp1: REASON. What is logged is kept in PATH, and all is tried again; ...
+    the logdir gets nothing     s3://bucket/exp1: REASON. What is on disk (PATH) stays there, and all is tried again
     all is there                done: 8.3 kB in 3 commits: LINK, and who can read it unless that was told
+    something comes after that  runs/exp1: records came after the end of this process. They are on their way; ...
 
 At the end of a process, when a wait takes long (`announcement`) and when it is over (`message`):
 
@@ -140,11 +142,12 @@ def _lack(what: str, delivery: Delivery, because: str) -> str:
 # while training runs
 
 
-def beginning(logdir: str, destination: Destination, repo_id: str, *, private: bool | None) -> str:
-    """Where a run goes, and who can read it there."""
-    to = destination.resolved(repo_id)
+def beginning(logdir: str, destination: Destination, status: UploaderStatus) -> str:
+    """Where a run goes, and who can read it there; that it is uploaded once an uploader has done so."""
+    to = destination.resolved(status.repo_id)
     place = to.url if "/" in to.repo_id else f"the repository {to.repo_id} of your account"  # a link has to open
-    return printable(f"uploading {shown(logdir)} to {place}{_readers(private)}")
+    goes = f"uploading {shown(logdir)} to" if status.reaches_hub else f"{shown(logdir)} goes to"
+    return printable(f"{goes} {place}{_readers(status.private)}")
 
 
 def _readers(private: bool | None) -> str:
@@ -166,6 +169,13 @@ def done(ledger: Ledger, destination: Destination, *, has_begun: bool) -> str:
     times = f" in {counted(commits, 'commit')}" if commits else ""
     who = "" if has_begun else _readers(ledger.private)
     return printable(f"done: {size_text(size)}{times}: {destination.resolved(ledger.repo_id).url}{who}")
+
+
+def late(logdir: str, lack: str) -> str:
+    """What becomes of records that came after the end was told; `lack`: why nothing brings them in, "" if it does."""
+    becomes = f", {lack}. To finish: " if lack else ". They are on their way; to wait for that: "
+    came = f"{shown(logdir)}: records came after the end of this process"
+    return printable(f"{came}{becomes}{command_line('sync', logdir)}")
 
 
 def mirror_trouble(status: MirrorStatus, refused: Mapping[str, str]) -> str:

@@ -276,6 +276,11 @@ class UploaderStatus(DaemonStatus):
         return max(since, min(waits_until, since + LONGEST_STAY)) + self.linger
 
     @property
+    def reaches_hub(self) -> bool:
+        """Whether the Hub has taken a push of this uploader, and refuses none since."""
+        return self.succeeded_at > 0 and not self.failing_since
+
+    @property
     def linger(self) -> float:
         """Seconds that it stays without workers and without any progress."""
         return LINGER_IN_VAIN if self.cause is Cause.NO_TOKEN else LINGER

@@ -337,7 +337,7 @@ class Drain:
             upload = Upload(run, with_others=True, private=private, endpoint=endpoint)
             upload.join()
             others = f" ({found})" if (found := upload.of_others()) else ""
-            self._say(f"uploading {run_dir} to {upload.page}{others}")
+            self._say(f"{run_dir} goes to {upload.page}{others}")
             return upload
         if not os.path.lexists(run_dir):  # a temporary directory
             raise NotARunError("it was removed")

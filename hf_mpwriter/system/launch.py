@@ -53,10 +53,10 @@ from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import (
     fill_standard,
     import_path,
-    open_above,
     places_of_the_current_folder,
     processes,
     read_all,
+    read_path,
     take_standard,
 )
 
@@ -452,8 +452,7 @@ def _is_python(path: str) -> bool:
 def _is_binary(path: str) -> bool:
     """Whether a file is a binary; one that may be executed but not read counts as one."""
     try:
-        with open(path, "rb", opener=open_above) as file:
-            return file.read(4) == b"\x7fELF"
+        return read_path(path, 4) == b"\x7fELF"
     except ours(PermissionError):
         return True
 

@@ -31,6 +31,7 @@ READ_LIMIT = 64 << 20  # bytes of a file that are held at most; a ledger of 100,
 PIECE = 1 << 16  # bytes that are read at once
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_PATH = sys.path  # the list: the interpreter takes it from `sys` before the last `__del__`
 
 
 def safe_name(text: str) -> str:
@@ -201,7 +202,8 @@ def import_path() -> list[str]:
     """
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.join(start_directory(), __file__))))
     left_out = places_of_the_current_folder()
-    entries = [os.path.normpath(entry) for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry)]
+    known = (entry for entry in sys.path or _PATH if isinstance(entry, str))
+    entries = [os.path.normpath(entry) for entry in known if os.path.isabs(entry)]
     return [*dict.fromkeys(entry for entry in entries if entry not in left_out), package]
 
 
@@ -225,9 +227,18 @@ def _read_line(path: str) -> str:
 
 def contents(path: str) -> bytes:
     """What the system shows in a file of its own; nothing if there is none."""
-    with suppress(OSError), open(path, "rb", buffering=0, opener=open_above) as file:
-        return read_all(file.fileno())
+    with suppress(OSError):
+        return read_path(path)
     return b""
+
+
+def read_path(path: str, limit: int = READ_LIMIT) -> bytes:
+    """What is in a file, but no more than a limit; without `open`, which is gone where a `__del__` logs late."""
+    fd = open_above(path, os.O_RDONLY)
+    try:
+        return read_all(fd, limit)
+    finally:
+        os.close(fd)
 
 
 def read_all(fd: int, limit: int = READ_LIMIT) -> bytes:

@@ -48,13 +48,18 @@ def _without_password(url: re.Match[str]) -> str:
     return f"://...@{rest}" if is_secret else url[0]
 
 
+def _behind_word(found: re.Match[str]) -> str:
+    """Instead of a template, for which `re` imports something, as it cannot where a `__del__` logs late."""
+    return f"{found[1]} <token>"
+
+
 _SHAPES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{30,}"), "<token>"),
     (re.compile(r"eyJ[\w-]{8,}(?:\.[\w-]+)+"), "<token>"),
-    (re.compile(rf"(?i:\b(bearer))\s+[^{_STOP}]+"), r"\1 <token>"),
-    (re.compile(r"\b(Basic)\s+[\w+/=]{8,}"), r"\1 <token>"),
+    (re.compile(rf"(?i:\b(bearer))\s+[^{_STOP}]+"), _behind_word),
+    (re.compile(r"\b(Basic)\s+[\w+/=]{8,}"), _behind_word),
     (re.compile(rf"://[^{_STOP}]*"), _without_password),
-    (re.compile(rf"(https?://[^?{_STOP}]+)\?[^{_STOP}]+"), r"\1?..."),
+    (re.compile(rf"(https?://[^?{_STOP}]+)\?[^{_STOP}]+"), lambda found: f"{found[1]}?..."),
 )
 
 

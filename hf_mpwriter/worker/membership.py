@@ -86,6 +86,7 @@ class Membership:
         self._counted = 0  # records that were dropped, and that member files count which were left
         self._is_joining = False
         self._is_push_requested, self._next_request = False, 0.0
+        self.is_late = False  # whether this process has told its end, or is about to
 
     def configure(self, destination: Destination | None, settings: Settings) -> None:
         """Take the settings of the newest writer; a local writer does not change how others are uploaded."""
@@ -178,6 +179,7 @@ class Membership:
                 rank=self.role.rank,
                 is_daemon=role.is_daemon(),
                 task=job.array_task(os.environ),
+                is_late=self.is_late,
             )
             joined = Joined(taken, members.MemberFiles(make, self._counted))
             self._joined, self.name = joined, taken.name
@@ -246,7 +248,7 @@ class Membership:
         try:
             check_ownership(self.spool.directory)
         except ours(ForeignSpoolError) as error:
-            logger.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
+            logger.warning("%s What is logged goes to %s and is not uploaded.", error, self.spool.run_dir)
             self.spool, self.is_stopped, self.destination = storage.aside(self.spool), True, None
 
     def ensure_spool(self) -> None:

@@ -4,6 +4,7 @@
                      switched on and needs a package; where a run is kept that is not kept in its logdir
     housekeeping     where the run goes, notices of the uploader, when an outage begins, when it is over
     the last end     done: 8.3 kB in 3 commits: LINK, alone if it comes before it was told where the run goes
+    after it         what becomes of records that come then, from a hook or `__del__`
 
 What concerns the process is told at the start by rank 0, or by a process alone: there is no reporter yet. What concerns
 the run is told by the reporter; what goes wrong also by the first rank of every other node. It comes with the next
@@ -40,14 +41,17 @@ from hf_mpwriter.base.settings import (
 from hf_mpwriter.base.storage import Layout, Storage
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.base.words import duration
-from hf_mpwriter.delivery.sentences import TRIES_AGAIN, beginning, done, lost_text, outage
+from hf_mpwriter.delivery.sentences import TRIES_AGAIN, beginning, done, late, lost_text, outage
+from hf_mpwriter.delivery.sinks import HubSink, LogdirSink, name_of
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, NumberedNotice, UploaderStatus
 from hf_mpwriter.spool.workers.losses import losses
+from hf_mpwriter.system import contact
 from hf_mpwriter.system.interrupts import suppress
 from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.patience import ends_here
 from hf_mpwriter.worker.reporter import Reporter, ToldRecord
 from hf_mpwriter.worker.role import current_role
 
@@ -155,8 +159,7 @@ class Messages:
         if begins and self._reporter.reports:  # who does not report may have to tell it later
             self._has_begun, record = True, replace(record, start=now)
             to = self._spool.destination_of(destination)
-            text = beginning(self._spool.logdir, to, status.repo_id, private=status.private)
-            lines.append((logger.info, text))
+            lines.append((logger.info, beginning(self._spool.logdir, to, status)))
         if fails:
             record, self.told = replace(record, outage=now, why=status.why), status.why
             lines.append((logger.warning, outage(status, log_of(self._spool, status))))
@@ -184,8 +187,7 @@ class Messages:
         record, self._has_begun = ToldRecord.read(self._spool.told), True
         if record.start < self._started_at:
             replace(record, start=self._clock()).save(self._spool.told)
-            to = self._spool.destination_of(destination)
-            logger.info("%s", beginning(self._spool.logdir, to, status.repo_id, private=status.private))
+            logger.info("%s", beginning(self._spool.logdir, self._spool.destination_of(destination), status))
 
     def done(self, ledger: Ledger, left_at: float) -> None:
         """Tell that all is there, once: the last member has left, at a unix time."""
@@ -200,6 +202,17 @@ class Messages:
         start, self._has_begun = record.start if has_begun else self._clock(), True
         replace(record, start=start, done=time.time()).save(self._spool.told)
         logger.info("%s", done(ledger, self._spool.destination_of(destination), has_begun=has_begun))
+
+    def late(self) -> None:
+        """Tell what becomes of records that came after the end was told: the reporter, or who has to warn."""
+        logdir, ends_with = LogdirSink(self._spool), "" if contact.supervisor() else ends_here()
+        alive = {"uploader": HubSink(self._spool).is_alive()} if self._membership.uploads else {}
+        alive |= {"mirror": logdir.is_alive()} if logdir.is_staged else {}
+        lacks = [f"and no {name} runs any more" for name, lives in alive.items() if not lives]
+        lacks += [f"and the {name} ends with {ends_with}" for name in alive if ends_with]
+        if lacks or self._reporter.reports:
+            text = late(name_of(self._spool), next(iter(lacks), ""))
+            (logger.warning if lacks else logger.info)("%s%s", self._reporter.label, text)
 
     def tell_lost(self) -> None:
         """Tell what the run has lost, in this attempt or an earlier one, if nobody has seen it."""

@@ -2,6 +2,7 @@
 
     enter               a writer gets the worker of its run directory; the first one makes it
     end of the process  every worker leaves, then waits: by atexit, or by multiprocessing's hook in children
+    after that          what hooks and `__del__` still log: an uploader comes at once, and no status says "died"
     fork                the child forgets what is its parent's
 
 Invariant: the registry lock is never held while a worker joins, leaves, waits or logs.
@@ -71,10 +72,14 @@ def enter(
             _leave_at_the_end()
         worker = _workers.get(spool.run_dir)
         if worker is None:
+            is_late = any(other.membership.is_late for other in _workers.values())
             worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt, timing=timing)
+            worker.membership.is_late = is_late
         worker.membership.descends_from(parent_rank)
         worker.membership.check_rank(rank, is_free=not worker.users)
         worker.configure(destination, settings, token)
+        if worker.membership.is_late:
+            worker.end()
         worker.files.after, worker.sealing.made_at = max(worker.files.after, staged.after), staged.made_at
         if is_foreign:
             worker.stop()
@@ -106,7 +111,7 @@ def _usable(spool: Spool) -> tuple[Spool, bool]:
         if not os.access(spool.run_dir, os.W_OK | os.X_OK):
             raise
         if spool.run_dir not in _workers:
-            logger.warning("%s What is logged is kept in %s and not uploaded.", error, spool.run_dir)
+            logger.warning("%s What is logged goes to %s and is not uploaded.", error, spool.run_dir)
         spool, is_aside = aside(spool), True
         has_locked = spool.create()
     if not has_locked:
@@ -132,6 +137,7 @@ def _at_exit() -> None:
     with _registry_lock:
         workers = list(_workers.values())
     for worker in workers:
+        worker.membership.is_late = True
         with worker.boundary:
             if worker.is_active if worker.role.is_child else worker.users:  # a child has the users of its parent
                 worker.users.clear()
@@ -143,6 +149,8 @@ def _at_exit() -> None:
             worker.wait(spent, failed=after_failure)
         except ours(KeyboardInterrupt):
             break
+    for worker in workers:
+        worker.end()
 
 
 def _has_failed() -> bool:

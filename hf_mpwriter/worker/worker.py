@@ -84,6 +84,7 @@ class Worker:
         self.next_housekeeping = 0.0
         self._turn = process_state.Turn()  # to keep house
         self.has_failed, self._has_told = False, False  # the last: the supervisor, if any
+        self._is_over = False  # whether the end was told, and nothing has come since
         self.steps.forget()
         self._left_at = self._started_at  # unix time
         self._reporter.forget()
@@ -204,12 +205,21 @@ class Worker:
             self._has_told = self._has_told or contact.tell(self.spool.run_dir)
             self._reporter.take()
             self._ensure_processes(at_end=at_end)
+            self._note_late()
             self._reporter.give_back()
         settings = self.membership.settings
         if settings.system_metrics and self.membership.is_joined and not self.membership.is_stopped:
             self._sampling.ensure(SamplerStart(**vars(self.spool.paths), settings=settings))
         if self._sampling.children and self._sampling.reap():
             self.next_housekeeping = time.monotonic() + REAP_EVERY
+
+    def _note_late(self) -> None:
+        """Tell that something came after the end was told; until then each call looks, as any may be the last."""
+        if self._is_over and self.membership.is_joined:
+            self._is_over = False
+            self._messages.late()
+        elif self._is_over:
+            self.next_housekeeping = 0.0
 
     def _rejoin(self) -> None:
         """Join again if the spool was deleted, or if a record came in while the process left."""
@@ -337,6 +347,10 @@ class Worker:
             with self.boundary:
                 self._let_go()
                 logger.flush()
+
+    def end(self) -> None:
+        """Have an uploader come at once for what is logged from here on: the end was told."""
+        self._is_over, self.next_housekeeping = self.delivers, 0.0
 
     def after_fork(self) -> None:
         """In the child: forget everything that is the parent's."""

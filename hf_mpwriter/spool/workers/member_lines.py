@@ -3,7 +3,7 @@
     members/<worker>.<host>.<pid>.<ticks>-<n>
     {"process": {...}, "started_at": 1795236610.0, "settings": {...},          first line: who it is, and the supervisor
      "agent": {...}, "launcher": {...}, "rank": 1, "is_daemon": false,         or launcher without which it is an orphan
-     "task": null}
+     "task": null, "is_late": false}
     {"requests": 7, "dropped": 3, "in_memory": 0, "since": ..., "why": ""}      second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
@@ -89,6 +89,7 @@ class FirstLine:
     rank: int | None = None  # of the worker, or from which it descends; None if there is none
     is_daemon: bool = False  # whether it is ended with the process that has started it
     task: int | None = None  # its array task, None outside of an array
+    is_late: bool = False  # whether it joined at the end of its process: nobody closes its files any more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +284,7 @@ class Reading:
             files=frozenset(self._opened),
             create=self._creates,
             again=self._again,
-            has_died=not alive and bool(self.open_files),
+            has_died=not (alive or who.is_late) and bool(self.open_files),
         )
         return self._said
 

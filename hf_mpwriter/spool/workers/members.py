@@ -113,6 +113,7 @@ class MemberFile:
         rank: int | None = None,
         is_daemon: bool = False,
         task: int | None = None,
+        is_late: bool = False,
     ) -> None:
         self.name = MemberName.of(worker, process, next(_numbers))
         self.path = spool.members / str(self.name)
@@ -137,6 +138,7 @@ class MemberFile:
                     rank=rank,
                     is_daemon=is_daemon,
                     task=task,
+                    is_late=is_late,
                 )
                 first = state.dump(said) + b"\n"
                 self._counters_at = len(first)

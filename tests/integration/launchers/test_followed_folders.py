@@ -57,7 +57,7 @@ def test_a_followed_folder_is_on_the_hub_during_training_and_after_its_last_reco
     code, _, errors = one.finish()
     assert code == 7, errors
     assert on_hub(hub, run_dir) == event_bytes(run_dir) > first, errors
-    assert f"hf-mpwriter run: uploading {run_dir} to " in errors
+    assert f"hf-mpwriter run: {run_dir} goes to " in errors
     assert f"of {run_dir} are on the Hub: " in errors
 
 

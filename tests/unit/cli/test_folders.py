@@ -233,7 +233,7 @@ def test_the_line_about_a_followed_folder_has_a_page_that_opens(tmp_path):
     upload.leave()
     assert member.name.worker == SUPERVISOR, "the uploader stays, though nothing may be new"
     (line,) = said
-    assert line.startswith(f"uploading {tmp_path / 'exp1'} to {HUB}/me/run/tree/main/tensorboard/exp1 (1 event file of")
+    assert line.startswith(f"{tmp_path / 'exp1'} goes to {HUB}/me/run/tree/main/tensorboard/exp1 (1 event file of")
 
 
 # when their writers have gone

@@ -38,6 +38,7 @@ FIRST = {
     "rank": None,
     "is_daemon": False,
     "task": None,
+    "is_late": False,
 }
 
 

@@ -53,6 +53,7 @@ class Told:
     def __init__(self, spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
         self.spool, self._caplog = spool, caplog
         self.begins = f"uploading {shown(spool.logdir)} to {LINK}"
+        self.goes = f"{shown(spool.logdir)} goes to {LINK}"
 
     def publish(self, status: UploaderStatus) -> None:
         """Be the uploader."""
@@ -108,15 +109,28 @@ def test_where_a_run_goes_is_told_once_when_its_visibility_is_known(told):
 def test_no_link_is_given_that_does_not_open():
     """Only the Hub knows whose repository a name without a namespace is; once it has said so, there is a link."""
     to = Destination("https://huggingface.co", "run", path_in_repo="tensorboard/exp1")
-    assert beginning("exp1", to, "", private=None) == "uploading exp1 to the repository run of your account"
-    assert beginning("exp1", to, "me/run", private=True) == f"uploading exp1 to {LINK} (private)"
+    assert beginning("exp1", to, HERE) == "exp1 goes to the repository run of your account"
+    known = dataclasses.replace(WORKS, private=True)
+    assert beginning("exp1", to, known) == f"uploading exp1 to {LINK} (private)"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [HERE, REFUSED, DOWN, dataclasses.replace(DOWN, succeeded_at=NOW - 60)],
+)
+def test_nothing_is_called_uploading_before_the_hub_has_taken_something(told, status):
+    """Though who can read the repository is known from an earlier attempt."""
+    resumed = dataclasses.replace(status, repo_id="me/run", private=False)
+    assert beginning(told.spool.logdir, TO, resumed) == f"{told.goes} (public)"
+    told.publish(resumed)
+    assert told.by(told.worker())[:1] == [f"{told.goes} (public)"]
 
 
 def test_an_outage_is_told_when_it_begins_and_when_it_is_over(told):
     """With the time since it began, though the failure goes on and another uploader takes its turn."""
     mine, other = told.worker(), told.worker()
     told.publish(REFUSED)
-    assert [told.by(mine), told.by(other)] == [[told.begins, REFUSAL], []]
+    assert [told.by(mine), told.by(other)] == [[told.goes, REFUSAL], []]
     told.publish(dataclasses.replace(REFUSED, failures=2, failed_at=NOW + 60, failing_since=NOW + 60))
     assert [told.by(mine), told.by(other)] == [[], []]
     told.publish(HERE)
