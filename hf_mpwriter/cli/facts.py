@@ -46,7 +46,7 @@ from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
 from hf_mpwriter.spool.causes import cure_here
 from hf_mpwriter.spool.layout import RUN_JSON, Spool, unusable
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.pulled import pulled_files
+from hf_mpwriter.spool.pulled import THEIRS, Whose, pulled_files, whose
 from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.losses import Loss, losses
@@ -69,6 +69,7 @@ class FileFacts:
     in_logdir: int | None  # of these, bytes that are in the logdir; None unless the run is staged, and of attachments
     growing: bool  # whether its writer may append more
     pulled: bool  # whether it came from the Hub: another machine wrote it
+    beginning: bool  # whether it is only the beginning of what that machine wrote: elsewhere is more
 
 
 @dataclass(frozen=True)
@@ -187,20 +188,16 @@ def gather(spool: Spool) -> RunFacts:
     pulled, destination = pulled_files(spool), recorded and recorded.resolved(ledger.repo_id if ledger else "")
     private, deleted = (ledger.private, ledger.deleted) if ledger else (None, set[str]())
     is_staged = there.is_staged
-    files = tuple(
-        FileFacts(
-            path=file.path,
-            bytes=file.length,
-            on_hub=_bytes_on_hub(file, ledger),
-            in_logdir=min(file.length, mirrored.files.get(file.path, 0))
-            if is_staged and not is_attachment(file.path)
-            else None,
-            growing=file.growing,
-            pulled=file.path in pulled,
-        )
-        for file in found
-    )
-    files += tuple(FileFacts(path, size, 0, None, False, path in pulled) for path, size in attached.unread.items())
+
+    def facts_of(path: str, size: int, on_hub: int = 0, *, growing: bool = False) -> FileFacts:
+        in_logdir = mirrored.files.get(path, 0) if is_staged and not is_attachment(path) else None
+        elsewhere = 0 if is_attachment(path) else max(ledger.length(path) if ledger else 0, in_logdir or 0)
+        owner = whose(path, size, pulled, elsewhere, growing=growing)
+        there = None if in_logdir is None else min(size, in_logdir)
+        return FileFacts(path, size, on_hub, there, growing, owner in THEIRS, owner is Whose.BEGINNING)
+
+    files = tuple(facts_of(file.path, file.length, _bytes_on_hub(file, ledger), growing=file.growing) for file in found)
+    files += tuple(facts_of(path, size) for path, size in attached.unread.items())
     return RunFacts(
         spool.logdir,
         spool.run_dir,

@@ -24,6 +24,7 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.words import ago, as_argument, command_line, counted, sentence, size_text, span, with_cure
 from hf_mpwriter.cli.facts import FileFacts, Judgement, RunFacts, RunHealth, WorkerFacts, gather, judge
 from hf_mpwriter.cli.runs import examples, existing_spool, named, others_below, runs_below
+from hf_mpwriter.delivery.sentences import BEGINNING
 from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.losses import Loss, note_seen
@@ -373,7 +374,8 @@ def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
 
 def file_text(file: FileFacts, *, is_local: bool = False) -> str:
     """A line about a file."""
-    what = " (pulled)" if file.pulled else " (may still grow)" if file.growing else ""
+    what = f" ({BEGINNING})" if file.beginning else " (pulled)" if file.pulled else ""
+    what = what or (" (may still grow)" if file.growing else "")
     here, hub = f"{size_text(file.bytes):>9}", f"{size_text(file.on_hub):>9}"
     sizes = here if is_local else f"{hub} of {here}"
     if file.in_logdir is not None:

@@ -10,7 +10,8 @@ Of a staged run, what is final here is compared with the logdir too, byte by byt
 What has been there and is gone is a problem even while training goes on: nothing but a person removes it.
 
 With a run directory on each machine, the Hub has files that others write: what this run directory has neither sent nor
-holds, and what was pulled and goes on elsewhere. They are named, and are no problem.
+holds, and what was pulled and goes on elsewhere (`spool/pulled`). They are named, are no problem, and do not count as
+whole.
 
 Invariant: a problem is reported only of what the Hub has told.
 """
@@ -39,7 +40,7 @@ from hf_mpwriter.cli.runs import (
     prepare_client,
     recorded_destination,
 )
-from hf_mpwriter.delivery.sentences import lost_text
+from hf_mpwriter.delivery.sentences import BEGINNING, lost_text
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
@@ -58,7 +59,7 @@ from hf_mpwriter.spool.copies import (
 )
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.pulled import pulled_files
+from hf_mpwriter.spool.pulled import THEIRS, pulled_files, whose
 from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import hf_home
@@ -147,6 +148,7 @@ class LogdirComparison:
     absent: list[str] = field(default_factory=list)  # paths that are not there, or not whole
     lost: list[str] = field(default_factory=list)  # of these, what has been there
     growing: int = 0  # files that living processes write here; they come there later
+    begun: dict[str, tuple[int, int]] = field(default_factory=dict)  # of which more is there: bytes here, and there
     # paths in whose place something else is, with what is there
     conflicts: dict[str, str] = field(default_factory=dict)
     failure: str = ""  # why it could not be compared to the end, "" if it could
@@ -161,11 +163,14 @@ def compare_logdir(spool: Spool) -> LogdirComparison:
     items = [Item(file.path, file.length) for file in files if not file.growing]
     found.growing = len(files) - len(items)
     items += [Item(path, length) for path, length in attachments.sizes(spool.run, is_embedding).items()]
+    here = {item.path: item.length for item in items}
     while items and not found.failure:
         part = bounded(items)
         items = items[len(part) :]
         for message in _told(spool, CopyJob(Task.COMPARE, spool.run_dir, found.to, part)):
-            if isinstance(message, Arrived):
+            if isinstance(message, Arrived) and message.length > here[message.path]:
+                found.begun[message.path] = here[message.path], message.length
+            elif isinstance(message, Arrived):
                 found.whole += 1
             elif isinstance(message, Absent):
                 found.absent.append(message.path)
@@ -204,6 +209,8 @@ def _told(spool: Spool, job: CopyJob) -> Iterator[Message]:
 
 def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None:
     """Print what was found in the logdir."""
+    for path, (here, there) in found.begun.items():
+        click.echo(printable(f"{path}: {BEGINNING}, {here} of {there} bytes here"))
     for path, reason in found.conflicts.items():
         click.echo(printable(f"{path}: {reason}"), err=True)
     absent = found.absent if drained else found.lost
@@ -221,6 +228,8 @@ def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None
     growing = f"; {counted(found.growing, 'file')} still written here" if found.growing else ""
     late = f"; {counted(len(found.absent), 'file')} will follow" if found.absent else ""
     click.echo(printable(f"Whole in {found.to}: {counted(found.whole, 'file')}, byte by byte{growing}{late}."))
+    if found.begun:
+        click.echo(printable(f"To have what other machines have written there: {command_line('pull', logdir)}"))
 
 
 def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bool) -> Report:
@@ -248,7 +257,9 @@ def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bo
 def _compared(file: FileReport) -> str:
     """A line about a file that was compared with the Hub's copy."""
     events = "" if is_attachment(file.path) else f"{file.hub_events:>8} of {file.local_events:>8} events"
-    events = f"{'written by another machine' if file.is_elsewhere else events:>27}"
+    if file.is_elsewhere:
+        events = BEGINNING if file.local_bytes else "written by another machine"
+    events = f"{events:>27}"
     return f"  {size_text(file.hub_bytes):>9} of {size_text(file.local_bytes):>9} {events}  {file.path}"
 
 
@@ -256,8 +267,8 @@ def written_elsewhere(ledger: Ledger | None, pulled: Mapping[str, int]) -> Calla
     """Return what tells whether another machine writes an event file, by its path and its bytes here."""
 
     def elsewhere(path: str, size: int) -> bool:
-        if path in pulled:  # it does not grow here
-            return size <= pulled[path]  # an interrupted pull has less; what is here is compared all the same
+        if whose(path, size, pulled) in THEIRS:
+            return size <= pulled[path]  # what is here is compared all the same
         return not size and (ledger is None or path not in ledger.files)
 
     return elsewhere

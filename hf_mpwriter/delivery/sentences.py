@@ -58,6 +58,7 @@ from hf_mpwriter.system.redaction import printable
 if TYPE_CHECKING:
     from hf_mpwriter.spool.workers.losses import Loss
 
+BEGINNING = "beginning of another machine's file"  # of which more is on the Hub, or in the logdir
 HALF_A_DAY = 43_200.0  # seconds
 MINUTES = 100.0  # seconds, from which on a time of day is told
 LONG_WAIT = 60.0  # seconds; the next try is named if it is later

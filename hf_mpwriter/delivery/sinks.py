@@ -35,6 +35,7 @@ from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import NOWHERE, Ledger, Quarantined, load
+from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.staging import Mirrored, MirrorRecord, MirrorStatus, mirrored_place
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
@@ -266,7 +267,7 @@ class HubSink:
         new = {path: entry.reason for path, entry in quarantined if entry != question.refusals.get(path)}
         known = ledger.files if (ledger := self.ledger()) else {}
         deleted = (path for path in missing if known.get(path, NOWHERE).deleted)
-        return _held_up(missing, new) | dict.fromkeys(deleted, STAYS_DELETED)
+        return _held_up(self._spool, missing, new) | dict.fromkeys(deleted, STAYS_DELETED)
 
     def look(self, lengths: Mapping[str, int], question: Question = ANY) -> Delivery:
         """All that is known of what is on the Hub, and of the uploader."""
@@ -377,7 +378,7 @@ class LogdirSink:
 
     def refused(self, missing: Mapping[str, int], question: Question = ANY) -> dict[str, str]:  # noqa: ARG002
         """The missing paths that cannot be written there, and the later event files of their writers."""
-        return _held_up(missing, self.mirrored().refused)
+        return _held_up(self._spool, missing, self.mirrored().refused)
 
     def look(self, lengths: Mapping[str, int], question: Question = ANY) -> Delivery:
         """All that is known of what is in the logdir, and of the mirror."""
@@ -463,16 +464,17 @@ def _is_hopeless(missing: Mapping[str, int], refused: Mapping[str, str], *, is_c
     return bool(missing) and is_compared and len(refused) == len(missing)
 
 
-def _held_up(missing: Mapping[str, int], refused: Mapping[str, str]) -> dict[str, str]:
+def _held_up(spool: Spool, missing: Mapping[str, int], refused: Mapping[str, str]) -> dict[str, str]:
     """The missing paths that are refused, or wait for an earlier event file of their writer that is: the reason."""
     first: dict[tuple[str, str], str] = {}  # writer -> its first refused event file
-    for path in sorted(refused):
+    theirs = pulled_files(spool) if missing and refused else {}
+    for path in sorted(refused.keys() - theirs.keys()):
         if not is_attachment(path):
             first.setdefault(writer_of(path), path)
     found = {}
     for path in missing if refused else ():
         blocker = path
-        if path not in refused and not is_attachment(path):
+        if path not in refused and not (path in theirs or is_attachment(path)):
             blocker = first.get(writer_of(path), path)
         if blocker in refused and blocker <= path:
             found[path] = f"{blocker}: {refused[blocker]}"

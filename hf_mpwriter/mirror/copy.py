@@ -113,14 +113,15 @@ def _brought(job: CopyJob, run: Directory, target: Target) -> Generator[Message,
     errors: dict[str, OSError] = {}  # per path
     for item in job.items:
         failpoints.reach("copy.item")
-        if writer_of(item.path) in blocked:
+        if writer_of(item.path) in blocked and not item.theirs:
             continue
         outcome = _tried(run, target, item)
-        if isinstance(outcome, bool):
-            has_written |= outcome
-            yield Arrived(item.path, item.length)
+        if isinstance(outcome, int | None):
+            has_written |= outcome is None
+            yield Arrived(item.path, item.length if outcome is None else outcome)
             continue
-        blocked.add(writer_of(item.path))
+        if not item.theirs:
+            blocked.add(writer_of(item.path))
         if isinstance(outcome, OSError):
             errors[item.path] = outcome
         else:
@@ -136,8 +137,8 @@ def _brought(job: CopyJob, run: Directory, target: Target) -> Generator[Message,
     return Finished()
 
 
-def _tried(run: Directory, target: Target, item: Item) -> bool | Absent | Conflict | OSError:
-    """Have a file there: whether it was written now, or why it is not there. Errors of the whole logdir are raised."""
+def _tried(run: Directory, target: Target, item: Item) -> int | Absent | Conflict | OSError | None:
+    """Have a file there, see `bring`, or tell why it is not there. Errors of the whole logdir are raised."""
     try:
         with closing(CopySource(run, item)) as source:
             return targets.bring(target, source)
@@ -154,10 +155,9 @@ def _tried(run: Directory, target: Target, item: Item) -> bool | Absent | Confli
 def _compared(run: Directory, target: Target, item: Item) -> Message:
     """Whether a file is there, whole, and with this content."""
     there = target.length(item.path)
-    if there is not None and there > item.length:
-        return Conflict(item.path, f"the file there has {there} bytes, the one here {item.length}")
-    if there != item.length:
+    if there is None or there < item.length:
         return Absent(item.path)
     with closing(CopySource(run, item)) as source:
-        is_same = source.begins_with(target.pieces(item.path))
-    return Arrived(item.path, item.length) if is_same else Conflict(item.path, "the file there has another content")
+        may_differ = there > item.length and not targets.only_grows(item.path)
+        is_same = not may_differ and source.agrees_with(target.pieces(item.path))
+    return Arrived(item.path, there) if is_same else Conflict(item.path, "the file there has another content")

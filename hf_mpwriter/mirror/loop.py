@@ -51,6 +51,7 @@ from hf_mpwriter.spool.copies import (
     limit,
 )
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.staging import ARRIVING, Mirrored, MirrorStatus
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member, News
@@ -171,7 +172,7 @@ class Mirror(loop.Daemon[MirrorStart]):
         """See which files are final."""
         self._seen, self._next_scan = members, self._clock() + SCAN_EVERY
         try:
-            self._outgoing.scan(members, self._members.growing)
+            self._outgoing.scan(members, self._members.growing, pulled_files(self._spool))
         except OSError as error:
             logger.info("cannot scan the event files: %s", error)
             self._seen = None

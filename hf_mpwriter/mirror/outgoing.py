@@ -7,7 +7,8 @@
 TensorBoard reads the files of the projector anew at each request, so these may be replaced under their names.
 
 Invariants:
-- Of the files of one writer, one gets to the logdir only when all earlier ones are there.
+- Of the files of one writer, one gets to the logdir only when all earlier ones are there. Those of other machines
+  hold up none.
 - Of a file that changes while it is copied, the next scan brings what it has become.
 """
 
@@ -43,6 +44,7 @@ class OutgoingFiles:
         self._embedded: dict[str, LocalFile] = {}
         self._final: list[LocalFile] = []
         self._held: frozenset[str] = frozenset()
+        self._theirs: Collection[str] = ()
         self.forget()
 
     def forget(self) -> None:
@@ -50,8 +52,13 @@ class OutgoingFiles:
         self.there: dict[str, int] = {}  # bytes per path
         self._waiting: list[Item] | None = None  # None if it has to be found anew
 
-    def scan(self, members: Collection[Member], growing: Callable[[], Collection[str]]) -> None:
-        """See which files are final; OSError while one cannot be read. `growing`: what living members have open."""
+    def scan(
+        self, members: Collection[Member], growing: Callable[[], Collection[str]], theirs: Collection[str] = ()
+    ) -> None:
+        """See which files are final; OSError while one cannot be read.
+
+        `growing`: what living members have open; `theirs`: what other machines have written.
+        """
         alone = not any(member.alive and is_worker(member.name.worker) for member in members)
         open_then = {path for member in members for path in member.growing if is_ours(os.path.basename(path))}
         # what is open is not parsed: it may be long
@@ -65,7 +72,7 @@ class OutgoingFiles:
                 final += [] if file.growing else [file]
             elif alone or file.path in settled:
                 final.append(replace(file, growing=False))
-        self._final, self._waiting = final, None
+        self._final, self._waiting, self._theirs = final, None, theirs
 
     def _embeddings(self) -> list[LocalFile]:
         found = {}
@@ -100,8 +107,9 @@ class OutgoingFiles:
         """What is to be brought, in an order of which any prefix may be there; not what is held, nor what follows."""
         if self._waiting is None or held != self._held:
             covers = lambda file: file.growing or file.length <= self.there.get(file.path, 0)  # noqa: E731
-            found = pending(self._final, covers, held)
-            self._held, self._waiting = held, [Item(file.path, file.length) for file in found]
+            found = pending(self._final, covers, held, self._theirs)
+            self._held = held
+            self._waiting = [Item(file.path, file.length, file.path in self._theirs) for file in found]
         return self._waiting
 
 

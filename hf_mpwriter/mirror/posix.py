@@ -173,8 +173,11 @@ class PosixTarget:
     def _put_by_rename(self, source: CopySource, root: int, directory: str) -> bool:
         """Write a file under a temporary name, and rename it; False where names cannot change."""
         temporary = os.path.join(directory, f".{self._mark}.{os.urandom(4).hex()}.part")
+        before = self.length(source.path) if source.theirs else None
         try:
             _write(source, root, temporary, os.O_EXCL)
+            if source.theirs and self.length(source.path) != before:  # that machine has come back
+                raise BlockingIOError(errno.EAGAIN, "what is in its place has changed meanwhile")
             failpoints.reach("copy.rename")
             self._can_rename = _is_renamed(root, temporary, source.path)
         except OSError:

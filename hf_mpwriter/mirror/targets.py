@@ -3,7 +3,8 @@
     what is there               is
     nothing                     written
     as long as ours             taken for ours: the names of event files are unique
-    shorter, and begins ours    written again as a whole: a copy was killed
+    shorter, and begins ours    written again as a whole: a copy was killed, or brought the beginning that was known
+    longer, and begins with it  taken: another machine, whose file it is, has brought more of it
     another embedding           written again as a whole, see `outgoing`; but their list only if it begins ours
     anything else               left alone, and reported
 
@@ -11,7 +12,7 @@ Invariants:
 - No other code touches the logdir.
 - A logdir gets `.hf_mpwriter/ELSEWHERE` before its first event file. What lies in a folder below that has the name of a
   spool is of another run, and is not listed.
-- No event file that was whole is written again.
+- No event file that was whole is written again, and none is replaced by less of it.
 - What cannot be read here, or is refused there, keeps no file of another writer back.
 - Sources are read up to the length of the item, and have at least that length.
 """
@@ -64,7 +65,7 @@ class CopySource:
     """The beginning of a file of the run directory."""
 
     def __init__(self, run: Directory, item: Item) -> None:
-        self.path, self.length = item.path, item.length
+        self.path, self.length, self.theirs = item.path, item.length, item.theirs
         try:
             self._fd = disk.open_beneath(run / item.path)
         except FileNotFoundError:
@@ -86,13 +87,15 @@ class CopySource:
             yield chunk
             start += len(chunk)
 
-    def begins_with(self, pieces: Iterator[bytes]) -> bool:
-        """Whether it begins with what these pieces hold together."""
+    def agrees_with(self, pieces: Iterator[bytes]) -> bool:
+        """Whether it is equal to what these pieces hold together, as far as the shorter of both goes."""
         start = 0
         for piece in pieces:
-            if self._read(min(len(piece), self.length - start), start) != piece:
+            if self._read(min(len(piece), self.length - start), start) != piece[: self.length - start]:
                 return False
             start += len(piece)
+            if start >= self.length:
+                break
         return True
 
     def _read(self, size: int, start: int) -> bytes:
@@ -127,23 +130,31 @@ def without_other_runs(files: dict[str, int], others: Iterable[str]) -> dict[str
     return {path: size for path, size in files.items() if not path.startswith(folders)}
 
 
-def bring(target: Target, source: CopySource) -> bool:
-    """Have a file in the logdir; whether it was written, and not there before."""
+def only_grows(path: str) -> bool:
+    """Whether a file only grows: an event file, or a list of embeddings. Other embeddings are written again."""
+    return is_config(path) or not is_embedding(path)
+
+
+def bring(target: Target, source: CopySource) -> int | None:
+    """Have a file in the logdir; the bytes of it that were there before, None if it was written."""
     there = target.length(source.path)
-    if there == source.length and (not is_embedding(source.path) or source.begins_with(target.pieces(source.path))):
-        return False
-    if there is not None and (is_config(source.path) or not is_embedding(source.path)):
-        if there > source.length:
-            raise ConflictError(f"the file there has {there} bytes, the one here {source.length}")
-        if there and not source.begins_with(target.pieces(source.path)):
-            raise ConflictError("another file is there")
+    if there == source.length and not is_embedding(source.path):
+        return there
+    if not only_grows(source.path):
+        is_there = there == source.length and source.agrees_with(target.pieces(source.path))
+    elif there and not source.agrees_with(target.pieces(source.path)):
+        raise ConflictError(f"another file is there, of {there} bytes; the one here has {source.length}")
+    else:
+        is_there = there is not None and there >= source.length
+    if is_there:
+        return there
     try:
         target.put(source)
     except PermissionError:
         if there is None:
             raise
         raise ConflictError(f"{there} bytes of it are there, and may not be replaced; remove that file") from None
-    return True
+    return None
 
 
 def is_refusal(error: BaseException) -> bool:

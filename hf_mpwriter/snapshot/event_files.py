@@ -13,6 +13,7 @@ Invariants:
 - Of the event files that one writer has in a directory, one is published only when all earlier ones are complete on
   the Hub or complete in the same snapshot. TensorBoard's default reader drops points of a newer file when an older one
   grows.
+- A file of another machine waits for no other one, and no other one waits for it: it may grow there at any time.
 - What comes behind the last whole record is not sent. It is damage if a checksum there does not hold, else the
   beginning of a record. It is looked for only where the scan stops anyhow.
 - Of files that others may have made, which are all but those of the user with a name of ours, one scan reads
@@ -248,26 +249,32 @@ def _depth(directory: str) -> tuple[int, str]:
 
 
 def _publishable(
-    group: Iterable[LocalFile], covers: Callable[[LocalFile], bool], quarantined: Collection[str]
+    group: Iterable[LocalFile],
+    covers: Callable[[LocalFile], bool],
+    quarantined: Collection[str],
+    theirs: Collection[str],
 ) -> Iterator[LocalFile]:
     blocked: set[tuple[str, str]] = set()  # writers whose later files wait
     for file in group:
-        writer = writer_of(file.path)
-        if writer in blocked:
+        writer, is_theirs = writer_of(file.path), file.path in theirs
+        if writer in blocked and not is_theirs:
             continue
-        if file.path in quarantined:
-            blocked.add(writer)
-            continue
-        if not covers(file):
+        if file.path not in quarantined and not covers(file):
             yield file
-        if file.growing:
+        if (file.path in quarantined or file.growing) and not is_theirs:
             blocked.add(writer)
 
 
 def pending(
-    files: Iterable[LocalFile], covers: Callable[[LocalFile], bool], quarantined: Collection[str]
+    files: Iterable[LocalFile],
+    covers: Callable[[LocalFile], bool],
+    quarantined: Collection[str],
+    theirs: Collection[str] = (),
 ) -> list[LocalFile]:
-    """What is to be sent, in an order of which any prefix may be published: the own files of each process first."""
+    """What is to be sent, in an order of which any prefix may be published: the own files of each process first.
+
+    `theirs`: files of other machines, see `spool/pulled`.
+    """
     files, waiting = list(files), list[LocalFile]()
     main = _main_directories(files)
 
@@ -276,7 +283,7 @@ def pending(
         return directory not in main, directory, name
 
     for _, group in groupby(sorted(files, key=order), key=lambda file: os.path.dirname(file.path)):
-        waiting.extend(_publishable(group, covers, quarantined))
+        waiting.extend(_publishable(group, covers, quarantined, theirs))
     return waiting
 
 

@@ -60,6 +60,7 @@ class Item:
 
     path: str  # relative to the run directory
     length: int  # bytes
+    theirs: bool = False  # whether another machine has written it, see `pulled`
 
     def __post_init__(self) -> None:
         if not is_run_path(self.path) or self.length < 0:
@@ -79,10 +80,10 @@ class CopyJob:
 
 @dataclass(frozen=True)
 class Arrived:
-    """A file is in both places, whole."""
+    """All of a file that is in the one place is in the other."""
 
     path: str
-    length: int
+    length: int  # bytes there: more than here of a file of which another machine has brought more
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ Invariants:
 - A batch that is refused as a whole (Split) is replaced by its halves, until one file is left to blame. Of an event
   file that is too large (413), a shorter beginning of whole records goes first; the batch of the whole file stays.
 - A file is quarantined when the Hub refuses it alone, or names it. When it is tried again, it is alone in its batch,
-  behind all others; the later files of its writer wait until the Hub has it.
+  behind all others; the later files of its writer wait until the Hub has it. For one of another machine none waits.
 - A large file of another writer that cannot be copied waits, or is quarantined; see `snapshot/large_files`.
 - After a failure, or a slow commit, a scan makes the batches anew. Two kinds are sent unchanged: halves of a refused
   batch, and what waits during the settle time.
@@ -43,7 +43,7 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from hf_mpwriter.base.files import BATCH_BYTES, BATCH_FILES, BATCH_IN_MEMORY, LocalFile
 from hf_mpwriter.base.names import is_attachment
@@ -133,8 +133,18 @@ class Lane(abc.ABC):
 class EventFileLane(Lane):
     """The event files of a run."""
 
-    def __init__(self, outbox: Outbox, ledger: Ledger, size: BatchSize, retries: Retries, clocks: Clocks) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        ledger: Ledger,
+        size: BatchSize,
+        retries: Retries,
+        clocks: Clocks,
+        theirs: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """`theirs`: returns the files that other machines have written."""
         super().__init__(ledger, retries)
+        self._read_theirs, self._theirs = theirs, frozenset[str]()
         self._outbox, self._scan = outbox, EventFileScan(outbox.run, ledger.length)
         self._size, self._time_there = size, clocks.there
         self._large = LargeFiles(outbox.run, outbox.directory, clocks.now)
@@ -179,7 +189,8 @@ class EventFileLane(Lane):
         files = self._scan.files(allowed, members.growing, self.blind_scans, here)
         files = self._scan.with_quiet(files, self._ledger.covers, self._time_there)
         later = self._leave_large(files, everything=everything)
-        waiting = pending(files, self._ledger.covers, self._ledger.quarantined.keys() | later)
+        self._theirs = frozenset(self._read_theirs())
+        waiting = pending(files, self._ledger.covers, self._ledger.quarantined.keys() | later, self._theirs)
         self._outbox.put([*self._grouped(waiting), *([file] for file in self._again(files, later))])
         if self._outbox.trouble:
             logger.info(self._outbox.trouble)
@@ -202,7 +213,8 @@ class EventFileLane(Lane):
         out = (self._ledger.quarantined.keys() - due) | later
         first: dict[tuple[str, str], LocalFile] = {}
         # what the ledger covers, too: the Hub's copy was another one, so only the Hub knows whether it still is
-        for file in pending(files, lambda file: file.path not in due and self._ledger.covers(file), out):
+        covers = lambda file: file.path not in due and self._ledger.covers(file)  # noqa: E731
+        for file in pending(files, covers, out, self._theirs):
             if file.path in due:
                 first.setdefault(writer_of(file.path), file)
         self._retries.postpone(due - {file.path for file in first.values()})
@@ -245,10 +257,13 @@ class EventFileLane(Lane):
 
         The next scan finds the rest.
         """
-        first = {writer_of(path): path for path in sorted(self._ledger.quarantined, reverse=True)}
+        refused = self._ledger.quarantined.keys()
+        first = {writer_of(path): path for path in sorted(refused - self._theirs, reverse=True)}
         for other in self.batches:
-            writers = {writer_of(file.path): file.path for file in other.files}
-            if other is batch or any(path >= first[writer] for writer, path in writers.items() if writer in first):
+            paths = {file.path for file in other.files}
+            own = {writer_of(path): path for path in sorted(paths - self._theirs)}
+            follows = any(path >= first[writer] for writer, path in own.items() if writer in first)
+            if other is batch or follows or not refused.isdisjoint(paths):
                 self._outbox.remove(other)
         self._splitting = self._splitting and bool(self.batches)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -32,6 +33,7 @@ from hf_mpwriter.delivery.sentences import of_other_writers
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.workers.losses import write_down
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, ENDER
@@ -83,7 +85,8 @@ class Sending:
         self.ledger = _loaded(spool, host, start)
         self._outbox = Outbox(host, spool.run)
         self.retries = Retries(self.ledger, clocks)
-        self.events = EventFileLane(self._outbox, self.ledger, branch.size, self.retries, clocks)
+        theirs = functools.partial(pulled_files, spool)
+        self.events = EventFileLane(self._outbox, self.ledger, branch.size, self.retries, clocks, theirs)
         self.attachments = AttachmentLane(spool, host, self.ledger, branch.attachments, self.retries, clocks)
         self.in_flight = InFlight(spool, host, self._outbox, self.ledger, clocks)
 

@@ -12,7 +12,7 @@ from hf_mpwriter.system.process import Process
 NOW = 1_700_000_000.0
 HERE = dataclasses.replace(Process.current(), pid=7)
 RUNNING = UploaderStatus(phase="idle", beat=NOW - 3, process=HERE)
-FILE = FileFacts("events.out.tfevents.1", 100, 100, None, growing=False, pulled=False)
+FILE = FileFacts("events.out.tfevents.1", 100, 100, None, growing=False, pulled=False, beginning=False)
 HALF = (dataclasses.replace(FILE, on_hub=40),)
 FACTS = RunFacts(
     "/runs/exp1",

@@ -11,6 +11,7 @@ from staged import stage
 from hf_mpwriter.base import state
 from hf_mpwriter.delivery.sinks import LogdirSink, Question
 from hf_mpwriter.delivery.wait import Wanted, wait_for
+from hf_mpwriter.spool.pulled import note_pulled
 from hf_mpwriter.spool.staging import Mirrored, MirrorStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
@@ -52,6 +53,8 @@ def test_later_files_of_a_writer_wait_for_one_that_is_refused(staged_spool):
     Mirrored({}, {FIRST: "why"}).save(staged_spool.host(host_id()))
     other = SECOND + ".suffix"
     assert LogdirSink(staged_spool).refused({SECOND: 1, other: 1}) == {SECOND: f"{FIRST}: why"}
+    note_pulled(staged_spool, {FIRST: 1})
+    assert LogdirSink(staged_spool).refused({FIRST: 1, SECOND: 1}) == {FIRST: f"{FIRST}: why"}, "of another machine"
 
 
 def publish(spool, **fields) -> None:

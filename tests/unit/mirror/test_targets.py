@@ -113,12 +113,13 @@ def test_a_beginning_that_may_not_be_replaced_is_named(run, to, monkeypatch):
         (b"01234", "written again"),
         (b"", "written again"),
         (b"0123456789", "taken"),
-        (b"0123456789torn", "conflict"),
+        (b"0123456789torn", "taken"),
+        (b"012345678xtorn", "conflict"),
         (b"012x", "conflict"),
     ],
 )
 def test_what_a_killed_copy_has_left_is_written_again_and_nothing_else(run, to, there, outcome):
-    """A file that is longer, or begins differently, is another's; then no later file of its writer is brought."""
+    """More of the same file is left; what begins differently, too, and then no later file of its writer is brought."""
     put(to, ONE, there)
     told = copied(run, to, wanted=(*items(run)[:1], Item(LATER, 3), *items(run)[1:]))
     if outcome == "conflict":
@@ -127,7 +128,33 @@ def test_what_a_killed_copy_has_left_is_written_again_and_nothing_else(run, to, 
         assert content(to, ONE) == there
     else:
         assert told[-1] == Finished()
-        assert content(to, ONE) == b"0123456789"
+        assert told[0] == Arrived(ONE, len(there) if outcome == "taken" else 10)
+        assert content(to, ONE) == (there if outcome == "taken" else b"0123456789")
+
+
+def test_a_file_of_another_machine_keeps_no_file_back(run, to):
+    """Something else has its place: only that one does not come."""
+    put(to, ONE, b"other")
+    told = copied(run, to, wanted=(Item(ONE, 10, theirs=True), Item(LATER, 3)))
+    assert [type(message) for message in told] == [Conflict, Arrived, Finished]
+    assert content(to, ONE) == b"other"
+
+
+def test_the_beginning_of_a_file_of_another_machine_replaces_no_more_of_it(run, tmp_path, monkeypatch):
+    """That machine comes back while the beginning is written: the next try finds what it has brought."""
+    write, to = posix._write, tmp_path / "there"
+
+    def overtaken(*arguments) -> None:
+        write(*arguments)
+        (to / ONE).write_bytes(b"0123456789more")
+
+    monkeypatch.setattr(posix, "_write", overtaken)
+    wanted = (Item(ONE, 10, theirs=True),)
+    (failure,) = copied(run, to, wanted=wanted)
+    assert (failure.is_refused, failure.is_of_files) == (False, True)
+    assert copied(run, to, wanted=wanted) == [Arrived(ONE, 14), Finished()]
+    assert content(str(to), ONE) == b"0123456789more"
+    assert leftovers(to) == []
 
 
 def test_a_comparison_writes_nothing(run, to):
@@ -136,6 +163,8 @@ def test_a_comparison_writes_nothing(run, to):
     put(to, LATER, b"end")
     told = copied(run, to, task=Task.COMPARE, wanted=(*items(run), Item(LATER, 3)))
     assert [type(message) for message in told] == [Conflict, Absent, Arrived, Finished]
+    put(to, LATER, b"end, and more")
+    assert copied(run, to, task=Task.COMPARE, wanted=(Item(LATER, 3),)) == [Arrived(LATER, 13), Finished()]
 
 
 def test_where_names_cannot_change_a_file_is_written_in_place(run, tmp_path, monkeypatch):

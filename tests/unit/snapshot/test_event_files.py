@@ -118,9 +118,9 @@ def test_a_scan_opens_each_directory_once(tmp_path, monkeypatch):
 
 
 @st.composite
-def runs(draw) -> tuple[list[LocalFile], dict[str, int], set[str]]:
-    """Event files of some directories, what is acknowledged, what is quarantined."""
-    files, acknowledged, quarantined = [], {}, set()
+def runs(draw) -> tuple[list[LocalFile], dict[str, int], set[str], set[str]]:
+    """Event files of some directories, what is acknowledged, what is quarantined, what other machines have written."""
+    files, acknowledged, quarantined, elsewhere = [], {}, set(), set()
     for directory in draw(st.lists(st.sampled_from(["", "rank_00001", "rank_00001/sub", "z"]), unique=True)):
         for second in range(draw(st.integers(0, 5))):
             theirs = draw(st.integers(0, 4)) == 0
@@ -131,7 +131,9 @@ def runs(draw) -> tuple[list[LocalFile], dict[str, int], set[str]]:
             acknowledged[path] = draw(st.integers(0, length))
             if draw(st.integers(0, 5)) == 0:
                 quarantined.add(path)
-    return draw(st.permutations(files)), acknowledged, quarantined
+            if draw(st.integers(0, 5)) == 0:
+                elsewhere.add(path)
+    return draw(st.permutations(files)), acknowledged, quarantined, elsewhere
 
 
 def is_ours(path: str) -> bool:
@@ -143,10 +145,11 @@ def is_ours(path: str) -> bool:
 def test_exactly_what_is_free_to_go_is_pending_in_an_order_of_which_any_prefix_may_be_published(run):
     """Left out is what is acknowledged, quarantined, or behind a file of ours that grows or is refused.
 
-    Of ours in one directory, none gets new bytes on the Hub before all earlier ones are complete there.
+    Of ours in one directory, none gets new bytes on the Hub before all earlier ones are complete there. Files of other
+    machines wait for none, and hold up none.
     """
-    files, acknowledged, quarantined = run
-    order = pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)
+    files, acknowledged, quarantined, elsewhere = run
+    order = pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined, elsewhere)
     held = dict(acknowledged)
     earlier = {
         file.path: [
@@ -154,6 +157,7 @@ def test_exactly_what_is_free_to_go_is_pending_in_an_order_of_which_any_prefix_m
             for other in files
             if is_ours(file.path)
             and is_ours(other.path)
+            and not {file.path, other.path} & elsewhere
             and os.path.dirname(other.path) == os.path.dirname(file.path)
             and other.path < file.path
         ]

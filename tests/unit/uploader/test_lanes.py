@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import random
 import time
@@ -21,6 +22,7 @@ from hf_mpwriter.snapshot.event_files import UNCHANGED
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.spool.pulled import note_pulled, pulled_files
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.uploader.decision import Outgoing
 from hf_mpwriter.uploader.lanes import EventFileLane
@@ -49,7 +51,8 @@ class Run:
 
     def new_lane(self) -> EventFileLane:
         """The lane of an uploader that has just started."""
-        return EventFileLane(self.outbox, self.ledger, self.size, self.retries, self.clocks)
+        theirs = functools.partial(pulled_files, self.spool)
+        return EventFileLane(self.outbox, self.ledger, self.size, self.retries, self.clocks, theirs)
 
     def scan(self) -> None:
         """Put what the Hub lacks into the outbox."""
@@ -211,6 +214,23 @@ def test_the_later_files_of_a_refused_one_wait_and_of_two_refused_ones_the_first
     run.restart()
     run.scan()
     assert run.waiting() == [[ours[0]]]
+    note_pulled(run.spool, dict.fromkeys(ours[:2], 1))
+    run.scan()
+    assert [ours[2]] in run.waiting(), "for those of other machines none waits"
+
+
+def test_of_a_refused_file_of_another_machine_only_its_own_batch_goes(run):
+    """The later ones in its directory are ours, and go to the Hub."""
+    ours = [f"events.out.tfevents.{number:010d}.here.1.0123abcd" for number in range(1, 4)]
+    for path in ours:
+        event_file(run.root / path, 2)
+    for path in run.paths:
+        (run.root / path).unlink()
+    note_pulled(run.spool, {ours[0]: 1})
+    run.scan()
+    run.send_all({ours[0]: Split("400")})
+    assert run.ledger.reasons == {ours[0]: "400"}
+    assert all(run.ledger.length(path) for path in ours[1:])
 
 
 # 413
