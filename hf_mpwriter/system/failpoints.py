@@ -9,6 +9,7 @@ The n-th passage through a point, by default the first, strikes:
     kill      SIGKILL to this process
     enospc    OSError ENOSPC
     eio       OSError EIO
+    estale    OSError ESTALE
 
 The word names what is written and comes from the caller. The step is the system call that would come next: `open`,
 `write`, `fsync`, `syncfs`, `rename`, `link`, `dirsync` or `unlink`.
@@ -23,7 +24,7 @@ import os
 import signal
 from typing import NoReturn
 
-_ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO}
+_ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO, "estale": errno.ESTALE}
 
 
 def parse(text: str) -> dict[str, tuple[str, int]]:

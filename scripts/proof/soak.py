@@ -9,10 +9,15 @@ directory with the Hub. Half of the runs are continued in the same run directory
     scripts/proof/soak.py --minutes 30 --seed 1
     scripts/proof/soak.py --sabotage early-ack           a build that is broken on purpose: the oracle must find it
 
-As root on Linux the run directories are on disks that can be full, read-only or without power; elsewhere these faults
-are skipped. What other users do to our files on the Hub is taken out of the history before the oracle judges it; what
-they delete has to be there again at the end. Some ranks have few descriptors or small files, and the clock of every
-process jumps. When a push says that all is on the Hub, the rank that asked compares at that moment.
+As root on Linux the run directories are on disks that can be full, read-only or without power, each third one on a FUSE
+mount of files that dies and returns, or whose open files become stale, each third one staged for a mount of objects;
+elsewhere these faults are skipped. Half of the runs are gentle: nothing of a rank is killed or damaged, but it has
+little memory for what the disk refuses. There each lost record has to be told, and none that is not lost.
+
+What other users do to our files on the Hub is taken out of the history before the oracle judges it; what they delete
+has to be there again at the end. Some ranks have few descriptors or small files, and the clock of every process jumps.
+When a push says that all is on the Hub, the rank that asked compares at that moment; where the oracle finds something,
+`verify` must not end with 0.
 
 Exit code 0 if all promises held (with --sabotage: if the sabotage was found), 3 if one was broken: the seed is
 printed, and the run directory with its logs is kept. 1 if the script itself failed.
@@ -21,6 +26,7 @@ printed, and the run directory with its logs is kept. 1 if the script itself fai
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -33,7 +39,6 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -42,25 +47,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sabotage
 from lib.arguments import add_seed, make_parser
 from lib.isolation import isolate, own_mounts
+from lib.paths import HELPERS
 from lib.prctl import die_with_parent
 from power_cut_disk import LoopDisk, why_not
 from soaking.faults import Chaos
-from soaking.run import Run
+from soaking.run import Place, Run
+
+sys.path.insert(0, str(HELPERS))
+
+import fuse_models
 
 STORM = (10.0, 40.0)  # seconds of faults before each check
 DISKS = ("ext4", "xfs")  # of the lanes
 
 
-@dataclass
+@dataclasses.dataclass
 class Outcome:
     """What a lane did and found."""
 
-    tally: Counter[str] = field(default_factory=Counter)  # how often each kind of fault struck
-    findings: list[str] = field(default_factory=list)  # broken promises
-    troubles: list[str] = field(default_factory=list)  # what kept the lane from its work
-    kinds: list[str] = field(default_factory=list)  # all kinds of faults
+    tally: Counter[str] = dataclasses.field(default_factory=Counter)  # how often each kind of fault struck
+    findings: list[str] = dataclasses.field(default_factory=list)  # broken promises
+    troubles: list[str] = dataclasses.field(default_factory=list)  # what kept the lane from its work
+    kinds: list[str] = dataclasses.field(default_factory=list)  # all kinds of faults
     runs: int = 0  # that were checked
     records: int = 0  # returned records that were checked
+    lost: int = 0  # that were lost, and told
 
     def add(self, other: Outcome) -> None:
         """Add the outcome of a lane."""
@@ -69,16 +80,18 @@ class Outcome:
         self.troubles += other.troubles
         self.kinds += [kind for kind in other.kinds if kind not in self.kinds]
         self.runs, self.records = self.runs + other.runs, self.records + other.records
+        self.lost += other.lost
 
 
 class Lane:
     """Runs, one after another, on one disk."""
 
-    def __init__(self, root: Path, number: int, seed: int, ends: float, found: Event) -> None:
+    def __init__(self, root: Path, number: int, seed: int, ends: float, found: Event, *, moves_staging: bool) -> None:
+        self._moves_staging = moves_staging
         self._root, self._number, self._ends, self._found = root / f"lane{number}", number, ends, found
         self._rng = random.Random(f"{seed} {number}")
         self._kind = DISKS[number % len(DISKS)]
-        self._deck: list[str] = []
+        self._decks: dict[tuple[str, bool], list[str]] = {}
         self.outcome = Outcome()
         os.makedirs(self._root)
 
@@ -104,9 +117,22 @@ class Lane:
         return bool(self.outcome.findings) or (sabotage.is_sabotaged() and self._found.is_set())
 
     def _run(self, disk: LoopDisk | None, number: int) -> None:
-        run = Run(disk.path if disk else str(self._root / "plain"), self._root, number, self._rng)
-        chaos = Chaos(run, disk, self._rng, self._deck, self.outcome.tally)
-        self.outcome.kinds = chaos.kinds()
+        ground = Place(disk.path if disk else str(self._root / "plain"), disk)
+        turn = (number + self._number) % 3
+        model = (None, fuse_models.FILES, fuse_models.GCSFUSE)[turn]
+        if model is None or fuse_models.why_not():
+            self._run_on(ground, number)
+            return
+        with fuse_models.mounted(model, self._root / f"mount{number}") as mount:
+            if model is fuse_models.FILES:
+                ground = Place(str(mount.place))
+            self._run_on(dataclasses.replace(ground, mount=mount), number)
+
+    def _run_on(self, place: Place, number: int) -> None:
+        run = Run(place, self._root, number, self._rng, moves_staging=self._moves_staging)
+        deck = self._decks.setdefault((place.kind, run.is_gentle), [])
+        chaos = Chaos(run, place, self._rng, deck, self.outcome.tally)
+        self.outcome.kinds = sorted({*self.outcome.kinds, *chaos.kinds()})
         try:
             run.start()
             again = True
@@ -114,7 +140,9 @@ class Lane:
                 chaos.storm(min(self._rng.uniform(*STORM), max(5.0, self._ends - time.monotonic())))
                 run.drain()
                 summary = run.check()
-                self._log(f"{run.name} on {self._kind if disk else 'a plain directory'}: {summary}")
+                on = self._kind if place.disk else "a plain directory"
+                kind = f"{place.kind} {on}{', gentle' * run.is_gentle}"
+                self._log(f"{run.name}, {kind}: {summary}")
                 self.outcome.runs += 1
                 again = self._rng.random() < 0.5 and time.monotonic() < self._ends and not self._is_decided()
         finally:
@@ -123,7 +151,7 @@ class Lane:
             finally:
                 run.end_all()
                 run.hub.stop()
-            self.outcome.records += run.records
+            self.outcome.records, self.outcome.lost = self.outcome.records + run.records, self.outcome.lost + run.lost
             self.outcome.findings += [f"lane {self._number}, {run.name}: {finding}" for finding in run.findings]
             if run.findings:
                 self._found.set()
@@ -145,12 +173,12 @@ class Lane:
         print(f"lane {self._number}: {text}", flush=True)
 
 
-def soak(root: Path, lanes: int, seed: int, minutes: float) -> Outcome:
+def soak(root: Path, lanes: int, seed: int, minutes: float, *, moves_staging: bool) -> Outcome:
     """Run the lanes, each in its own process; Ctrl-C lets them clean up."""
     ends, total = time.monotonic() + 60 * minutes, Outcome()
     context = multiprocessing.get_context("fork")
     found = context.Event()
-    work = [Lane(root, number, seed, ends, found) for number in range(lanes)]
+    work = [Lane(root, number, seed, ends, found, moves_staging=moves_staging) for number in range(lanes)]
     processes = [context.Process(target=lane.go) for lane in work]
     for process in processes:
         process.start()
@@ -187,6 +215,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="default: %(default)s")
     add_seed(parser)
     parser.add_argument("--lanes", type=int, default=2, help="runs at the same time (default: %(default)s)")
+    parser.add_argument("--moves-staging", action="store_true", help="each start of a staged run has another TMPDIR")
     sabotage.add_option(parser, *sabotage.SABOTAGES)
     options = parser.parse_args()
     if options.sabotage:
@@ -199,12 +228,13 @@ def main() -> int:
     logging.getLogger("hf_mpwriter").setLevel(logging.WARNING)
     started_at = time.monotonic()
     print(f"seed {options.seed}, in {root}", flush=True)
-    total = soak(root, options.lanes, options.seed, options.minutes)
+    total = soak(root, options.lanes, options.seed, options.minutes, moves_staging=options.moves_staging)
     print("\n".join(table(total)))
-    print(f"{total.runs} runs, {total.records} returned records, {time.monotonic() - started_at:.0f} s")
+    told = f"{total.runs} runs, {total.records} returned records, {total.lost} lost and told"
+    print(f"{told}, {time.monotonic() - started_at:.0f} s")
     for finding in total.findings:
         print(finding)
-    success = "0 lost, 0 duplicated, 0 shrunk, 0 hung, nothing left behind"
+    success = "0 lost untold, 0 duplicated, 0 shrunk, 0 hung, nothing left behind"
     return sabotage.conclude(total.findings, root, options.seed, success, troubles=total.troubles)
 
 

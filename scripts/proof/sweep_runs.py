@@ -146,9 +146,7 @@ class SweepRun:
         view = View(hub.store, inside.REPO, self.folder)
         report = check(self.run_dir, view, read_journals(self.journals))
         found = [*report.problems, *(f"in two files: {key}" for key in doubled(self.run_dir))]
-        return report, found + [
-            f"left in the spool: {path}" for path in remnants(self.run_dir) if not path.endswith(".lost")
-        ]
+        return report, found + [f"left in the spool: {path}" for path in remnants(self.run_dir)]
 
     def lines(self) -> list[Line]:
         """What its workers have said."""

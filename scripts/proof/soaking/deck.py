@@ -16,6 +16,12 @@ WEIGHTS = {  # other than 1; a late commit takes as long as ten other cards
     "power cut": 2,
     "wire late commit": 1,
 }
+ROUGH = (  # not in gentle runs: a rank that is killed has told what it lost until its last housekeeping, no more
+    *(f"{signal} worker" for signal in ("SIGKILL", "SIGTERM")),
+    *("all killed, started again", "rank with few descriptors", "rank with small files", "failpoints kill"),
+    *("damaged member file", "spool removed", "continued elsewhere", "continued on another machine"),
+    *("disk read-only", "power cut"),
+)
 WIRE_WEIGHT = 4  # a push that is killed meets no fault on the wire
 
 

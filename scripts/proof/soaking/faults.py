@@ -10,10 +10,8 @@ import random
 import time
 from collections import Counter
 
-from power_cut_disk import LoopDisk
-
-from soaking.deck import Deck, Schedule
-from soaking.run import Run
+from soaking.deck import ROUGH, Deck, Schedule
+from soaking.run import Place, Run
 from soaking.storage import Storage
 from soaking.victims import Victims
 from soaking.wire import Wire
@@ -26,14 +24,13 @@ COUNTED_ELSEWHERE = ("wire", "SIGKILL", "failpoints")  # when they strike, not w
 class Chaos:
     """All faults of one run."""
 
-    def __init__(
-        self, run: Run, disk: LoopDisk | None, rng: random.Random, left: list[str], tally: Counter[str]
-    ) -> None:
+    def __init__(self, run: Run, place: Place, rng: random.Random, left: list[str], tally: Counter[str]) -> None:
         self._run, self._rng, self.tally, self._schedule = run, rng, tally, Schedule()
         victims = Victims(run, rng, tally, self._schedule)
         self._wire = Wire(run, rng, tally, self._schedule)
-        self._storage = Storage(run, disk, rng, tally, self._schedule, victims, self._wire)
-        self._deck = Deck([*self._wire.cards(), *victims.cards(), *self._storage.cards()], rng, left)
+        self._storage = Storage(run, place, rng, tally, self._schedule, victims, self._wire)
+        cards = [*self._wire.cards(), *victims.cards(), *self._storage.cards()]
+        self._deck = Deck([card for card in cards if not (run.is_gentle and card.name in ROUGH)], rng, left)
 
     def kinds(self) -> list[str]:
         """Return the names of all kinds of faults."""

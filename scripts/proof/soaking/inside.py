@@ -9,6 +9,7 @@ half an hour of soak is like a day of trouble.
     <control>/struck      one line per failure: action, failpoint, pid
     <control>/clock       seconds: each process is wrong by its own share of it; changed while processes run
     <control>/findings    one line per broken promise that a rank has found itself
+    <control>/said        one line per warning of lost records: pid, text
     <control>/touched     paths on the Hub that other users have changed
 """
 
@@ -23,9 +24,10 @@ from typing import Any
 
 CONTROL = "HF_MPWRITER_SOAK"  # names the directory with the control files
 HUB = "HF_MPWRITER_SOAK_HUB"  # names the directory of the Hub
-TOUCHED, FINDINGS, CLOCK = "touched", "findings", "clock"  # control files
+TOUCHED, FINDINGS, CLOCK, SAID = "touched", "findings", "clock", "said"  # control files
 CLOCK_EVERY = 0.2  # seconds until a process looks at the clock file again
 REPO = "soak/run"
+MEMORY, LITTLE_MEMORY = 16 << 20, 4 << 10  # bytes of records that may wait in a rank, and in one of a gentle run
 ENDING = 20.0  # seconds that a rank may wait for the Hub at its end
 
 right_time = time.time

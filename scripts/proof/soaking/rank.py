@@ -20,21 +20,36 @@ from typing import Any
 
 from lib.prctl import die_with_parent
 
-from soaking.inside import CONTROL, ENDING, FINDINGS, HUB, REPO, TOUCHED, install, right_time
+from soaking.inside import CONTROL, ENDING, FINDINGS, HUB, REPO, SAID, TOUCHED, install, right_time
 
 WAIT = 6.0  # seconds that a rank waits for a push, when it does
 PAUSE = 0.02  # seconds between two events of a rank
 BEGINNING = 0.2  # seconds until a rank tries a directory again that it cannot write
 
 
-class Unsynced(logging.Handler):
-    """Counts warnings that a flush did not reach the disk: what came before it is not noted as flushed."""
+class Warnings(logging.Handler):
+    """Counts warnings that a flush did not reach the disk, and notes those that tell of lost records."""
 
-    count = 0
+    unsynced = 0  # flushes: what came before one is not noted as flushed
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count the warning."""
-        self.count += "not safe against a power cut" in record.getMessage()
+        """Take in a warning."""
+        text = record.getMessage()
+        self.unsynced += "not safe against a power cut" in text
+        if "records were lost" in text:
+            with unlimited():
+                note(SAID, f"{os.getpid()}: {text}")
+
+
+def note(name: str, line: str) -> None:
+    """Append a line to a control file."""
+    with open(os.path.join(os.environ[CONTROL], name), "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def calls(journals: str) -> str:
+    """The journals of all calls, also of those whose record was never on disk."""
+    return f"{journals}-of-calls"
 
 
 class Rank:
@@ -48,13 +63,14 @@ class Rank:
         from hf_mpwriter.testing import Journal
 
         self.writer, self.run_dir, self.tag = writer, run_dir, tag
-        self._journals, self._journal = journals, Journal(journals)
+        self._journals, self._journal, self._calls = journals, Journal(journals), Journal(calls(journals))
+        self._dropped = 0  # records of its event file until now
         self._waiting: list[tuple[str, int]] = []
         self.returned: dict[tuple[str, int], str] = {}
         self._since = right_time() - 2
         self._rng = random.Random(tag)
-        self._unsynced = Unsynced()
-        logging.getLogger("hf_mpwriter").addHandler(self._unsynced)
+        self._warnings = Warnings()
+        logging.getLogger("hf_mpwriter").addHandler(self._warnings)
 
     def log(self, step: int) -> None:
         """Log one event of a random kind."""
@@ -102,8 +118,7 @@ class Rank:
             self._find_fault(f"a push returned True, but {len(lost)} calls are not on the Hub: {', '.join(lost[:3])}")
 
     def _find_fault(self, text: str) -> None:
-        with open(os.path.join(os.environ[CONTROL], FINDINGS), "a", encoding="utf-8") as file:
-            file.write(f"{self.tag}: {text}\n")
+        note(FINDINGS, f"{self.tag}: {text}")
 
     def _note(self, path: str, tag: str, step: int) -> None:
         """Note that a record is in a file; the limit on the size of files is not meant for journals."""
@@ -113,13 +128,18 @@ class Rank:
 
     def _log_parts(self, tag: str, step: int) -> None:
         self.writer.add_scalars(tag, {"a": 1.0, "b": 2.0}, step)
+        with unlimited():
+            for _ in ("a", "b"):
+                self._calls.note_at("", tag, step)
         for place, sub_writer in list(self.writer.all_writers.items()):
             file = sub_writer.event_writer.file
-            if place.endswith((f"{tag}/a", f"{tag}/b")) and not file.waiting:
+            if place.endswith((f"{tag}/a", f"{tag}/b")) and not file.waiting and not file.dropped:
                 with unlimited():
                     self._journal.note_at(os.path.relpath(file.path, self.run_dir), tag, step)
 
     def _returned(self, tag: str, step: int) -> None:
+        with unlimited():
+            self._calls.note_at("", tag, step)
         waited = bool(self._waiting)
         self._waiting.append((tag, step))
         self._settle(waited=waited)
@@ -129,7 +149,13 @@ class Rank:
         file = self.writer.file_writer.event_writer.file
         if self._waiting and not file.waiting:
             where = self._find() if waited else {}
+            before, self._dropped = self._dropped, file.dropped
+            dropped = [key for key in self._waiting if key not in where] if file.dropped > before else []
+            if len(dropped) > file.dropped - before:  # more than it says: let the oracle find them
+                dropped.clear()
             for key in self._waiting:
+                if key in dropped:
+                    continue
                 self._note(os.path.relpath(where.get(key, file.path), self.run_dir), *key)
             self._waiting.clear()
 
@@ -142,9 +168,9 @@ class Rank:
 
     def _flush(self) -> None:
         """Flush, and note it if the disk accepted everything."""
-        before = self._unsynced.count
+        before = self._warnings.unsynced
         self.writer.flush()
-        if not self._waiting and self._unsynced.count == before:
+        if not self._waiting and self._warnings.unsynced == before:
             with unlimited():
                 self._journal.flushed()
 
@@ -179,6 +205,13 @@ def unlimited() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def log_to(name: str) -> None:
+    """Let the output of this process go to a control file."""
+    log = os.open(os.path.join(os.environ[CONTROL], name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+
 def _limit(limits: dict[str, int]) -> None:
     """Lower the soft limits of this process: bytes of a file, descriptors beside those that are open."""
     for name, most in limits.items():
@@ -190,24 +223,25 @@ def _limit(limits: dict[str, int]) -> None:
 def live(
     rank: int,
     ranks: int,
-    run_dir: str,
+    logdir: str,
     journals: str,
     stop: str,
     purge_step: int | None,
     limits: dict[str, int],
+    memory: int,
 ) -> None:
     """Be a rank, from the fork until the file `stop` appears."""
+    from hf_mpwriter.spool.storage import find
+
     die_with_parent()
-    log = os.open(os.path.join(os.environ[CONTROL], "ranks.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    log_to("ranks.log")
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "HF_MPWRITER_EXIT_TIMEOUT": str(ENDING)}
     install("rank")
     _limit(limits)
     signal.signal(signal.SIGTERM, _leave if rank % 2 else signal.SIG_DFL)
     tag = f"rank{rank}-{os.getpid()}-{os.urandom(3).hex()}"
-    with _begin(run_dir, purge_step) as writer:
-        me, children = Rank(writer, run_dir, journals, tag), []
+    with _begin(logdir, purge_step, memory) as writer:
+        me, children = Rank(writer, find(logdir).run_dir, journals, tag), []
         for step in itertools.count():
             if os.path.exists(stop):
                 break
@@ -226,14 +260,14 @@ def _leave(_: int, __: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _begin(run_dir: str, purge_step: int | None) -> Any:
+def _begin(logdir: str, purge_step: int | None, memory: int) -> Any:
     """Construct a writer; try again while the directory cannot be written."""
     from hf_mpwriter import HFSummaryWriter
     from hf_mpwriter.base.errors import LogdirError
 
     while True:
         try:
-            return HFSummaryWriter(REPO, logdir=run_dir, commit_every=0.02, purge_step=purge_step)
+            return HFSummaryWriter(REPO, logdir=logdir, commit_every=0.02, purge_step=purge_step, memory_limit=memory)
         except LogdirError as error:
             print(f"the directory cannot be written: {error}", flush=True)
             time.sleep(BEGINNING)

@@ -16,7 +16,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from lib.prctl import die_with_parent
@@ -24,16 +26,24 @@ from lib.waiting import becomes_true
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.cli.output import DAMAGED
-from hf_mpwriter.delivery.sinks import HubSink
+from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
 from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.storage import find
+from hf_mpwriter.spool.workers.losses import losses
+from hf_mpwriter.spool.workers.members import LOST
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.testing import check, processes, read_journals
 from hf_mpwriter.testing.oracle import keys
 from soaking import inside
 from soaking import rank as rank_of_soak
+from soaking.rank import log_to
+
+if TYPE_CHECKING:
+    from fuse_models import Mounted
+    from power_cut_disk import LoopDisk
 
 RANKS = 8
 PATIENCE = 240.0  # seconds for any process to end
@@ -45,11 +55,29 @@ def wait_for(condition: Callable[[], object], patience: float = PATIENCE) -> boo
     return bool(becomes_true(condition, patience, CHECK))
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where runs are."""
+
+    path: str  # of run directories and staging directories
+    disk: LoopDisk | None = None  # whose directory that is, None if it is on none of its own
+    mount: Mounted | None = None  # where run directories are, or beside a disk the logdirs of staged runs
+
+    @property
+    def kind(self) -> str:
+        """How runs are kept."""
+        return "in" if self.mount is None else "staged in" if self.path != str(self.mount.place) else "on a mount of"
+
+
 class Run:
     """One run, seen by the script."""
 
-    def __init__(self, place: str, root: Path, number: int, rng: random.Random) -> None:
-        self.place, self.number, self._rng = place, number, rng
+    def __init__(
+        self, place: Place, root: Path, number: int, rng: random.Random, *, moves_staging: bool = False
+    ) -> None:
+        self.place, self.number, self._rng = place.path, number, rng
+        self._mount = place.mount if place.kind.startswith("staged") else None
+        self._moves_staging, self._starts = moves_staging, 0
         self.name, self._moves = f"run{number}", 0
         self.control = root / f"control{number}"
         self.journals, self._stop = str(self.control / "journals"), self.control / "stop"
@@ -65,12 +93,25 @@ class Run:
         self.damage: dict[str, set[str | None]] = {}
         self.limits: dict[int, dict[str, int]] = {}  # of the next life of a rank, per rank: see `inside`
         self.uploader_terminated = False  # whether an uploader got SIGTERM since the last drain
-        self.records = self._told = 0
+        self.is_gentle = rng.random() < 0.5  # whether nothing is done after which a loss may be untold
+        self.records = self.lost = self._told = 0
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether it is brought to a logdir beside its run directory."""
+        return self._mount is not None
+
+    @property
+    def logdir(self) -> str:
+        """The path of the logdir now."""
+        if self._mount is not None:
+            return str(self._mount.place / self.name)
+        return os.path.join(self.place, f"at{self._moves}", self.name)
 
     @property
     def run_dir(self) -> str:
         """The path of the run directory now."""
-        return os.path.join(self.place, f"at{self._moves}", self.name)
+        return find(self.logdir).run_dir if self.is_staged else self.logdir
 
     @property
     def spool(self) -> Spool:
@@ -82,7 +123,14 @@ class Run:
         self.hub.start()
         os.environ |= {"HF_ENDPOINT": self.hub.endpoint, inside.CONTROL: str(self.control)}
         os.environ[inside.HUB] = str(self.hub.root)
+        self._take_staging()
         self.revive()
+
+    def _take_staging(self) -> None:
+        """Stage the run in a directory of its own from the next start on, if it is staged."""
+        if self.is_staged and (self._moves_staging or not self._starts):
+            self._starts += 1
+            os.environ["TMPDIR"] = os.path.join(self.place, f"{self.name}-tmp{self._starts}")
 
     # ranks
 
@@ -98,7 +146,8 @@ class Run:
     def _start(self, rank: int) -> None:
         purge_step = self._rng.choice([None, None, None, self._rng.randrange(10**6)])
         limits = self.limits.pop(rank, {})
-        arguments = (rank, RANKS, self.run_dir, self.journals, str(self._stop), purge_step, limits)
+        memory = inside.LITTLE_MEMORY if self.is_gentle else inside.MEMORY
+        arguments = (rank, RANKS, self.logdir, self.journals, str(self._stop), purge_step, limits, memory)
         self.ranks[rank] = multiprocessing.get_context("fork").Process(target=rank_of_soak.live, args=arguments)
         self.ranks[rank].start()
 
@@ -139,6 +188,7 @@ class Run:
         if not wait_for(lambda: self._end_others(killed), 30.0):
             raise RuntimeError(f"processes of {self.run_dir} do not end")
         self.ranks.clear()
+        self._take_staging()
         return Counter(killed.values())
 
     def _end_others(self, killed: dict[int, str]) -> bool:
@@ -146,6 +196,8 @@ class Run:
         kinds = {
             "uploader": processes.left_behind(self.run_dir, "uploader"),
             "push": processes.left_behind(self.run_dir, "push"),
+            "mirror": processes.left_behind(self.run_dir, "mirror"),
+            "copy": processes.left_behind(self.run_dir, "copy"),
             "search": processes.left_behind(self.run_dir, "search"),
             "child": [pid for pid in processes.workers(self.run_dir) if pid != os.getpid()],
         }
@@ -203,6 +255,8 @@ class Run:
             self.findings.append("a child did not end")
         if not wait_for(lambda: not HubSink(self.spool).is_alive()):
             self.findings.append(f"the uploader did not leave: {HubSink(self.spool).status()}")
+        if not wait_for(lambda: not LogdirSink(self.spool).is_alive()):
+            self.findings.append(f"the mirror did not leave: {LogdirSink(self.spool).status()}")
         return killed
 
     def _kill_uploader_at_work(self) -> bool:
@@ -227,18 +281,24 @@ class Run:
 
     def _sync(self) -> None:
         """Upload what the Hub refused, by `hf-mpwriter sync`."""
-        process = multiprocessing.get_context("fork").Process(target=_sync, args=(self.run_dir,))
-        process.start()
-        process.join(PATIENCE)
-        expected = (0, DAMAGED) if self.may_be_damaged else (0,)
-        if process.exitcode not in (*expected, None):
-            self.findings.append(f"sync ended with {process.exitcode}")
-        if process.is_alive():
-            self.findings.append("sync did not end")
-            process.kill()
-            process.join()
+        code = self._command("sync", self.logdir, "--timeout", "120")
+        is_other = self.may_be_damaged or bool(losses(self.spool))
+        if code not in ((0, DAMAGED) if is_other else (0,)):
+            self.findings.append(f"sync ended with {code}")
         if not wait_for(lambda: not HubSink(self.spool).is_alive()):
             self.findings.append("the uploader that sync started did not leave")
+
+    def _command(self, *words: str) -> int | None:
+        """Run a command of `hf-mpwriter`; its exit code, None if it did not end."""
+        process = multiprocessing.get_context("fork").Process(target=_command, args=words)
+        process.start()
+        process.join(PATIENCE)
+        if process.is_alive():
+            self.findings.append(f"{words[0]} did not end")
+            process.kill()
+            process.join()
+            return None
+        return process.exitcode
 
     # check
 
@@ -251,12 +311,53 @@ class Run:
         wait_for(lambda: not processes.left_behind(self.run_dir), 60.0)  # an uploader ends after it releases its lock
         self.findings += [f"left behind: process {pid}" for pid in processes.left_behind(self.run_dir)]
         self.findings += [f"left in the spool: {path}" for path in remnants(self.run_dir)]
+        lost, told = self._lost(), self._told_losses()
+        if self.is_gentle:
+            differ = [pid for pid in {*lost, *told} if lost[pid] != told[pid] and not self._is_said(pid, lost[pid])]
+            self.findings += [f"process {pid} has lost {lost[pid]} records, {told[pid]} are told" for pid in differ]
+        if (report.problems or told.total()) and self._command("verify", self.logdir) == 0:
+            self.findings.append("verify ended with 0")
+        expected = (0, DAMAGED) if self.may_be_damaged else (DAMAGED if told.total() else 0,)
+        if self.is_staged and not self.damage and (code := self._command("verify", self.logdir)) not in expected:
+            self.findings.append(f"verify of a staged run ended with {code}")
+        self.lost = told.total()
         on_hub = set(self.hub.store.tree("model", inside.REPO, "main"))
         self.findings += [f"a commit of another user is gone: {path}" for path in sorted(self.foreign - on_hub)]
         return (
-            f"{report.returned} returned, {report.lost} lost, {report.duplicated} duplicated, "
+            f"{report.returned} returned, {lost.total()} lost, {told.total()} told, {report.duplicated} duplicated, "
             f"{len(report.files)} files, {report.commits} commits"
         )
+
+    def _lost(self) -> Counter[int]:
+        """How many records of returned calls are nowhere, also those that were never on disk, per process."""
+        there: Counter[tuple[str, int]] = Counter()
+        for file in files_of(self.run_dir):
+            there += keys(os.path.join(self.run_dir, file.path), file.length)
+        lost: Counter[int] = Counter()
+        for pid, calls in self._calls().items():
+            lost[pid] = (calls - there).total()
+        return lost
+
+    def _calls(self) -> dict[int, Counter[tuple[str, int]]]:
+        """All calls that returned, per process."""
+        found: dict[int, Counter[tuple[str, int]]] = {}
+        for note in read_journals(rank_of_soak.calls(self.journals)):
+            found.setdefault(note.pid, Counter())[note.tag, note.step] += 1
+        return found
+
+    def _told_losses(self) -> Counter[int]:
+        """How many lost records the run tells, per process."""
+        found: Counter[int] = Counter()
+        for loss in losses(self.spool):
+            found[loss.pid] += loss.records
+        return found
+
+    def _is_said(self, pid: int, lost: int) -> bool:
+        """Whether a process that never had room for a file has told at its end that all is lost."""
+        said = self.control / inside.SAID
+        lines = said.read_text().splitlines() if said.exists() else []
+        told = any(line.startswith(f"{pid}: ") and f": {lost} records were lost" in line for line in lines)
+        return told and lost == self._calls()[pid].total()
 
     def check_meanwhile(self) -> None:
         """Let the oracle judge what must hold at any time; no process may run."""
@@ -294,22 +395,25 @@ def remnants(run_dir: str) -> Iterable[str]:
     """Yield temporary files, batches, records in flight and member files: none may outlive a complete upload.
 
     Files of another machine are exempt: only that machine removes them. So are temporary files of FORMAT and
-    run.json: a worker that is killed while it publishes one leaves it, and no other process may remove it.
+    run.json: a worker that is killed while it publishes one leaves it, and no other process may remove it. What was
+    lost stays until a person has seen it.
     """
     root = Spool(run_dir).root
     for directory, _, names in os.walk(root):
         place, kind = os.path.relpath(directory, root), os.path.basename(directory)
         for name in names if place != "." and not place.startswith("hosts/other") else ():
-            if name.endswith(".tmp") or name == "in_flight.json" or kind in ("outbox", "copies", "members"):
+            is_left = kind in ("outbox", "copies") or (kind == "members" and not name.endswith(LOST))
+            if name.endswith(".tmp") or name == "in_flight.json" or is_left:
                 yield os.path.relpath(os.path.join(directory, name), run_dir)
 
 
-def _sync(run_dir: str) -> None:
+def _command(*words: str) -> None:
     from hf_mpwriter.cli import main
 
     die_with_parent()
+    log_to("commands.log")
     inside.install("rank")
-    main.main(["sync", run_dir, "--timeout", "120"])
+    main.main(list(words))
 
 
 def send(pid: int, number: int) -> bool:

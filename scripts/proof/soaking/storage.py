@@ -7,17 +7,19 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 
-from power_cut_disk import LoopDisk, forget_lost
+from power_cut_disk import forget_lost
 
 from hf_mpwriter.testing import processes
 from soaking.deck import Card, Schedule
-from soaking.run import Run
+from soaking.run import Place, Run
 from soaking.victims import Victims
 from soaking.wire import Wire
 
+AWAY = (0.0, 3.0)  # seconds that a mount is away
 CHANCES = (0.05, 0.4)  # probabilities that a failpoint fails
 GARBAGE = (b"", b"\0" * 4096, b"[]", b"null", b'{"files": [{"path": "../x"}]}', b'{"files"', b"\xff\xfe\x00garbage\n")
 DAMAGED = {  # in the table -> files
@@ -46,32 +48,37 @@ class Storage:
     def __init__(
         self,
         run: Run,
-        disk: LoopDisk | None,
+        place: Place,
         rng: random.Random,
         tally: Counter[str],
         schedule: Schedule,
         victims: Victims,
         wire: Wire,
     ) -> None:
-        self._run, self._disk, self._rng, self._tally, self._schedule = run, disk, rng, tally, schedule
+        self._run, self._rng, self._tally, self._schedule = run, rng, tally, schedule
+        self._disk, self._mount = place.disk, place.mount
         self._victims, self._wire = victims, wire
         self._filler = ""
         self._counted = 0  # strikes of failpoints
 
     def cards(self) -> Iterator[Card]:
         """Yield all kinds of faults; some need a disk of their own."""
-        for action in ("eio", "enospc", "kill"):
+        for action in ("eio", "enospc", "estale", "kill"):
             yield Card(f"failpoints {action}", lambda action=action: self._failpoints(action))
         for what in DAMAGED:
             yield Card(f"damaged {what}", lambda what=what: self._damage(what))
         yield Card("spool removed", self._remove_spool)
         yield Card("ledger removed", self._remove_ledger)
-        yield Card("continued elsewhere", lambda: self._move(from_another_machine=False))
-        yield Card("continued on another machine", lambda: self._move(from_another_machine=True))
+        if not self._run.is_staged:
+            yield Card("continued elsewhere", lambda: self._move(from_another_machine=False))
+            yield Card("continued on another machine", lambda: self._move(from_another_machine=True))
         if self._disk is not None:
             yield Card("disk full", self._fill)
             yield Card("disk read-only", self._read_only)
             yield Card("power cut", self._cut)
+        if self._mount is not None:
+            yield Card("mount dies and returns", self._mount_anew)
+            yield Card("open files become stale", self._mount.make_stale)
 
     def calm(self) -> None:
         """Undo everything that the schedule does not undo; count the strikes of failpoints."""
@@ -137,6 +144,14 @@ class Storage:
         self._empty()
         self._run.may_be_damaged = True
         self._tally["records lost in power cuts"] += forget_lost(self._run.journals, self._run.run_dir)
+        return True
+
+    def _mount_anew(self) -> bool:
+        """End the program behind the mount; until it is there again nothing else is done to the run."""
+        assert self._mount is not None  # noqa: S101 - as above
+        self._mount.die()
+        time.sleep(self._rng.uniform(*AWAY))
+        self._mount.mount_anew()
         return True
 
     # the spool
