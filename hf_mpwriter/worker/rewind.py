@@ -125,10 +125,11 @@ class Rewind:
             logger.warning("%s: not all other directories are rewound: %s", spool.logdir, error)
 
     def _other_names(self, taken: Taken, tops: list[str]) -> Iterator[str]:
+        """The other names of this rank; OSError if the disk does not tell."""
         yield taken.wanted
         number = 2  # names are taken in this order, and lock files stay
         spool = self._membership.spool
-        while spool.claim(name := f"{taken.substitute}~{number}").exists() or Place(spool.run, name).exists():
+        while _is_there(spool.claim(name := f"{taken.substitute}~{number}")) or _is_there(Place(spool.run, name)):
             yield name
             number += 1
         start = f"{taken.substitute}~"  # of those that were pulled there is no lock file, and perhaps not all
@@ -191,6 +192,15 @@ class Rewind:
             if directory.name == worker_dir(name):  # the first one, so nothing is done twice
                 raise OSError(f"{directory} cannot be rewound to step {step} yet")
             logger.warning("%s cannot be rewound to step %d: its steps from there on stay visible", directory, step)
+
+
+def _is_there(place: Place) -> bool:
+    """Whether something is there; OSError if the disk does not tell: on a mount that died every name would be taken."""
+    try:
+        place.stat()
+    except ours(FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _read_note(claim: int) -> int | None:

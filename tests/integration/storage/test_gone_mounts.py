@@ -229,3 +229,29 @@ def test_no_command_calls_damaged_or_gone_what_a_dead_mount_does_not_show(local,
             assert done.exit_code > 0, done.output
             assert "Transport endpoint is not connected" in done.output
             assert not any(word in done.output for word in ("is damaged", "Remove", "does not exist")), done.output
+
+
+FIRST = """
+import os, sys, time
+from hf_mpwriter import SummaryWriter
+logdir, flags = sys.argv[1:]
+writer = SummaryWriter(logdir)
+open(f"{flags}/built", "w").close()
+while not os.path.exists(f"{flags}/gone"):
+    time.sleep(0.02)
+writer.add_scalar("loss", 1.0, 0)
+print("returned", writer.status().in_memory, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_first_record_on_a_mount_that_has_died_returns(tmp_path, start):
+    """The other names of its rank are looked for, and a dead mount tells of none that it is free."""
+    flags = tmp_path / "flags"
+    flags.mkdir()
+    with mounted(FILES, tmp_path / "mount") as mount:
+        program = start(FIRST, mount.place / "exp1", flags, env={"RANK": "1", "WORLD_SIZE": "2"})
+        wait_for((flags / "built").exists, "the writer is built")
+        mount.die()
+        (flags / "gone").touch()
+        assert program.succeed(deadline=60.0) == "returned 1\n"
