@@ -280,8 +280,8 @@ class Run:
         return HubSink(self.spool).missing({file.path: file.length for file in files_of(self.run_dir)})
 
     def _sync(self) -> None:
-        """Upload what the Hub refused, by `hf-mpwriter sync`."""
-        code = self._command("sync", self.logdir, "--timeout", "120")
+        """Upload what the Hub refused, and what was deleted there, by `hf-mpwriter sync`."""
+        code = self._command("sync", self.logdir, "--again", "--timeout", "120")
         is_other = self.may_be_damaged or bool(losses(self.spool))
         if code not in ((0, DAMAGED) if is_other else (0,)):
             self.findings.append(f"sync ended with {code}")
