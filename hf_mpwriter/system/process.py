@@ -236,7 +236,7 @@ def read_path(path: str, limit: int = READ_LIMIT) -> bytes:
     """What is in a file, but no more than a limit; without `open`, which is gone where a `__del__` logs late."""
     fd = open_above(path, os.O_RDONLY)
     try:
-        return read_all(fd, limit)
+        return read_all(fd, min(limit, READ_LIMIT))
     finally:
         os.close(fd)
 
