@@ -34,7 +34,7 @@ def run_in(folder: Path, *words: object, path: str | None = None) -> str:
     done = subprocess.run(
         [*map(str, words)], cwd=folder, env=env, capture_output=True, text=True, timeout=DEADLINE, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
