@@ -193,6 +193,7 @@ LISTERS = {  # functions that may find what lies below a directory
     "spool.storage._folders": "the directories of the runs that are staged",
     "cli.clean._size_and_use": "the bytes of one of them, which go or stay together",
     "cli.folders._writing": "/proc",
+    "spool.workers.losses._written": "the folder of what was lost, for which no name there is a run",
     "uploader.siblings._is_alone": "the directory above the run directory",
     "uploader.siblings._listed": "the same",
     "system.process.processes": "/proc",
@@ -503,6 +504,7 @@ NOT_FILES = {  # what has a `read` of another kind, beside classes
 READERS = {  # functions that say otherwise how much they read
     "system.disk.read": "a file of ours that was seen to be short enough",
     "testing.journal.read_journal": "what a test has written itself",
+    "system.process.read_path": "as much as its caller names",
     "events.framing._long_record": "into a buffer of a chunk",
     "events.segment.written_since_removal": "records of this process that no file has any more",
 }
