@@ -176,6 +176,7 @@ def test_a_run_without_a_token_that_is_looked_at_with_one_needs_nothing_but_sync
         training = trains(server.endpoint, timeout=0.5)
         training.reads("not uploading")
         training.ends()
+        wait_for(lambda: no_uploader(run_dir), "the uploader leaves, as it has no token")
         sync = f"hf-mpwriter sync {run_dir}"
         assert run("status", run_dir).output.splitlines()[-1] == f"next: run `hf auth login`; then: {sync}"
         monkeypatch.setenv("HF_TOKEN", "hf_right")
