@@ -504,7 +504,6 @@ NOT_FILES = {  # what has a `read` of another kind, beside classes
 READERS = {  # functions that say otherwise how much they read
     "system.disk.read": "a file of ours that was seen to be short enough",
     "testing.journal.read_journal": "what a test has written itself",
-    "system.process.read_path": "as much as its caller names",
     "events.framing._long_record": "into a buffer of a chunk",
     "events.segment.written_since_removal": "records of this process that no file has any more",
 }
