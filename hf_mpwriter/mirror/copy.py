@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -40,7 +41,7 @@ from hf_mpwriter.spool.copies import (
     Task,
     Withheld,
 )
-from hf_mpwriter.spool.staging import lacking
+from hf_mpwriter.spool.staging import LastPlace, lacking
 from hf_mpwriter.system import failpoints, launch, redaction
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.filesystem import is_gone
@@ -98,7 +99,10 @@ def open_target(job: CopyJob) -> Target:
 def _listed(run: Directory, target: Target) -> Iterator[Message]:
     """Tell what is there. Lists of embeddings come at once: `add_embedding` would begin them anew."""
     files = {path: size for path, size in target.files().items() if is_run_path(path)}
-    yield Listed(files)
+    place = None
+    with contextlib.suppress(Exception):  # each filesystem of fsspec has errors of its own; then no place is known
+        place = LastPlace.read(target.last_place())
+    yield Listed(files, place)
     lists = [Item(path, size) for path, size in lacking(run, files).items() if is_config(path)]
     if lists:
         yield from fetched(run, target, lists)
@@ -126,6 +130,7 @@ def _brought(job: CopyJob, run: Directory, target: Target) -> Generator[Message,
             errors[item.path] = outcome
         else:
             yield outcome
+    _name_place(job, target, is_due=has_written)
     rest = list[OSError]()
     for path, error in errors.items():
         if isinstance(error, UnreadableError) or (has_written and targets.is_refusal(error)):
@@ -135,6 +140,14 @@ def _brought(job: CopyJob, run: Directory, target: Target) -> Generator[Message,
     if rest:
         return Failure(targets.describe(rest[0]), all(map(targets.is_refusal, rest)), is_of_files=True)
     return Finished()
+
+
+def _name_place(job: CopyJob, target: Target, *, is_due: bool) -> None:
+    """Name in the logdir where the run is kept, for a start on another host; where it refuses, all else is there."""
+    place = LastPlace(host_id(), job.run_dir)
+    with contextlib.suppress(Exception):
+        if is_due and LastPlace.read(target.last_place()) != place:
+            target.name_place(state.dump(place))
 
 
 def _tried(run: Directory, target: Target, item: Item) -> int | Absent | Conflict | OSError | None:

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from hf_mpwriter.base.names import ELSEWHERE, SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, CopySource, without_other_runs
+from hf_mpwriter.mirror.targets import CHUNK, LONGEST_PLACE, CopySource, without_other_runs
 from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.system.filesystem import Mount, UnmountedError, mount_of_descriptor
 
@@ -132,6 +132,22 @@ class PosixTarget:
         with open(os.open(path, os.O_RDONLY, dir_fd=self._root()), "rb") as file:
             while piece := file.read(CHUNK):
                 yield piece
+
+    def last_place(self) -> bytes:
+        """What `.hf_mpwriter/ELSEWHERE` holds, its beginning if it is long."""
+        fd = os.open(ELSEWHERE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._root())
+        try:
+            return os.read(fd, LONGEST_PLACE)
+        finally:
+            os.close(fd)
+
+    def name_place(self, data: bytes) -> None:
+        """Have `.hf_mpwriter/ELSEWHERE` hold this."""
+        fd = os.open(ELSEWHERE, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._root())
+        try:
+            disk.write_all(fd, data)
+        finally:
+            os.close(fd)
 
     def clean(self, directory: str) -> None:
         """Remove temporary files of copies that were killed; a mount that refuses keeps them."""

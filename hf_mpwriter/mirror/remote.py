@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hf_mpwriter.base.names import ELSEWHERE, SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, CopySource, without_other_runs
+from hf_mpwriter.mirror.targets import CHUNK, LONGEST_PLACE, CopySource, without_other_runs
 from hf_mpwriter.system import failpoints
 
 MARK = (
@@ -61,6 +61,15 @@ class RemoteTarget:
         with filesystem.open(self._place(path), "rb") as file:
             while piece := file.read(CHUNK):
                 yield piece
+
+    def last_place(self) -> bytes:
+        """What `.hf_mpwriter/ELSEWHERE` holds, its beginning if it is long."""
+        data: bytes = self._filesystem.cat_file(self._place(ELSEWHERE), start=0, end=LONGEST_PLACE)
+        return data
+
+    def name_place(self, data: bytes) -> None:
+        """Have `.hf_mpwriter/ELSEWHERE` hold this."""
+        self._filesystem.pipe_file(self._place(ELSEWHERE), data)
 
     def clean(self, directory: str) -> None:
         """Do nothing: there are no temporary files."""

@@ -10,8 +10,9 @@
 
 Invariants:
 - No other code touches the logdir.
-- A logdir gets `.hf_mpwriter/ELSEWHERE` before its first event file. What lies in a folder below that has the name of a
-  spool is of another run, and is not listed.
+- A logdir gets `.hf_mpwriter/ELSEWHERE` before its first event file. It names host and directory from which the last
+  files came, unless the store refuses. What lies in a folder below that has the name of a spool is of another run, and
+  is not listed.
 - No event file that was whole is written again, and none is replaced by less of it.
 - What cannot be read here, or is refused there, keeps no file of another writer back.
 - Sources are read up to the length of the item, and have at least that length.
@@ -32,6 +33,7 @@ from hf_mpwriter.system.filesystem import is_gone, reason_of
 from hf_mpwriter.system.process import READ_LIMIT
 
 CHUNK = 1 << 20  # bytes that are read at once
+LONGEST_PLACE = 16 << 10  # bytes that are read of what names a place
 REFUSED = (  # a person has to help
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENOENT, errno.ENOTDIR),
@@ -116,6 +118,12 @@ class Target(Protocol):
 
     def put(self, source: CopySource) -> None:
         """Write a file as a whole."""
+
+    def last_place(self) -> bytes:
+        """What `.hf_mpwriter/ELSEWHERE` holds, its beginning if it is long."""
+
+    def name_place(self, data: bytes) -> None:
+        """Have `.hf_mpwriter/ELSEWHERE` hold this."""
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """The content of a file; many threads may read one each."""

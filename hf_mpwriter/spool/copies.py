@@ -33,7 +33,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.names import is_run_path
 from hf_mpwriter.base.timing import USUAL
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging import COMPARE_LOCK, COPY_LOCK, MirrorRecord
+from hf_mpwriter.spool.staging import COMPARE_LOCK, COPY_LOCK, LastPlace, MirrorRecord
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.system.filesystem import Mount
 from hf_mpwriter.system.launch import Child
@@ -114,6 +114,7 @@ class Listed:
     """What the logdir holds; nothing of a spool."""
 
     files: dict[str, int]  # bytes per path
+    place: LastPlace | None = None  # where the run was kept before, as far as the logdir tells
 
     def __post_init__(self) -> None:
         if not all(map(is_run_path, self.files)):

@@ -127,6 +127,22 @@ class MirrorStatus(DaemonStatus):
 
 
 @dataclass(frozen=True)
+class LastPlace:
+    """Where the run was kept whose copy came to the logdir last: what `.hf_mpwriter/ELSEWHERE` there holds."""
+
+    host: str  # see `system/process.host_id`
+    run_dir: str
+
+    @classmethod
+    def read(cls, data: bytes) -> Self | None:
+        """What a logdir says, None if that is not for us."""
+        try:
+            return state.load(cls, data)
+        except ours(state.DamagedError):
+            return None
+
+
+@dataclass(frozen=True)
 class Listing:
     """What a look has found."""
 

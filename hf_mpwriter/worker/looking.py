@@ -31,7 +31,7 @@ from hf_mpwriter.daemon.starts import opened
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.copies import CopyHandle, CopyJob, Failure, Listed, Task
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging import Listing, MirrorRecord, look_lock
+from hf_mpwriter.spool.staging import LastPlace, Listing, MirrorRecord, look_lock
 from hf_mpwriter.spool.storage import leave_note
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
@@ -152,6 +152,8 @@ def _look(spool: Spool, lock: int, end: float, before: Listing) -> Listing:
     else:
         found = Listing.of(spool, answer.files, time.time())
         found = replace(found, last=max(found.last, before.last))
+        if answer.place is not None and before.at == 0.0:
+            _tell_place(spool, answer.place)
     with suppress(OSError):  # the next process asks again
         found.save(spool)
     return found
@@ -167,6 +169,16 @@ def _told(spool: Spool, found: Listing) -> Listing:
     logger.warning("%s", printable(f"{text}. {then}. {lack} {helps}"))
     logger.flush()
     return found
+
+
+def _tell_place(spool: Spool, place: LastPlace) -> None:
+    """Tell, at the first look from here, which place of another host is out of reach; of this host there is a note."""
+    if place.host == host_id():
+        return
+    sync = command_line("sync", place.run_dir)
+    text = f"{spool.logdir}: it was kept on another host, {place.host}, in {place.run_dir}. If it was killed there,"
+    logger.warning("%s", printable(f"{text} what it had not copied or sent comes by this command on that host: {sync}"))
+    logger.flush()
 
 
 def _asked(spool: Spool, lock: int, end: float) -> Listed | Failure:

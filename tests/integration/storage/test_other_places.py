@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -12,8 +13,9 @@ import psutil
 import pytest
 import url_places
 from programs import wait_for
+from repository import HELPERS
 from runs import LOG_FOR_EVER, check_oracle, run
-from staged import steps
+from staged import machine, steps
 
 from hf_mpwriter import testing
 from hf_mpwriter.base.storage import Layout
@@ -147,3 +149,19 @@ def test_a_place_that_is_gone_is_told_by_name_once_unless_all_of_it_was_brought(
         wait_for(lambda here=here: not processes.left_behind(here, "mirror"), "the end of the mirror")
         shutil.rmtree(tmp_path / name)
     assert told == [1, 0, 0]
+
+
+@pytest.mark.timeout(300)
+def test_a_start_on_a_new_host_is_told_by_name_where_the_run_was_kept(url, tmp_path, start):
+    """By the logdir, once; what the other host could not copy is there."""
+    other = machine(tmp_path / "other") | {"HOST_NAME": "node7"}
+    other["PYTHONPATH"] = f"{HELPERS / 'locks_per_host'}:{os.environ['PYTHONPATH']}"
+    start(GO_ON, url, 7, env=other | {"HF_MPWRITER_DISABLED": "1"}).succeed()
+    run_dir = storage.find(url, os.environ | other).run_dir
+    told = []
+    for _ in range(2):
+        env = machine(tmp_path / "here") | {"HF_MPWRITER_DISABLED": "1"}
+        code, _, err = start(GO_ON, url, 8, env=env).finish()
+        assert code == 0, err
+        told.append(len(re.findall(f"kept on another host, node7-[0-9a-f]+, in {run_dir}", err)))
+    assert told == [1, 0]
