@@ -15,6 +15,7 @@ Invariants:
   file counts as delivered only if the Hub has all that was written to it.
 - It counts what this process has logged in this run directory, by whichever writer.
 - A push that says so has asked the Hub within its last seconds, by its uploader: others may have changed what it has.
+  One that does not wait has no answer yet: that to an earlier one of this process counts, see `Asks`.
   What somebody has deleted there is not to be there, so it is not missing; but `status` does not count it as there.
 """
 
@@ -24,7 +25,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from hf_mpwriter.base.names import is_embedding, is_ours, worker_dir
@@ -109,16 +110,30 @@ def status(membership: Membership, now: Logged) -> Status:
     )
 
 
+@dataclass
+class Asks:
+    """After what the Hub has to be asked, so that a push of this process is True."""
+
+    within: float = 0.0  # seconds: who was asked so lately need not be asked
+    unanswered: float = math.inf  # the number in the ledgers at the first push since the last that was True
+
+    def since(self, hub: HubSink, timeout: float) -> float:
+        """After which number it has to be asked, for a push that is about to request that."""
+        now, lately = hub.asked(0.0), hub.asked(self.within)
+        earlier, self.unanswered = self.unanswered, min(now, self.unanswered)
+        return min(now, lately, math.inf if timeout > 0 else earlier)
+
+
 def push(
     membership: Membership,
     request: Callable[[], Logged],
     timeout: float,
     keep_house: Callable[[], object],
-    asked_within: float = 0.0,
+    asks: Asks,
 ) -> bool:
-    """Ask for a push and wait for it; whether everything is delivered, as the Hub has said within these seconds."""
+    """Ask for a push and wait for it; whether everything is delivered, as the Hub has said when it was asked."""
     end, hub = time.monotonic() + timeout, HubSink(membership.spool)
-    asked = hub.asked(asked_within)  # before the request: an answer to that is news
+    asked = asks.since(hub, timeout)  # before the request: an answer to that is news
     while (asked_for := request()).in_memory and (left := end - time.monotonic()) > 0:
         time.sleep(min(MEMORY_POLL, left))
     logdir = LogdirSink(membership.spool)
@@ -128,8 +143,12 @@ def push(
     for look in wait_for(wanted, end):
         if look.is_due:
             keep_house()
-    is_there = not any(one.missing() for one in wanted)
-    return is_there and asked_for.is_on_disk and not (hub.missing(damaged) or logdir.missing(asked_for.damaged))
+    if any(one.missing() for one in wanted) or not asked_for.is_on_disk:
+        return False
+    if hub.missing(damaged) or logdir.missing(asked_for.damaged):
+        return False
+    asks.unanswered = math.inf
+    return True
 
 
 class Awaited(NamedTuple):

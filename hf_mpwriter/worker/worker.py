@@ -86,6 +86,7 @@ class Worker:
         self.has_failed, self._has_told = False, False  # the last: the supervisor, if any
         self._is_over = False  # whether the end was told, and nothing has come since
         self.steps.forget()
+        self._asks = answers.Asks(self._timing.asked_within)
         self._left_at = self._started_at  # unix time
         self._reporter.forget()
 
@@ -316,7 +317,7 @@ class Worker:
         with self.boundary:
             if self.delivers:
                 request = functools.partial(self.request_push, at_once=wait > 0)
-                delivered = answers.push(self.membership, request, wait, self.keep_house, self._timing.asked_within)
+                delivered = answers.push(self.membership, request, wait, self.keep_house, self._asks)
                 self._messages.tell()
         return delivered
 

@@ -171,8 +171,8 @@ from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=60)
 for step in range(20):
     writer.add_scalar("loss", 0.5, step)
-for _ in sys.stdin:
-    pushed, status = writer.push(wait=100), writer.status()
+for wait in sys.stdin:
+    pushed, status = writer.push(wait=float(wait)), writer.status()
     print(pushed, status.on_hub == status.logged, status.on_hub, bool(status.error), flush=True)
 writer.close(wait=False)
 """
@@ -184,8 +184,8 @@ def pushing(run_dir):
     command = [sys.executable, "-c", PUSH_WHEN_TOLD, str(run_dir)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def push() -> list[str]:
-        print(file=process.stdin, flush=True)
+    def push(wait: float = 100.0) -> list[str]:
+        print(wait, file=process.stdin, flush=True)
         return process.stdout.readline().split()
 
     with process:
@@ -218,6 +218,16 @@ def test_a_push_without_new_data_asks_the_hub(hub, run_dir, api):
         assert names_there(hub) == set()
         api.delete_repo("me/run")
         assert push()[::3] == ["False", "True"]
+
+
+def test_a_push_that_does_not_wait_is_true_once_the_hub_was_asked_after_an_earlier_one(hub, run_dir):
+    """Its own request is answered later than it returns, also where no answer counts as one of a moment ago."""
+    with pushing(run_dir) as push:
+        assert push()[0] == "True"
+        asked = requests_for_the_head(hub)
+        assert push(wait=0)[0] == "False"
+        wait_for(lambda: push(wait=0)[0] == "True", "the Hub was asked")
+        assert requests_for_the_head(hub) > asked
 
 
 def test_a_push_without_new_data_fills_a_repository_that_was_made_anew(hub, run_dir, api):

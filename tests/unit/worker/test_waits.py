@@ -12,6 +12,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.timing import Timing
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
@@ -107,6 +108,22 @@ def test_a_push_waits_in_the_logdir_for_what_the_hub_is_not_to_get(ignoring):
     assert not worker.push(0.1)
     mirrored(worker, sent, ignored)
     assert worker.push(60)
+
+
+def test_a_push_that_does_not_wait_takes_an_answer_to_an_earlier_one_once(ignoring):
+    """By the number in the ledger, so the clocks of hosts may differ; the next one begins anew."""
+    worker, *paths = ignoring
+    mirrored(worker, *paths)
+    worker._asks.within = 0.0
+    host = worker.spool.host(host_id())
+    said = []
+    for is_asked in (False, False, True, False, True):
+        if is_asked:
+            ledger = HubSink(worker.spool).ledger()
+            ledger.note_asked(host_id(), time.time())
+            ledger.save(host.ledger)
+        said.append(worker.push(0.0))
+    assert said == [False, False, True, False, True]
 
 
 def test_an_end_waits_in_the_logdir_for_what_the_hub_is_not_to_get(ignoring, caplog):
