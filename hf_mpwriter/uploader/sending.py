@@ -192,8 +192,15 @@ class Sending:
 
     @property
     def _reads_back(self) -> bool:
-        """Whether the Hub is asked although there is nothing to send; by a worker only for what has arrived."""
-        return self.requests.audit or (self.requests.asks and self.ledger.has_arrived)
+        """Whether the Hub is asked although there is nothing to send."""
+        return self.requests.audit or self._asks
+
+    @property
+    def _asks(self) -> bool:
+        """Whether it is asked for a worker: only for what has arrived, and not many times within seconds."""
+        lately = self._clocks.timing.asked_within
+        is_due = self.requests.asks and not self.ledger.was_asked_at(time.time(), lately)
+        return is_due and self.ledger.has_arrived
 
     def _is_last(self) -> bool:
         return self.requests.is_ending or not self._peers.works
@@ -287,6 +294,8 @@ class Sending:
         """A push of a batch starts; whether it squashes the history afterwards."""
         is_last_batch, settings = len(self.events.batches) <= 1, self.events.settings
         self.requests.tried(is_last=is_last_batch)
+        if not batch.files:  # it makes no commit
+            return False
         final = self._is_last() and not batch.has_attachments and is_last_batch
         return settings.squash_history and self.branch.pacing.may_squash(0 if final else settings.commit_every)
 

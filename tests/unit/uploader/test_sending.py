@@ -18,6 +18,7 @@ from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool import ledger as ledger_module
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
 from hf_mpwriter.system import locks
@@ -78,9 +79,22 @@ def test_a_request_with_nothing_to_send_asks_the_hub_once(site):
     assert HubSink(site.spool).asked(within=60) == NEVER, "a push a moment later takes that for an answer"
     assert 0 < HubSink(site.spool).asked(within=0) <= one.sending.ledger.asked
     worker.count(requests=1)
+    assert not is_asked(), "it was asked a moment ago"
+    one.sending.ledger.asks = {host: at - 60_000 for host, at in one.sending.ledger.asks.items()}
     assert is_asked()
     worker.leave()
     assert not is_asked()
+
+
+def test_who_asks_the_hub_uses_up_no_squash(site):
+    """Nothing is committed for that; the next commit squashes."""
+    event_file(site.root / NAME, 2)
+    one = site.uploader()
+    MemberFile(site.spool, "main", Process.current(), Settings(allow_patterns=None, squash_history=True)).count()
+    one.upload.look()
+    one.sending.scan()
+    assert not one.sending.starts(Batch(0, ()))
+    assert one.sending.starts(one.sending.events.batches[0])
 
 
 # event files
