@@ -118,6 +118,7 @@ class Branch:
             self.pacing.learn(verdict for _, verdict in left_behind)
             return Result(left_behind)
         self.size.started()
+        self.pacing.started()
         try:
             self.push = self._begin(self._job(self._sent, squash=squash))
         except OSError as error:  # of the system

@@ -182,6 +182,10 @@ class Pacing(Backoff):
             self._rate_limit.give_back()
         self._holds_token = False
 
+    def started(self) -> None:
+        """Note that a push starts, also one that needs no token."""
+        self._last_try = self._clocks.now()
+
     def requested(self) -> None:
         """End a wait because of a request."""
         self.hurry(self._last_try)

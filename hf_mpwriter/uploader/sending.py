@@ -20,12 +20,13 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from hf_mpwriter.base.names import is_attachment
-from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.base.words import command_line, counted, size_text
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.daemon.status_file import StatusFile
@@ -49,6 +50,7 @@ from hf_mpwriter.uploader.requests import Requests
 
 logger = logging.getLogger("hf_mpwriter")
 
+ASKED_FOR = 300.0  # seconds after the last request, in which the Hub that does not answer is asked again
 NOTABLE_WAIT = 60.0  # seconds, from which on the user is told why
 OTHER_RUNS = "has other runs below it: folders with a .hf_mpwriter of their own are not uploaded as part of it"
 TOLD_REFUSALS = 3  # refused files of one push that are told by name
@@ -78,6 +80,7 @@ class Sending:
         self.requests, self.branch, self._clocks = requests, branch, peers.clocks
         clocks = peers.clocks
         self._commits = 0
+        self._asked_at = -math.inf  # monotonic seconds of the last request
         self._other_runs = frozenset[str]()  # the folders of those below this one that the user was told of
         self._left_out = frozenset[str]()  # what was left out of which the user was told
         self.next_commit = clocks.now() + clocks.timing.first_scan_after  # when the commit interval is over
@@ -123,6 +126,7 @@ class Sending:
             self._start_over()
         self.backoff.hurry(self._clocks.now())
         self.branch.pacing.requested()
+        self._asked_at = self._clocks.now()
         if member.alive and member.name.worker == ENDER and member.name.host == host_id():
             self.terminate()
 
@@ -378,8 +382,11 @@ class Sending:
             self._scan_again()
             self._status.notify(_refusals({path: why for path, why in verdict.paths.items() if path not in known}))
         is_of_others = isinstance(verdict, Split) and len(result.outcomes) > 1
+        lasts = isinstance(verdict, (Retry, Unknown, Moved)) and self._clocks.now() < self._asked_at + ASKED_FOR
+        self.requests.asks = self.requests.asks and (bool(batch.files) or lasts)
         if not lane.yielded and not is_of_others:  # yielded: it was ended from here, which is no failure
-            self._tell_failure(verdict, attempts, of_events=lane is self.events)
+            waits = bool(batch.files) or self.requests.audit
+            self._tell_failure(verdict, attempts, of_events=lane is self.events and waits)
 
     def _backoff_of(self, lane: Lane) -> Backoff:
         """The wait after failures of this run alone, of what a lane sends."""
@@ -411,7 +418,7 @@ class Sending:
     def _next_at(self) -> float:
         """Monotonic seconds when the next try of what waits, or else the next commit, is due."""
         tries = self.next_try, self.branch.pacing.blocked_until
-        return max(*tries, 0.0 if self.events.batches else self.next_commit)
+        return max(*tries, 0.0 if self.events.batches or self._reads_back else self.next_commit)
 
     def publish(self, phase: str = "") -> None:
         """Publish what waits, what is sent, and when the next push is due."""

@@ -230,6 +230,15 @@ def test_a_push_that_does_not_wait_is_true_once_the_hub_was_asked_after_an_earli
         assert requests_for_the_head(hub) > asked
 
 
+def test_a_push_without_new_data_waits_for_a_hub_that_fails(hub, run_dir):
+    """It is asked again after a while."""
+    with pushing(run_dir) as push:
+        before = push()
+        hub.fault("GET /revision/ 503 times=8")
+        assert push() == before
+        assert hub.faults()[0].hits > 1
+
+
 def test_a_push_without_new_data_fills_a_repository_that_was_made_anew(hub, run_dir, api):
     """It was deleted, and made by somebody else, since the last push."""
     with pushing(run_dir) as push:

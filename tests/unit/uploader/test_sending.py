@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from attached import copies, quarantined, write
 from support import event_file
-from uploaders import has, push_events, uploader
+from uploaders import Driven, has, push_events, uploader
 
 from hf_mpwriter.base import files
 from hf_mpwriter.base.settings import Destination, Settings
@@ -25,6 +26,7 @@ from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.uploader import lanes, peers
 from hf_mpwriter.uploader.decision import Action, decide
+from hf_mpwriter.uploader.pacing import Step
 
 NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 THEIRS = "events.out.tfevents.1700000000.theirs"
@@ -84,6 +86,51 @@ def test_a_request_with_nothing_to_send_asks_the_hub_once(site):
     assert is_asked()
     worker.leave()
     assert not is_asked()
+
+
+def asking(site) -> Driven:
+    """An uploader that asks the Hub for a worker, and has nothing to send."""
+    one, worker = site.uploader(), MemberFile(site.spool, "main", Process.current(), Settings())
+    one.sending.ledger.acknowledge({NAME: Sent(5, "0" * 64)}, "c" * 40, 1.0)
+    worker.count(requests=1)
+    one.upload.look()
+    one.sending.scan()
+    one._push([(one.upload, one.sending.events)])
+    assert one.branch.parcels[0].batch.files == ()
+    return one
+
+
+def test_a_hub_that_does_not_answer_is_asked_again_for_minutes_and_that_is_no_outage(site, caplog):
+    """A push may wait for that; there is nothing that does not get there."""
+    caplog.set_level("INFO", "hf_mpwriter")
+    one = asking(site)
+    one.conclude(Retry("503"))
+    status = one.upload.status.status
+    assert (status.kind, status.failing_since) == ("Retry", 0.0)
+    assert [text for text in caplog.messages if re.search(r"next try in [0-5] s", text)], caplog.messages
+    site.now = one.sending.next_try
+    assert decide(one.upload.situation()) is Action.SCAN
+    site.now += 1000.0
+    one.sending.scan()
+    one._push([(one.upload, one.sending.events)])
+    one.conclude(Retry("503"))
+    assert one.sending.parcel(one.sending.events) is None
+
+
+def test_a_hub_that_refuses_is_not_asked_again_until_the_next_request(site):
+    """A person has to help, and that push has ended."""
+    one = asking(site)
+    one.conclude(Refused("404", ""))
+    assert one.sending.parcel(one.sending.events) is None
+
+
+def test_requests_let_no_hub_that_fails_be_asked_at_every_tick(site):
+    """They end a wait the shortest one after the last try at the earliest, as they do where something waits."""
+    one = asking(site)
+    one.conclude(Retry("503"))
+    one.branch.pacing.hold(Step(100.0))
+    one.branch.pacing.requested()
+    assert one.branch.pacing.next_try == site.now + one.branch.clocks.timing.push_retry_first
 
 
 def test_who_asks_the_hub_uses_up_no_squash(site):
