@@ -17,6 +17,7 @@ def variables(directory: Path) -> dict[str, str]:
     return {
         "HF_HOME": str(directory / "home"),
         "XDG_CACHE_HOME": str(directory / "cache"),
+        "XDG_STATE_HOME": str(directory / "state"),  # notes of where runs stand
         "HF_HUB_DISABLE_EXPERIMENTAL_WARNING": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -72,6 +72,7 @@ class Run:
             "HF_MPWRITER_TIMING": timing(),
             "PYTHONPATH": ":".join(map(str, paths)),
             "TMPDIR": str(self._local),
+            "XDG_STATE_HOME": str(self._local / "state"),  # on that disk, too: see `_move`
             "WORLD_SIZE": str(ranks),
             "LOCAL_WORLD_SIZE": str(ranks),
         }
