@@ -10,9 +10,10 @@ directory with the Hub. Half of the runs are continued in the same run directory
     scripts/proof/soak.py --sabotage early-ack           a build that is broken on purpose: the oracle must find it
 
 As root on Linux the run directories are on disks that can be full, read-only or without power, each third one on a FUSE
-mount of files that dies and returns, or whose open files become stale, each third one staged for a mount of objects;
-elsewhere these faults are skipped. Half of the runs are gentle: nothing of a rank is killed or damaged, but it has
-little memory for what the disk refuses. There each lost record has to be told, and none that is not lost.
+mount of files that dies and returns, or whose open files become stale, each third one staged for a mount of objects,
+with another TMPDIR after each end of all; elsewhere these faults are skipped. Half of the runs are gentle: nothing of a
+rank is killed or damaged, but it has little memory for what the disk refuses. There each lost record has to be told,
+and none that is not lost.
 
 What other users do to our files on the Hub is taken out of the history before the oracle judges it; what they delete
 has to be there again at the end. Some ranks have few descriptors or small files, and the clock of every process jumps.
@@ -86,8 +87,7 @@ class Outcome:
 class Lane:
     """Runs, one after another, on one disk."""
 
-    def __init__(self, root: Path, number: int, seed: int, ends: float, found: Event, *, moves_staging: bool) -> None:
-        self._moves_staging = moves_staging
+    def __init__(self, root: Path, number: int, seed: int, ends: float, found: Event) -> None:
         self._root, self._number, self._ends, self._found = root / f"lane{number}", number, ends, found
         self._rng = random.Random(f"{seed} {number}")
         self._kind = DISKS[number % len(DISKS)]
@@ -129,7 +129,7 @@ class Lane:
             self._run_on(dataclasses.replace(ground, mount=mount), number)
 
     def _run_on(self, place: Place, number: int) -> None:
-        run = Run(place, self._root, number, self._rng, moves_staging=self._moves_staging)
+        run = Run(place, self._root, number, self._rng)
         deck = self._decks.setdefault((place.kind, run.is_gentle), [])
         chaos = Chaos(run, place, self._rng, deck, self.outcome.tally)
         self.outcome.kinds = sorted({*self.outcome.kinds, *chaos.kinds()})
@@ -173,12 +173,12 @@ class Lane:
         print(f"lane {self._number}: {text}", flush=True)
 
 
-def soak(root: Path, lanes: int, seed: int, minutes: float, *, moves_staging: bool) -> Outcome:
+def soak(root: Path, lanes: int, seed: int, minutes: float) -> Outcome:
     """Run the lanes, each in its own process; Ctrl-C lets them clean up."""
     ends, total = time.monotonic() + 60 * minutes, Outcome()
     context = multiprocessing.get_context("fork")
     found = context.Event()
-    work = [Lane(root, number, seed, ends, found, moves_staging=moves_staging) for number in range(lanes)]
+    work = [Lane(root, number, seed, ends, found) for number in range(lanes)]
     processes = [context.Process(target=lane.go) for lane in work]
     for process in processes:
         process.start()
@@ -215,7 +215,6 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="default: %(default)s")
     add_seed(parser)
     parser.add_argument("--lanes", type=int, default=2, help="runs at the same time (default: %(default)s)")
-    parser.add_argument("--moves-staging", action="store_true", help="each start of a staged run has another TMPDIR")
     sabotage.add_option(parser, *sabotage.SABOTAGES)
     options = parser.parse_args()
     if options.sabotage:
@@ -228,7 +227,7 @@ def main() -> int:
     logging.getLogger("hf_mpwriter").setLevel(logging.WARNING)
     started_at = time.monotonic()
     print(f"seed {options.seed}, in {root}", flush=True)
-    total = soak(root, options.lanes, options.seed, options.minutes, moves_staging=options.moves_staging)
+    total = soak(root, options.lanes, options.seed, options.minutes)
     print("\n".join(table(total)))
     told = f"{total.runs} runs, {total.records} returned records, {total.lost} lost and told"
     print(f"{told}, {time.monotonic() - started_at:.0f} s")

@@ -72,12 +72,10 @@ class Place:
 class Run:
     """One run, seen by the script."""
 
-    def __init__(
-        self, place: Place, root: Path, number: int, rng: random.Random, *, moves_staging: bool = False
-    ) -> None:
+    def __init__(self, place: Place, root: Path, number: int, rng: random.Random) -> None:
         self.place, self.number, self._rng = place.path, number, rng
         self._mount = place.mount if place.kind.startswith("staged") else None
-        self._moves_staging, self._starts = moves_staging, 0
+        self._starts = 0
         self.name, self._moves = f"run{number}", 0
         self.control = root / f"control{number}"
         self.journals, self._stop = str(self.control / "journals"), self.control / "stop"
@@ -127,8 +125,8 @@ class Run:
         self.revive()
 
     def _take_staging(self) -> None:
-        """Stage the run in a directory of its own from the next start on, if it is staged."""
-        if self.is_staged and (self._moves_staging or not self._starts):
+        """Stage the run in another directory from the next start on, if it is staged: TMPDIR is one of the job."""
+        if self.is_staged:
             self._starts += 1
             os.environ["TMPDIR"] = os.path.join(self.place, f"{self.name}-tmp{self._starts}")
 
