@@ -17,6 +17,7 @@ import json
 import random
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import ClassVar
 
@@ -64,6 +65,8 @@ class Cuts(Run):
         finally:
             self._is_over.set()
             questions.join()
+        if not self.found.asked:
+            self.found.problems.append("nobody asked for the status")
         self._leave()
         self._reached("left")
         for command in LAST if self._command("status").code == 0 else ("sync", *LAST):
@@ -88,19 +91,25 @@ class Cuts(Run):
         return commands.run(self._environment, HANGS, name, self._place.logdir, *options)
 
     def _ask(self) -> None:
-        while not self._is_over.wait(EVERY):
-            before = self._returned()
-            done = self._command("status", "--json")
-            self.found.asked += 1
-            if done.code not in SAYS or "Traceback" in done.errors:
-                self.found.problems.append(f"status ended with {done.code}: {done.errors[-800:]}")
-            elif done.code == 0 and json.loads(done.said)["bytes"]["logged"]:
-                self.found.complete += 1
-                hub = self._on_hub()
-                if missing := [record for record in before if not hub[record]]:
-                    at = round(time.monotonic() - self._began, 1)
-                    text = f"status said after {at} s that all is there, without {len(missing)} records"
-                    self.found.problems.append(f"{text}, such as {missing[0]}; the workers: {_workers(done.said)}")
+        try:
+            while not self._is_over.wait(EVERY):
+                self._ask_once()
+        except Exception:  # noqa: BLE001 - of a thread nobody else sees it
+            self.found.problems.append(f"no more questions: {traceback.format_exc()}")
+
+    def _ask_once(self) -> None:
+        before = self._returned()
+        done = self._command("status", "--json")
+        self.found.asked += 1
+        if done.code not in SAYS or "Traceback" in done.errors:
+            self.found.problems.append(f"status ended with {done.code}: {done.errors[-800:]}")
+        elif done.code == 0 and json.loads(done.said)["bytes"]["logged"]:
+            self.found.complete += 1
+            hub = self._on_hub()
+            if missing := [record for record in before if not hub[record]]:
+                at = round(time.monotonic() - self._began, 1)
+                text = f"status said after {at} s that all is there, without {len(missing)} records"
+                self.found.problems.append(f"{text}, such as {missing[0]}; the workers: {_workers(done.said)}")
 
 
 def _workers(told: str) -> str:
