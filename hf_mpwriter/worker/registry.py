@@ -136,6 +136,14 @@ def _at_exit() -> None:
     """At the end of the interpreter, or of a child's work in it: leave, then wait; see `Worker.wait`."""
     with _registry_lock:
         workers = list(_workers.values())
+    try:
+        _leave_and_wait(workers)
+    finally:  # a handler of the program that raises meanwhile is not the last that logs
+        for worker in workers:
+            worker.end()
+
+
+def _leave_and_wait(workers: list[Worker]) -> None:
     for worker in workers:
         worker.membership.is_late = True
         with worker.boundary:
@@ -149,8 +157,6 @@ def _at_exit() -> None:
             worker.wait(spent, failed=after_failure)
         except ours(KeyboardInterrupt):
             break
-    for worker in workers:
-        worker.end()
 
 
 def _has_failed() -> bool:

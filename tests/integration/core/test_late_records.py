@@ -10,7 +10,7 @@ from hf_mpwriter.base.words import command_line
 from hf_mpwriter.delivery.sentences import shown
 
 LATE = """
-import atexit, os, sys, time
+import atexit, logging, os, signal, sys, time
 run_dir, how = sys.argv[1:]
 def log_late():
     while locks.is_held(writer._worker.spool.uploader_lock):
@@ -34,6 +34,16 @@ class Late:
         while self.is_held(self.lock):
             self.sleep(0.02)
         self.writer.add_scalar("loss", 1.0, 10)
+class Ending(logging.StreamHandler):
+    def emit(self, record):
+        super().emit(record)
+        if "waiting up to" in record.getMessage():
+            os.kill(os.getpid(), signal.SIGTERM)
+if how == "raises":
+    os.environ["HF_MPWRITER_TIMING"] += " quiet_wait=-1000"  # the wait is announced at once
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+    logging.getLogger().addHandler(Ending())
+    logging.getLogger().setLevel(logging.INFO)
 writer = HFSummaryWriter("me/run", logdir=run_dir)
 for step in range(10):
     writer.add_scalar("loss", 1.0, step)
@@ -58,6 +68,18 @@ def test_what_comes_after_the_end_reaches_the_hub_and_nobody_is_said_to_have_die
     wait_for(lambda: no_uploader(late_dir), "all is sent")
     check_oracle(late_dir, hub, folder=f"tensorboard/{late_dir.name}")
     status = run("status", late_dir)
+    assert (status.exit_code, "  workers      1 ended: main\n" in status.output) == (0, True), status.output
+
+
+def test_a_handler_that_raises_in_the_wait_does_not_end_the_watch_for_late_records(hub, run_dir, start):
+    """Its SystemExit ends the wait of the end; what is logged after that has an uploader and the line all the same."""
+    hub.fault("/commit/ slow seconds=3")
+    code, _, errors = start(LATE, run_dir, "raises", env={"HF_ENDPOINT": hub.endpoint}).finish()
+    assert (code, "SystemExit: 3" in errors) == (0, True), errors
+    assert f"{shown(str(run_dir))}: records came after the end of this process." in errors.splitlines()[-1], errors
+    wait_for(lambda: no_uploader(run_dir), "all is sent")
+    check_oracle(run_dir, hub)
+    status = run("status", run_dir)
     assert (status.exit_code, "  workers      1 ended: main\n" in status.output) == (0, True), status.output
 
 
