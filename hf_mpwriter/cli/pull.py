@@ -3,12 +3,14 @@
                          pull              run --pull                        run --pull --or-new
     no repository        exit code 4       exit code 4, nothing starts       a line; the program starts
     no such run in it    exit code 4       exit code 4, nothing starts       a line; the program starts
+    but it has begun     as above          a line; the program starts
     of another run here  it comes          exit code 4, nothing starts       a line; the program starts
     the Hub refuses      exit code 1       a line that names the consequence; the program starts
     another destination  exit code 1       exit code 1, before anything starts
 
 A run is there if the Hub has any file of it, or this disk an event file. Where it is not, the line names the runs that
-are there, and the command that pulls the one that was probably meant.
+are there, and the command that pulls the one that was probably meant. For `run --pull` a run has begun if this disk or
+its logdir has an event file, or the logdir does not answer: a program that began while the Hub was down goes on.
 
 `run --pull` brings what the ranks of a node need:
 
@@ -82,7 +84,7 @@ from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.uploader import folders
-from hf_mpwriter.worker.looking import is_staged, publish_record
+from hf_mpwriter.worker.looking import is_staged, prepare, publish_record
 
 if TYPE_CHECKING:
     from hf_mpwriter.pull import Pulled
@@ -94,6 +96,7 @@ NOT_THERE = (
     " is not there yet, or this token may not see it. If it should be, check the name, and run hf auth login with a "
     "token that may read it (or set HF_TOKEN)."
 )
+BEGUN = "The program starts: the run has begun here, or in its logdir."
 NOT_STARTED = "The program was not started. If this is the first start of a run, add --or-new."
 LOOKED = 10  # folders of a repository that are looked into, to name the runs that are there
 KEPT = "The files that came are kept, and the next pull brings the others."
@@ -424,7 +427,7 @@ def _bring(
     try:
         bar = UploadBar(0, 0, "pulled", drawn=not is_quiet, lines=False)
         report = pull_into(spool, destination, wanted, bar, by_hand, begins=lambda: tell(None))
-        missing = _missing(report, spool.destination() or destination, spool)
+        begun = _begun(_missing(report, spool.destination() or destination, spool), spool)
     except NotFoundError:
         raise
     except click.ClickException as error:
@@ -432,14 +435,25 @@ def _bring(
     except Exception as error:  # noqa: BLE001 - of the Hub, the disk or the client: training does not fail of it
         tell(f"{spool.run_dir} was not pulled: {type(error).__name__}: {error}. {CONSEQUENCE}")
     else:
-        if missing:
-            raise NotFoundError(missing)
         for path, reason in report.left.items():
             tell(f"{path} was not pulled: {reason}")
         if not is_quiet and not report.left:
-            tell(_summary(report, spool.destination() or destination, spool))
+            tell(begun or _summary(report, spool.destination() or destination, spool))
         if not is_quiet and (lost := lost_text(losses(spool), spool.logdir)):
             tell(lost)
+
+
+def _begun(missing: str, spool: Spool) -> str:
+    """What to say of a run that is missing on the Hub and has begun all the same; an error if it has not."""
+    if not missing:
+        return ""
+    if not has_event_files(spool.run_dir):
+        if is_staged(spool):
+            spool.create()
+        logdir = prepare(spool, is_joined=False)
+        if not (logdir.after or logdir.is_behind):
+            raise NotFoundError(missing)
+    return f"{missing.rstrip('.')}. {BEGUN}"
 
 
 def _is_needed(worker: str, ranks: range, world: int | None) -> bool:

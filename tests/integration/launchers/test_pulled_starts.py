@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import url_places
 from programs import wait_for
 from runs import run
 from supervised import Supervised
@@ -136,6 +137,32 @@ def test_a_run_that_is_not_there_begins_only_where_that_is_said(hub, api, run_di
     event_file(other / NAME, 1)
     assert pulling(other, *FOUND).finish()[:2] == (7, f"./{NAME}\n")
     assert "--or-new goes with --pull" in run("run", "--or-new", "--", "true").output
+
+
+def test_a_run_that_began_while_the_hub_was_down_goes_on(hub, run_dir, tmp_path, monkeypatch):
+    """No repository was made yet; its event files are here, or in the logdir of a staged run, on another machine."""
+    event_file(run_dir / NAME, 3)
+    code, out, err = pulling(run_dir, *FOUND).finish()
+    assert (code, out, err.count("\n")) == (7, f"./{NAME}\n", 1), err
+    assert "is not there yet" in err
+    assert "the run has begun here, or in its logdir" in err
+    url_places.install(tmp_path / "path")
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}:{tmp_path / 'path'}")
+    for place, expected in ((run_dir, 7), (run_dir.with_name("other"), 4)):
+        options = ("--pull", "--repo-id", "me/run", "--logdir", url_places.url(place))
+        one = Supervised(
+            "sh", "-c", "exit 7", options=options, HF_MPWRITER_STAGING=str(tmp_path), XDG_CACHE_HOME=str(tmp_path)
+        )
+        code, _, err = one.finish()
+        assert code == expected, err
+        assert ("the run has begun" in err) == (code == 7), err
+    unreachable = url_places.beside(run_dir, "hangs")
+    unreachable.touch()
+    fresh = {"HF_MPWRITER_STAGING": str(tmp_path / "fresh"), "XDG_CACHE_HOME": str(tmp_path / "fresh")}
+    (tmp_path / "fresh").mkdir()
+    options = ("--pull", "--repo-id", "me/run", "--logdir", url_places.url(run_dir))
+    code, _, err = Supervised("sh", "-c", "exit 7", options=options, **fresh).finish()
+    assert (code, "is not known yet" in err) == (7, True), err
 
 
 def test_the_type_of_the_repository_stands_before_its_id(hub, api, run_dir, tmp_path):
