@@ -22,11 +22,19 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from hf_mpwriter.base.names import ELSEWHERE, SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, LONGEST_PLACE, CopySource, without_other_runs
+from hf_mpwriter.mirror.targets import (
+    CHUNK,
+    LONGEST_PLACE,
+    ConflictError,
+    CopySource,
+    check_is_free,
+    check_place,
+    without_other_runs,
+)
 from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.system.filesystem import Mount, UnmountedError, mount_of_descriptor
 
@@ -167,14 +175,15 @@ class PosixTarget:
         except OSError:
             return False
 
-    def put(self, source: CopySource) -> None:
-        """Write a file as a whole."""
+    def put(self, source: CopySource, there: int | None) -> None:
+        """Write a file as a whole, where so many bytes of it were seen."""
         mode = source.mode | (source.mode & 0o444) >> 2 | 0o700  # who may read it may pass
         root, directory = self._root(mode), os.path.dirname(source.path)
         self._mark_run(root)
         _make_directories(root, directory, mode)
-        if not (self._can_rename and self._put_by_rename(source, root, directory)):
-            _write(source, root, source.path)
+        if not (self._can_rename and self._put_by_rename(source, there, root, directory)):
+            check_is_free(self, source, there)
+            _write(source, root, source.path, os.O_EXCL if source.theirs and there is None else 0)
 
     def _mark_run(self, root: int) -> None:
         """Leave the name of a spool; a file in it, as an object store has no empty directory."""
@@ -186,17 +195,16 @@ class PosixTarget:
             os.close(os.open(ELSEWHERE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=root))
         self._is_marked = True
 
-    def _put_by_rename(self, source: CopySource, root: int, directory: str) -> bool:
+    def _put_by_rename(self, source: CopySource, there: int | None, root: int, directory: str) -> bool:
         """Write a file under a temporary name, and rename it; False where names cannot change."""
         temporary = os.path.join(directory, f".{self._mark}.{os.urandom(4).hex()}.part")
-        before = self.length(source.path) if source.theirs else None
         try:
             _write(source, root, temporary, os.O_EXCL)
-            if source.theirs and self.length(source.path) != before:  # that machine has come back
-                raise BlockingIOError(errno.EAGAIN, "what is in its place has changed meanwhile")
+            check_place(self, source, there)
             failpoints.reach("copy.rename")
-            self._can_rename = _is_renamed(root, temporary, source.path)
-        except OSError:
+            rename = functools.partial(os.rename, temporary, source.path, src_dir_fd=root, dst_dir_fd=root)
+            self._can_rename = _is_renamed(rename, lambda error: self._make_way(source, there, error))
+        except (OSError, ConflictError):
             self._remove(temporary)
             raise
         if not self._can_rename:
@@ -204,6 +212,15 @@ class PosixTarget:
             return False
         _fsync_directory(root, directory)
         return True
+
+    def _make_way(self, source: CopySource, there: int | None, error: OSError) -> None:
+        """Remove what a killed copy has left and a mount does not replace, but no event file of another machine."""
+        if source.theirs and error.errno not in NO_RENAME:
+            raise error
+        check_is_free(self, source, there)
+        if there is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(source.path, dir_fd=self._root())
 
     def _remove(self, path: str) -> None:
         with contextlib.suppress(OSError):
@@ -240,16 +257,14 @@ def _make_directories(root: int, path: str, mode: int) -> None:
             os.mkdir(path, mode, dir_fd=root)
 
 
-def _is_renamed(root: int, temporary: str, final: str) -> bool:
-    """Rename; what a killed copy has left goes first where a mount does not replace it, such as sshfs. False where
-    names cannot change.
+def _is_renamed(rename: Callable[[], None], make_way: Callable[[OSError], None]) -> bool:
+    """Rename; where a mount does not replace what is there, such as sshfs, that makes way first. False where names
+    cannot change.
     """
-    rename = functools.partial(os.rename, temporary, final, src_dir_fd=root, dst_dir_fd=root)
     try:
         rename()
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(final, dir_fd=root)
+    except OSError as refusal:
+        make_way(refusal)
         try:
             rename()
         except OSError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hf_mpwriter.base.names import ELSEWHERE, SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, LONGEST_PLACE, CopySource, without_other_runs
+from hf_mpwriter.mirror.targets import CHUNK, LONGEST_PLACE, CopySource, check_is_free, without_other_runs
 from hf_mpwriter.system import failpoints
 
 MARK = (
@@ -74,10 +74,11 @@ class RemoteTarget:
     def clean(self, directory: str) -> None:
         """Do nothing: there are no temporary files."""
 
-    def put(self, source: CopySource) -> None:
-        """Write a file as a whole, and see that it is there."""
+    def put(self, source: CopySource, there: int | None) -> None:
+        """Write a file as a whole, where so many bytes of it were seen, and see that it is there."""
         place = self._place(source.path)
         self._mark_run()
+        check_is_free(self, source, there)
         self._making(place, lambda place: self._put(source, place))
         self._filesystem.invalidate_cache()
         if (size := int(self._filesystem.info(place)["size"])) != source.length:

@@ -13,7 +13,9 @@ Invariants:
 - A logdir gets `.hf_mpwriter/ELSEWHERE` before its first event file. It names host and directory from which the last
   files came, unless the store refuses. What lies in a folder below that has the name of a spool is of another run, and
   is not listed.
-- No event file that was whole is written again, and none is replaced by less of it.
+- No event file that was whole is written again, and none is replaced by less of it. Of another machine, which may come
+  back meanwhile, one is renamed into its place only if that is as it was before it was compared. Where no rename is, on
+  a URL too, it comes only if nothing is there; only what that machine puts while this is uploaded is not seen.
 - What cannot be read here, or is refused there, keeps no file of another writer back.
 - Sources are read up to the length of the item, and have at least that length.
 """
@@ -116,8 +118,8 @@ class Target(Protocol):
     def files(self) -> dict[str, int]:
         """Bytes of all files, per path relative to the logdir; nothing of a spool, of another run, and of no link."""
 
-    def put(self, source: CopySource) -> None:
-        """Write a file as a whole."""
+    def put(self, source: CopySource, there: int | None) -> None:
+        """Write a file as a whole, where so many bytes of it were seen, None if it was not there."""
 
     def last_place(self) -> bytes:
         """What `.hf_mpwriter/ELSEWHERE` holds, its beginning if it is long."""
@@ -157,12 +159,26 @@ def bring(target: Target, source: CopySource) -> int | None:
     if is_there:
         return there
     try:
-        target.put(source)
+        target.put(source, there)
     except PermissionError:
         if there is None:
             raise
         raise ConflictError(f"{there} bytes of it are there, and may not be replaced; remove that file") from None
     return None
+
+
+def check_place(target: Target, source: CopySource, there: int | None) -> None:
+    """Refuse a file of another machine if something else is in its place than was seen: that machine has come back."""
+    if source.theirs and target.length(source.path) != there:
+        raise BlockingIOError(errno.EAGAIN, "what is in its place has changed meanwhile")
+
+
+def check_is_free(target: Target, source: CopySource, there: int | None) -> None:
+    """Refuse an event file of another machine where something is in its place, which no rename replaces."""
+    if source.theirs and there is not None and not is_embedding(source.path):
+        helps = "if none does, remove that file"
+        raise ConflictError(f"{there} bytes of it are there, and another machine may bring more; {helps}")
+    check_place(target, source, there)
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -157,6 +157,41 @@ def test_the_beginning_of_a_file_of_another_machine_replaces_no_more_of_it(run, 
     assert leftovers(to) == []
 
 
+def test_what_another_machine_brings_while_a_beginning_is_compared_is_not_replaced(run, to, monkeypatch):
+    """What was seen before the comparison counts, not what is there when the copy is written."""
+    agrees = CopySource.agrees_with
+
+    def overtaken(*arguments) -> bool:
+        is_same = agrees(*arguments)
+        put(to, ONE, b"0123456789more")
+        return is_same
+
+    put(to, ONE, b"01234")
+    monkeypatch.setattr(CopySource, "agrees_with", overtaken)
+    wanted = (Item(ONE, 10, theirs=True),)
+    told = copied(run, to, wanted=wanted)
+    assert not any(isinstance(message, Arrived) for message in told)
+    assert content(to, ONE) == b"0123456789more"
+    assert copied(run, to, wanted=wanted) == [Arrived(ONE, 14), Finished()]
+
+
+def test_a_file_of_another_machine_replaces_nothing_where_no_name_changes(run, to, tmp_path, monkeypatch):
+    """That machine may put more there while it is written; where nothing is, it comes."""
+
+    def refuse(*_: str, **__: int) -> None:
+        raise OSError(errno.ENOSYS, "no names change here")
+
+    monkeypatch.setattr(posix.os, "rename", refuse)
+    put(to, ONE, b"0123")
+    (conflict, arrived, end) = copied(run, to, wanted=(Item(ONE, 10, theirs=True), Item(LATER, 3, theirs=True)))
+    assert (arrived, end) == (Arrived(LATER, 3), Finished())
+    assert isinstance(conflict, Conflict)
+    assert "4 bytes of it are there" in conflict.reason
+    assert "remove that file" in conflict.reason
+    assert (content(to, ONE), content(to, LATER)) == (b"0123", b"end")
+    assert leftovers(tmp_path / "there") == []
+
+
 def test_a_comparison_writes_nothing(run, to):
     """It tells what is there by its content, what is not there, and what differs."""
     put(to, ONE, b"0123456780")
@@ -328,10 +363,10 @@ def test_a_logdir_that_is_replaced_in_the_middle_is_not_written_to(run, tmp_path
     to.mkdir()
     target = posix.PosixTarget(str(to), "mark")
     first, second = (CopySource(run, item) for item in items(run))
-    target.put(first)
+    target.put(first, None)
     to.rename(tmp_path / "moved")
     to.mkdir()
-    target.put(second)
+    target.put(second, None)
     assert target.length(second.path) == second.length
     assert list(to.iterdir()) == []
 
