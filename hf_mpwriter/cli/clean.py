@@ -3,7 +3,7 @@
     a directory in which a run was staged           what becomes of it
     a process logs, uploads or copies               kept
     used less than `--older-than` days ago          kept
-    not the same, byte by byte, in its logdir       kept
+    not all of it, byte by byte, in its logdir      kept
     not known to be on the Hub, if it goes there    kept
     records were lost, and nobody has seen it       kept
     anything else                                   removed: after the next start it comes back from the logdir
@@ -161,7 +161,7 @@ def _is_unfinished(spool: Spool) -> str:
     sync = f"run: {command_line('sync', spool.run_dir if '.removed-' in spool.run_dir else there.to)}"
     if there.failure:
         return f"{there.to} could not be compared: {there.failure}"
-    if there.whole < count:  # one may not have been readable for a moment
+    if there.whole + len(there.begun) < count:  # one may not have been readable for a moment
         missing = [*there.conflicts, *there.absent, "a file"]
         return f"{missing[0]} is not whole in {there.to}; {sync}"
     if spool.destination() is None:

@@ -20,6 +20,7 @@ from hf_mpwriter.cli import clean as clean_module
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.pulled import note_pulled
 from hf_mpwriter.spool.workers.losses import Loss, note_seen
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
@@ -94,6 +95,17 @@ def test_what_would_be_lost_is_kept_with_the_reason(run):
     assert "used 0 h ago" in clean("--older-than", "1")
     assert here.exists()
     assert f"Removing {here}" in clean()
+
+
+def test_the_beginning_of_a_file_of_which_the_logdir_has_more_is_removed(run):
+    """Another machine, whose file it is, has brought more of it: all that is here is there."""
+    here, there = run
+    data = (there / EVENTS).read_bytes()
+    event_file(there / EVENTS, 5)
+    (there / EVENTS).write_bytes(data + (there / EVENTS).read_bytes()[len(data) :])
+    note_pulled(stage(here, there), {EVENTS: len(data)})
+    assert (there / EVENTS).stat().st_size > len(data)
+    assert f"Removing {here} (" in clean()
 
 
 def test_a_run_on_which_a_process_works_is_kept(run):
