@@ -234,9 +234,9 @@ def test_a_push_without_new_data_waits_for_a_hub_that_fails(hub, run_dir):
     """It is asked again after a while."""
     with pushing(run_dir) as push:
         before = push()
-        hub.fault("GET /revision/ 503 times=8")
-        assert push() == before
-        assert hub.faults()[0].hits > 1
+        hub.fault("GET /revision/ 503 times=3")
+        assert push()[:3] == before[:3]
+        assert hub.faults()[0].hits == 3
 
 
 def test_a_push_without_new_data_fills_a_repository_that_was_made_anew(hub, run_dir, api):
