@@ -278,6 +278,8 @@ class HubSink:
             failure = {"reason": OFFLINE, "hint": TABLE[Cause.OFFLINE][1], "failed_at": time.time()}
             carrier = dataclasses.replace(carrier, **failure, is_refused=True)  # type: ignore[arg-type]
         is_refused = carrier.is_refused and carrier.failed_at >= question.at
+        # no commit is needed for an answer
+        is_asked = carrier.outlook.in_line and not self.missing(lengths, dataclasses.replace(question, asked=NEVER))
         return Delivery(
             to=self.page,
             total=sum(lengths.values()),
@@ -285,7 +287,7 @@ class HubSink:
             refused=refused,
             is_compared=is_compared,
             is_final=is_refused or _is_hopeless(missing, refused, is_compared=is_compared),
-            comes_in=carrier.outlook.turn_in,
+            comes_in=0.0 if is_asked else carrier.outlook.turn_in,
             step=(missing, status.process, status.push, status.commits),
             carrier=carrier,
         )

@@ -266,7 +266,11 @@ class Uploader:
         chosen = self.branch.choose(list(found.values()))
         going = [upload for upload, parcel in found.items() if parcel in chosen]
         if any(parcel.batch.files for parcel in chosen) and not self._may_push(going, [wishes[one] for one in going]):
-            return False
+            # whose own data is there waits for no commit
+            found = {one: parcel for one in going if (parcel := one.sending.question(found[one])) is not None}
+            if not found:
+                return False
+            going, chosen = list(found), list(found.values())
         squashing = [upload for upload in going if upload.sending.starts(found[upload].batch)]
         audit = any(upload.requests.audit for upload in going)
         with going[0].logging():  # what the push prints goes there, too

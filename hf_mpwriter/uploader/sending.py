@@ -278,6 +278,10 @@ class Sending:
             return Parcel(self.in_flight, lane, lane.batches[0])
         return Parcel(self.in_flight, lane, Batch(0, ())) if lane is self.events and self._reads_back else None
 
+    def question(self, parcel: Parcel) -> Parcel | None:
+        """What asks the Hub for a worker while a parcel has to wait, None if none asks."""
+        return parcel._replace(batch=Batch(0, ())) if parcel.lane is self.events and self._asks else None
+
     def urgency(self, batch: Batch) -> Urgency:
         """How urgent a batch is."""
         refused = any(file.path in self.ledger.quarantined for file in batch.files)
@@ -296,7 +300,7 @@ class Sending:
 
     def starts(self, batch: Batch) -> bool:
         """A push of a batch starts; whether it squashes the history afterwards."""
-        is_last_batch, settings = len(self.events.batches) <= 1, self.events.settings
+        is_last_batch, settings = len(self.events.batches) <= bool(batch.files), self.events.settings
         self.requests.tried(is_last=is_last_batch)
         if not batch.files:  # it makes no commit
             return False

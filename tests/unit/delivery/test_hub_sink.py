@@ -19,6 +19,7 @@ from hf_mpwriter.snapshot.attachments import stamp_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.status import SILENCE, UploaderStatus
+from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process
 
 HERE = Destination("https://hub", "me/run")
@@ -275,6 +276,18 @@ def test_a_wait_ends_if_the_hub_allows_nothing_before(spool):
     assert looks(spool, Question()) == 0
     publish(spool, "h", "waiting", Process.current(), time.time(), blocked_until=time.monotonic() + 1000)
     assert looks(spool, Question()) == 1
+
+
+def test_a_wait_for_an_answer_alone_goes_on_while_no_commit_is_allowed(spool):
+    """The Hub is asked without one."""
+    lock = locks.try_exclusive(spool.uploader_lock)
+    assert lock is not None
+    file = StatusFile(spool.host("h"), Process.current(), time.monotonic, 0.0)
+    file.publish(phase="waiting", waiting=1, commits=0, blocked_until=time.monotonic() + 4000, in_line=True)
+    assert looks(spool, Question(asked=0)) == 0, "there is more to come"
+    view(spool)
+    assert looks(spool, Question(asked=0)) == 1
+    os.close(lock)
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])

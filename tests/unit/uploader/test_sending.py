@@ -133,6 +133,23 @@ def test_requests_let_no_hub_that_fails_be_asked_at_every_tick(site):
     assert one.branch.pacing.next_try == site.now + one.branch.clocks.timing.push_retry_first
 
 
+def test_the_hub_is_asked_while_the_rate_limit_refuses_a_commit(site, monkeypatch):
+    """A worker all of whose data is there does not wait for what others have logged, which still waits."""
+    one = asking(site)
+    one.conclude(has(own=False))
+    event_file(site.root / NAME, 200)
+    one.sending.ledger.asks.clear()
+    MemberFile(site.spool, "rank_00001", Process.current(), Settings()).count(requests=1)
+    one.upload.look()
+    monkeypatch.setattr(one.branch.pacing, "take", lambda **_: False)
+    push_events(one)
+    assert one.branch.parcels[0].batch.files == ()
+    one.conclude(has(own=False))
+    push_events(one)
+    assert one.branch.push is None, "that was answered"
+    assert one.sending.events.batches
+
+
 def test_who_asks_the_hub_uses_up_no_squash(site):
     """Nothing is committed for that; the next commit squashes."""
     event_file(site.root / NAME, 2)
