@@ -32,6 +32,7 @@ MAIN_WORKER = "main"
 SYSTEM_DIRECTORY = "_system"
 VIEW_DIRECTORY = "_all_ranks"  # of what is derived from all ranks
 LOSS_DIRECTORY = "_lost"
+_LOSS = re.compile(rf"{LOSS_DIRECTORY}/[\w~-]+\.[\w-]+\.\d{{1,20}}\.\d{{1,20}}-\d{{1,20}}\.\d{{1,20}}\.json")
 OBSERVER_MARK = "~"  # begins the names of members that are not workers
 SAMPLER_PREFIX = "~system-"  # of the worker name of a sampler; no other process can be called so
 EVENT_MARK = "tfevents"
@@ -72,7 +73,7 @@ def is_embedding(path: str) -> bool:
 
 def is_loss(path: str) -> bool:
     """Whether a file of the run directory says what a worker has lost."""
-    return path.startswith(f"{LOSS_DIRECTORY}/") and path.endswith(".json")
+    return _LOSS.fullmatch(path) is not None
 
 
 def is_config(path: str) -> bool:

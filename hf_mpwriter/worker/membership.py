@@ -83,6 +83,7 @@ class Membership:
         self._told_holders: set[str] = set()
         self._joined: Joined | None = None
         self._said_again: list[Place] = []  # member files that are gone, or whose mount was away; another one counts
+        self._repeated = ""  # the first member file of those whose counts the next one says again
         self._counted = 0  # records that were dropped, and that member files count which were left
         self._is_joining = False
         self._is_push_requested, self._next_request = False, 0.0
@@ -180,6 +181,7 @@ class Membership:
                 is_daemon=role.is_daemon(),
                 task=job.array_task(os.environ),
                 is_late=self.is_late,
+                says_again=self._repeated,
             )
             joined = Joined(taken, members.MemberFiles(make, self._counted))
             self._joined, self.name = joined, taken.name
@@ -359,7 +361,10 @@ class Membership:
         except BaseException:  # a signal handler's: what is released is released, the rest is now
             self._release(joined, end)
             raise
-        self._counted = self._counted if is_gone else joined.file.dropped
+        if is_gone:
+            self._repeated = self._repeated or str(joined.file.files[0].name)
+        else:
+            self._repeated, self._counted = "", joined.file.dropped
         self.spool.refresh()
 
     def _release(self, joined: Joined, end: Callable[[], None]) -> None:

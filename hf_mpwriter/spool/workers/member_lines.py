@@ -3,7 +3,7 @@
     members/<worker>.<host>.<pid>.<ticks>-<n>
     {"process": {...}, "started_at": 1795236610.0, "settings": {...},          first line: who it is, and the supervisor
      "agent": {...}, "launcher": {...}, "rank": 1, "is_daemon": false,         or launcher without which it is an orphan
-     "task": null, "is_late": false}
+     "task": null, "is_late": false, "says_again": ""}
     {"requests": 7, "dropped": 3, "in_memory": 0, "since": ..., "why": ""}      second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
@@ -46,7 +46,9 @@ WHY_LENGTH = 60  # characters of what the disk said
 MEMBER_FILE_LIMIT = 8 << 20  # bytes; a member file of ours is much shorter, what is behind them is not read
 NO_NEWS = (0, False)  # of a member that has asked for nothing yet
 
-_MEMBER_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
+_MEMBER_NAME = re.compile(
+    r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d{1,20})\.(?P<ticks>\d{1,20})-(?P<n>\d{1,20})"
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class FirstLine:
     is_daemon: bool = False  # whether it is ended with the process that has started it
     task: int | None = None  # its array task, None outside of an array
     is_late: bool = False  # whether it joined at the end of its process: nobody closes its files any more
+    says_again: str = ""  # the first member file of those whose counts this one repeats, "" if it does not
 
 
 @dataclass(frozen=True, kw_only=True)

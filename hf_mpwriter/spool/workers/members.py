@@ -114,6 +114,7 @@ class MemberFile:
         is_daemon: bool = False,
         task: int | None = None,
         is_late: bool = False,
+        says_again: str = "",
     ) -> None:
         self.name = MemberName.of(worker, process, next(_numbers))
         self.path = spool.members / str(self.name)
@@ -139,6 +140,7 @@ class MemberFile:
                     is_daemon=is_daemon,
                     task=task,
                     is_late=is_late,
+                    says_again=says_again,
                 )
                 first = state.dump(said) + b"\n"
                 self._counters_at = len(first)

@@ -103,13 +103,13 @@ def written(run_dir) -> list[int]:
 
 
 def test_what_is_written_down_grows_with_the_count(tmp_path):
-    """Of a worker that lives, in another file; what is no such file says nothing."""
+    """Of a worker that lives, in another file, once it has doubled; what is no such file says nothing."""
     from hf_mpwriter import SummaryWriter
 
     writer, spool = SummaryWriter(tmp_path / "run"), Spool(str(tmp_path / "run"))
     writer.add_scalar("loss", 1.0, 0)
     looks = []
-    for count in (5, 5, 0):
+    for count in (5, 5, 3, 0):
         writer._worker.files.count_lost(count)
         writer._worker.keep_house()
         looks.append(Members(spool).all())
@@ -117,18 +117,44 @@ def test_what_is_written_down_grows_with_the_count(tmp_path):
     writer._worker.files.count_lost(1)
     writer.close()
     write_down(spool, looks[0])
-    assert written(tmp_path / "run") == [5, 10, 11]
-    assert [loss.records for loss in losses(spool)] == [11]
+    assert written(tmp_path / "run") == [5, 10, 14]
+    assert [loss.records for loss in losses(spool)] == [14]
     for path in (tmp_path / "run" / "_lost").iterdir():
-        if not path.name.endswith(".11.json"):
+        if not path.name.endswith(".14.json"):
             path.unlink()
     (file,) = (tmp_path / "run" / "_lost").iterdir()
     whole = json.loads(file.read_text())
     for fields in ({"since": 1e300}, {"file": "../run.json"}, {"records": -1}, {"records": "many"}):
         file.write_text(json.dumps(whole | fields))
         assert losses(spool) == []
-    file.write_text(json.dumps(whole | {"why": "\x1b[31mred"}))
+    file.write_text(json.dumps(whole | {"why": "\x1b[31mred" + "!" * 1000}))
     assert losses(spool)[0].why.isprintable()
+    assert len(losses(spool)[0].why) < 100
+    file.write_text(json.dumps(whole | {"why": "!" * 5000}))
+    file.with_name(f"main.h-1.{'1' * 5000}.1-1.5.json"[:250]).write_text(json.dumps(whole))
+    name = f"main.h-1.{'1' * 5000}.1-1"
+    file.write_text(json.dumps(whole | {"file": name}))
+    assert losses(spool) == []
+
+
+def test_what_was_seen_stays_seen_whatever_becomes_of_its_file(tmp_path):
+    """A person who removes what was written down is not told of it again, nor is what others have seen forgotten."""
+    from hf_mpwriter import SummaryWriter
+
+    spool = Spool(str(tmp_path / "run"))
+    for count in (5, 7):
+        writer = SummaryWriter(tmp_path / "run")
+        writer.add_scalar("loss", 1.0, 0)
+        writer._worker.files.count_lost(count)
+        writer.close()
+        assert [loss.records for loss in losses(spool)] == [count]
+        assert run("status", tmp_path / "run", "--seen").exit_code == 0
+        kept = {path: path.read_bytes() for path in (tmp_path / "run" / "_lost").iterdir()}
+        for path in kept:
+            path.unlink()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert losses(spool) == []
 
 
 @pytest.mark.root
@@ -162,6 +188,8 @@ def test_a_local_run_keeps_what_it_has_lost(small_disk):
 TWICE = """
 import os, shutil, sys
 from hf_mpwriter import SummaryWriter
+from hf_mpwriter.spool.workers.losses import write_down
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import failpoints
 writer = SummaryWriter(sys.argv[1], memory_limit=0)
 home = writer._worker.files
@@ -180,7 +208,9 @@ lose(4)
 if sys.argv[2] != "closes":
     writer._worker.keep_house()
     path = writer._worker.membership._joined.file.files[0].path
-    if sys.argv[2] == "rejoins":
+    if sys.argv[2] == "was sent":
+        write_down(writer._worker.membership.spool, Members(writer._worker.membership.spool).all())
+    if sys.argv[2] in ("rejoins", "was sent"):
         os.unlink(path)
     else:  # as where a mount is made anew, and dies
         os.replace(shutil.copy(path, f"{sys.argv[1]}/copy"), path)
@@ -191,9 +221,9 @@ writer.close()
 """
 
 
-@pytest.mark.parametrize("how", ["closes", "rejoins", "cannot remove"])
+@pytest.mark.parametrize("how", ["closes", "rejoins", "cannot remove", "was sent"])
 def test_a_loss_counts_once(tmp_path, how):
-    """A writer is closed and used again, or a member file is removed and written anew, or refuses to be removed."""
+    """A writer is used again, or a member file goes and is written anew, refuses to go, or has gone to the Hub."""
     succeed(TWICE, tmp_path / "run", how)
     assert sum(loss.records for loss in losses(Spool(str(tmp_path / "run")))) == 7
     assert run("status", tmp_path / "run", "--seen").exit_code == 0

@@ -180,7 +180,8 @@ def test_what_a_run_has_lost_goes_with_it_whatever_the_patterns_are():
     """It is no choice of who lost it; other files of that folder are."""
     settings = Settings(allow_patterns=("*.tsv",), ignore_patterns=("*.json",))
     assert settings.allows("_lost/main.h-1.2.3-1.209.json")
-    assert not settings.allows("_lost/notes.txt")
+    for theirs in ("notes.txt", "notes.json", ".aws/x.json", "private/main.h-1.2.3-1.209.json", "main.h-1.2.3-1.json"):
+        assert not settings.allows(f"_lost/{theirs}")
     assert not settings.allows("deep/_lost/main.h-1.2.3-1.209.json")
 
 
