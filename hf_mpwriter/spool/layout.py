@@ -4,7 +4,7 @@
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
       rank_00001/events.out.tfevents....
       .hf_mpwriter/                                   spool, mode 0700                   written by
-        FORMAT                                        "hf-mpwriter 5"                    the first worker
+        FORMAT                                        "hf-mpwriter 6"                    the first worker
         run.json                                      the destination                    see below
         <kind>.lock                                   that of the uploader, the mirror   no process (empty)
         claims/<worker>.lock                          claims; a note                     see worker/rewind
@@ -76,7 +76,7 @@ from hf_mpwriter.system.filesystem import nearest, reason_of
 from hf_mpwriter.system.interrupts import ours, suppress
 from hf_mpwriter.system.process import host_id
 
-FORMAT = "hf-mpwriter 5"
+FORMAT = "hf-mpwriter 6"
 FORMAT_NAME, RUN_JSON = "FORMAT", "run.json"
 
 
@@ -136,9 +136,16 @@ def unwritable(run_dir: str, error: OSError) -> LogdirError:
 
 def unusable(place: Place, error: Exception) -> HfMpWriterError:
     """The refusal of a file of ours that cannot be read; it is to be removed only if something else is in its place."""
-    if isinstance(error, OSError) and not state.is_damage(error):
+    if isinstance(error, OSError) and not (state.is_damage(error) and _stands(place)):
         return LogdirError(f"{place} cannot be read: {reason_of(error)}.")
     return SpoolFormatError(f"{place} is damaged: {error}.", hint="Remove that file; the next start writes it again.")
+
+
+def _stands(place: Place) -> bool:
+    """Whether something is there; a mount that has gone may answer what a socket does."""
+    with suppress(OSError):
+        return bool(place.stat())
+    return False
 
 
 @dataclass(frozen=True)

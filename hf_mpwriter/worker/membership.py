@@ -152,7 +152,6 @@ class Membership:
             if not (self.spool.directory.is_at_path() or self.spool.is_away()):
                 self._let_go(dropped=0, is_gone=True)
                 joined = self._take_name()
-            self._unsay()
             self.joined_at = joined.file.files[0].started_at
             if self.role.child is None and not self.role.is_task:
                 self.tell_holder()
@@ -160,7 +159,7 @@ class Membership:
             self._is_joining = False
 
     def _unsay(self) -> None:
-        """Remove what is said again; what the disk refuses to remove, as a mount that dies just now, goes later."""
+        """Remove what is said again, once it was; what the disk refuses to remove, as a mount that dies, goes later."""
         self._said_again = [file for file in self._said_again if not members.unsay(file)]
 
     def _take_name(self) -> Joined:
@@ -299,6 +298,7 @@ class Membership:
         """Record the number of dropped records if it has grown; OSError if the disk refuses."""
         if self._joined is not None:
             self._joined.file.record_dropped(dropped, in_memory, why)
+            self._unsay()
 
     def request_push(self) -> None:
         """Have the next `record_request` ask for a push."""
@@ -341,7 +341,6 @@ class Membership:
     def leave(self, dropped: int, why: str = "") -> None:
         """Give up claim and member file; so many records were dropped, and why."""
         with self._lock:
-            self._unsay()
             self._let_go(dropped, why)
 
     def _let_go(self, dropped: int, why: str = "", *, is_gone: bool = False) -> None:
@@ -365,6 +364,8 @@ class Membership:
             self._repeated = self._repeated or str(joined.file.files[0].name)
         else:
             self._repeated, self._counted = "", joined.file.dropped
+            if joined.file.dropped >= dropped:
+                self._unsay()
         self.spool.refresh()
 
     def _release(self, joined: Joined, end: Callable[[], None]) -> None:

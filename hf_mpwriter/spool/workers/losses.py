@@ -31,6 +31,7 @@ from hf_mpwriter.spool.workers.members import LOST, Members, lost_file
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.interrupts import suppress
+from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
 
 MOST = 1000  # files of a run directory that are read: those of the greatest counts
@@ -89,7 +90,7 @@ def note_seen(spool: Spool) -> None:
 
 def write_down(spool: Spool, members: Iterable[Member]) -> None:
     """Write what was lost into the run directory; OSError if the disk refuses."""
-    kept, members = list(_kept(spool)), list(members)
+    kept, members = (list(filter(_is_settled, found)) for found in (_kept(spool), members))
     living = {_name(one) for one in members if one.alive}
     lost = _counted([*members, *kept])
     known = _written(spool) if lost else {}
@@ -121,6 +122,11 @@ def _counted(members: Iterable[Member]) -> dict[str, Loss]:
         if one.lost and is_worker(one.name.worker) and (loss := _loss(one)).is_beyond(found):
             found[loss.file] = loss
     return found
+
+
+def _is_settled(member: Member) -> bool:
+    """Whether its count can only grow: what waits in memory is not lost if its process goes on under another name."""
+    return member.alive or not member.in_memory or member.process != Process.of(member.process.pid)
 
 
 def _name(member: Member) -> str:

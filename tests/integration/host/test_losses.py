@@ -214,16 +214,17 @@ if sys.argv[2] != "closes":
         os.unlink(path)
     else:  # as where a mount is made anew, and dies
         os.replace(shutil.copy(path, f"{sys.argv[1]}/copy"), path)
-        failpoints.armed["members.file.unlink"] = "eio", 1
+        step = "members.file.unlink" if sys.argv[2] == "cannot remove" else "members.file.rename"
+        failpoints.armed[step] = "eio", 1
     writer._worker.keep_house()
 print("lost", flush=True)
 writer.close()
 """
 
 
-@pytest.mark.parametrize("how", ["closes", "rejoins", "cannot remove", "was sent"])
+@pytest.mark.parametrize("how", ["closes", "rejoins", "cannot remove", "cannot join", "was sent"])
 def test_a_loss_counts_once(tmp_path, how):
-    """A writer is used again, or a member file goes and is written anew, refuses to go, or has gone to the Hub."""
+    """A writer is used again, or a member file goes and is written anew, or not, refuses to go, or was sent."""
     succeed(TWICE, tmp_path / "run", how)
     assert sum(loss.records for loss in losses(Spool(str(tmp_path / "run")))) == 7
     assert run("status", tmp_path / "run", "--seen").exit_code == 0

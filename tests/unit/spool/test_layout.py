@@ -209,8 +209,8 @@ def test_the_spool_of_another_version_is_refused_and_left_as_it_is(place):
     ("content", "is_damage"),
     [
         ("{}", True),
-        *((number, False) for number in (errno.ENOTCONN, errno.EIO, errno.EACCES, errno.ESTALE)),
-        *((number, True) for number in (errno.EISDIR, errno.ELOOP, errno.EFBIG)),
+        *((number, False) for number in (errno.ENOTCONN, errno.EIO, errno.EACCES, errno.ESTALE, errno.ENXIO)),
+        *((number, True) for number in (errno.EISDIR, errno.ELOOP, errno.EFBIG, errno.ENXIO)),
     ],
 )
 def test_only_a_file_that_holds_something_else_is_to_be_removed(place, monkeypatch, content, is_damage):
@@ -224,6 +224,8 @@ def test_only_a_file_that_holds_something_else_is_to_be_removed(place, monkeypat
             raise OSError(content, os.strerror(content))
 
         monkeypatch.setattr(disk, "read", refuse)
+        if is_damage:
+            os.mkdir(os.path.join(place.root, "run.json"))
     with pytest.raises(SpoolFormatError if is_damage else LogdirError) as caught:
         place.destination()
     told = ("is damaged" in str(caught.value), "Remove that file" in str(caught.value))
