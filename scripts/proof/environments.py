@@ -58,7 +58,7 @@ FIRST_USER = 54400
 PROGRAM = Path(__file__).resolve().parent / "surroundings" / "program.py"
 CALLS = 400 + 4  # of the program
 DOCUMENTED = (
-    r"^hf_mpwriter: (uploading|not uploading|done: )",
+    r"^hf_mpwriter: (uploading|not uploading|done: |.+ goes to http)",
     r"created ",
     r"is public|is PUBLIC|is private",
     r"waiting up to .* on the Hub",

@@ -91,7 +91,7 @@ def note_seen(spool: Spool) -> None:
 def write_down(spool: Spool, members: Iterable[Member]) -> None:
     """Write what was lost into the run directory; OSError if the disk refuses."""
     kept, members = (list(filter(_is_settled, found)) for found in (_kept(spool), members))
-    living = {_name(one) for one in members if one.alive}
+    living = {_name(one) for one in members if one.alive} - {_name(one) for one in kept}  # the look may be an old one
     lost = _counted([*members, *kept])
     known = _written(spool) if lost else {}
     for name, loss in lost.items():

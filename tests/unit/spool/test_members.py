@@ -39,6 +39,7 @@ FIRST = {
     "is_daemon": False,
     "task": None,
     "is_late": False,
+    "says_again": "",
 }
 
 
