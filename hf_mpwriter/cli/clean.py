@@ -43,7 +43,7 @@ from hf_mpwriter.snapshot.search import RunSearch, Statuses
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.staging import look_lock
-from hf_mpwriter.spool.storage import forget_note, leave_note, objection, staged_leftovers
+from hf_mpwriter.spool.storage import forget_note, leave_note, notes_beside, objection, staged_leftovers
 from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
@@ -193,7 +193,10 @@ def _removed(spool: Spool, before: dict[str, tuple[int, int]]) -> str:
     disk.rename(old, aside, "staged.remove")
     moved = Spool.of(os.path.join(aside, name))
     if not any(member.alive for member in Members(moved).all()) and _content(moved) == before:
+        others = notes_beside(moved)
         disk.rename(aside, gone, "staged.gone")
+        for note in others:
+            note.put(os.path.dirname(os.path.dirname(above)))
         disk.remove_tree(gone)
         return ""
     with contextlib.suppress(OSError):

@@ -5,7 +5,7 @@
     <staging>/                  hf_mpwriter-<uid>: mode 0700, of this user, no link
       <hash>/<name>/            run directory of a staged run, or nothing but a spool
         .hf_mpwriter/           spool
-      <hash>/<name>.at          note: in which other directory that run stands
+      <hash>/<8 hex>.at         note: in which other directory that run stands; one for each of them
       of_others/<hash>/<name>/  nothing but the spool of a folder of another user
 
 Invariants:
@@ -19,7 +19,8 @@ Invariants:
 - A staging directory is used only if no other user may enter it, as it is found (`private` of `system/directory`):
   nobody else can have put there what is in it. One that is refused is named, and the next place is taken.
 - A run that stands in one of the places goes on there, whichever comes first by now. TMPDIR is another one in each job:
-  so the first place that does not depend on the job has a note of where the run stands.
+  so the first place that does not depend on the job has notes of where the run stands. No process writes or removes
+  the note of another place, unless nothing stands there: two that start at the same time lose none.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from hf_mpwriter.system.filesystem import Mount, find_mount, mount_at, mount_una
 from hf_mpwriter.system.interrupts import ours, suppress
 
 URL = "a URL is no directory"
+NOTES_READ = 100  # of one run in one directory
 _GONE = re.compile(r"[0-9a-f]{16}\.gone-[0-9a-f]{8}")  # of `clean`
 
 
@@ -105,6 +107,20 @@ def spool_of(storage: Storage) -> Spool:
 def is_staged_here(logdir: str) -> bool:
     """Whether this host has a spool for a logdir in a staging directory."""
     return bool(_places(staged_name(os.path.realpath(logdir)), os.environ)[0])
+
+
+def other_places(spool: Spool) -> list[str]:
+    """The other directories on this host in which a run stands, fit or not; what `clean` has set aside of it, too."""
+    if is_staged_path(spool.run_dir, os.geteuid()):
+        name = _split(spool.run_dir)[1]
+    else:
+        name = staged_name(os.path.realpath(spool.run_dir))
+    above, last = os.path.split(name)
+    above = above.partition(".removed-")[0]
+    found = [os.path.join(_in(one), above, last) for one in _places(f"{above}/{last}", os.environ)[0]]
+    aside = [folder / last for one in near_directories(os.environ) for folder in _folders(one, f"{above}.removed-")]
+    found += [str(place) for place in aside if (place / SPOOL_NAME).is_directory()]
+    return [path for path in found if path not in (spool.run_dir, os.path.dirname(spool.root))]
 
 
 def beside(folder: str) -> Storage:
@@ -155,10 +171,11 @@ def near_directories(environ: Mapping[str, str]) -> list[str]:
 def _places(name: str, environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """The directories that have the spool of a run in a staging directory, fit or not; and what is told of others."""
     near, mountinfo = near_directories(environ), table()
-    notes = [note for directory in near if (note := Note.read(directory, name))]
+    notes = [note for directory in near for note in Note.all(directory, os.path.dirname(name))]
     noted = [note.directory for note in notes if not _far(note.directory, mountinfo)]
     found = [one for one in dict.fromkeys([*near, *noted]) if _stands(one, name)]
-    return found, [note.lost(name) for note in notes if not note.is_whole and note.directory not in found]
+    lost = [note.lost for note in notes if not note.is_whole and note.directory not in found]
+    return found, list(dict.fromkeys(lost))
 
 
 def objection(staging: str) -> str:
@@ -244,81 +261,96 @@ def aside(spool: Spool) -> Spool:
     return Spool(spool.run_dir, spool.run, private(staging) / name)
 
 
-# the note by which processes with another environment find a staged run
+# the notes by which processes with another environment find a staged run
 
 
 @dataclass(frozen=True)
 class Note:
     """Where a run stands, if not where the note is."""
 
-    directory: str
-    is_whole: bool = False  # whether all that was logged there is in the logdir, too
+    run_dir: str
+    is_whole: bool = False  # whether all that was logged there is elsewhere, too
 
     def __post_init__(self) -> None:
-        if not os.path.isabs(self.directory):
-            raise ValueError("not an absolute path")
+        if not (os.path.isabs(self.run_dir) and is_staged_path(self.run_dir, os.geteuid())):
+            raise ValueError("not the path of a staged run")
 
-    def lost(self, name: str) -> str:
+    @property
+    def directory(self) -> str:
+        """The directory in which it is staged."""
+        return _split(self.run_dir)[0]
+
+    @property
+    def lost(self) -> str:
         """What is told of a run that is not there any more."""
-        place = os.path.join(_in(self.directory), name)
-        return f"What an earlier start has left of this run was in {place}, which is gone, or cannot be reached."
+        return f"What an earlier start has left of this run was in {self.run_dir}, which is gone, or cannot be reached."
 
-    @staticmethod
-    def place(directory: str, name: str) -> Place:
+    def place(self, directory: str) -> Place:
         """Where it is in the staging directory of this user in a directory, which is opened only if it is his alone."""
-        return Place(private(_in(directory)), f"{name}.at")
+        above, mark = os.path.dirname(_split(self.run_dir)[1]), hashlib.sha256(os.fsencode(self.run_dir)).hexdigest()
+        return Place(private(_in(directory)), f"{above}/{mark[:8]}.at")
+
+    def put(self, directory: str) -> None:
+        """Write it there; OSError if the disk refuses."""
+        place = self.place(directory)
+        disk.make_dirs(place.parent)
+        disk.replace(place, state.dump(self), "staged.note")
 
     @classmethod
-    def read(cls, directory: str, name: str) -> Self | None:
-        """What a directory has of a run, None if that is nothing, or cannot be read or believed."""
-        try:
-            return state.load(cls, disk.read(cls.place(directory, name)) or b"")
-        except ours(state.DamagedError, OSError):
-            return None
+    def all(cls, directory: str, above: str) -> list[Self]:
+        """What a directory has of a run, by the <hash> of it, without what cannot be read or believed."""
+        found, place = list[Self](), Place(private(_in(directory)), above)
+        with suppress(OSError):
+            for name in sorted(place.scan(NOTES_READ, lambda name: name.endswith(".at"))[1]):
+                with suppress(OSError, state.DamagedError):
+                    found.append(state.load(cls, disk.read(place / name) or b""))
+        return found
 
 
 def leave_note(spool: Spool) -> str:
     """Have a staged run found by processes with another environment; what is to be told of where it stood before.
 
-    Of processes that start together the one that has replaced the note is to tell it. Where no directory is fit, there
-    is no note.
+    Of processes that start together the one that has removed a note is to tell it. Where no directory is fit, there is
+    no note.
     """
     if not is_staged_path(spool.run_dir, os.geteuid()):
         return ""
-    directory, name = _split(spool.run_dir)
-    near, told = near_directories(os.environ), list[str]()
+    (directory, name), own = _split(spool.run_dir), Note(spool.run_dir)
+    above, near, mountinfo = os.path.dirname(name), near_directories(os.environ), table()
     home = next(filter(_is_fit, filter(near.__contains__, lasting_directories(os.environ))), "")
-    for one in near:
-        wanted = Note(directory) if one == home != directory else None
-        before, place = Note.read(one, name), Note.place(one, name)
+    if home not in ("", directory) and own not in Note.all(home, above):
         with suppress(OSError):
-            if before is not None and before.directory != directory:
-                place.unlink()
-                is_gone = _far(before.directory, table()) or not _stands(before.directory, name)
-                told += [before.lost(name)] if is_gone and not before.is_whole else []
-            if wanted is not None and before != wanted:
-                disk.make_dirs(place.parent)
-                disk.replace(place, state.dump(wanted), "staged.note")
-    return " ".join(told)
+            own.put(home)
+    told = list[str]()
+    for one in near:
+        for note in Note.all(one, above):
+            if _far(note.directory, mountinfo) or not _stands(note.directory, name):
+                with suppress(OSError):
+                    note.place(one).unlink()
+                    told += [] if note.is_whole else [note.lost]
+    return " ".join(dict.fromkeys(told))
 
 
 def mark_note(spool: Spool, *, is_whole: bool) -> None:
-    """Record whether all of a staged run is in its logdir; OSError if the disk refuses."""
+    """Record whether all of a staged run is elsewhere, too; OSError if the disk refuses."""
     if not is_staged_path(spool.run_dir, os.geteuid()):
         return
-    directory, name = _split(spool.run_dir)
-    wanted = Note(directory, is_whole)
+    wanted, above = Note(spool.run_dir, is_whole), os.path.dirname(_split(spool.run_dir)[1])
     for one in near_directories(os.environ):
-        if (note := Note.read(one, name)) and note.directory == directory and note != wanted:
-            disk.replace(Note.place(one, name), state.dump(wanted), "staged.note", durable=False)
+        if Note(spool.run_dir, not is_whole) in Note.all(one, above):
+            disk.replace(wanted.place(one), state.dump(wanted), "staged.note", durable=False)
 
 
 def forget_note(spool: Spool) -> None:
     """Remove what names a place where nothing is any more, as far as the disk allows it."""
-    directory, name = _split(spool.run_dir)
     for one in near_directories(os.environ):
-        if (note := Note.read(one, name)) and note.directory == directory:
-            disk.discard(Note.place(one, name))
+        disk.discard(Note(spool.run_dir).place(one))
+
+
+def notes_beside(spool: Spool) -> list[Note]:
+    """The notes of other places that lie where a staged run stands, and leave with it."""
+    directory, name = _split(spool.run_dir)
+    return Note.all(directory, os.path.dirname(name))
 
 
 def _stands(directory: str, name: str) -> bool:
@@ -345,12 +377,9 @@ def staged_places() -> Iterator[str]:
     for directory in near_directories(os.environ):
         for folder in _folders(directory):
             with suppress(OSError):
-                names, files, _ = folder.scan()
-                found |= dict.fromkeys(os.path.join(folder, name) for name in sorted(names))
-                for name in sorted(one.removesuffix(".at") for one in files if one.endswith(".at")):
-                    note = Note.read(directory, f"{folder.basename}/{name}")
-                    if note and not _far(note.directory, mountinfo):
-                        found[os.path.join(_in(note.directory), folder.basename, name)] = None
+                found |= dict.fromkeys(os.path.join(folder, name) for name in sorted(folder.scan()[0]))
+                notes = Note.all(directory, folder.basename)
+                found |= {note.run_dir: None for note in notes if not _far(note.directory, mountinfo)}
     yield from found
 
 
@@ -360,10 +389,10 @@ def staged_leftovers() -> list[str]:
     return [str(one) for one in found if _GONE.fullmatch(one.basename) and not objection(os.path.dirname(one))]
 
 
-def _folders(directory: str) -> list[Place]:
-    """The directories in the staging directory of this user in a directory."""
+def _folders(directory: str, start: str = "") -> list[Place]:
+    """The directories in the staging directory of this user in a directory, by how their names start."""
     staging = at(_in(directory))
     with suppress(OSError):
         if staging.stat().st_uid == os.geteuid():
-            return [staging / name for name in sorted(staging.scan()[0])]
+            return [staging / name for name in sorted(staging.scan()[0]) if name.startswith(start)]
     return []

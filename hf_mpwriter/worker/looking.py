@@ -59,14 +59,19 @@ def publish_record(spool: Spool, made_at: float | None = None) -> None:
     """
     if not is_staged(spool):
         return
-    if lost := leave_note(spool):
-        logger.warning("%s: %s", spool.logdir, printable(lost))
+    _leave_note(spool)
     if record := MirrorRecord.read(spool):
         _mounts[spool.logdir] = record.mount
         return
     if spool.logdir not in _mounts:
         _mounts[spool.logdir] = _mount_of(spool)
     MirrorRecord(spool.logdir, time.time() if made_at is None else made_at, _mounts[spool.logdir]).publish(spool)
+
+
+def _leave_note(spool: Spool) -> None:
+    """Have it found by processes with another environment, and tell of where it stood before."""
+    if lost := leave_note(spool):
+        logger.warning("%s: %s", spool.logdir, printable(lost))
 
 
 def _mount_of(spool: Spool) -> Mount | None:
@@ -106,6 +111,7 @@ def prepare(spool: Spool, *, is_joined: bool, longest: float = USUAL.logdir_wait
 
 def _prepare(spool: Spool, longest: float, *, is_joined: bool) -> Staged:
     _left[:] = [child for child in _left if not child.has_ended()]
+    _leave_note(spool)  # before the look, which takes seconds
     found = Listing.read(spool)
     if not is_joined and not any(member.works for member in Members(spool).all()):
         _note_mount(spool)
@@ -152,7 +158,7 @@ def _look(spool: Spool, lock: int, end: float, before: Listing) -> Listing:
     else:
         found = Listing.of(spool, answer.files, time.time())
         found = replace(found, last=max(found.last, before.last))
-        if answer.place is not None and before.at == 0.0:
+        if answer.place is not None and not before.first:
             _tell_place(spool, answer.place)
     with suppress(OSError):  # the next process asks again
         found.save(spool)
@@ -172,7 +178,7 @@ def _told(spool: Spool, found: Listing) -> Listing:
 
 
 def _tell_place(spool: Spool, place: LastPlace) -> None:
-    """Tell, at the first look from here, which place of another host is out of reach; of this host there is a note."""
+    """Tell, at the first look that finds files, which place of another host is out of reach; of this one is a note."""
     if place.host == host_id():
         return
     sync = command_line("sync", place.run_dir)

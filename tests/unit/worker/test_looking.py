@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
@@ -15,7 +16,7 @@ from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.copies import CopyHandle, Failure, Finished, Listed
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging import Listing, MirrorRecord, look_lock
+from hf_mpwriter.spool.staging import LastPlace, Listing, MirrorRecord, look_lock
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.filesystem import Mount, find_mount
@@ -129,6 +130,18 @@ def test_a_failure_is_told_and_not_repeated_at_once(staged, asked, caplog):
     Listing(last=7, failure="it hangs", at=time.time() - looking.RETRY_AFTER - 1).save(staged)
     assert prepare(staged)[1:] == (7, True)
     assert (asked, Listing.read(staged).failure) == ([], "")
+
+
+def test_the_place_on_another_host_is_told_once_though_the_first_look_has_failed(staged, asked, caplog):
+    """It is told by the first look that is answered."""
+    place = LastPlace("node7-01234567", "/scratch/hf_mpwriter-1/0123456789abcdef/exp1")
+    asked += [Failure("it hangs", is_refused=False), *[dataclasses.replace(listed(5), place=place)] * 2]
+    prepare(staged)
+    Listing(failure="it hangs", at=time.time() - looking.RETRY_AFTER - 1).save(staged)
+    prepare(staged)
+    prepare(staged)
+    assert asked == []
+    assert caplog.text.count(f"kept on another host, node7-01234567, in {place.run_dir}") == 1
 
 
 def test_a_url_that_cannot_be_used_is_refused(staged, asked):
