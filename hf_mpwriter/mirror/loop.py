@@ -23,13 +23,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from hf_mpwriter.base.names import is_embedding, is_loss
+from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.daemon import loop
 from hf_mpwriter.daemon.starts import MirrorStart
 from hf_mpwriter.daemon.status_file import DaemonStatusFile
+from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.mirror.decision import MirrorAction, MirrorSituation, Tries, decide, turned
 from hf_mpwriter.mirror.outgoing import OutgoingFiles
 from hf_mpwriter.mirror.returning import Returning
+from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.copies import (
@@ -54,6 +58,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.staging import ARRIVING, Mirrored, MirrorStatus
 from hf_mpwriter.spool.status import LINGER
+from hf_mpwriter.spool.workers.losses import losses
 from hf_mpwriter.spool.workers.member_lines import Member, News
 from hf_mpwriter.spool.workers.members import OBSERVER, Members
 from hf_mpwriter.system import disk
@@ -301,9 +306,20 @@ class Mirror(loop.Daemon[MirrorStart]):
         """Publish that it leaves; and note if nothing is only here."""
         self._publish(is_over=True)
         is_over = self._seen is not None and not any(member.works for member in self._seen)
-        if is_over and not self._outgoing.waiting(frozenset()):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if is_over and not (self._outgoing.waiting(frozenset()) or self._has_rest()):
                 storage.mark_note(self._spool, is_whole=True)
+
+    def _has_rest(self) -> bool:
+        """Whether something is only here that goes to no logdir, or waits for the Hub."""
+        hub, attached = HubSink(self._spool), attachments.sizes(self._spool.run, lambda _: True)
+        if losses(self._spool):
+            return True
+        if not self._spool.has_destination():
+            return not all(is_embedding(path) or is_loss(path) for path in attached)
+        settings = ((ledger := hub.ledger()) and ledger.settings) or Settings()
+        lengths = self._outgoing.there | attached
+        return bool(hub.missing({path: length for path, length in lengths.items() if settings.allows(path)}))
 
     def is_over(self) -> bool:
         """Whether nobody works, and nobody has come or gone since the last scan."""
