@@ -17,6 +17,7 @@ person types.
 | an event file is damaged                                 | person   | restore it, then sync             |
 | others have put more there than is looked at             | person   | move it out of the run directory  |
 | something is missing, and no process lives that sends it | person   | sync                              |
+| it stands in a second place, with what is only there     | person   | sync of that place                |
 | the disk has refused records for good                    | person   | status --seen                     |
 | something is missing                                     | waiting  |                                   |
 | all is there, or there is nowhere to send it             | complete |                                   |
@@ -32,6 +33,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import event_host, event_second, is_attachment, is_of_no_worker, is_worker, worker_of
 from hf_mpwriter.base.settings import Destination
@@ -49,6 +51,7 @@ from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.pulled import THEIRS, Whose, pulled_files, whose
 from hf_mpwriter.spool.staging import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.storage import other_places
 from hf_mpwriter.spool.workers.losses import Loss, losses
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members, last_of
@@ -118,6 +121,7 @@ class RunFacts:
     damage: tuple[Damage, ...] = ()  # what is behind the last whole record of event files
     left_out: tuple[str, ...] = ()  # what others have put there and was not looked at, see `snapshot/search`
     lost: tuple[Loss, ...] = ()  # what the disk has refused for good, and nobody has seen
+    apart: tuple[str, ...] = ()  # other run directories of it on this host that have something which is nowhere else
 
     @property
     def logged(self) -> int:
@@ -173,6 +177,29 @@ class RunFacts:
 
 def gather(spool: Spool) -> RunFacts:
     """Gather the facts of a run."""
+    return replace(_gather(spool), apart=apart(spool))
+
+
+def apart(spool: Spool) -> tuple[str, ...]:
+    """The other run directories of a run on this host that have something which is nowhere else."""
+    return tuple(path for path in other_places(spool) if _has_rest(Spool.of(path)))
+
+
+def _has_rest(spool: Spool) -> bool:
+    try:
+        facts = _gather(spool)
+    except (HfMpWriterError, OSError):
+        return True
+    return bool(facts.waiting or facts.missing_there or facts.in_memory or facts.lost)
+
+
+def apart_text(places: Sequence[str]) -> str:
+    """What helps where a run stands in other places, too, "" if it does not."""
+    return f"part of it is only in {_named(places)}; run: {command_line('sync', places[0])}" if places else ""
+
+
+def _gather(spool: Spool) -> RunFacts:
+    """The facts of what is in one run directory."""
     recorded = spool.destination()
     if recorded is None and spool.has_destination():
         raise unusable(spool.directory / RUN_JSON, DamagedError("it is empty, or ends too soon"))
@@ -341,7 +368,7 @@ class Judgement:
 
 def judge(facts: RunFacts, logdir: str) -> Judgement:
     """Judge a run."""
-    if trouble := next(_troubles(facts, logdir), "") or lost_text(facts.lost, logdir):
+    if trouble := next(_troubles(facts, logdir), "") or apart_text(facts.apart) or lost_text(facts.lost, logdir):
         return Judgement(RunHealth.PERSON, trouble)
     is_waiting = facts.waiting or facts.missing_there
     return Judgement(RunHealth.WAITING if is_waiting else RunHealth.COMPLETE)

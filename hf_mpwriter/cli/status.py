@@ -175,6 +175,7 @@ def to_json(run: SeenRun) -> dict[str, Any]:
         "damaged": {one.path: str(one) for one in facts.damage},
         "left_out": facts.left_out,
         "lost": [asdict(one) for one in facts.lost],
+        "apart": facts.apart,
     }
 
 
@@ -255,6 +256,8 @@ def full(facts: RunFacts, logdir: str) -> Iterator[str]:
         yield f"{one.path} {one}"
     for what in facts.left_out:
         yield f"left out: {what}"
+    for place in facts.apart:
+        yield f"part of it is only in {place}"
     for loss in facts.lost:
         yield f"lost: {'' if loss.is_exact else 'up to '}{counted(loss.records, 'record')} of {_of(loss)}: {loss.why}"
 

@@ -32,7 +32,8 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.names import is_ours, is_worker
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.storage import is_url, normalised_logdir
-from hf_mpwriter.base.words import OURS, as_argument, as_path, command_line, counted, size_text, typed
+from hf_mpwriter.base.words import OURS, as_argument, as_path, command_line, counted, sentence, size_text, typed
+from hf_mpwriter.cli.facts import apart, apart_text
 from hf_mpwriter.cli.folders import Wishes, Writers, clashes, folders_of, recorded, spool_for, tend
 from hf_mpwriter.cli.output import DAMAGED, DamageError, UploadBar, failure, show_damage
 from hf_mpwriter.cli.runs import (
@@ -69,6 +70,10 @@ class RemovedError(click.ClickException):
 
     def __init__(self, run_dir: str) -> None:
         super().__init__(printable(f"{run_dir} was removed, or replaced by another folder, while it was uploaded."))
+
+
+class ApartError(click.ClickException):
+    """All of the run directory has arrived, but the run stands in another one, too, with what is only there."""
 
 
 class LostError(DamageError):
@@ -156,7 +161,7 @@ def _follow(names: list[str], wishes: Wishes) -> None:
     for name in names:
         try:
             sync_one(name, wishes)  # what is wrong with the call ends it at once
-        except (RemovedError, LostError) as error:  # removed by a program that makes its folder anew when it starts
+        except (RemovedError, ApartError, LostError) as error:  # a program may remove its folder when it starts
             click.echo(error.format_message(), err=True)
     _say("Following: what is logged is uploaded until the writers have gone. Ctrl-C ends that.")
     drain = Drain()
@@ -243,11 +248,19 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     if is_staged:
         problems += _bring(spool, end)
     lost = lost_text(losses(spool), logdir)
+    elsewhere = sentence(apart_text(apart(spool)))
     if problems:
-        problems += filter(None, [lost])
+        problems += filter(None, [elsewhere, lost])
         raise failure(" ".join(problems), damaged=found is not None and found.damaged)
     if found is not None:
         _tell_whole(found, spool, logdir, f". {lost}".rstrip(". "))
+    _tell_rest(elsewhere, lost)
+
+
+def _tell_rest(elsewhere: str, lost: str) -> None:
+    """Tell what is not whole where all of a run directory has arrived."""
+    if elsewhere:
+        raise ApartError(printable(elsewhere))
     if lost:
         raise LostError(lost)
 

@@ -30,6 +30,7 @@ import click
 from hf_mpwriter.base.names import is_attachment, is_embedding
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
 from hf_mpwriter.base.words import command_line, counted, sentence, size_text
+from hf_mpwriter.cli.facts import apart, apart_text
 from hf_mpwriter.cli.output import DAMAGED, failure, show_damage
 from hf_mpwriter.cli.runs import (
     endpoint_option,
@@ -92,6 +93,8 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     if lost := lost_text(losses(spool), logdir):
         click.echo(lost, err=True)
     _verify(spool, logdir, endpoint, running=running)
+    if not running and (elsewhere := apart_text(apart(spool))):
+        raise failure(sentence(elsewhere))
     if lost:
         click.get_current_context().exit(DAMAGED)
 

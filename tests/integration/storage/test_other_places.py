@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import url_places
-from programs import wait_for
+from programs import Program, wait_for
 from repository import HELPERS
 from runs import LOG_FOR_EVER, check_oracle, run
 from staged import machine, steps
@@ -29,6 +30,35 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=100) as writer:
     print(writer.last_step())
     writer.add_scalar("more", 1.0, int(sys.argv[2]))
     print(writer.push(100))
+"""
+
+STOPS_BEFORE_IT_IS_SEEN = """
+import os, signal
+from hf_mpwriter.system import failpoints
+def reach(name):
+    if name == "spool.format.open":
+        failpoints.reach = id
+        os.kill(os.getpid(), signal.SIGSTOP)
+failpoints.reach = reach
+"""
+
+IN_THE_LOGDIR = """
+import os, sys
+from hf_mpwriter import HFSummaryWriter, SummaryWriter
+from hf_mpwriter.base import state
+from hf_mpwriter.spool import storage
+from hf_mpwriter.spool.workers.losses import Loss
+from hf_mpwriter.system import disk
+url, what = sys.argv[1:]
+with HFSummaryWriter("me/run", logdir=url) if what == "hub" else SummaryWriter(url) as writer:
+    writer.add_scalar("more", 1.0, 1)
+    run = storage.spool_of(storage.find(url)).run
+    if what == "attachment":
+        disk.replace(run / "notes.txt", b"notes", "test")
+    if what == "loss":
+        loss = Loss("main.host-01234567.1.1-1", "main", "host", 1, 5, True, 1.0, "full")
+        disk.make_dirs((run / loss.path).parent)
+        disk.replace(run / loss.path, state.dump(loss), "test")
 """
 
 
@@ -49,7 +79,11 @@ def tmpdir(tmp_path: Path, name: str, variable: str = "TMPDIR") -> dict[str, str
 
 def killed(start, logdir: str, journals: Path, env: dict[str, str]) -> int:
     """The last step that an attempt has logged; every process of it was killed before its last segment was brought."""
-    program = start(LOG_FOR_EVER, logdir, journals, env=env)
+    return end(start(LOG_FOR_EVER, logdir, journals, env=env), journals, env)
+
+
+def end(program: Program, journals: Path, env: dict[str, str]) -> int:
+    """Kill a program that logs for ever, with all processes of its environment; the last step that it has logged."""
     wait_for(lambda: journals.exists() and len([*testing.read_journals(str(journals))]) > 50, "records have returned")
     os.kill(program.pid, signal.SIGKILL)
     program.finish()
@@ -165,3 +199,48 @@ def test_a_start_on_a_new_host_is_told_by_name_where_the_run_was_kept(url, tmp_p
         assert code == 0, err
         told.append(len(re.findall(f"kept on another host, node7-[0-9a-f]+, in {run_dir}", err)))
     assert told == [1, 0]
+
+
+@pytest.mark.timeout(300)
+def test_two_starts_that_have_not_seen_each_other_are_both_known(hub, url, tmp_path, start, monkeypatch):
+    """Each has a directory of its own for temporary files; what was killed in one of them needs a person until then."""
+    started = []
+    for name in "ab":
+        env = tmpdir(tmp_path, name)
+        program = start(STOPS_BEFORE_IT_IS_SEEN + LOG_FOR_EVER, url, tmp_path / f"journals-{name}", env=env)
+        wait_for(lambda pid=program.pid: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "it makes its spool")
+        started.append((program, tmp_path / f"journals-{name}", env))
+    for program, _, _ in started:
+        os.kill(program.pid, signal.SIGCONT)
+    for program, journals, env in started:
+        end(program, journals, env)
+    for name, value in tmpdir(tmp_path, "shell").items():
+        monkeypatch.setenv(name, value)
+    kept = storage.find(url)
+    other = kept.run_dir.replace(*(("/a/", "/b/") if "/a/" in kept.run_dir else ("/b/", "/a/")))
+    assert f"What an earlier start has left of this run is in {other}." in kept.refused
+    told = f"sync {other}"
+    done = run("status", url, "--json")
+    assert (done.exit_code, json.loads(done.output)["apart"]) == (4, [other])
+    for command in ("sync", "status", "verify"):
+        done = run(command, url)
+        assert (done.exit_code, told in done.output) == (4 if command == "status" else 1, True), done.output
+    assert run("sync", other).exit_code == 0
+    for command in ("sync", "status", "verify"):
+        done = run(command, url)
+        assert (done.exit_code, other in done.output) == (0, False), done.output
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("what", ["nothing", "hub", "attachment", "loss"])
+def test_a_place_is_missed_for_what_goes_to_no_logdir_or_waits_for_the_hub(hub, url, tmp_path, start, what):
+    """Its event files are all in the logdir; what else was in it has gone with it."""
+    env = tmpdir(tmp_path, "a")
+    start(IN_THE_LOGDIR, url, what, env=env | ({"HF_HUB_OFFLINE": "1"} if what == "hub" else {})).succeed()
+    run_dir = storage.find(url, os.environ | env).run_dir
+    wait_for(lambda: not processes.left_behind(run_dir, "mirror"), "the end of the mirror")
+    assert steps(tmp_path / "there" / "exp1", "more") == [1]
+    shutil.rmtree(tmp_path / "a")
+    code, _, err = start(GO_ON, url, 7, env=tmpdir(tmp_path, "b")).finish()
+    assert code == 0, err
+    assert err.count(f"was in {run_dir}, which is gone") == (what != "nothing")
