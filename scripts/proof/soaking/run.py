@@ -149,6 +149,11 @@ class Run:
         self.ranks[rank] = multiprocessing.get_context("fork").Process(target=rank_of_soak.live, args=arguments)
         self.ranks[rank].start()
 
+    def have_begun(self) -> bool:
+        """Whether all ranks that live have joined."""
+        alive = {process.pid for process in self.ranks.values() if process.is_alive()}
+        return alive <= set(processes.workers(self.run_dir))
+
     def _check_end(self, rank: int, process: multiprocessing.process.BaseProcess) -> None:
         """Report an exit code that the script did not cause."""
         failed = {(int(strike.split()[2]), -signal.SIGKILL) for strike in self.strikes() if strike.startswith("kill ")}

@@ -15,10 +15,11 @@ from power_cut_disk import forget_lost
 
 from hf_mpwriter.testing import processes
 from soaking.deck import Card, Schedule
-from soaking.run import Place, Run
+from soaking.run import Place, Run, wait_for
 from soaking.victims import Victims
 from soaking.wire import Wire
 
+BEGINNING = 5.0  # seconds that all ranks have to join, before a mount dies
 AWAY = (0.0, 3.0)  # seconds that a mount is away
 CHANCES = (0.05, 0.4)  # probabilities that a failpoint fails
 GARBAGE = (b"", b"\0" * 4096, b"[]", b"null", b'{"files": [{"path": "../x"}]}', b'{"files"', b"\xff\xfe\x00garbage\n")
@@ -147,8 +148,13 @@ class Storage:
         return True
 
     def _mount_anew(self) -> bool:
-        """End the program behind the mount; until it is there again nothing else is done to the run."""
+        """End the program behind the mount; until it is there again nothing else is done to the run.
+
+        A rank that begins meanwhile would take the empty directory below the mount for its logdir.
+        """
         assert self._mount is not None  # noqa: S101 - as above
+        if not wait_for(self._run.have_begun, BEGINNING):
+            return False
         self._mount.die()
         time.sleep(self._rng.uniform(*AWAY))
         self._mount.mount_anew()
