@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base.names import SPOOL_NAME, is_attachment, is_run_path
@@ -78,10 +79,10 @@ class LocalFile:
         return self.growing and self.length > PAYLOAD_LIMIT
 
 
-def begins_with(whole: int, beginning: int) -> bool:
-    """Whether a file begins with all of another one; both are descriptors."""
+def begins_with(whole: int, beginning: int, end: int = sys.maxsize) -> bool:
+    """Whether a file begins with what another one has before `end`; both are descriptors."""
     position = 0
-    while chunk := os.pread(beginning, CHUNK, position):
+    while chunk := os.pread(beginning, min(CHUNK, end - position), position):
         if os.pread(whole, len(chunk), position) != chunk:
             return False
         position += len(chunk)
@@ -89,15 +90,29 @@ def begins_with(whole: int, beginning: int) -> bool:
 
 
 def continues(fd: int, place: Place) -> bool:
-    """Whether an open file begins with all of what is at a place, if something is; OSError if that cannot be read."""
+    """Whether an open file begins with what is at a place, if something is; OSError if that cannot be read.
+
+    Zeros at the end do not count: a power cut leaves them where content was not durable.
+    """
     try:
         here = disk.open_beneath(place)
     except ours(FileNotFoundError):
         return True
     try:
-        return begins_with(fd, here)
+        return begins_with(fd, here, _without_zeros(here))
     finally:
         os.close(here)
+
+
+def _without_zeros(fd: int) -> int:
+    """Bytes of a file before the zeros at its end."""
+    end = os.fstat(fd).st_size
+    while end:
+        start = max(0, end - CHUNK)
+        if content := os.pread(fd, min(CHUNK, end - start), start).rstrip(b"\0"):
+            return start + len(content)
+        end = start
+    return 0
 
 
 def owners(run: Directory) -> set[int]:

@@ -95,7 +95,8 @@ def test_what_names_tell_is_known_without_the_content(staged, logdir):
 def test_what_is_here_stays_unless_it_is_a_beginning(staged, logdir):
     """A power cut may leave less of a file here than its mirror has; anything else is left to the mirror."""
     content = (logdir / NEW).read_bytes()
-    for found, wanted in ((content[:50], content), (content + b"more", content + b"more"), (b"other", b"other")):
+    cut, longer = content[:50] + bytes(len(content) - 51), content + b"more"
+    for found, wanted in ((content[:50], content), (cut, content), (longer, longer), (b"other", b"other")):
         Path(staged.run_dir, NEW).write_bytes(found)
         conflicts = [message.path for message in brought(staged) if isinstance(message, Conflict)]
         assert conflicts == [NEW] * (found == b"other")
