@@ -36,6 +36,10 @@ ELSEWHERE = {
     "mirror.listed": "a worker's: tests/unit/worker/test_looking.py",
     "members.lost": "where records were lost: tests/unit/spool/test_members.py",
     "losses.seen": "of `status --seen`: tests/integration/host/test_losses.py",
+    "losses.written": "where records were lost: tests/integration/host/test_losses.py",
+    "staged.note": "a worker's and a mirror's: tests/integration/storage/test_other_places.py",
+    "staged.gone": "of `clean`: tests/integration/storage/test_clean_races.py",
+    "staged.back": "of `clean`: tests/integration/storage/test_clean_races.py",
     "fetch.file": "a copy's: tests/unit/mirror/test_fetch.py",
 }
 
