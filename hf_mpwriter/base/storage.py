@@ -37,7 +37,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.system.filesystem import Kind, Mount
+from hf_mpwriter.system.filesystem import Kind, Mount, mount_unasked
 
 STAGING_VARIABLE = "HF_MPWRITER_STAGING"
 NEVER = "never"
@@ -171,6 +171,18 @@ def searched_directories(environ: Mapping[str, str]) -> list[str]:
     """The directories in which a run may stand that was staged with HF_MPWRITER_STAGING, or without it."""
     without = {name: value for name, value in environ.items() if name != STAGING_VARIABLE}
     return _absolute(*staging_directories(environ), *staging_directories(without))
+
+
+def near_directories(environ: Mapping[str, str], mountinfo: str) -> list[str]:
+    """Those of them that are asked: of what may hang only a named one."""
+    setting = staging_setting(environ)
+    return [one for one in searched_directories(environ) if one == setting or not why_far(one, mountinfo)]
+
+
+def why_far(directory: str, mountinfo: str) -> str:
+    """Why a directory is not on a disk of this host, "" if it is, as far as the system tells; nothing asks it."""
+    mount = mount_unasked(directory, mountinfo)
+    return "" if mount is None or mount.is_local else f"{directory} is on {mount.fstype}"
 
 
 def _absolute(*paths: str) -> list[str]:

@@ -179,14 +179,9 @@ def _places_beside(_: int) -> tuple[str, ...]:
     """Where such spools are, in this second; of staging directories only those on disks of this host, or named, are
     asked.
     """
-    below, mounts = os.path.join(storage.staging_root(os.geteuid()), storage.OF_OTHERS), filesystem.table()
-    found = list[str]()
-    for directory in storage.searched_directories(os.environ):
-        is_named = directory == storage.staging_setting(os.environ)
-        mount = None if is_named else filesystem.mount_unasked(directory, mounts)
-        if (mount is None or mount.is_local) and at(place := os.path.join(directory, below)).is_directory():
-            found.append(place)
-    return tuple(found)
+    below, near = os.path.join(storage.staging_root(os.geteuid()), storage.OF_OTHERS), storage.near_directories
+    places = (os.path.join(directory, below) for directory in near(os.environ, filesystem.table()))
+    return tuple(place for place in places if at(place).is_directory())
 
 
 def check_is_of_run(run: Directory, path: str) -> None:

@@ -29,7 +29,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -47,18 +47,19 @@ from hf_mpwriter.base.storage import (
     is_staged_path,
     is_url,
     lasting_directories,
-    searched_directories,
+    near_directories,
     staged_name,
     staging_directories,
     staging_root,
     staging_setting,
+    why_far,
 )
 from hf_mpwriter.base.words import as_path, typed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging import MirrorRecord
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place, at, private
-from hf_mpwriter.system.filesystem import Mount, find_mount, mount_at, mount_unasked, nearest, reason_of, table
+from hf_mpwriter.system.filesystem import Mount, find_mount, mount_at, nearest, reason_of, table
 from hf_mpwriter.system.interrupts import ours, suppress
 
 URL = "a URL is no directory"
@@ -93,8 +94,9 @@ def _aside(logdir: str, known_as: str, layout: Layout, why: str, environ: Mappin
         hint = f"Unset {STAGING_VARIABLE}, or give another logdir."
         raise LogdirError(f"{logdir} cannot hold a run: {why}.", hint=hint)
     name = staged_name(known_as)
-    staging, refused = _staging(logdir, name, why, environ)
-    place, lost = os.path.join(staging, name), _places(name, environ)[1]
+    standing, lost = _places(name, environ)
+    staging, refused = _staging(logdir, name, why, environ, standing)
+    place = os.path.join(staging, name)
     run_dir = place if layout is Layout.STAGED else logdir
     return Storage(logdir, layout, run_dir, os.path.join(place, SPOOL_NAME), why, refused, " ".join(lost))
 
@@ -118,7 +120,8 @@ def other_places(spool: Spool) -> list[str]:
     above, last = os.path.split(name)
     above = above.partition(".removed-")[0]
     found = [os.path.join(_in(one), above, last) for one in _places(f"{above}/{last}", os.environ)[0]]
-    aside = [folder / last for one in near_directories(os.environ) for folder in _folders(one, f"{above}.removed-")]
+    near = near_directories(os.environ, table())
+    aside = [folder / last for one in near for folder in _folders(one, f"{above}.removed-")]
     found += [str(place) for place in aside if (place / SPOOL_NAME).is_directory()]
     return [path for path in found if path not in (spool.run_dir, os.path.dirname(spool.root))]
 
@@ -127,7 +130,7 @@ def beside(folder: str) -> Storage:
     """The storage of a folder of another user, with a spool in the staging directory: nothing is written into it."""
     why = "it is another user's, or cannot be written"
     name = os.path.join(OF_OTHERS, staged_name(os.path.realpath(folder)))
-    staging, refused = _staging(folder, name, why, os.environ)
+    staging, refused = _staging(folder, name, why, os.environ, _places(name, os.environ)[0])
     return Storage(folder, Layout.LOCAL_SPOOL, folder, os.path.join(staging, name, SPOOL_NAME), why, refused)
 
 
@@ -162,17 +165,13 @@ def _in(directory: str) -> str:
     return os.path.join(directory, staging_root(os.geteuid()))
 
 
-def near_directories(environ: Mapping[str, str]) -> list[str]:
-    """The directories in which a run may stand; of those that may hang only a named one."""
-    mountinfo, setting = table(), staging_setting(environ)
-    return [one for one in searched_directories(environ) if one == setting or not _far(one, mountinfo)]
-
-
 def _places(name: str, environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """The directories that have the spool of a run in a staging directory, fit or not; and what is told of others."""
-    near, mountinfo = near_directories(environ), table()
-    notes = [note for directory in near for note in Note.all(directory, os.path.dirname(name))]
-    noted = [note.directory for note in notes if not _far(note.directory, mountinfo)]
+    mountinfo, above = table(), os.path.dirname(name)
+    # where that is not, there is neither the run nor a note of it
+    near = [one for one in near_directories(environ, mountinfo) if os.path.isdir(os.path.join(_in(one), above))]
+    notes = [note for directory in near for note in Note.all(directory, above)]
+    noted = [note.directory for note in notes if not why_far(note.directory, mountinfo)]
     found = [one for one in dict.fromkeys([*near, *noted]) if _stands(one, name)]
     lost = [note.lost for note in notes if not note.is_whole and note.directory not in found]
     return found, list(dict.fromkeys(lost))
@@ -190,9 +189,13 @@ def objection(staging: str) -> str:
     return ""
 
 
-def _staging(logdir: str, name: str, why: str, environ: Mapping[str, str], *, lasts: bool = True) -> tuple[str, str]:
-    """Where the run stands, else the first fit staging directory, which is made; and what is told of the others."""
-    standing, mountinfo, setting = _places(name, environ)[0], table(), staging_setting(environ)
+def _staging(
+    logdir: str, name: str, why: str, environ: Mapping[str, str], standing: Sequence[str], *, lasts: bool = True
+) -> tuple[str, str]:
+    """The first fit of the directories where the run stands, else the first fit staging directory, which is made; and
+    what is told of the others.
+    """
+    mountinfo, setting = table(), staging_setting(environ)
     troubles, refused, taken = list[str](), list[str](), ""
     for directory in dict.fromkeys([*standing, *staging_directories(environ, lasts=lasts)]):
         path, is_named = _in(directory), directory == setting
@@ -201,7 +204,7 @@ def _staging(logdir: str, name: str, why: str, environ: Mapping[str, str], *, la
             continue
         trouble = ""
         try:
-            trouble = "" if is_named else _far(directory, mountinfo)
+            trouble = "" if is_named else why_far(directory, mountinfo)
             trouble = trouble or _unfit(directory, path, is_named=is_named)
             if not trouble and (trouble := objection(path)):
                 refused.append(_refusal(path, trouble))
@@ -232,12 +235,6 @@ def _left(place: str) -> str:
     return f"What an earlier start has left of this run is in {place}."
 
 
-def _far(directory: str, mountinfo: str) -> str:
-    """Why a directory is not on a disk of this host, "" if it is, as far as the system tells; nothing asks it."""
-    mount = mount_unasked(directory, mountinfo)
-    return "" if mount is None or mount.is_local else f"{directory} is on {mount.fstype}"
-
-
 def _unfit(directory: str, path: str, *, is_named: bool) -> str:
     """What is wrong with a place for a staging directory, which is made; "" if it is fit."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -257,7 +254,7 @@ def _unfit(directory: str, path: str, *, is_named: bool) -> str:
 def aside(spool: Spool) -> Spool:
     """A spool of this user's own for a run directory whose spool is foreign; it has no destination."""
     name, why = hashlib.sha256(os.fsencode(spool.run_dir)).hexdigest()[:16], "its spool is not used"
-    staging, _ = _staging(spool.run_dir, name, why, os.environ, lasts=False)
+    staging, _ = _staging(spool.run_dir, name, why, os.environ, _places(name, os.environ)[0], lasts=False)
     return Spool(spool.run_dir, spool.run, private(staging) / name)
 
 
@@ -316,7 +313,8 @@ def leave_note(spool: Spool) -> str:
     if not is_staged_path(spool.run_dir, os.geteuid()):
         return ""
     (directory, name), own = _split(spool.run_dir), Note(spool.run_dir)
-    above, near, mountinfo = os.path.dirname(name), near_directories(os.environ), table()
+    above, mountinfo = os.path.dirname(name), table()
+    near = near_directories(os.environ, mountinfo)
     home = next(filter(_is_fit, filter(near.__contains__, lasting_directories(os.environ))), "")
     if home not in ("", directory) and own not in Note.all(home, above):
         with suppress(OSError):
@@ -324,7 +322,7 @@ def leave_note(spool: Spool) -> str:
     told = list[str]()
     for one in near:
         for note in Note.all(one, above):
-            if _far(note.directory, mountinfo) or not _stands(note.directory, name):
+            if why_far(note.directory, mountinfo) or not _stands(note.directory, name):
                 with suppress(OSError):
                     note.place(one).unlink()
                     told += [] if note.is_whole else [note.lost]
@@ -336,14 +334,14 @@ def mark_note(spool: Spool, *, is_whole: bool) -> None:
     if not is_staged_path(spool.run_dir, os.geteuid()):
         return
     wanted, above = Note(spool.run_dir, is_whole), os.path.dirname(_split(spool.run_dir)[1])
-    for one in near_directories(os.environ):
+    for one in near_directories(os.environ, table()):
         if Note(spool.run_dir, not is_whole) in Note.all(one, above):
             disk.replace(wanted.place(one), state.dump(wanted), "staged.note", durable=False)
 
 
 def forget_note(spool: Spool) -> None:
     """Remove what names a place where nothing is any more, as far as the disk allows it."""
-    for one in near_directories(os.environ):
+    for one in near_directories(os.environ, table()):
         disk.discard(Note(spool.run_dir).place(one))
 
 
@@ -374,18 +372,18 @@ def _is_fit(directory: str) -> bool:
 def staged_places() -> Iterator[str]:
     """The places in all staging directories of this user in which a run may stand."""
     found, mountinfo = dict[str, None](), table()
-    for directory in near_directories(os.environ):
+    for directory in near_directories(os.environ, mountinfo):
         for folder in _folders(directory):
             with suppress(OSError):
                 found |= dict.fromkeys(os.path.join(folder, name) for name in sorted(folder.scan()[0]))
                 notes = Note.all(directory, folder.basename)
-                found |= {note.run_dir: None for note in notes if not _far(note.directory, mountinfo)}
+                found |= {note.run_dir: None for note in notes if not why_far(note.directory, mountinfo)}
     yield from found
 
 
 def staged_leftovers() -> list[str]:
     """The directories there that `clean` has not removed in whole."""
-    found = [one for directory in near_directories(os.environ) for one in _folders(directory)]
+    found = [one for directory in near_directories(os.environ, table()) for one in _folders(directory)]
     return [str(one) for one in found if _GONE.fullmatch(one.basename) and not objection(os.path.dirname(one))]
 
 

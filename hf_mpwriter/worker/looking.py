@@ -53,13 +53,16 @@ def is_staged(spool: Spool) -> bool:
     return spool.logdir != spool.run_dir
 
 
-def publish_record(spool: Spool, made_at: float | None = None) -> None:
+def publish_record(spool: Spool) -> None:
     """Make a run a staged one for all processes, if its event files are not in its logdir; OSError if the disk
     refuses.
     """
-    if not is_staged(spool):
-        return
-    _leave_note(spool)
+    if is_staged(spool):
+        _leave_note(spool)
+        _publish(spool)
+
+
+def _publish(spool: Spool, made_at: float | None = None) -> None:
     if record := MirrorRecord.read(spool):
         _mounts[spool.logdir] = record.mount
         return
@@ -116,7 +119,7 @@ def _prepare(spool: Spool, longest: float, *, is_joined: bool) -> Staged:
     if not is_joined and not any(member.works for member in Members(spool).all()):
         _note_mount(spool)
         found = _looked(spool, longest)
-    publish_record(spool, float(found.first) if 0 < found.first < time.time() else None)
+    _publish(spool, float(found.first) if 0 < found.first < time.time() else None)
     record = MirrorRecord.read(spool)
     return Staged(record.made_at if record else time.time(), found.last, bool(found.missing or found.failure))
 

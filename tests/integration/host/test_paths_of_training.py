@@ -167,6 +167,6 @@ def test_a_constructor_makes_few_calls(tmp_path):
     _, _, constructor = trace.read_text(errors="replace").partition('"/begins"')
     calls = Counter(re.findall(r"^\w+", constructor.partition('"/ends"')[0], re.MULTILINE))
     stats = sum(count for call, count in calls.items() if "stat" in call)
-    assert 0 < calls["openat"] <= 21, calls  # six of them for notes of where the run was staged
-    assert 0 < stats <= 72, calls  # three of them for what a mount that is gone has left in staging directories
+    assert 0 < calls["openat"] <= 16, calls
+    assert 0 < stats <= 66, calls  # three of them for what a mount that is gone has left in staging directories
     assert calls["fsync"] == 3, calls

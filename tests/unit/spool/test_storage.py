@@ -171,7 +171,8 @@ def test_a_home_on_the_network_is_not_looked_at(tmp_path, disk, monkeypatch):
     asked = []
     isdir, makedirs = os.path.isdir, os.makedirs
     network = Mount(str(disk), "nfs4", "server:/home")
-    monkeypatch.setattr(storage, "mount_unasked", lambda path, _: network if path == str(disk) else find_mount(path))
+    mount_unasked = lambda path, _: network if path == str(disk) else find_mount(path)  # noqa: E731
+    monkeypatch.setattr("hf_mpwriter.base.storage.mount_unasked", mount_unasked)
     monkeypatch.setattr(os.path, "isdir", lambda path: asked.append(path) or isdir(path))
     monkeypatch.setattr(os, "makedirs", lambda path, *a, **k: asked.append(path) or makedirs(path, *a, **k))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "next"))

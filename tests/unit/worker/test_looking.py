@@ -114,7 +114,7 @@ def test_a_record_that_was_lost_is_written_without_a_look_at_the_logdir(staged, 
     before = MirrorRecord.read(staged)
     os.unlink(str(MirrorRecord.place(staged)))
     monkeypatch.setattr(looking, "find_mount", None)
-    looking.publish_record(staged, before.made_at)
+    looking._publish(staged, before.made_at)
     assert MirrorRecord.read(staged) == before
 
 
