@@ -213,8 +213,7 @@ class EventFileLane(Lane):
         out = (self._ledger.quarantined.keys() - due) | later
         first: dict[tuple[str, str], LocalFile] = {}
         # what the ledger covers, too: the Hub's copy was another one, so only the Hub knows whether it still is
-        covers = lambda file: file.path not in due and self._ledger.covers(file)  # noqa: E731
-        for file in pending(files, covers, out, self._theirs):
+        for file in pending(files, lambda file: file.path not in due and self._ledger.covers(file), out, self._theirs):
             if file.path in due:
                 first.setdefault(writer_of(file.path), file)
         self._retries.postpone(due - {file.path for file in first.values()})

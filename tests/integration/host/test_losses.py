@@ -130,10 +130,11 @@ def test_what_is_written_down_grows_with_the_count(tmp_path):
     file.write_text(json.dumps(whole | {"why": "\x1b[31mred" + "!" * 1000}))
     assert losses(spool)[0].why.isprintable()
     assert len(losses(spool)[0].why) < 100
-    file.write_text(json.dumps(whole | {"why": "!" * 5000}))
-    file.with_name(f"main.h-1.{'1' * 5000}.1-1.5.json"[:250]).write_text(json.dumps(whole))
-    name = f"main.h-1.{'1' * 5000}.1-1"
-    file.write_text(json.dumps(whole | {"file": name}))
+    for found in (whole | {"why": "!" * 5000}, whole | {"file": f"main.h-1.{'1' * 5000}.1-1"}):
+        file.write_text(json.dumps(found))
+        assert losses(spool) == []
+    name = f"main.h-1.{'1' * 200}.1-1"
+    file.with_name(f"{name}.5.json").write_text(json.dumps(whole | {"file": name, "records": 5}))
     assert losses(spool) == []
 
 

@@ -85,7 +85,7 @@ def test_a_bucket_that_is_mistyped_is_not_made(s3, tmp_path):
     (tmp_path / "file").write_text("x")
     source = CopySource(Directory(tmp_path), Item("file", 1))
     with pytest.raises(FileNotFoundError, match="bucket does not exist"):
-        RemoteTarget("s3://thsi/exp1").put(source)
+        RemoteTarget("s3://thsi/exp1").put(source, None)
     assert [bucket["Name"] for bucket in s3.client().list_buckets()["Buckets"]] == ["this"]
 
 

@@ -41,6 +41,15 @@ class Run:
         self.ledger = Ledger(Destination("https://hub", "me/run"), settings=Settings())
         self.restart()
 
+    def has_three_of_one_writer(self) -> list[str]:
+        """Have three event files of one writer, and no others; their paths."""
+        ours = [f"events.out.tfevents.{number:010d}.here.1.0123abcd" for number in range(1, 4)]
+        for path in ours:
+            event_file(self.root / path, 2)
+        for path in self.paths:
+            (self.root / path).unlink()
+        return ours
+
     def restart(self) -> None:
         """Another uploader comes; the clock of the filesystem is another one."""
         self.outbox = Outbox(self.spool.host("h"), self.spool.run)
@@ -200,11 +209,7 @@ def test_a_refused_file_that_is_gone_keeps_no_uploader(run):
 
 def test_the_later_files_of_a_refused_one_wait_and_of_two_refused_ones_the_first_is_tried(run):
     """TensorBoard drops points of a newer file when an older one of its writer grows."""
-    ours = [f"events.out.tfevents.{number:010d}.here.1.0123abcd" for number in range(1, 4)]
-    for path in ours:
-        event_file(run.root / path, 2)
-    for path in run.paths:
-        (run.root / path).unlink()
+    ours = run.has_three_of_one_writer()
     run.scan()
     run.send_all({ours[0]: Split("400")})
     run.scan()
@@ -221,11 +226,7 @@ def test_the_later_files_of_a_refused_one_wait_and_of_two_refused_ones_the_first
 
 def test_of_a_refused_file_of_another_machine_only_its_own_batch_goes(run):
     """The later ones in its directory are ours, and go to the Hub."""
-    ours = [f"events.out.tfevents.{number:010d}.here.1.0123abcd" for number in range(1, 4)]
-    for path in ours:
-        event_file(run.root / path, 2)
-    for path in run.paths:
-        (run.root / path).unlink()
+    ours = run.has_three_of_one_writer()
     note_pulled(run.spool, {ours[0]: 1})
     run.scan()
     run.send_all({ours[0]: Split("400")})
