@@ -12,14 +12,15 @@
 | `faults`, `faulting` | which requests fail, and how they fail |
 | `endpoints/app` | the route table, the request log, the control of a running Hub |
 | `endpoints/routing` | raw paths, roles, whole bodies, the thread pool, refusals as responses |
-| `endpoints/api`, `lfs`, `cas` | the Hub's API, by subject |
+| `endpoints/api`, `buckets`, `lfs`, `cas` | the Hub's API, by subject |
 | `store` | repositories and content on disk, without starlette |
 | `xet` | uploaded xorbs and shards; from a sha256 back to content |
+| `buckets` | buckets on disk, and the feed of their changes |
 | `pages/` | what a browser shows, with TensorBoard |
 | `errors` | refusals, with the status and code of the real Hub |
 
-The tests and the demo upload to it. It serves repositories with commit history, LFS, and Xet
-with its own content-addressed store. Its answers carry the headers and error codes that the client looks for.
+The tests and the demo upload to it. It serves repositories with commit history, LFS, Xet with
+its own content-addressed store, and storage buckets with their feed. Its answers carry the headers and error codes that the client looks for.
 """
 
 from hf_mpwriter.localhub.server import LocalHub

@@ -30,6 +30,7 @@ from typing import BinaryIO
 
 import uvicorn
 
+from hf_mpwriter.localhub.buckets import Feeds
 from hf_mpwriter.localhub.child import listen
 from hf_mpwriter.localhub.config import HOST, HubConfig, ServerError, make_private
 from hf_mpwriter.localhub.endpoints.app import create_app
@@ -95,9 +96,10 @@ class _Server(uvicorn.Server):
         self._hub = hub
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Abort hanging requests and end the boards, then let the others finish."""
+        """Abort hanging requests, end boards and feeds, then let the others finish."""
         self._hub.faults.end()
         self._hub.boards.end()
+        self._hub.feeds.end()
         await super().shutdown(sockets)
 
 
@@ -200,11 +202,13 @@ class HubState:
     faults: Faults = field(default_factory=Faults)
     quota: Quota = field(init=False)
     boards: Boards = field(init=False)
+    feeds: Feeds = field(init=False)
 
     def __post_init__(self) -> None:
         """Prepare what depends on the other fields; no board starts before it is asked for."""
         self.quota = Quota(self.config)
         self.boards = Boards(self.store)
+        self.feeds = Feeds(self.config.feed_kept, self.config.feed_ping)
 
     def sign(self, *words: object) -> str:
         """Return a signature over some words."""

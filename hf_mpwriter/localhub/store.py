@@ -6,7 +6,7 @@
       blobs/sha256/ab/ab12...                 LFS content, name = sha256
       blobs/git/cd/cd34...                    regular content, name = git's sha1 of the blob
       xet/ ...                                xorbs and shards (xet.py)
-      repos/<models|datasets|spaces>/<namespace>/<name>/
+      repos/<models|datasets|spaces|buckets>/<namespace>/<name>/       of buckets see buckets.py
         repo.json                             {"type", "id", "private", "created"}
         commits/<40 or 64 hex>.json           {"oid", "parent", "title", "message", "author", "date",
                                                "tree": {path: {"size", "oid", "sha256", "lfs", "xet_hash"}}}
@@ -56,6 +56,7 @@ from hf_mpwriter.localhub.errors import (
 
 FORMAT = "hf-mpwriter localhub 1\n"
 REPO_TYPES = ("model", "dataset", "space")
+BUCKET = "bucket"  # stands beside those types: it has a name and is private or not, but has no commits
 MAIN = "main"
 CACHED_COMMITS = 256
 MIN_OID_PREFIX = 7  # hex digits; a client may shorten the id of a parent commit to this
@@ -199,9 +200,9 @@ class Store:
         self.disk = Disk(self.root)
         self.blobs = Blobs(self.disk)
 
-    def repos(self) -> list[Repo]:
-        """Return all repositories."""
-        return sorted(self._repos(), key=lambda repo: (repo.type, repo.id))
+    def repos(self, types: Iterable[str] = REPO_TYPES) -> list[Repo]:
+        """Return all repositories of some types."""
+        return sorted(self._repos(types), key=lambda repo: (repo.type, repo.id))
 
     def repo_info(self, repo_type: str, repo_id: str) -> Repo:
         """Return a repository.
@@ -210,15 +211,15 @@ class Store:
             RepoNotFound: if there is none.
         """
         try:
-            with open(os.path.join(self._home(repo_type, repo_id), "repo.json"), encoding="utf-8") as file:
-                return Repo(**json.load(file))
+            with open(os.path.join(self.home(repo_type, repo_id), "repo.json"), encoding="utf-8") as file:
+                return Repo(**json.load(file) | {"id": repo_id})  # in a repository that has moved, the old id stands
         except FileNotFoundError:
             raise RepoNotFound(f"Repository Not Found: {repo_type} {repo_id}") from None
 
     def branches(self, repo_type: str, repo_id: str) -> dict[str, str]:
         """Return the branches, each with the id of its newest commit."""
         self.repo_info(repo_type, repo_id)
-        folder = os.path.join(self._home(repo_type, repo_id), "refs")
+        folder = os.path.join(self.home(repo_type, repo_id), "refs")
         with contextlib.suppress(FileNotFoundError):
             return {unquote(name): self._ref(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
         return {}
@@ -230,7 +231,7 @@ class Store:
             RevisionNotFound: if it is neither.
         """
         self.repo_info(repo_type, repo_id)
-        home = self._home(repo_type, repo_id)
+        home = self.home(repo_type, repo_id)
         with contextlib.suppress(FileNotFoundError):
             return self._ref(self._ref_path(home, revision.removeprefix("refs/heads/")))
         if _OID.fullmatch(revision) and os.path.exists(os.path.join(home, "commits", revision + ".json")):
@@ -240,7 +241,7 @@ class Store:
     def commit(self, repo_type: str, repo_id: str, revision: str = MAIN) -> Commit:
         """Return the commit of a branch or a commit id."""
         oid = self.resolve(repo_type, repo_id, revision)
-        return _load_commit(os.path.join(self._home(repo_type, repo_id), "commits", oid + ".json"))
+        return _load_commit(os.path.join(self.home(repo_type, repo_id), "commits", oid + ".json"))
 
     def commits(self, repo_type: str, repo_id: str, revision: str = MAIN) -> list[Commit]:
         """Return the history of a revision, newest first."""
@@ -281,18 +282,18 @@ class Store:
         with self.open(repo_type, repo_id, path, revision) as file:
             return file.read()
 
-    def _repos(self) -> Iterator[Repo]:
-        for repo_type in REPO_TYPES:
+    def _repos(self, types: Iterable[str]) -> Iterator[Repo]:
+        for repo_type in types:
             for namespace in _listdir(os.path.join(self.root, "repos", repo_type + "s")):
                 for name in _listdir(os.path.join(self.root, "repos", repo_type + "s", namespace)):
                     with contextlib.suppress(RepoNotFound):
                         yield self.repo_info(repo_type, f"{namespace}/{name}")
 
-    def _home(self, repo_type: str, repo_id: str) -> str:
+    def home(self, repo_type: str, repo_id: str) -> str:
         """Return the directory of a repository; the id is checked so that it cannot escape the store."""
         parts = repo_id.split("/")
         is_id = len(parts) == 2 and all(map(_ID_PART.fullmatch, parts))  # namespace and name
-        if repo_type not in REPO_TYPES or not is_id:
+        if repo_type not in (*REPO_TYPES, BUCKET) or not is_id:
             raise RepoNotFound(f"Repository Not Found: {repo_type} {repo_id}")
         return os.path.join(self.root, "repos", repo_type + "s", *parts)
 
@@ -412,23 +413,47 @@ class WritableStore(Store):
 
     def create_repo(
         self, repo_type: str, repo_id: str, *, private: bool, author: str, files: Mapping[str, bytes]
-    ) -> Repo:
+    ) -> None:
         """Create a repository with an initial commit of some files."""
-        home = self._home(repo_type, repo_id)
-        with self._lock(home):
-            if os.path.exists(os.path.join(home, "repo.json")):
-                raise Exists(f"You already created this {repo_type} repo: {repo_id}")
+        home = self.home(repo_type, repo_id)
+        with self.new_repo(repo_type, repo_id, private=private):
             tree = {path: self.put_regular(data) for path, data in files.items()}
-            first = self._new_commit(home, None, tree, title="initial commit", author=author)
-            self._move(home, MAIN, first)
-            repo = Repo(repo_type, repo_id, private, first.date)
-            self.disk.write(os.path.join(home, "repo.json"), _json(dataclasses.asdict(repo)))
-            return repo
+            self._move(home, MAIN, self._new_commit(home, None, tree, title="initial commit", author=author))
+
+    @contextlib.contextmanager
+    def new_repo(self, repo_type: str, repo_id: str, *, private: bool) -> Iterator[None]:
+        """Create a repository, whose content the caller writes meanwhile."""
+        with self.lock(repo_type, repo_id):
+            self._refuse_present(repo_type, repo_id)
+            yield
+            self._describe(Repo(repo_type, repo_id, private, now_iso()))
+
+    def set_private(self, repo_type: str, repo_id: str, *, private: bool) -> None:
+        """Make a repository private or public."""
+        with self.lock(repo_type, repo_id):
+            self._describe(dataclasses.replace(self.repo_info(repo_type, repo_id), private=private))
+
+    def move_repo(self, repo_type: str, repo_id: str, new_id: str) -> None:
+        """Give a repository another id."""
+        with contextlib.ExitStack() as locks:
+            for name in sorted({repo_id, new_id}):
+                locks.enter_context(self.lock(repo_type, name))
+            self.repo_info(repo_type, repo_id)
+            self._refuse_present(repo_type, new_id)
+            self.disk.publish(self.home(repo_type, repo_id), self.home(repo_type, new_id))
+
+    def _refuse_present(self, repo_type: str, repo_id: str) -> None:
+        if os.path.exists(os.path.join(self.home(repo_type, repo_id), "repo.json")):
+            raise Exists(f"You already created this {repo_type} repo: {repo_id}")
+
+    def _describe(self, repo: Repo) -> None:
+        path = os.path.join(self.home(repo.type, repo.id), "repo.json")
+        self.disk.write(path, to_json(dataclasses.asdict(repo)))
 
     def delete_repo(self, repo_type: str, repo_id: str) -> None:
         """Delete a repository with its history; blobs stay."""
-        home = self._home(repo_type, repo_id)
-        with self._lock(home):
+        home = self.home(repo_type, repo_id)
+        with self.lock(repo_type, repo_id):
             self.repo_info(repo_type, repo_id)
             self.disk.discard(home)
 
@@ -453,8 +478,8 @@ class WritableStore(Store):
         parent: str | None = None,
     ) -> Commit:
         """Add a commit to a branch."""
-        home = self._home(repo_type, repo_id)
-        with self._lock(home):
+        home = self.home(repo_type, repo_id)
+        with self.lock(repo_type, repo_id):
             head = self._branch_head(repo_type, repo_id, branch)
             if parent and not (len(parent) >= MIN_OID_PREFIX and head.oid.startswith(parent)):
                 raise StaleParent
@@ -465,8 +490,8 @@ class WritableStore(Store):
 
     def squash(self, repo_type: str, repo_id: str, branch: str, *, message: str, author: str) -> Commit:
         """Replace the history of a branch with one commit of the same tree."""
-        home = self._home(repo_type, repo_id)
-        with self._lock(home):
+        home = self.home(repo_type, repo_id)
+        with self.lock(repo_type, repo_id):
             head = self._branch_head(repo_type, repo_id, branch)
             commit = self._new_commit(home, None, head.tree, title=message, author=author)
             self._move(home, branch, commit)
@@ -474,24 +499,25 @@ class WritableStore(Store):
 
     def create_branch(self, repo_type: str, repo_id: str, branch: str, start: str = MAIN) -> None:
         """Create a branch that points at a revision."""
-        home = self._home(repo_type, repo_id)
-        with self._lock(home):
+        home = self.home(repo_type, repo_id)
+        with self.lock(repo_type, repo_id):
             if branch in self.branches(repo_type, repo_id):
                 raise Exists(f"Reference already exists: refs/heads/{branch}")
             self._move(home, branch, self.commit(repo_type, repo_id, start))
 
     def delete_branch(self, repo_type: str, repo_id: str, branch: str) -> None:
         """Delete a branch."""
-        home = self._home(repo_type, repo_id)
-        with self._lock(home):
+        home = self.home(repo_type, repo_id)
+        with self.lock(repo_type, repo_id):
             self._branch_head(repo_type, repo_id, branch)
             if branch == MAIN:
                 raise Forbidden("Cannot delete the main branch")
             os.unlink(self._ref_path(home, branch))
 
-    def _lock(self, home: str) -> threading.Lock:
+    def lock(self, repo_type: str, repo_id: str) -> threading.Lock:
+        """Return the lock of a repository, for its changes."""
         with self._guard:
-            return self._locks.setdefault(home, threading.Lock())
+            return self._locks.setdefault(self.home(repo_type, repo_id), threading.Lock())
 
     def _branch_head(self, repo_type: str, repo_id: str, branch: str) -> Commit:
         if branch not in self.branches(repo_type, repo_id):
@@ -510,9 +536,9 @@ class WritableStore(Store):
     ) -> Commit:
         """Write a commit to which no branch points yet."""
         commit = Commit("", parent, title, message, author, now_iso(), dict(sorted(tree.items())))
-        oid = self._hash(_json(dataclasses.asdict(commit)), usedforsecurity=False).hexdigest()
+        oid = self._hash(to_json(dataclasses.asdict(commit)), usedforsecurity=False).hexdigest()
         commit = dataclasses.replace(commit, oid=oid)
-        self.disk.write(os.path.join(home, "commits", oid + ".json"), _json(dataclasses.asdict(commit)))
+        self.disk.write(os.path.join(home, "commits", oid + ".json"), to_json(dataclasses.asdict(commit)))
         return commit
 
     def _move(self, home: str, branch: str, commit: Commit) -> None:
@@ -537,5 +563,6 @@ def _changed(tree: Mapping[str, TreeEntry], changes: Iterable[Change]) -> dict[s
     return new
 
 
-def _json(value: object) -> bytes:
+def to_json(value: object) -> bytes:
+    """Return a value as one line of JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -179,17 +179,30 @@ class XetStore:
 
     def _download(self, wanted: Iterable[tuple[FileRecord, str]]) -> None:
         """Rebuild files at some paths with the real Xet client; to start one costs more than a small file."""
+        group = self._group("new_file_download_group")
+        with group:
+            for record, target in wanted:
+                group.start_download_file(_info(record), target)
+
+    def read(self, record: FileRecord, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes [start, end) of a file, as the real Xet client rebuilds them."""
+        yield from self._group("new_download_stream_group").download_stream(_info(record), start=start, end=end)
+
+    def _group(self, kind: str) -> Any:
         import hf_xet  # late: it reads the environment on import, and only a Hub with Xet needs it
 
         with self._guard:
             self._session = self._session or hf_xet.XetSession()
         endpoint, token, ends, headers = self._access()
-        group = self._session.new_file_download_group(
+        return getattr(self._session, kind)(
             endpoint=endpoint, token=token, token_expiry_unix_secs=ends, custom_headers=headers
         )
-        with group:
-            for record, target in wanted:
-                group.start_download_file(hf_xet.XetFileInfo(record.file_hash, record.size), target)
+
+
+def _info(record: FileRecord) -> Any:
+    import hf_xet
+
+    return hf_xet.XetFileInfo(record.file_hash, record.size)
 
 
 @dataclass(frozen=True, slots=True)

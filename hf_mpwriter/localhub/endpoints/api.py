@@ -277,23 +277,24 @@ def resolve(call: Call) -> Response:
 
 def _content_headers(call: Call, commit: Commit, entry: TreeEntry) -> dict[str, str]:
     etag = f'"{entry.sha256 if entry.lfs else entry.oid}"'
+    headers = {"X-Repo-Commit": commit.oid}
+    if entry.lfs:
+        headers |= {"X-Linked-Size": str(entry.size), "X-Linked-ETag": etag}
+    return headers | file_headers(call, etag, entry.xet_hash, f"/{commit.oid}")
+
+
+def file_headers(call: Call, etag: str, xet_hash: str | None, revision: str) -> dict[str, str]:
+    """Return the headers that the content of a file has in a repository and in a bucket."""
     headers = {
-        "X-Repo-Commit": commit.oid,
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Content-Type": "application/octet-stream",
         "Content-Disposition": f"inline; filename*=UTF-8''{quote(call.path_params['path'].rpartition('/')[2])}",
     }
-    if entry.lfs:
-        headers |= {"X-Linked-Size": str(entry.size), "X-Linked-ETag": etag}
-    if call.hub.xet and entry.xet_hash:
+    if call.hub.xet and xet_hash:
         repo_type, repo_id = call.repo
-        route = f"{call.endpoint}/api/{repo_type}s/{repo_id}/xet-read-token/{commit.oid}"
-        headers |= {
-            "X-Xet-Hash": entry.xet_hash,
-            "X-Xet-Refresh-Route": route,
-            "Link": f'<{route}>; rel="xet-auth"',
-        }
+        route = f"{call.endpoint}/api/{repo_type}s/{repo_id}/xet-read-token{revision}"
+        headers |= {"X-Xet-Hash": xet_hash, "X-Xet-Refresh-Route": route, "Link": f'<{route}>; rel="xet-auth"'}
     return headers
 
 

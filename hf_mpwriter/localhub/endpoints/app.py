@@ -28,7 +28,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_mpwriter.localhub.config import CONTROL, FAULTS_PATH, READY_PATH, TOKEN_PATH
-from hf_mpwriter.localhub.endpoints import api, cas, lfs
+from hf_mpwriter.localhub.endpoints import api, buckets, cas, lfs
 from hf_mpwriter.localhub.endpoints.routing import Auth, Call, Endpoint, raw_path
 from hf_mpwriter.localhub.errors import BadRequest, NotFound
 from hf_mpwriter.localhub.faults import from_json, parse
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hf_mpwriter.localhub.serving import HubState
 
 _API = "/api/{repo:hub_api}"
+_BUCKET = "/{repo:hub_bucket}"
 _PAGE = "/{repo:hub_repo}"
 _VIEW = "/{repo:hub_view}"
 _CAS = "/xet/{store:hub_cas}"
@@ -104,6 +105,19 @@ ROUTES = (
     _route("POST", "/v1/telemetry", api.telemetry, "none"),
     _route("POST", "/api/repos/create", api.create_repo),
     _route("DELETE", "/api/repos/delete", api.delete_repo, "write"),
+    _route("POST", "/api/repos/move", buckets.move, "write"),
+    _route("GET", "/api/buckets/{namespace:hub_part}", buckets.list_all),
+    _route("GET", f"/api{_BUCKET}", buckets.info),
+    _route("POST", f"/api{_BUCKET}", buckets.create, "write"),
+    _route("DELETE", f"/api{_BUCKET}", buckets.delete, "write"),
+    _route("PUT", f"/api{_BUCKET}/settings", buckets.settings, "write"),
+    _route("GET", f"/api{_BUCKET}/tree{{path:hub_tail}}", buckets.tree),
+    _route("POST", f"/api{_BUCKET}/paths-info", buckets.paths_info),
+    _route("GET", f"/api{_BUCKET}/xet-read-token", partial(cas.token, scope="read")),
+    _route("GET", f"/api{_BUCKET}/xet-write-token", partial(cas.token, scope="write"), "write"),
+    _route("POST", f"/api{_BUCKET}/batch", buckets.batch, "write"),
+    _route("GET", f"/api{_BUCKET}/events", buckets.events),
+    _route("GET", f"{_BUCKET}/resolve/{{path:hub_path}}", buckets.resolve),
     _route("POST", f"{_API}/preupload/{_REV}", api.preupload, "write"),
     _route("POST", f"{_API}/commit/{_REV}", api.commit, "write"),
     _route("GET", f"{_API}/xet-read-token/{_REV}", partial(cas.token, scope="read")),

@@ -22,7 +22,8 @@ from hf_mpwriter.localhub.xet import Term, XetStore
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
-def _xet(call: Call) -> XetStore:
+def xet_of(call: Call) -> XetStore:
+    """Return the Xet store that a request is for."""
     if call.hub.xet is None:
         raise NotFound("Xet is not enabled on this Hub")
     if call.path_params.get("store", call.hub.cas_store) != call.hub.cas_store:
@@ -35,10 +36,10 @@ def _cas_url(call: Call) -> str:
 
 
 def token(call: Call, scope: str) -> Response:
-    """GET /api/Ts/{id}/xet-(read|write)-token/{rev}."""
-    _xet(call)
+    """GET /api/Ts/{id}/xet-(read|write)-token/{rev}, of a bucket without a revision."""
+    xet_of(call)
     # For a new pull request, which has no revision yet, the client sends None.
-    if call.path_params["rev"] == "None":
+    if call.path_params.get("rev", "None") == "None":
         call.hub.store.repo_info(*call.repo)
     else:
         call.hub.store.resolve(*call.repo, call.path_params["rev"])
@@ -50,7 +51,7 @@ def token(call: Call, scope: str) -> Response:
 
 def find_chunk(call: Call) -> Response:
     """GET CAS/v1/chunks/{prefix}/{hash}: a shard that lists this chunk."""
-    shard = _xet(call).shard_with(call.path_params["hash"])
+    shard = xet_of(call).shard_with(call.path_params["hash"])
     if shard is None:
         raise NotFound("Unknown chunk")
     return Response(shard, media_type="application/octet-stream")
@@ -58,13 +59,13 @@ def find_chunk(call: Call) -> Response:
 
 def post_xorb(call: Call) -> Response:
     """POST CAS/v1/xorbs/{prefix}/{hash}."""
-    return JSONResponse({"was_inserted": _xet(call).add_xorb(call.path_params["hash"], call.spooled)})
+    return JSONResponse({"was_inserted": xet_of(call).add_xorb(call.path_params["hash"], call.spooled)})
 
 
 def post_shard(call: Call) -> Response:
     """POST CAS/v2/shards: the status is always 200, and the outcome is a line of the body."""
     try:
-        _xet(call).add_shard(call.content)
+        xet_of(call).add_shard(call.content)
     except Refusal as refusal:
         return JSONResponse({"type": "error", "message": refusal.message, "retryable": False})
     return JSONResponse({"type": "result"}, media_type="application/x-ndjson")
@@ -72,7 +73,7 @@ def post_shard(call: Call) -> Response:
 
 def reconstruction(call: Call) -> Response:
     """GET CAS/v2/reconstructions/{hash}: the xorb ranges that make up a file or a byte range of it."""
-    xet = _xet(call)
+    xet = xet_of(call)
     record = xet.file(call.path_params["hash"])
     if record is None:
         raise NotFound("Unknown file")
@@ -119,4 +120,4 @@ def fetch_xorb(call: Call) -> Response:
     """GET CAS/fetch/{hash}: a byte range of a xorb."""
     xorb = call.path_params["hash"]
     call.hub.check_signature(call.query_params.get("signature", ""), "xorb", xorb)
-    return FileResponse(_xet(call).xorb_path(xorb))
+    return FileResponse(xet_of(call).xorb_path(xorb))

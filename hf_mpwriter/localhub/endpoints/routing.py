@@ -167,8 +167,8 @@ class _Repo(Convertor[tuple[str, str]]):
     def convert(self, value: str) -> tuple[str, str]:
         """Return the type and the id."""
         kind, _, rest = value.partition("/")
-        if rest and kind in ("models", "datasets", "spaces"):
-            return kind.removesuffix("s"), unquote(rest)
+        if rest and kind in ("models", "datasets", "spaces", "buckets"):
+            return kind.removesuffix("s"), unquote(rest).removeprefix("me/" if kind == "buckets" else "")
         return "model", unquote(value)
 
 
@@ -179,8 +179,9 @@ _CONVERTORS: dict[str, Convertor[Any]] = {
     "hash": _Text(r"[0-9a-f]{64}"),
     "cas": _Text(r"[0-9a-f]{12}"),
     "api": _Repo(r"(?:models|datasets|spaces)/[^/]+(?:/[^/]+)?"),
+    "bucket": _Repo(r"buckets/[^/]+/[^/]+"),
     "repo": _Repo(r"(?:(?:datasets|spaces)/)?[^/]+(?:/[^/]+)?"),
-    "view": _Repo(r"(?:(?:datasets|spaces)/)?(?!(?:api|datasets|lfs|spaces|v1|xet|-)/)[^/]+/[^/]+"),
+    "view": _Repo(r"(?:(?:datasets|spaces)/)?(?!(?:api|buckets|datasets|lfs|spaces|v1|xet|-)/)[^/]+/[^/]+"),
 }
 for _name, _convertor in _CONVERTORS.items():
     register_url_convertor(f"hub_{_name}", _convertor)
