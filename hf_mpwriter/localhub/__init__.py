@@ -19,8 +19,9 @@
 | `pages/` | what a browser shows, with TensorBoard |
 | `errors` | refusals, with the status and code of the real Hub |
 
-The tests and the demo upload to it. It serves repositories with commit history, LFS, Xet with
-its own content-addressed store, and storage buckets with their feed. Its answers carry the headers and error codes that the client looks for.
+The tests and the demo upload to it. It serves repositories with commit history, LFS, Xet with its own
+content-addressed store, and storage buckets with the feed of their changes. Its answers carry the headers and error
+codes that the client looks for.
 """
 
 from hf_mpwriter.localhub.server import LocalHub
