@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from html import unescape
 
@@ -46,6 +47,21 @@ def basic(token: str) -> dict[str, str]:
 def addresses(text: str) -> list[str]:
     """All links of a page."""
     return [unescape(link) for link in re.findall(r'href="(/[^"]*)"', text)]
+
+
+def test_a_bucket_is_listed_with_its_files(tmp_path):
+    """The first page leads to the bucket, that to the content; names are escaped."""
+    with LocalHub(tmp_path / "hub") as hub:
+        assert ask(hub, "POST", "/api/buckets/local-user/live", {"visibility": "private"})[0] == 200
+        name = f"runs/{HOSTILE}"
+        line = json.dumps({"type": "addFile", "path": name, "xetHash": "0" * 64, "mtime": 1}).encode()
+        assert ask(hub, "POST", "/api/buckets/local-user/live/batch", line)[0] == 200
+        assert "/buckets/local-user/live" in addresses(page(hub, "/"))
+        text = page(hub, "/buckets/local-user/live")
+        assert "<script" not in text
+        assert "private" in text
+        (content,) = [link for link in addresses(text) if "/resolve/" in link]
+        assert ask(hub, "GET", content)[0] == 200
 
 
 def test_all_pages_are_found_from_the_first_one(hub):

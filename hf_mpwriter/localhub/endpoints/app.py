@@ -142,6 +142,7 @@ ROUTES = (
     _route("GET", f"{_PAGE}/resolve/{_REV}/{{path:hub_path}}", api.resolve),
     _route("GET", STYLE_PATH, style, "none"),
     _view("/", handlers.home),
+    _view(_BUCKET, handlers.bucket),
     _view(f"{_VIEW}/tree/{_REV}{{path:hub_tail}}", handlers.tree),
     _view(f"{_VIEW}/blob/{_REV}/{{path:hub_path}}", handlers.blob),
     _view(f"{_VIEW}/commits/{_REV}", handlers.commits),

@@ -20,13 +20,16 @@ from urllib.parse import quote
 
 from starlette.responses import HTMLResponse, Response
 
+from hf_mpwriter.localhub import buckets
+from hf_mpwriter.localhub.buckets import iso
 from hf_mpwriter.localhub.endpoints.routing import Call, raw_path
 from hf_mpwriter.localhub.errors import EntryNotFound, NotFound, Refusal
 from hf_mpwriter.localhub.pages.boards import Board, is_event_file
-from hf_mpwriter.localhub.store import MAIN, Commit, TreeEntry, last_changes
+from hf_mpwriter.localhub.store import BUCKET, MAIN, REPO_TYPES, Commit, TreeEntry, last_changes
 
 CARD = "README.md"
 LONGEST_TEXT = 1 << 19  # bytes of a file that is shown
+FILES_SHOWN = 1000  # of a bucket
 COMMITS_SHOWN = 500  # the newest ones
 ASKED = ("accept", "accept-encoding", "content-type", "if-none-match")  # headers that reach TensorBoard: no token
 DEEPEST = 200  # commits that a page reads to find who changed an entry; older changes are shown without a commit
@@ -51,9 +54,17 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 def home(call: Call) -> Response:
-    """GET /: all repositories."""
-    repos = [(repo, Links(repo.type, repo.id)) for repo in call.hub.store.repos()]
+    """GET /: all repositories and buckets."""
+    repos = [(repo, Links(repo.type, repo.id)) for repo in call.hub.store.repos((*REPO_TYPES, BUCKET))]
     return html("home.html", repos=repos, endpoint=call.endpoint)
+
+
+def bucket(call: Call) -> Response:
+    """GET /buckets/{id}: the newest files first."""
+    repo, held = call.hub.store.repo_info(*call.repo), buckets.read(call.hub.store, call.repo[1])
+    newest = sorted(held.files.items(), key=lambda item: (-item[1].uploaded, item[0]))[:FILES_SHOWN]
+    files = [(path, file, iso(file.uploaded)) for path, file in newest]
+    return html("bucket.html", repo=repo, links=Links(*call.repo), bucket=held, files=files)
 
 
 def frame(call: Call, tab: str, revision: str = MAIN) -> dict[str, Any]:
@@ -275,13 +286,17 @@ def date_text(date: str) -> str:
 class Links:
     """The addresses of a repository, without the Hub's own."""
 
-    repo_type: str  # "model", "dataset" or "space"
+    repo_type: str  # "model", "dataset", "space" or "bucket"
     repo_id: str  # Namespace and name
 
     @property
     def home(self) -> str:
         """The model card."""
         return ("" if self.repo_type == "model" else f"/{self.repo_type}s") + "/" + quote(self.repo_id)
+
+    def content(self, path: str) -> str:
+        """The content of a file of a bucket."""
+        return f"{self.home}/resolve/{quote(path)}"
 
     @property
     def metrics(self) -> str:
