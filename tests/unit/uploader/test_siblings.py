@@ -104,7 +104,7 @@ def test_a_directory_that_hangs_costs_the_others_little(tmp_path, start):
     """Each is looked at in a thread of its own."""
     unfinished(tmp_path / "z")
     with hanging(tmp_path / "m"):
-        assert found(start, patience=0.2) == ["z"]
+        assert found(start) == ["z"]
 
 
 @pytest.mark.root
