@@ -17,8 +17,7 @@ def test_a_local_run_can_be_given_a_destination_later(hub, run_dir, start):
     """`sync --repo-id` uploads what a SummaryWriter without destination has written; status and verify agree."""
     start(
         "import sys\nfrom hf_mpwriter import SummaryWriter\nSummaryWriter(sys.argv[1]).add_scalar('a', 1, 1)", run_dir
-    )
-    wait_for(lambda: list(run_dir.glob("*tfevents*")), "the event file")
+    ).succeed()
     result = run("sync", run_dir, "--repo-id", "me/run")
     assert result.exit_code == 0, result.output
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")

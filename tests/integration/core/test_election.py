@@ -133,7 +133,7 @@ def test_the_uploader_inherits_only_what_it_is_given(spool, tmp_path):
     try:
         assert Election(spool, "uploader").ensure(uploader_start(spool, spool.destination(), 1.0))
         pid = wait_for(lambda: HubSink(spool).status().pid, "its first status")
-        assert uploaders(spool.run_dir) == {pid}, "other tests find uploaders this way"
+        wait_for(lambda: uploaders(spool.run_dir) == {pid}, "other tests find uploaders this way; its starter has left")
         log = str(spool.host(next(iter(spool.host_ids()))).daemon("uploader").log)
         fixed = {3: str(spool.uploader_lock), 5: spool.run_dir, 6: spool.root}
         assert {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in fixed} == fixed

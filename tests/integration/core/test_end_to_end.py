@@ -94,7 +94,7 @@ writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01, exit_t
 for step in range(1000):
     writer.add_scalar("loss", step, step)
     time.sleep(0.002)
-end = time.monotonic() + 60
+end = time.monotonic() + 150
 while (children := psutil.Process().children(recursive=True)) and time.monotonic() < end:
     writer.add_scalar("loss", step, step)  # the first half of an uploader that it has just started is collected
     time.sleep(0.02)

@@ -67,7 +67,8 @@ def test_a_run_that_is_logged_is_handed_over_again(two):
     lines = run("stop", two.first).output.splitlines()
     assert lines[0].startswith(f"uploader {two.uploader} has let go of {two.first}")
     assert "1 worker still alive: what is logged next starts another uploader" in lines
-    assert living_uploader(two.first) == living_uploader(two.second) == two.uploader
+    wait_for(lambda: living_uploader(two.first) == two.uploader, "who was started for it has handed it over")
+    assert living_uploader(two.second) == two.uploader
 
 
 def test_an_uploader_that_is_stopped_goes_on_and_one_that_does_not_answer_is_killed_only_if_it_has_no_other_run(
@@ -80,6 +81,7 @@ def test_an_uploader_that_is_stopped_goes_on_and_one_that_does_not_answer_is_kil
     assert "has let go of" in run("stop", two.first).output
     monkeypatch.setattr(daemons, "PATIENCE", 0.0)
     wait_for(lambda: status(two.second).serves == 1, "the status of the second run says that it is alone")
+    os.kill(two.uploader, signal.SIGSTOP)  # else it may be done, and gone, before it is asked
     two.going_on.process.kill()
     two.going_on.process.communicate()
     assert f"uploader {two.uploader} is killed" in run("stop", two.second).output
@@ -88,6 +90,7 @@ def test_an_uploader_that_is_stopped_goes_on_and_one_that_does_not_answer_is_kil
 def test_an_uploader_that_does_not_answer_and_has_other_runs_is_not_killed(two, monkeypatch):
     """It is said what a person may do."""
     monkeypatch.setattr(daemons, "PATIENCE", 0.0)
+    os.kill(two.uploader, signal.SIGSTOP)  # it has no time to answer before it is looked at
     done = run("stop", two.first)
     assert done.exit_code == 1
     assert f"does not let go of {two.first}. It serves 1 other run, so it is not killed." in done.output

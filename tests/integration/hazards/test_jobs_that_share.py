@@ -82,7 +82,7 @@ time.sleep(float(sys.argv[3]))
 def test_array_tasks_without_ranks_share_as_any_processes_do(run_dir, start):
     """The second is `proc_00001`; it is told once, although it resumes."""
     array = {"SLURM_JOB_ID": "73", "SLURM_ARRAY_JOB_ID": "70"}
-    first = start(LOG_AND_STAY, run_dir, "t3", 60, env=array | {"SLURM_ARRAY_TASK_ID": "3"})
+    first = start(LOG_AND_STAY, run_dir, "t3", 1000, env=array | {"SLURM_ARRAY_TASK_ID": "3"})
     assert first.process.stdout.readline() == "ready\n"
     second = start(LOG_AND_STAY, run_dir, "t4", 0, env=array | {"SLURM_ARRAY_TASK_ID": "4"})
     code, _, errors = second.finish()

@@ -29,7 +29,7 @@ def test_no_end_of_a_child_loses_a_record(tmp_path, run_dir):
     """h07: every method of multiprocessing with every kind of end, terminate() included; no close anywhere."""
     source = """
 def work(logdir, end, ready):
-    signal.alarm(50)
+    signal.alarm(180)
     writer = SummaryWriter(logdir)
     log(writer, 0, 507)
     if end == "exit": sys.exit(0)
@@ -51,7 +51,7 @@ if __name__ == "__main__":
             processes.append((process, ready))
     for process, ready in processes:
         if process.daemon:
-            assert ready.wait(50)
+            assert ready.wait(150)
             process.terminate()
     for process, _ in processes:
         process.join()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,9 +56,13 @@ def demo(tmp_path, monkeypatch):
 
 def shown(driver) -> dict[str, int]:
     """How many curves the charts of the page's TensorBoard have, by tag; empty while it loads."""
+    from selenium.common.exceptions import WebDriverException
+
     driver.switch_to.default_content()
-    driver.switch_to.frame(driver.find_element("css selector", "iframe"))
-    return driver.execute_script(CHARTS)
+    with suppress(WebDriverException):  # the frame changes while it is asked
+        driver.switch_to.frame(driver.find_element("css selector", "iframe"))
+        return driver.execute_script(CHARTS)
+    return {}
 
 
 def boards_of(directory: Path) -> list[int]:
