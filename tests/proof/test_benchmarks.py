@@ -84,10 +84,7 @@ def test_every_row_of_an_upload_shows_what_was_counted(tmp_path, part):
         assert row["sent/log"] == pytest.approx(row["sent MB"] / row["logged MB"], rel=0.2)
         assert min(row["cpu s"], row["start s"], row["log s"], row["upload s"], row["read/log"]) > 0
     if part == "Xet":
-        assert rows["ours Xet 1"]["commits"] in (3, 4)  # on a slow machine one more, of a run's first events
         assert rows["ours Xet 1"]["sent/log"] < rows["HFSummaryWriter Xet 1"]["sent/log"]
-    else:
-        assert rows["ours LFS 2"]["commits"] in (1, 2)
 
 
 @pytest.mark.timeout(600)

@@ -5,10 +5,11 @@ Order matters, because an id has one part or two: `/api/models/<id>` comes after
     ROOT/requests.jsonl       {"t": 12.5, "method": "POST", "path": "/api/...", "status": 200, "in": 512, "out": 96,
                                "auth": true}
 
-The log has one line of JSON per request, for tests that count requests and bytes. `t` is the monotonic clock at the
-start of the request. `in` and `out` count bytes of bodies. `status` is null if the Hub sent no response. The path is
-the raw path without its query, which may hold a signature; the token is never logged. The Hub's requests to itself and
-those that control it are not logged; the latter are also exempt from faults.
+The log has one line of JSON per request, for tests that count requests and bytes; the line is there before the end of
+the answer leaves, so a client that has its answer finds it. `t` is the monotonic clock at the start of the request.
+`in` and `out` count bytes of bodies. `status` is null if the Hub sent no response. The path is the raw path without its
+query, which may hold a signature; the token is never logged. The Hub's requests to itself and those that control it are
+not logged; the latter are also exempt from faults.
 """
 
 from __future__ import annotations
@@ -171,6 +172,13 @@ class RequestLog:
             return
         started = time.monotonic()
         seen: dict[str, int | None] = {"status": None, "in": 0, "out": 0}
+        is_written = False
+
+        def write() -> None:
+            nonlocal is_written
+            if not is_written:
+                is_written = True
+                self._write(started, scope, seen)
 
         async def counting_receive() -> Message:
             message = await receive()
@@ -181,12 +189,14 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
             seen["out"] = (seen["out"] or 0) + len(message.get("body", b""))
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                write()
             await send(message)
 
         try:
             await self.app(scope, counting_receive, counting_send)
         finally:
-            self._write(started, scope, seen)
+            write()
 
     def _write(self, started: float, scope: Scope, seen: dict[str, int | None]) -> None:
         """Append one line; on a full disk the line is lost, the request succeeds."""

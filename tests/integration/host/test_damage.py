@@ -79,14 +79,19 @@ def test_every_command_tells_damage(hub, run_dir, start):
 CUT_WHILE_IT_IS_WRITTEN = """
 import glob, os, sys
 from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.system import locks
 sent_before = sys.argv[2] == "sent"
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+held = locks.try_exclusive(writer._worker.spool.uploader_lock)  # no uploader sends it before it is cut
 for step in range(1000):
     writer.add_scalar("loss", 1.0, step)
 if sent_before:
+    locks.release(held)
     assert writer.push(wait=150), writer.status()
 (path,) = glob.glob(f"{sys.argv[1]}/events*")
 os.truncate(path, os.path.getsize(path) // 2)
+if not sent_before:
+    locks.release(held)
 assert writer.push(wait=1 if not sent_before else 150) == sent_before, writer.status()
 writer.add_scalar("loss", 1.0, 1000)
 assert writer.push(wait=10 if not sent_before else 150) == sent_before, writer.status()

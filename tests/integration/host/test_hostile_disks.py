@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -21,8 +20,8 @@ from runs import (
     all_acknowledged,
     check_oracle,
     finished,
+    kill_uploaders,
     no_uploader,
-    uploader_pid,
 )
 from support import events, failing, keys, scalar
 from waits import timing
@@ -93,9 +92,7 @@ def test_a_disk_that_refuses_for_a_while_delays_the_upload_and_costs_nothing(hub
         with refusing(run_dir):
             before = sum(path.stat().st_size for path in journals.iterdir())
             wait_for(lambda: sum(path.stat().st_size for path in journals.iterdir()) > before + 50_000, "it logs on")
-            if pid := uploader_pid(run_dir):
-                os.kill(pid, signal.SIGKILL)
-                wait_for(lambda: uploader_pid(run_dir) != pid, "it is dead")
+            kill_uploaders(run_dir)
             had = acknowledged(run_dir)
             assert worker.process.poll() is None
         wait_for(lambda: acknowledged(run_dir) > had, "it is uploaded again")

@@ -71,17 +71,16 @@ def test_each_hosts_uploader_takes_the_workers_of_its_own_host(start, hub, run_d
     wait_for(lambda: len(spool.host_ids()) == 2, "each host has an uploader")
     statuses = [spool.host(host) for host in spool.host_ids()]
     wait_for(lambda: all(UploaderStatus.read(host).commits for host in statuses), "each has made a commit")
-    before = {host: UploaderStatus.read(host).commits for host in statuses}
-    beats = {host: UploaderStatus.read(host).beat for host in statuses}
+    before = {host: UploaderStatus.read(host) for host in statuses}
 
     def has_gone_on(host) -> bool:
         status = UploaderStatus.read(host)
-        return status.beat > beats[host] + 2 * COMMIT_EVERY and status.commits > before[host]
+        return status.beat > before[host].beat + 2 * COMMIT_EVERY and status.commits > before[host].commits
 
     wait_for(lambda: all(map(has_gone_on, statuses)), "a while, and a commit of each")
     now = {host: UploaderStatus.read(host) for host in statuses}
     for host in statuses:
-        made, seconds = now[host].commits - before[host], now[host].beat - beats[host]
+        made, seconds = now[host].commits - before[host].commits, now[host].beat - before[host].beat
         assert 1 <= made <= seconds / COMMIT_EVERY + 2
     assert len(Members(spool).all()) == 2
     silent.touch()

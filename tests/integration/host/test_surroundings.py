@@ -11,7 +11,7 @@ import psutil
 import pytest
 from lives import HURRY, TAKES_THE_LOCK, grown, log_without_uploader
 from programs import wait_for
-from runs import acknowledged, check_oracle, finished, uploader_pid, uploaders
+from runs import acknowledged, check_oracle, finished, kill_uploaders, uploader_pid, uploaders
 
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
@@ -116,7 +116,7 @@ def test_a_thread_that_forks_all_the_time_does_no_harm(hub, run_dir, start):
         for _ in range(2):
             pid = wait_for(lambda: uploader_pid(run_dir), "an uploader")
             wait_for(grown(run_dir, acknowledged(run_dir)), "a commit")
-            os.kill(pid, signal.SIGKILL)
+            kill_uploaders(run_dir)
             wait_for(lambda pid=pid: uploader_pid(run_dir) not in (0, pid), "another one")
         wait_for(lambda: len(uploaders(run_dir)) == 1, "one uploader; a push looks like one as it starts")
         os.kill(worker.pid, signal.SIGSTOP)
@@ -124,7 +124,8 @@ def test_a_thread_that_forks_all_the_time_does_no_harm(hub, run_dir, start):
         os.kill(worker.pid, signal.SIGKILL)
         worker.process.wait()
         assert any(child.is_running() for child in children), "they outlive it"
-        assert not any(member.alive for member in Members(Spool(str(run_dir))).all())
+        members = Members(Spool(str(run_dir)))
+        wait_for(lambda: not any(member.alive for member in members.all()), "a child that was just forked lets go")
         wait_for(lambda: finished(run_dir), "all data arrives")
         assert any(child.is_running() for child in children)
     finally:

@@ -14,6 +14,7 @@ from runs import (
     acknowledged,
     check_oracle,
     finished,
+    kill_uploaders,
     living_uploader,
     no_uploader,
     run,
@@ -92,13 +93,12 @@ def descriptors(pid: int) -> list[str]:
 def test_a_spool_that_another_version_has_taken_over_is_left_alone(hub, run_dir, tmp_path, start):
     """One warning, training logs on, no uploader starts; when the format is ours again, everything arrives."""
     worker = start(HURRIED, run_dir, tmp_path / "journals")
-    first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     spool = Spool(str(run_dir))
     mark = Path(spool.root, "FORMAT")
     before = mark.read_text()
     mark.write_text("hf-mpwriter 99\n")
-    os.kill(first, signal.SIGKILL)
+    kill_uploaders(run_dir)
     wait_for(lambda: no_uploader(run_dir), "it is gone")
     state = {path: path.read_bytes() for path in Path(spool.hosts).rglob("*.json")}
     logged = sum(path.stat().st_size for path in run_dir.glob("*tfevents*"))

@@ -19,6 +19,7 @@ from runs import (
     acknowledged,
     check_oracle,
     finished,
+    living_uploader,
     no_uploader,
     run,
     uploader_pid,
@@ -48,9 +49,9 @@ def test_the_death_of_one_worker_does_not_make_the_others_push_at_once(hub, run_
     start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
     wait_for(lambda: len(os.listdir(Spool(str(run_dir)).members)) == 1, "the member file of the dead is removed")
     view = HubSink(Spool(str(run_dir)))
-    commits, beat = view.status().commits, view.status().beat
-    wait_for(lambda: view.status().beat > beat + 1, "the uploader goes on ticking")
-    assert view.status().commits == commits
+    before = view.status()
+    wait_for(lambda: view.status().beat > before.beat + 1, "the uploader goes on ticking")
+    assert view.status().commits == before.commits
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: finished(run_dir), "the end")
     check_oracle(run_dir, hub, tmp_path / "journals")
@@ -72,6 +73,7 @@ def _check_sigterm(hub, run_dir, tmp_path, start, *, readable):
     source = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=60").replace("time.sleep(0.002)", "break")
     worker = start(source + "\nprint('logged', flush=True); time.sleep(1000)", run_dir, tmp_path / "journals")
     pid = wait_for(lambda: uploader_pid(run_dir), "an uploader")
+    assert worker.process.stdout.readline() == "logged\n"
     if not readable:
         log = next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log"))
         wait_for(lambda: "cannot scan the event files" in log.read_text(), "the uploader meets it")
@@ -108,7 +110,7 @@ def test_a_repository_without_a_namespace_keeps_the_name_that_the_first_push_ret
     """The short name may lead to another repository later: no later request has it, in no later start."""
     worker = start(LOG_FOR_EVER.replace('"me/run"', '"run"'), run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "the first commit")
-    known, first, before = len(short_names(hub)), uploader_pid(run_dir), acknowledged(run_dir)
+    known, first, before = len(short_names(hub)), living_uploader(run_dir), acknowledged(run_dir)
     wait_for(lambda: acknowledged(run_dir) > before, "one more")
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: uploader_pid(run_dir) not in (0, first), "another uploader")

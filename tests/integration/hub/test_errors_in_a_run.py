@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hub_clients import requests_of
 from programs import wait_for
 from runs import LOG_AND_EXIT, all_acknowledged, check_oracle, no_uploader, sync
-from waits import HURRIED
+from waits import timing
 
 from hf_mpwriter.base.settings import OFFLINE
 from hf_mpwriter.cli.main import main
@@ -73,9 +73,10 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
 
 def test_offline_no_uploader_stays_and_workers_start_no_other(hub, run_dir, start):
     """Each would do nothing; the next start that is online sends what there is."""
-    offline = {"HF_HUB_OFFLINE": "1"}
+    often = 0.2  # seconds
+    offline = {"HF_HUB_OFFLINE": "1", "HF_MPWRITER_TIMING": timing(housekeeping_every=often)}
     for rank in ("0", "1"):
-        start(LOG_FOR_A_WHILE, run_dir, 6 * HURRIED["housekeeping_every"], env=offline | {"RANK": rank}).succeed()
+        start(LOG_FOR_A_WHILE, run_dir, 8 * often, env=offline | {"RANK": rank}).succeed()
     wait_for(lambda: no_uploader(run_dir), "it leaves")
     log = Path(Spool(str(run_dir)).host(host_id()).daemon("uploader").log).read_text()
     assert log.count(f"no uploader: {OFFLINE}. Unset HF_HUB_OFFLINE to upload\n") == log.count("no uploader") == 1, log

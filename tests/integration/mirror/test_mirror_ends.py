@@ -14,6 +14,7 @@ from hanging import hanging, why_not
 from programs import DEADLINE, wait_for
 from runs import hub_view
 from staged import copy_pid, digests, event_files, is_there, lengths, mirror_pid, stage, steps
+from waits import timing
 
 from hf_mpwriter import testing
 from hf_mpwriter.cli.main import main
@@ -135,8 +136,9 @@ def test_a_logdir_that_hangs_holds_up_nothing_but_the_copy(tmp_path, start):
     """Training and its end go on; the copy is ended by its timer, and tried again; then all arrives."""
     run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there"
     spool = stage(run_dir, logdir / "exp1")
+    soon = {"HF_MPWRITER_TIMING": timing(copy_limit=8.0)}  # seconds, the first; each further copy has twice as long
     with hanging(logdir):
-        err = start(LOG, run_dir, 4).finish()[2]
+        err = start(LOG, run_dir, 4, env=soon).finish()[2]
         assert f"of {logdir / 'exp1'} are not in the logdir yet" in err
         wait_for(lambda: LogdirSink(spool).status().failures, "the copy is given up")
         assert "hung" in LogdirSink(spool).status().reason

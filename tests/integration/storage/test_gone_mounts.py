@@ -42,6 +42,8 @@ for number, seconds in enumerate(waits, int(first)):
     writer.add_scalar("loss", 1.0, number)
     print(writer.push(wait=float(seconds)), flush=True)
     open(f"{flags}/{number}.done", "w").close()
+while not os.path.exists(f"{flags}/end"):
+    time.sleep(0.02)
 writer.close()
 """
 
@@ -74,21 +76,27 @@ def test_a_mount_that_goes_and_comes_back_gets_all_of_the_run(local, tmp_path, s
 
     with mounted(GCSFUSE, tmp_path / "mount") as mount:
         logdir = mount.place / "exp1"
-        program = start(LOG, logdir, flags, 0, 100, 5, 100)
+        program = start(LOG, logdir, flags, 0, 100, 1, 100)
         go(0)
         spool = storage.spool_of(storage.find(str(logdir)))
+    told = f"gcsfuse (bucket) at {mount.place} is not mounted; mount it again"
     go(1)
+    wait_for(lambda: LogdirSink(spool).status().reason == told, "the mirror tells it")
     assert list(mount.place.iterdir()) == []
-    assert LogdirSink(spool).status().reason == f"gcsfuse (bucket) at {mount.place} is not mounted; mount it again"
     with mounted(GCSFUSE, mount.place, mount.store) as again:
         go(2)
+        (flags / "end").touch()
         assert program.succeed().split() == ["True", "False", "True"]
         assert steps(again) == [0, 1, 2]
 
     kept = storage.find(str(logdir))
     assert (kept.layout, kept.run_dir) == (Layout.STAGED, spool.run_dir)
-    (flags / "3.go").touch()
-    code, out, err = start(LOG, logdir, flags, 3, 5).finish()
+    (flags / "end").unlink()
+    program = start(LOG, logdir, flags, 3, 1)
+    go(3)
+    wait_for(lambda: LogdirSink(spool).status().reason == told, "the mirror tells it once more")
+    (flags / "end").touch()
+    code, out, err = program.finish()
     assert (code, out.split()) == (0, ["False"])
     assert "is not mounted" in err
     assert list(mount.place.iterdir()) == []

@@ -83,14 +83,23 @@ def killed(start, logdir: str, journals: Path, env: dict[str, str]) -> int:
 
 
 def end(program: Program, journals: Path, env: dict[str, str]) -> int:
-    """Kill a program that logs for ever, with all processes of its environment; the last step that it has logged."""
+    """Kill a program that logs for ever, with all processes of its environment; the last step that it has logged.
+
+    It is stopped meanwhile: to no mirror and no uploader is it dead, and none begins.
+    """
     wait_for(lambda: journals.exists() and len([*testing.read_journals(str(journals))]) > 50, "records have returned")
+    os.kill(program.pid, signal.SIGSTOP)
+
+    def are_gone() -> bool:
+        left = [one for one in psutil.process_iter() if one.pid != program.pid and _is_of(one, env)]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not left
+
+    wait_for(are_gone, "its other processes are gone")
     os.kill(program.pid, signal.SIGKILL)
     program.finish()
-    for process in filter(lambda one: _is_of(one, env), psutil.process_iter()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-            process.wait(30)
     return max(record.step for record in testing.read_journals(str(journals)))
 
 

@@ -34,13 +34,14 @@ def test_what_the_start_of_python_prints_is_no_message_of_the_push(run_dir, spoo
     assert isinstance(verdict, Retry)
 
 
-def test_a_push_that_is_stopped_is_ended_by_the_uploader(run_dir, spool, monkeypatch):
+def test_a_push_that_is_stopped_is_ended_by_the_uploader(run_dir, spool):
     """SIGSTOP: its own timer cannot end it, so the uploader does when its time and some grace are over."""
-    monkeypatch.setattr(launch, "GRACE", 0.1)
-    process = handle.PushHandle(job(run_dir), 0.1, [spool])
+    process = handle.PushHandle(job(run_dir), 300.0, [spool])
     os.kill(process.pid, signal.SIGSTOP)
+    assert process.listen() == ([], [])
+    process._end -= 300.0 + launch.GRACE
     (verdict,) = wait_for(lambda: process.listen()[1], "the end")
-    assert verdict == Unknown("the push hung and was ended after 0 s", xet="failing", too_slow=True)
+    assert verdict == Unknown("the push hung and was ended after 300 s", xet="failing", too_slow=True)
 
 
 def test_the_time_of_a_push_begins_anew_while_its_content_goes(run_dir, spool):
