@@ -67,7 +67,6 @@ def lines(directory: Path, script: str, *options: str) -> list[str]:
     return result.stdout.splitlines()
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", UPLOADS)
 def test_every_row_of_an_upload_shows_what_was_counted(tmp_path, part):
     """A row ends only if the Hub has what was logged; then there are its figures."""
@@ -87,7 +86,6 @@ def test_every_row_of_an_upload_shows_what_was_counted(tmp_path, part):
         assert rows["ours Xet 1"]["sent/log"] < rows["HFSummaryWriter Xet 1"]["sent/log"]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("parts", UPLOADER, ids=" ".join)
 def test_every_part_of_the_uploader_shows_its_figures(tmp_path, parts):
     """A row per figure, with a value, its target, and whether it is met."""
@@ -99,7 +97,6 @@ def test_every_part_of_the_uploader_shows_its_figures(tmp_path, parts):
         assert not target or row[-1] in ("met", "MISSED")
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("parts", SWEEP, ids=" ".join)
 def test_every_part_of_a_sweep_shows_its_figures(tmp_path, parts):
     """A row per figure, with a value, and whether its target is met."""

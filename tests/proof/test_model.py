@@ -56,7 +56,6 @@ FAILS = {
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.timeout(600),  # nothing but computation, beside whatever else runs
     pytest.mark.skipif(not (shutil.which("spin") and shutil.which("gcc")), reason="needs Debian's spin and gcc"),
 ]
 

@@ -10,7 +10,6 @@ from hazards import needs_torch
 from launching import first, hosts, preemption, torchrun
 from supervised import why_no_namespace
 
-pytestmark = pytest.mark.timeout(600)  # each wait has a deadline of its own
 GRACE = 120.0  # seconds, more than a busy machine needs
 REASON = why_no_namespace()
 needs_namespace = pytest.mark.skipif(bool(REASON), reason=REASON or "-")

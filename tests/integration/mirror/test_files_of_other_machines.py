@@ -6,7 +6,6 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
 import url_places
 from programs import wait_for
 from runs import acknowledged, living_uploader, no_uploader, run
@@ -87,7 +86,6 @@ class Machine:
         return pids
 
 
-@pytest.mark.timeout(600)
 def test_the_beginning_of_a_file_of_another_machine_holds_nothing_up_and_replaces_nothing(
     hub, run_dir, tmp_path, monkeypatch, start
 ):

@@ -107,7 +107,6 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_mirror(tmp_path, monkeypatc
     assert leftovers(logdir) == []
 
 
-@pytest.mark.timeout(300)
 def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(tmp_path, start):
     """A worker and its mirror die while they work; then all of them at once, a copy among them; then all goes on."""
     run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"

@@ -46,7 +46,6 @@ def command(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.timeout(300)
 def test_an_end_tells_what_is_not_in_the_logdir_and_sync_brings_it(tmp_path, start):
     """A logdir that cannot be made, mended later; a file that was removed there; one that others have changed."""
     run_dir, above = tmp_path / "here" / "exp1", tmp_path / "there"
@@ -98,7 +97,6 @@ def test_an_end_tells_what_is_not_in_the_logdir_and_sync_brings_it(tmp_path, sta
     wait_for(lambda: not mirror_pid(spool), "the mirror leaves: what is refused is nothing to wait for")
 
 
-@pytest.mark.timeout(300)
 def test_what_goes_to_hub_and_logdir_is_waited_for_in_both(hub, tmp_path, start, monkeypatch):
     """The end of a block waits for both, silently; if one of them refuses, the message says what is where."""
     run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"
@@ -131,7 +129,6 @@ def test_what_goes_to_hub_and_logdir_is_waited_for_in_both(hub, tmp_path, start,
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
-@pytest.mark.timeout(300)
 def test_a_logdir_that_hangs_holds_up_nothing_but_the_copy(tmp_path, start):
     """Training and its end go on; the copy is ended by its timer, and tried again; then all arrives."""
     run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there"
@@ -186,7 +183,6 @@ os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.timeout(300)
 def test_what_a_push_says_is_there_is_in_the_logdir(tmp_path, start, monkeypatch):
     """It seals what is open, and is True when the mirror has brought it; a supervisor brings what was left."""
     logdir = tmp_path / "there" / "exp1"

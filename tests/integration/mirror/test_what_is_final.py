@@ -6,7 +6,6 @@ import os
 import signal
 import time
 
-import pytest
 from programs import wait_for
 from staged import event_files, leftovers, mirror_pid, stage
 from support import event_file
@@ -25,7 +24,6 @@ def ours(second: int, suffix: str = "") -> str:
     return f"events.out.tfevents.{1000000000 + second}.there.1.0123abcd{suffix}"
 
 
-@pytest.mark.timeout(300)
 def test_what_never_grows_again_comes_in_order(tmp_path):
     """Sealed files of a live worker, all of dead ones; foreign ones that rest; none before an earlier one."""
     run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"

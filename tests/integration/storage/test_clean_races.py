@@ -77,7 +77,6 @@ def check_nothing_is_left(logdir: Path) -> None:
     assert os.listdir(staging) == []
 
 
-@pytest.mark.timeout(600)
 def test_a_start_that_is_stopped_outlives_a_clean(logdir):
     """Between its looks and its files: the constructor succeeds, and what it logs is in the logdir."""
     go_on(begin(START, "", logdir, 0), "")
@@ -91,7 +90,6 @@ def test_a_start_that_is_stopped_outlives_a_clean(logdir):
     check_nothing_is_left(logdir)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("point", ["staged.remove.rename", "staged.gone.rename"])
 def test_a_clean_that_is_stopped_loses_nothing_of_a_start(logdir, point):
     """The start is at work when it goes on; or has been killed, and so is `clean`."""

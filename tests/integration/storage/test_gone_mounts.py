@@ -64,7 +64,6 @@ def steps(mount) -> list[int]:
     return sorted(step for file in files for _, step in keys(file))
 
 
-@pytest.mark.timeout(300)
 def test_a_mount_that_goes_and_comes_back_gets_all_of_the_run(local, tmp_path, start):
     """In the middle of a run, and before a start: meanwhile nothing is written beneath it, and it is told."""
     flags = tmp_path / "flags"
@@ -171,7 +170,6 @@ writer.close()
 
 
 @pytest.mark.parametrize(("ranks", "last"), [(1, "push"), (2, "push"), (1, "close")])
-@pytest.mark.timeout(300)
 def test_a_run_on_a_mount_that_is_made_anew_loses_nothing(hub, tmp_path, start, ranks, last):
     """Descriptors on it are dead for ever; the path is not. Meanwhile nothing is written beneath it."""
     flags, logdir = tmp_path / "flags", tmp_path / "mount" / "exp1"

@@ -56,7 +56,6 @@ def leave(run_dir: Path, age: float) -> str:
     return name
 
 
-@pytest.mark.timeout(300)
 def test_each_host_uploads_its_own_from_a_logdir_without_modes(start, hub, tmp_path, monkeypatch):
     """All arrives once; no spool is in the logdir; what a third host has left behind minutes ago is sent, too."""
     enough = tmp_path / "enough"
@@ -100,7 +99,6 @@ def test_each_host_uploads_its_own_from_a_logdir_without_modes(start, hub, tmp_p
         assert f"the spool is {kept.spool}" in told
 
 
-@pytest.mark.timeout(300)
 def test_each_host_sends_its_own_of_a_run_that_both_stage(start, hub, tmp_path):
     """The second one brings back what the first one mirrors, and leaves it to that one; commits name their parents."""
     enough, logdir = tmp_path / "enough", tmp_path / "bucket" / "exp1"

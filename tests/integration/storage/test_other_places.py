@@ -118,7 +118,6 @@ def _is_of(process: psutil.Process, env: dict[str, str]) -> bool:
         return False
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("first", "second"),
     [("TMPDIR", "TMPDIR"), ("SLURM_TMPDIR", "HF_MPWRITER_STAGING"), ("HF_MPWRITER_STAGING", "TMPDIR")],
@@ -135,7 +134,6 @@ def test_a_killed_run_goes_on_where_it_stands(hub, url, tmp_path, start, first, 
     assert sorted(steps(tmp_path / "there" / "exp1", "loss")) == list(range(found + 1))
 
 
-@pytest.mark.timeout(300)
 def test_a_logdir_on_a_local_disk_that_was_staged_stays_so(hub, tmp_path, start, monkeypatch):
     """It was staged by a variable that is not set any more; `never` leaves it, and names it."""
     logdir = tmp_path / "runs" / "exp1"
@@ -150,7 +148,6 @@ def test_a_logdir_on_a_local_disk_that_was_staged_stays_so(hub, tmp_path, start,
     check_oracle(storage.find(str(logdir)).run_dir, hub, tmp_path / "journals")
 
 
-@pytest.mark.timeout(300)
 def test_every_command_finds_it_from_any_shell(hub, url, tmp_path, start, monkeypatch):
     """With another TMPDIR, and without the variable that the training has had."""
     last = killed(start, url, tmp_path / "journals", tmpdir(tmp_path, "a"))
@@ -172,7 +169,6 @@ def test_every_command_finds_it_from_any_shell(hub, url, tmp_path, start, monkey
     assert list((tmp_path / "shell").iterdir()) == []
 
 
-@pytest.mark.timeout(300)
 def test_a_place_that_is_gone_is_told_by_name_once_unless_all_of_it_was_brought(hub, url, tmp_path, start):
     """A job's directory goes with the job: what was whole is not missed."""
     env = tmpdir(tmp_path, "a")
@@ -194,7 +190,6 @@ def test_a_place_that_is_gone_is_told_by_name_once_unless_all_of_it_was_brought(
     assert told == [1, 0, 0]
 
 
-@pytest.mark.timeout(300)
 def test_a_start_on_a_new_host_is_told_by_name_where_the_run_was_kept(url, tmp_path, start):
     """By the logdir, once; what the other host could not copy is there."""
     other = machine(tmp_path / "other") | {"HOST_NAME": "node7"}
@@ -210,7 +205,6 @@ def test_a_start_on_a_new_host_is_told_by_name_where_the_run_was_kept(url, tmp_p
     assert told == [1, 0]
 
 
-@pytest.mark.timeout(300)
 def test_two_starts_that_have_not_seen_each_other_are_both_known(hub, url, tmp_path, start, monkeypatch):
     """Each has a directory of its own for temporary files; what was killed in one of them needs a person until then."""
     started = []
@@ -240,7 +234,6 @@ def test_two_starts_that_have_not_seen_each_other_are_both_known(hub, url, tmp_p
         assert (done.exit_code, other in done.output) == (0, False), done.output
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("what", ["nothing", "hub", "attachment", "loss"])
 def test_a_place_is_missed_for_what_goes_to_no_logdir_or_waits_for_the_hub(hub, url, tmp_path, start, what):
     """Its event files are all in the logdir; what else was in it has gone with it."""

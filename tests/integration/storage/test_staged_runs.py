@@ -73,7 +73,6 @@ def local(tmp_path, monkeypatch) -> Path:
     return directory
 
 
-@pytest.mark.timeout(300)
 def test_a_staged_run_is_whole_in_its_logdir_and_on_the_hub(hub, run_dir, local, tmp_path, start, unhurried):
     """Two ranks, a fork and sub-writers, a SIGKILL, and a push that seals and waits for both places."""
     ranks = [start(RANK, run_dir, tmp_path / "journals", rank) for rank in (0, 1)]
@@ -110,7 +109,6 @@ with HFSummaryWriter("me/run", logdir=logdir, purge_step=None if purge < 0 else 
 """
 
 
-@pytest.mark.timeout(300)
 def test_an_attempt_continues_behind_those_of_other_machines(hub, run_dir, tmp_path, start):
     """From A to B and back to A: what the others logged is there, hidden where it is repeated, and sent from here."""
     found, told = {}, []
@@ -147,7 +145,6 @@ with SummaryWriter(url) as writer:
 """
 
 
-@pytest.mark.timeout(300)
 def test_training_goes_on_although_its_url_hangs_or_refuses(run_dir, local, tmp_path, monkeypatch, start):
     """After a bounded wait, with a word. Nothing there is overwritten, and all comes there when it can."""
     url_places.install(tmp_path / "path")
@@ -192,7 +189,6 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=100, purge_step=
 """
 
 
-@pytest.mark.timeout(300)
 def test_what_comes_back_late_is_hidden_and_sent_and_holds_nothing_up(
     hub, run_dir, local, tmp_path, monkeypatch, start
 ):
@@ -225,7 +221,6 @@ def test_what_comes_back_late_is_hidden_and_sent_and_holds_nothing_up(
     check_oracle(here, hub)
 
 
-@pytest.mark.timeout(300)
 def test_a_pull_waits_until_all_of_the_logdir_is_here(run_dir, local, tmp_path):
     """On a machine that has nothing of the run; one file that cannot be read is an error that names it."""
     earlier = run_dir / "events.out.tfevents.1795233002.other.1.00000000"
