@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hub_clients import ANY_TOKEN, ask, client
@@ -14,6 +15,7 @@ from hf_mpwriter.localhub import LocalHub
 
 ID = "local-user/live"
 BUCKET = f"/api/buckets/{ID}"
+READERS = 80  # more than any pool of threads in the Hub
 IMPORTS = """
 os.chdir(os.environ["HF_HOME"])
 from huggingface_hub.errors import BucketBatchError, BucketNotFoundError, EntryNotFoundError
@@ -159,6 +161,9 @@ def test_a_range_of_a_file_is_served(hub, tmp_path):
     assert (status, headers["Content-Range"]) == (416, "bytes */100")
     status, headers, body = ask(hub, "HEAD", f"/buckets/{ID}/resolve/a/f")
     assert (status, headers["Content-Length"], body) == (200, "100", b"")
+    with ThreadPoolExecutor(READERS) as pool:
+        answers = pool.map(lambda _: ask(hub, "GET", f"/buckets/{ID}/resolve/a/f")[2], range(READERS))
+        assert set(answers) == {content}, "each waits for requests of the Hub to itself"
     batch(hub, {"type": "addFile", "path": "e", "xetHash": "0" * 64, "mtime": 1})
     assert ask(hub, "GET", f"/buckets/{ID}/resolve/e")[::2] == (200, b"")
 

@@ -24,7 +24,7 @@ from hf_mpwriter.localhub.buckets import Bucket, BucketFile, file_json, iso
 from hf_mpwriter.localhub.config import USER
 from hf_mpwriter.localhub.endpoints.api import FILES_PER_PAGE, file_headers, page
 from hf_mpwriter.localhub.endpoints.cas import xet_of
-from hf_mpwriter.localhub.endpoints.routing import SHA256, Call, get_field
+from hf_mpwriter.localhub.endpoints.routing import SHA256, Call, get_field, in_threads
 from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, Exists, RangeNotSatisfiable, Refusal
 from hf_mpwriter.localhub.store import BUCKET, REPO_TYPES, Repo, check_path
 from hf_mpwriter.localhub.xet import XetStore
@@ -135,7 +135,7 @@ def resolve(call: Call) -> Response:
     record = xet.file(file.xet_hash)
     if call.method == "HEAD" or record is None:
         return Response(headers=headers)
-    return StreamingResponse(xet.read(record, start, end), 206 if is_part else 200, headers)
+    return StreamingResponse(in_threads(xet.read(record, start, end)), 206 if is_part else 200, headers)
 
 
 def _range(header: str, size: int) -> tuple[int, int]:

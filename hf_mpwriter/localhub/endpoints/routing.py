@@ -29,7 +29,7 @@ import re
 import sys
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
@@ -335,6 +335,12 @@ async def _strike(when: When, scope: Scope) -> Fault | None:
 def _threads(*, cas: bool) -> CapacityLimiter:
     """Return the thread limiter for CAS endpoints or for all others; anyio wants it created inside the event loop."""
     return CapacityLimiter(CAS_THREADS if cas else API_THREADS)
+
+
+async def in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield what an iterator yields that waits for the Hub's own CAS requests; starlette's threads serve those."""
+    while piece := await to_thread.run_sync(next, pieces, b"", limiter=_threads(cas=False)):
+        yield piece
 
 
 def _marked(answer: Response, call: Call) -> Response:
