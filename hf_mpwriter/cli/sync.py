@@ -57,6 +57,7 @@ from hf_mpwriter.snapshot import attachments, event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.losses import losses
+from hf_mpwriter.spool.workers.member_lines import AGAIN, CREATE
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.supervisor.drain import Drain
 from hf_mpwriter.system.process import Process
@@ -361,10 +362,8 @@ def _upload(spool: Spool, destination: Destination, end: float, wishes: Wishes, 
     settings = newest_settings(members.all(), hub.ledger())
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
-        if wishes.create:
-            member_file.write({"create": True})
-        if wishes.again:
-            member_file.write({"again": True})
+        for wish in [CREATE] * wishes.create + [AGAIN] * wishes.again:
+            member_file.write({"wish": wish})
         ledger = hub.ledger()
         here, compared = members.named(ledger.files if ledger else ()), ledger.checked if ledger else 0
         sizes = event_files.sizes(spool.run, settings.allows, named=here)

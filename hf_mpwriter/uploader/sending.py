@@ -36,7 +36,7 @@ from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.workers.losses import write_down
-from hf_mpwriter.spool.workers.member_lines import Member
+from hf_mpwriter.spool.workers.member_lines import AGAIN, CREATE, Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, ENDER
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
@@ -120,8 +120,8 @@ class Sending:
         """A request or an end is news: it ends a wait of ours, not one that the Hub asked for."""
         self.attachments.request()
         self.retries.request()
-        self.in_flight.may_create |= member.alive and member.create
-        if member.alive and member.again and self.ledger.send_again():
+        self.in_flight.may_create |= member.alive and CREATE in member.wishes
+        if member.alive and AGAIN in member.wishes and self.ledger.send_again():
             self.in_flight.save_ledger()
             self._start_over()
         self.backoff.hurry(self._clocks.now())

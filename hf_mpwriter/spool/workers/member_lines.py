@@ -7,8 +7,8 @@
     {"requests": 7, "dropped": 3, "in_memory": 0, "since": ..., "why": ""}      second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
-    {"create": true}                                                            make a repository that is gone anew
-    {"again": true}                                                             send what was deleted there
+    {"wish": "create"}                                                          make a repository that is gone anew
+    {"wish": "again"}                                                           send what was deleted there
 
     requests   so many pushes were asked for, each of all that the worker had written by then
     dropped    so many records were refused by the disk for good
@@ -44,6 +44,7 @@ COUNTERS_LENGTH = 256  # bytes of the second line, its end included
 WHY_LENGTH = 60  # characters of what the disk said
 
 MEMBER_FILE_LIMIT = 8 << 20  # bytes; a member file of ours is much shorter, what is behind them is not read
+CREATE, AGAIN = "create", "again"  # wishes: make a repository that is gone anew, send what was deleted there
 NO_NEWS = (0, False)  # of a member that has asked for nothing yet
 
 _MEMBER_NAME = re.compile(
@@ -118,44 +119,6 @@ class Counters:
         return state.dump(self).ljust(COUNTERS_LENGTH - 1) + b"\n"
 
 
-@dataclass(frozen=True)
-class Opened:
-    """An event file is about to be made."""
-
-    open: str
-
-    def __post_init__(self) -> None:
-        _check_path(self.open)
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """An event file is complete."""
-
-    seal: str
-
-    def __post_init__(self) -> None:
-        _check_path(self.seal)
-
-
-@dataclass(frozen=True)
-class Creates:
-    """A repository that is gone may be created again."""
-
-    create: bool
-
-
-@dataclass(frozen=True)
-class Again:
-    """What was deleted on the Hub is to be sent again."""
-
-    again: bool
-
-
-LaterLine = Opened | Sealed | Creates | Again
-_KINDS: dict[bytes, type[LaterLine]] = {b"open": Opened, b"seal": Sealed, b"create": Creates, b"again": Again}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Member(FirstLine, Counters):
     """What a member file says, and whether its process lives."""
@@ -164,8 +127,7 @@ class Member(FirstLine, Counters):
     alive: bool  # whether the lock is held
     growing: frozenset[str] = frozenset()  # files it has open
     files: frozenset[str] = frozenset()  # all files it ever opened, sealed ones included
-    create: bool = False  # whether a repository that is gone may be created again
-    again: bool = False  # whether what was deleted on the Hub is to be sent again
+    wishes: frozenset[str] = frozenset()  # see CREATE and AGAIN
     has_died: bool = False  # whether it is dead and has left a file open, as none does that ends by itself
 
     @property
@@ -223,9 +185,7 @@ class Reading:
         self._counters_at = self._end = 0  # offset of the second line, and of what was not taken in yet
         self._who: FirstLine | None = None
         self._counters = Counters()
-        self._opened: set[str] = set()
-        self._sealed: set[str] = set()
-        self._creates = self._again = False
+        self._opened, self._sealed, self._wishes = set[str](), set[str](), set[str]()
         self._said: Member | None = None  # None where something has come since
 
     def read(self, path: Place, still_grows: Callable[[Reading], bool] | None = None) -> None:
@@ -251,7 +211,7 @@ class Reading:
             elif self._end == self._counters_at:
                 self._take_counters(line)
             else:
-                self._take_later(_parse_later(line))
+                self._take_later(line)
             self._end += len(line) + 1
 
     def _take_counters(self, line: bytes) -> None:
@@ -260,15 +220,11 @@ class Reading:
         if counters is not None and counters != self._counters:
             self._counters, self._said = counters, None
 
-    def _take_later(self, line: LaterLine | None) -> None:
-        if isinstance(line, Opened):
-            self._opened.add(line.open)
-        elif isinstance(line, Creates):
-            self._creates = line.create
-        elif isinstance(line, Again):
-            self._again = line.again
-        elif line is not None:
-            self._sealed.add(line.seal)
+    def _take_later(self, line: bytes) -> None:
+        found, said = {"open": self._opened, "seal": self._sealed, "wish": self._wishes}, _parse(dict[str, str], line)
+        for kind, value in said.items() if said and len(said) == 1 else ():
+            if kind in found and (kind == "wish" or is_run_path(value)):
+                found[kind].add(value)
         self._said = None
 
     @property
@@ -285,8 +241,7 @@ class Reading:
             alive=alive,
             growing=frozenset(self.open_files if alive else ()),
             files=frozenset(self._opened),
-            create=self._creates,
-            again=self._again,
+            wishes=frozenset(self._wishes),
             has_died=not (alive or who.is_late) and bool(self.open_files),
         )
         return self._said
@@ -297,14 +252,3 @@ def _parse(kind: type[T], line: bytes) -> T | None:
     with suppress(state.DamagedError):
         return state.load(kind, line)
     return None
-
-
-def _parse_later(line: bytes) -> LaterLine | None:
-    """A later line, None if it is damaged."""
-    kind = _KINDS.get(line[2 : line.find(b'"', 2)])
-    return _parse(kind, line) if kind else None
-
-
-def _check_path(path: str) -> None:
-    if not is_run_path(path):
-        raise ValueError(f"not a path of a run directory: {path!r:.200}")
