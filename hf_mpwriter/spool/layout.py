@@ -136,16 +136,9 @@ def unwritable(run_dir: str, error: OSError) -> LogdirError:
 
 def unusable(place: Place, error: Exception) -> HfMpWriterError:
     """The refusal of a file of ours that cannot be read; it is to be removed only if something else is in its place."""
-    if isinstance(error, OSError) and not (state.is_damage(error) and _stands(place)):
+    if isinstance(error, OSError) and not (state.is_damage(error) and place.mode()):  # gone mounts answer as sockets do
         return LogdirError(f"{place} cannot be read: {reason_of(error)}.")
     return SpoolFormatError(f"{place} is damaged: {error}.", hint="Remove that file; the next start writes it again.")
-
-
-def _stands(place: Place) -> bool:
-    """Whether something is there; a mount that has gone may answer what a socket does."""
-    with suppress(OSError):
-        return bool(place.stat())
-    return False
 
 
 @dataclass(frozen=True)

@@ -218,19 +218,20 @@ class Place:
             return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
         return True
 
+    def mode(self) -> int:
+        """The type and mode of what is there; 0 if nothing is, or the disk does not tell."""
+        try:
+            return self.stat().st_mode
+        except ours(OSError):
+            return 0
+
     def is_directory(self) -> bool:
         """Whether a directory is there; a link to one is none."""
-        try:
-            return stat.S_ISDIR(self.stat().st_mode)
-        except ours(OSError):
-            return False
+        return stat.S_ISDIR(self.mode())
 
     def is_file(self) -> bool:
         """Whether a regular file is there; a link to one is none."""
-        try:
-            return stat.S_ISREG(self.stat().st_mode)
-        except ours(OSError):
-            return False
+        return stat.S_ISREG(self.mode())
 
     def scan(
         self, most: int | None = None, keep: Callable[[str], bool] | None = None
