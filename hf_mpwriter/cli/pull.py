@@ -70,6 +70,7 @@ from hf_mpwriter.cli.runs import (
     named,
     nearest_first,
     place_options,
+    prepare_client,
     recorded_destination,
     spool_at,
 )
@@ -80,8 +81,6 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.spool.workers.losses import losses
-from hf_mpwriter.system import hf_home
-from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.uploader import folders
 from hf_mpwriter.worker.looking import is_staged, prepare, publish_record
@@ -218,8 +217,7 @@ def pull_into(
 
     `begins` is called when it is known what comes.
     """
-    os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
-    os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
+    prepare_client(destination.endpoint)
     from hf_mpwriter.pull import ask, is_of_disk, pull
     from hf_mpwriter.push.classify import explained
     from hf_mpwriter.push.client import Hub

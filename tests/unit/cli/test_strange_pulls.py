@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 from huggingface_hub import constants
 from runs import run
@@ -46,6 +47,12 @@ def dripping(place: str) -> Callable[[StrangeServer, Asked], Iterable[bytes]]:
     return answer
 
 
+def pull_before(run_dir):
+    """As `run --pull` does."""
+    with click.Context(click.Command("run")):
+        cli_pull.pull_before(str(run_dir), "me/run", everything, or_new=True, is_quiet=False)()
+
+
 @pytest.mark.parametrize("place", ["GET /api/models/me/run/revision/", "/tree/", "HEAD /me/run", "GET /me/run/resolve"])
 def test_a_program_starts_in_time_whatever_drips(tmp_path, monkeypatch, capsys, at, place):
     """A line says that its past is not there; a person who pulls reads an error."""
@@ -53,7 +60,7 @@ def test_a_program_starts_in_time_whatever_drips(tmp_path, monkeypatch, capsys, 
     with StrangeServer(dripping(place)) as server:
         at(server)
         began = time.monotonic()
-        cli_pull.pull_before(str(tmp_path / "exp1"), "me/run", everything, or_new=True, is_quiet=False)()
+        pull_before(tmp_path / "exp1")
         assert time.monotonic() - began < 3 * LIMIT + SLACK  # a few questions
         err = capsys.readouterr().err
         assert (err.count("\n"), "does not answer in time" in err, "drawn over its past" in err) == (1, True, True), err
@@ -72,7 +79,7 @@ def test_a_program_starts_in_time_though_the_client_hangs(tmp_path, monkeypatch,
     with StrangeServer(dripping("nowhere")) as server:
         at(server)
         began = time.monotonic()
-        cli_pull.pull_before(str(tmp_path / "exp1"), "me/run", everything, or_new=True, is_quiet=False)()
+        pull_before(tmp_path / "exp1")
         assert time.monotonic() - began < 2 * LIMIT + SLACK
     err = capsys.readouterr().err
     assert (err.count("\n"), "something hangs. The program starts without it." in err) == (1, True), err
