@@ -33,7 +33,7 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.names import is_attachment, is_embedding, is_loss
 from hf_mpwriter.base.storage import searched_directories
 from hf_mpwriter.base.words import command_line, counted, size_text
-from hf_mpwriter.cli.runs import examples, newest_settings, staged_runs
+from hf_mpwriter.cli.runs import examples, staged_runs
 from hf_mpwriter.cli.verify import compare_logdir
 from hf_mpwriter.delivery.sentences import lost_text
 from hf_mpwriter.delivery.sinks import HubSink, name_of
@@ -166,10 +166,7 @@ def _is_unfinished(spool: Spool) -> str:
         return f"{missing[0]} is not whole in {there.to}; {sync}"
     if spool.destination() is None:
         return ""
-    hub = HubSink(spool)
-    settings = newest_settings((), hub.ledger())
-    wanted = {path: length for path, length in lengths.items() if settings.allows(path)}
-    late = hub.missing(wanted | attachments.sizes(spool.run, settings.allows))
+    late = HubSink(spool).late(lengths)
     return f"{counted(len(late), 'file')} may not be on the Hub yet; {sync}" if late else ""
 
 

@@ -26,11 +26,11 @@ from typing import NamedTuple, Protocol
 
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.names import is_attachment, is_embedding
-from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
+from hf_mpwriter.base.settings import OFFLINE, Destination, Settings, is_offline
 from hf_mpwriter.base.verdicts import Cause, Refused, Retry, Unknown
 from hf_mpwriter.base.words import with_cure
 from hf_mpwriter.daemon.starts import MirrorStart
-from hf_mpwriter.snapshot.attachments import NEVER_SENT, stamp_of
+from hf_mpwriter.snapshot.attachments import NEVER_SENT, sizes, stamp_of
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.causes import TABLE
 from hf_mpwriter.spool.layout import Spool
@@ -225,6 +225,12 @@ class HubSink:
             elif length > ledger.length(path) and not self._stays_deleted(ledger, path):
                 missing[path] = length - ledger.length(path)
         return missing
+
+    def late(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """The same of event files and all attachments, as far as the newest settings of the run send them."""
+        allows = (((ledger := self.ledger()) and ledger.settings) or Settings()).allows
+        wanted = {path: length for path, length in lengths.items() if allows(path)}
+        return self.missing(wanted | sizes(self._spool.run, allows))
 
     def deleted(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """Bytes per path of what somebody has deleted there, and what is not missing for that."""

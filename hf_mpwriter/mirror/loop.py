@@ -24,7 +24,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hf_mpwriter.base.names import is_embedding, is_loss
-from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.timing import USUAL, Timing
 from hf_mpwriter.daemon import loop
 from hf_mpwriter.daemon.starts import MirrorStart
@@ -312,14 +311,11 @@ class Mirror(loop.Daemon[MirrorStart]):
 
     def _has_rest(self) -> bool:
         """Whether something is only here that goes to no logdir, or waits for the Hub."""
-        hub, attached = HubSink(self._spool), attachments.sizes(self._spool.run, lambda _: True)
         if losses(self._spool):
             return True
-        if not self._spool.has_destination():
-            return not all(is_embedding(path) or is_loss(path) for path in attached)
-        settings = ((ledger := hub.ledger()) and ledger.settings) or Settings()
-        lengths = self._outgoing.there | attached
-        return bool(hub.missing({path: length for path, length in lengths.items() if settings.allows(path)}))
+        if self._spool.has_destination():
+            return bool(HubSink(self._spool).late(self._outgoing.there))
+        return bool(attachments.sizes(self._spool.run, lambda path: not (is_embedding(path) or is_loss(path))))
 
     def is_over(self) -> bool:
         """Whether nobody works, and nobody has come or gone since the last scan."""
