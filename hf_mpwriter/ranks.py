@@ -36,7 +36,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -441,14 +441,7 @@ class Following:
         self._inputs.starts.clear()
 
 
-def derive(
-    spool: Spool,
-    settings: Settings,
-    *,
-    follow: bool,
-    clock: Callable[[], float] = time.monotonic,
-    timing: Timing = USUAL,
-) -> Derived | None:
+def derive(spool: Spool, settings: Settings, *, follow: bool, timing: Timing = USUAL) -> Derived | None:
     """Derive what all ranks have logged, with `follow` until no worker lives; None if another process does that."""
     if (lock := locks.try_exclusive(spool.directory / "ranks.lock")) is None:
         return None
@@ -464,10 +457,10 @@ def derive(
                 newest = max(there, key=lambda member: member.started_at, default=None)
                 settings = newest.settings if newest else settings
                 following = Following(spool, folder, host, settings, new, joining)
-            ranks = (rank_of(member.name.worker) for member in there if member.alive)
+            ranks = {rank for one in there if one.alive and (rank := rank_of(one.name.worker)) is not None}
             is_over = not _any_works(there)
             try:
-                is_done = following.step(clock(), {rank for rank in ranks if rank is not None}, is_over=is_over)
+                is_done = following.step(time.monotonic(), ranks, is_over=is_over)
             except OSError:  # what the disk refuses now is derived anew
                 if not follow:
                     raise
@@ -476,8 +469,8 @@ def derive(
                 continue
             if is_done and (is_over or not follow):
                 return following.derived
-            until = clock() + timing.ranks_look_every * is_done
-            while clock() < until and _any_works(members.all()):
+            until = time.monotonic() + timing.ranks_look_every * is_done
+            while time.monotonic() < until and _any_works(members.all()):
                 time.sleep(timing.ranks_tick)
     finally:
         if following is not None:

@@ -368,8 +368,8 @@ class HubReply:
 class Account:
     """The account of the token in the environment; an answer of the Hub, whatever its status, is no error."""
 
-    def __init__(self, endpoint: str, limit: float = ANSWER_TIMEOUT) -> None:
-        Transport(endpoint, Clock(limit), is_impatient=True)
+    def __init__(self, endpoint: str) -> None:
+        Transport(endpoint, Clock(ANSWER_TIMEOUT), is_impatient=True)
         self._endpoint = endpoint
 
     def whoami(self) -> HubReply:

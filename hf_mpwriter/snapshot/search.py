@@ -62,11 +62,10 @@ class RunSearch:
         until: float | None = None,
         top: str = "",
         enters: Callable[[str], bool] = lambda _: True,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`until`: monotonic seconds; `top`: the folder to begin with; `enters`: which folders are searched."""
-        self.run, self._named, self._clock = run, named or Named(), clock
-        self._until = clock() + SECONDS if until is None else until
+        self.run, self._named = run, named or Named()
+        self._until = time.monotonic() + SECONDS if until is None else until
         self._top, self._enters, self._left = top, enters, PATHS
         self._met, self._listed = set[str](), set[str]()  # files that are named, or in a folder that is; folders
         self.unread: list[OSError] = []  # folders that could not be listed
@@ -99,7 +98,7 @@ class RunSearch:
 
     def is_late(self) -> bool:
         """Whether its time is over."""
-        return self._clock() >= self._until
+        return time.monotonic() >= self._until
 
     def has_time(self, path: str | None = None) -> bool:
         """Whether there is time for a path; for one that is named there always is."""

@@ -17,7 +17,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from hf_mpwriter.base.errors import HfMpWriterError
@@ -57,20 +57,19 @@ class Uploader:
         clock: Callable[[], float],
         rng: random.Random,
         timing: Timing = USUAL,
-        environ: Mapping[str, str] = os.environ,
     ) -> None:
         limit = RateLimit(
             start.destination,
-            Environment.read(environ).commits_per_hour,
-            folder_of(environ),
+            Environment.read().commits_per_hour,
+            folder_of(os.environ),
             nodes=start.nodes,
             host=host_id(),
             rng=rng,
         )
-        self._clock, self._timing, self._environ = clock, timing, environ
+        self._clock, self._timing = clock, timing
         self.branch = Branch(start.destination, limit, Clocks(clock, time.time, rng, timing))
         self.uploads: list[RunUpload] = []
-        self._token_stamp = hf_home.token_stamp(environ)
+        self._token_stamp = hf_home.token_stamp(os.environ)
         self._refused = set[RunUpload]()  # whose disk has refused something in this round
         self._searches: list[Search] = []
         self._next_search: dict[str, float] = {}  # monotonic seconds, by the directory that is searched
@@ -193,7 +192,7 @@ class Uploader:
     def _notice_token(self) -> None:
         """`hf auth login`: the next push reads the new token."""
         refused = [upload for upload in self.uploads if upload.status.status.kind == Refused.__name__]
-        if refused and (stamp := hf_home.token_stamp(self._environ)) != self._token_stamp:
+        if refused and (stamp := hf_home.token_stamp(os.environ)) != self._token_stamp:
             self._token_stamp = stamp
             for backoff in (self.branch.pacing, *(upload.sending.backoff for upload in refused)):
                 backoff.hold(Step(0.0))
