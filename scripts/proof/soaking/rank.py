@@ -181,6 +181,7 @@ class Rank:
         code = 1
         try:
             die_with_parent()
+            logging.getLogger("hf_mpwriter").removeHandler(self._warnings)  # the child notes its own, once
             child = Rank(self.writer, self.run_dir, self._journals, f"{self.tag}-{os.getpid()}")
             for step in range(30):
                 child.log(step)

@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 RANKS = 8
 PATIENCE = 240.0  # seconds for any process to end
 CHECK = 0.02  # seconds between two checks of a condition
+LOSS_SAID = re.compile(r"^(\d+): .*: (\d+) records were lost(.*)$", re.MULTILINE)  # a line of `inside.SAID`
 
 
 def wait_for(condition: Callable[[], object], patience: float = PATIENCE) -> bool:
@@ -314,13 +317,14 @@ class Run:
         wait_for(lambda: not processes.left_behind(self.run_dir), 60.0)  # an uploader ends after it releases its lock
         self.findings += [f"left behind: process {pid}" for pid in processes.left_behind(self.run_dir)]
         self.findings += [f"left in the spool: {path}" for path in remnants(self.run_dir)]
-        lost, told = self._lost(), self._told_losses()
+        lost, counted = self._lost(), self._told_losses()
+        told = counted | self._said_losses(lost)
         if self.is_gentle:
-            differ = [pid for pid in {*lost, *told} if lost[pid] != told[pid] and not self._is_said(pid, lost[pid])]
+            differ = [pid for pid in {*lost, *told} if lost[pid] != told[pid]]
             self.findings += [f"process {pid} has lost {lost[pid]} records, {told[pid]} are told" for pid in differ]
-        if (report.problems or told.total()) and self._command("verify", self.logdir) == 0:
+        if (report.problems or counted.total()) and self._command("verify", self.logdir) == 0:
             self.findings.append("verify ended with 0")
-        expected = (0, DAMAGED) if self.may_be_damaged else (DAMAGED if told.total() else 0,)
+        expected = (0, DAMAGED) if self.may_be_damaged else (DAMAGED if counted.total() else 0,)
         if self.is_staged and not self.damage and (code := self._command("verify", self.logdir)) not in expected:
             self.findings.append(f"verify of a staged run ended with {code}")
         self.lost = told.total()
@@ -355,12 +359,19 @@ class Run:
             found[loss.pid] += loss.records
         return found
 
-    def _is_said(self, pid: int, lost: int) -> bool:
-        """Whether a process that never had room for a file has told at its end that all is lost."""
-        said = self.control / inside.SAID
-        lines = said.read_text().splitlines() if said.exists() else []
-        told = any(line.startswith(f"{pid}: ") and f": {lost} records were lost" in line for line in lines)
-        return told and lost == self._calls()[pid].total()
+    def _said_losses(self, lost: Counter[int]) -> Counter[int]:
+        """How many lost records processes told at their end that no file could count, per process.
+
+        The mount was dead, or all that the process has logged is lost, as there never was room for a file.
+        """
+        said, unheld = Counter[int](), set[int]()
+        path = self.control / inside.SAID
+        for pid, records, why in LOSS_SAID.findall(path.read_text() if path.exists() else ""):
+            said[int(pid)] += int(records)
+            if os.strerror(errno.ENOTCONN) in why:
+                unheld.add(int(pid))
+        calls = self._calls()
+        return Counter({pid: n for pid, n in said.items() if pid in unheld or n == lost[pid] == calls[pid].total()})
 
     def check_meanwhile(self) -> None:
         """Let the oracle judge what must hold at any time; no process may run."""
