@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 RANKS = 8
 PATIENCE = 240.0  # seconds for any process to end
 CHECK = 0.02  # seconds between two checks of a condition
+AWAY = (os.strerror(errno.ENOTCONN), "what was mounted there is away")  # why a disk refuses whose mount is dead
 LOSS_SAID = re.compile(r"^(\d+): .*: (\d+) records were lost(.*)$", re.MULTILINE)  # a line of `inside.SAID`
 
 
@@ -368,7 +369,7 @@ class Run:
         path = self.control / inside.SAID
         for pid, records, why in LOSS_SAID.findall(path.read_text() if path.exists() else ""):
             said[int(pid)] += int(records)
-            if os.strerror(errno.ENOTCONN) in why:
+            if any(away in why for away in AWAY):
                 unheld.add(int(pid))
         calls = self._calls()
         return Counter({pid: n for pid, n in said.items() if pid in unheld or n == lost[pid] == calls[pid].total()})
