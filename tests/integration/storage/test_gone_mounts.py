@@ -225,6 +225,38 @@ def test_an_end_while_the_mount_is_away_tells_of_nothing_removed(hub, tmp_path, 
     assert "are not on the Hub yet" in told, told
 
 
+FORKING = """
+import os, sys, time
+from hf_mpwriter import SummaryWriter
+logdir, flags = sys.argv[1:]
+writer = SummaryWriter(logdir)
+writer.add_scalar("loss", 1.0, 0)
+open(f"{flags}/logged", "w").close()
+while not os.path.exists(f"{flags}/gone"):
+    time.sleep(0.02)
+if (pid := os.fork()) == 0:
+    for step in range(7):
+        writer.add_scalar("loss", 1.0, step)
+    writer.close()
+    os._exit(0)
+os.waitpid(pid, 0)
+os._exit(0)
+"""
+
+
+def test_a_child_that_ends_while_its_mount_is_dead_tells_its_loss_once(tmp_path, start):
+    """No file can hold the count, so the line is all that a user gets."""
+    flags = tmp_path / "flags"
+    flags.mkdir()
+    with mounted(FILES, tmp_path / "mount") as mount:
+        program = start(FORKING, mount.place / "exp1", flags)
+        wait_for((flags / "logged").exists, "a record is logged")
+        mount.die()
+        (flags / "gone").touch()
+        code, _, told = program.finish()
+    assert (code, told.count("7 records were lost"), told.count("were lost")) == (0, 1, 1), told
+
+
 @pytest.mark.skipif(bool(hanging.why_not()), reason=hanging.why_not() or "-")
 @pytest.mark.parametrize("setting", ["", "never"])
 def test_no_command_calls_damaged_or_gone_what_a_dead_mount_does_not_show(local, tmp_path, monkeypatch, setting):
