@@ -37,7 +37,7 @@ class BucketFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class BucketContent:
     """The files of a bucket, and when they changed last."""
 
     updated: int
@@ -50,7 +50,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BucketChange:
     """What one request changed, in the form of the feed."""
 
     time: int
@@ -63,7 +63,7 @@ def iso(milliseconds: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03}Z"
 
 
-def read(store: Store, bucket_id: str) -> Bucket:
+def read(store: Store, bucket_id: str) -> BucketContent:
     """Return the content of a bucket.
 
     Raises:
@@ -72,16 +72,18 @@ def read(store: Store, bucket_id: str) -> Bucket:
     store.repo_info(BUCKET, bucket_id)
     with open(_path(store, bucket_id), encoding="utf-8") as file:
         fields = json.load(file)
-    return Bucket(fields["updated"], {path: BucketFile(**entry) for path, entry in fields["files"].items()})
+    return BucketContent(fields["updated"], {path: BucketFile(**entry) for path, entry in fields["files"].items()})
 
 
 def create(store: WritableStore, bucket_id: str, *, private: bool) -> None:
     """Create an empty bucket."""
     with store.new_repo(BUCKET, bucket_id, private=private):
-        _write(store, bucket_id, Bucket(_now(), {}))
+        _write(store, bucket_id, BucketContent(_now(), {}))
 
 
-def change(store: WritableStore, bucket_id: str, bucket: Bucket, changes: Mapping[str, BucketFile | None]) -> Batch:
+def change(
+    store: WritableStore, bucket_id: str, bucket: BucketContent, changes: Mapping[str, BucketFile | None]
+) -> BucketChange:
     """Put and delete files; the caller has read the bucket under its lock, which it still holds."""
     updated = max(_now(), bucket.updated + 1)
     files, told = dict(bucket.files), []
@@ -92,8 +94,8 @@ def change(store: WritableStore, bucket_id: str, bucket: Bucket, changes: Mappin
             continue
         files[path] = dataclasses.replace(file, uploaded=updated)
         told.append({"path": path, "op": "update" if before else "add", **file_json(files[path])})
-    _write(store, bucket_id, Bucket(updated, dict(sorted(files.items()))))
-    return Batch(updated, told)
+    _write(store, bucket_id, BucketContent(updated, dict(sorted(files.items()))))
+    return BucketChange(updated, told)
 
 
 def file_json(file: BucketFile) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def _path(store: Store, bucket_id: str) -> str:
     return os.path.join(store.home(BUCKET, bucket_id), "files.json")
 
 
-def _write(store: WritableStore, bucket_id: str, bucket: Bucket) -> None:
+def _write(store: WritableStore, bucket_id: str, bucket: BucketContent) -> None:
     store.disk.write(_path(store, bucket_id), to_json(dataclasses.asdict(bucket)))
 
 
@@ -119,7 +121,7 @@ class _Feed:
 
     def __init__(self, floor: int) -> None:
         self.floor = floor  # whoever has seen less than this has missed what is no longer here
-        self.batches: deque[Batch] = deque()
+        self.batches: deque[BucketChange] = deque()
         self.deleted = False
         self._changed = asyncio.Event()
 
@@ -146,7 +148,7 @@ class Feeds:
         self._feeds: dict[str, _Feed] = {}
         self._ending = False
 
-    def publish(self, bucket_id: str, before: int, batch: Batch) -> None:
+    def publish(self, bucket_id: str, before: int, batch: BucketChange) -> None:
         """Tell followers of a batch; `before` is when the bucket had changed before it."""
         feed = self._feeds.setdefault(bucket_id, _Feed(before))
         feed.batches.append(batch)

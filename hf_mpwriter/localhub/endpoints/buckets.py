@@ -20,7 +20,7 @@ from anyio import from_thread
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from hf_mpwriter.localhub import buckets
-from hf_mpwriter.localhub.buckets import Bucket, BucketFile, file_json, iso
+from hf_mpwriter.localhub.buckets import BucketContent, BucketFile, file_json, iso
 from hf_mpwriter.localhub.config import USER
 from hf_mpwriter.localhub.endpoints.api import FILES_PER_PAGE, file_headers, page
 from hf_mpwriter.localhub.endpoints.cas import xet_of
@@ -51,7 +51,7 @@ def info(call: Call) -> Response:
     return JSONResponse(_info_json(store.repo_info(*call.repo), buckets.read(store, call.repo[1])))
 
 
-def _info_json(repo: Repo, bucket: Bucket) -> dict[str, Any]:
+def _info_json(repo: Repo, bucket: BucketContent) -> dict[str, Any]:
     times = {"createdAt": repo.created, "updatedAt": iso(bucket.updated)}
     return {"id": repo.id, "private": repo.private, **times, "size": bucket.size, "totalFiles": len(bucket.files)}
 
