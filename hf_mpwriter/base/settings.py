@@ -15,6 +15,7 @@ Environment:
     HF_MPWRITER_NODES               of the job, if its launcher does not tell; read by base/job.py
     HF_MPWRITER_LOGDIR              the run directory of a writer without one
     HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/storage.py
+    HF_MPWRITER_LIVE                1, or a bucket: event files go there within seconds, see `live_bucket`
     HF_MPWRITER_SYSTEM_METRICS      1: what the machine does is logged too, see `Settings`
     HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/contact.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes without `sys.executable`; see system/launch.py
@@ -52,7 +53,8 @@ SWITCHES = frozenset(PREFIX + name for name in ("DISABLED", "SYSTEM_METRICS"))
 VARIABLES = SWITCHES | {
     PREFIX + name
     for name in (
-        *("COMMITS_PER_HOUR", "EXIT_TIMEOUT", "LOGDIR", "NODES", "PYTHON", "REPO_ID", "REPO_PRIVATE", "STAGING"),
+        *("COMMITS_PER_HOUR", "EXIT_TIMEOUT", "LIVE", "LOGDIR", "NODES", "PYTHON"),
+        *("REPO_ID", "REPO_PRIVATE", "STAGING"),
         "SUPERVISOR",  # set by `hf-mpwriter run`
         *("FAILPOINT", "LOCALHUB_TOKEN"),  # for tests, also of users
         *("SABOTAGED", "SOAK", "SOAK_HUB", "TEST_LOCK_CHECK", "TIMING"),  # for tests and proofs of this package
@@ -62,6 +64,8 @@ ON, OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 # The rule of huggingface_hub/utils/_validators.py, copied so that training does not load the client.
 _REPO_ID = re.compile(r"(?:\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
+
+_UNNAMEABLE = re.compile(r"[^\w.]+|\.\.+", re.ASCII)  # what no name has
 
 
 def check_repo_id(repo_id: object) -> str:
@@ -175,6 +179,7 @@ class Settings:
     ignore_patterns: tuple[str, ...] = ()  # shell patterns of files to leave out
     exit_timeout: float = DEFAULT_EXIT_TIMEOUT  # seconds that the end of a process may wait for the Hub
     system_metrics: bool = False  # whether one process per host logs processor, memory, disk, network and GPUs
+    live: str = ""  # the bucket that gets event files within seconds, "" for none
 
     def __post_init__(self) -> None:
         if not (isinstance(self.commit_every, (int, float)) and 0 < self.commit_every < math.inf):
@@ -223,6 +228,7 @@ class Environment:
     exit_timeout: float | None  # seconds that no end of a process exceeds, None if not set
     commits_per_hour: float = DEFAULT_COMMITS_PER_HOUR  # to one repository
     system_metrics: bool = False
+    live: bool | str = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -234,6 +240,7 @@ class Environment:
             exit_timeout=_number(environ, "HF_MPWRITER_EXIT_TIMEOUT", 0, SECONDS),
             commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
             system_metrics=is_on(environ.get("HF_MPWRITER_SYSTEM_METRICS", "")),
+            live=_on_or_name(environ.get("HF_MPWRITER_LIVE", "")),
         )
 
 
@@ -275,6 +282,21 @@ def _number(environ: Mapping[str, str], name: str, least: float, hint: str) -> f
         if least <= (number := float(value)) < math.inf:
             return number
     raise SettingsError(f"{name} is {value!r}.", hint=hint)
+
+
+def _on_or_name(text: str) -> bool | str:
+    return is_on(text) if text.strip().lower() in ON + OFF else text
+
+
+def live_bucket(live: bool | str | None, destination: Destination | None) -> str:
+    """The bucket that a run asks for, "" for none: buckets of an account have one namespace, whatever they are for."""
+    if not live or destination is None:
+        return ""
+    if live is not True:
+        return check_repo_id(live)
+    kind = "" if destination.repo_type == "model" else f"-{destination.repo_type}"
+    branch = "" if destination.revision == "main" else f"-{_UNNAMEABLE.sub('-', destination.revision).strip('-.')}"
+    return check_repo_id(f"{destination.repo_id}{kind}{branch}-live")
 
 
 def is_on(text: str) -> bool:

@@ -135,6 +135,7 @@ def to_json(run: SeenRun) -> dict[str, Any]:
         "visibility": facts.visibility,
         "workers": [asdict(worker) for worker in facts.workers],
         "bytes": {"logged": facts.logged, "on_hub": facts.on_hub, "waiting": facts.waiting},
+        "live": asdict(uploader.live) if uploader.live.bucket else None,
         "lag": facts.lag,
         "last_commit": facts.last_commit and asdict(facts.last_commit),
         "uploader": {
@@ -278,6 +279,8 @@ def _rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:
         yield "in memory", f"{counted(facts.in_memory, 'record')}, because the disk refuses them"
     if facts.destination:
         yield "on the Hub", _on_hub(facts)
+    if facts.uploader.live.bucket:
+        yield "live", _live(facts)
     if facts.to:
         yield from _logdir_rows(facts, logdir)
     if (last := facts.last_commit) is not None:
@@ -285,6 +288,14 @@ def _rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:
     if facts.destination and facts.next_in is not None and (facts.alive or facts.waiting):
         yield ("next try" if facts.uploader.failures else "next commit"), f"in {span(facts.next_in)}"
     yield from _daemon_rows(facts)
+
+
+def _live(facts: RunFacts) -> str:
+    """What the live bucket has, as of the last heartbeat."""
+    live = facts.uploader.live
+    has = f"all but {size_text(live.lacks)}" if live.lacks else "all"
+    seen = f", {ago(facts.now - live.at)}" if live.at else ""
+    return f"{has} in {live.bucket}{seen}" if live.at or not live.why else f"not in {live.bucket}: {live.why}"
 
 
 def _logdir_rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:

@@ -35,6 +35,7 @@ from urllib.parse import quote
 
 import httpx2
 from huggingface_hub import (
+    BucketFile,
     CommitOperationAdd,
     HfApi,
     ModelCard,
@@ -45,6 +46,7 @@ from huggingface_hub import (
     hf_hub_url,
 )
 from huggingface_hub.errors import (
+    BucketBatchError,
     EntryNotFoundError,
     HfHubHTTPError,
     RepositoryNotFoundError,
@@ -311,6 +313,38 @@ class Hub:
             raise ValueError(f"{path} cannot be read")
         return data.decode()
 
+    # a bucket
+
+    def bucket_is_private(self, bucket: str) -> bool | None:
+        """Whether a bucket is private, None if there is none."""
+        try:
+            return bool(self._api.bucket_info(bucket).private)
+        except HfHubHTTPError as error:
+            if error.response is not None and error.response.status_code == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    def create_bucket(self, bucket: str, *, private: bool | None) -> None:
+        """Make a bucket where it is missing."""
+        self._api.create_bucket(bucket, private=private, exist_ok=True)
+
+    def bucket_sizes(self, bucket: str, folder: str) -> dict[str, int]:
+        """Bytes of the files below a folder of a bucket, by their paths relative to it."""
+        below = f"{folder}/" if folder else ""
+        found = self._api.list_bucket_tree(bucket, prefix=below or None, recursive=True)
+        files = (one for one in found if isinstance(one, BucketFile) and one.path.startswith(below))
+        return {one.path.removeprefix(below): one.size for one in files}
+
+    def put_into_bucket(self, bucket: str, sources: Sequence[Source]) -> dict[str, str]:
+        """Put the snapshot's lengths of these files into a bucket; why some were refused, per target."""
+        if not sources:
+            return {}
+        try:
+            self._api.batch_bucket_files(bucket, add=[(_cut(source), source.target) for source in sources])
+        except BucketBatchError as error:
+            return {str(one.get("path")): str(one.get("error")) for one in error.failures}
+        return {}
+
     # what the oracle and a pull ask
 
     def pushed(self, paths: Iterable[str], revision: str) -> set[str]:
@@ -440,13 +474,19 @@ def _addition(source: Source, stamps: Stamps) -> CommitOperationAdd:
         if not file.sha256:
             stamps[source] = _stamp(status)
         return _operation(source.target, source.path)
+    return _operation(source.target, _cut(source))
+
+
+def _cut(source: Source) -> bytes:
+    """The content of a file, cut at the snapshot's length."""
+    file = source.file
     if file.length > PAYLOAD_LIMIT:
         raise SourceError(source.target, f"{file.path} is too long to be held in memory")
     with open(source.path, "rb") as opened:
         data = opened.read(min(file.length, PAYLOAD_LIMIT))
     if len(data) != file.length:
         raise SourceError(source.target, f"{file.path} is shorter than its snapshot")
-    return _operation(source.target, data)
+    return data
 
 
 def _operation(target: str, content: str | bytes) -> CommitOperationAdd:

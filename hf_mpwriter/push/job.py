@@ -82,6 +82,8 @@ class Job:
     create: bool = True  # whether repository and branch may be created
     was_private: bool | None = None  # visibility of the repository when it was seen last, None if it never was
     linger: int = 0  # seconds that its process waits for another job; it takes none if that is 0
+    bucket: str = ""  # the bucket that gets this instead of a commit, "" for a commit; see `push/live`
+    asks_bucket: bool = False  # whether its visibility is compared first
     prepares: bool = False  # whether nothing is done but to import the client; the job that is meant comes next
 
     @property

@@ -131,6 +131,7 @@ def _verdicts(tell: Tell, job: Job, spools: list[Spool], home: Place, refused: M
         from hf_mpwriter.push.client import Hub
         from hf_mpwriter.push.clock import Clock
         from hf_mpwriter.push.commit import carry
+        from hf_mpwriter.push.live import carry_live
     except Exception as error:  # noqa: BLE001 - it reads the environment when it is imported
         verdict = Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
         return [] if job.prepares else [verdict] * len(job.parts)
@@ -145,6 +146,8 @@ def _verdicts(tell: Tell, job: Job, spools: list[Spool], home: Place, refused: M
         tell(Contact(answered))
 
     hub = Hub(job.destination, Clock(sends=contact), contact=lambda answered: contact(answered=answered))
+    if job.bucket:
+        return carry_live(job, spools, hub, refused)
     return carry(job, spools, hub, tell, random.Random(), refused)  # noqa: S311 - jitter, no secret
 
 

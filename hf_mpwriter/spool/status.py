@@ -5,6 +5,7 @@
      "waiting": 0, "push": 0, "commits": 3, "serves": 1, "blocked_until": 0.0, "in_line": false, "blocked_for": 0.0,
      "next_in": 271.0, "elsewhere": [], "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub",
      "reason": "...", "hint": "", "failures": 2, "failed_at": ..., "failing_since": ...,
+     "live": {"bucket": "me/run-live", "lacks": 0, "at": 1795236621.3, "why": ""},         of a live bucket
      "succeeded_at": ..., "repo_id": "me/run", "private": false,                          "" and 0 without a failure
      "starts": {"boot": "...", "count": 4, "last": 90.6},
      "notices": [{"number": 1795236610123, "time": 1795236610.1, "text": "created https://..."}, ...],
@@ -187,6 +188,16 @@ class SamplerStatus(DaemonStatus):
 
 
 @dataclass(frozen=True)
+class LiveStatus:
+    """What a live bucket has of the run."""
+
+    bucket: str = ""  # "" if the run asks for none
+    lacks: int = 0  # bytes of event files that it has not got
+    at: float = 0.0  # unix time of the last round that went well, 0 if none has
+    why: str = ""  # why the last round failed, "" if it went well
+
+
+@dataclass(frozen=True)
 class UploaderStatus(DaemonStatus):
     """What an uploader publishes about itself; its phases are idle, pushing, waiting and left."""
 
@@ -204,6 +215,7 @@ class UploaderStatus(DaemonStatus):
     hint: str = ""  # what helps, "" if nothing is known
     failing_since: float = 0.0  # unix time when the outage began, 0 if event files get to the Hub
     succeeded_at: float = 0.0  # unix time of the last push that succeeded, 0 if none of this uploader has
+    live: LiveStatus = LiveStatus()
     repo_id: str = ""  # full name of the repository, "" until a push has resolved it
     private: bool | None = None  # visibility of the repository, None until a push has seen it
     # monotonic seconds; the Hub, or the turn of this node among others, allows no request before

@@ -312,3 +312,17 @@ def fill_standard() -> None:
 def _identity(fd: int) -> tuple[int, int]:
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
+
+
+class Usage(NamedTuple):
+    """What a process has used, and uses."""
+
+    seconds: float = 0.0  # of processor, all its threads together
+    memory: int = 0  # resident bytes
+
+
+def usage(pid: int) -> Usage:
+    """What a process has used; nothing if it is gone."""
+    ticks = contents(f"/proc/{pid}/stat").rpartition(b")")[2].split()[11:13]
+    pages = contents(f"/proc/{pid}/statm").split()[1:2]
+    return Usage(sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"), sum(map(int, pages)) * os.sysconf("SC_PAGESIZE"))

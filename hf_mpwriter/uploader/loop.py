@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -33,6 +34,7 @@ from hf_mpwriter.system.process import host_id
 from hf_mpwriter.uploader.branch import Branch, Parcel, Result
 from hf_mpwriter.uploader.decision import Action, decide, pause
 from hf_mpwriter.uploader.lanes import AttachmentLane, Lane
+from hf_mpwriter.uploader.live import LiveLane
 from hf_mpwriter.uploader.meeting import Asked, Descriptors, Meeting
 from hf_mpwriter.uploader.pacing import Clocks, Step
 from hf_mpwriter.uploader.rate_limit import RateLimit, folder_of
@@ -68,6 +70,7 @@ class Uploader:
         )
         self._clock, self._timing = clock, timing
         self.branch = Branch(start.destination, limit, Clocks(clock, time.time, rng, timing))
+        self.live = LiveLane(self.branch.clocks)
         self.uploads: list[RunUpload] = []
         self._token_stamp = hf_home.token_stamp(os.environ)
         self._refused = set[RunUpload]()  # whose disk has refused something in this round
@@ -107,6 +110,7 @@ class Uploader:
         self.branch.pacing.saw(*_hosts(at_work))
         self._listen()
         is_hurried = False
+        self._live(at_work)
         self._end_overdue()
         if self.branch.push is None:
             self.branch.reap()
@@ -176,6 +180,7 @@ class Uploader:
         if upload in self.uploads:
             if self.branch.push is not None and self.branch.carries(upload.sending.in_flight):
                 self.branch.push.end(launch.GRACE)
+            self.live.forget(upload.live)
             self.uploads.remove(upload)
             self.branch.serves = len(self.uploads)
             upload.drop()
@@ -194,8 +199,17 @@ class Uploader:
         refused = [upload for upload in self.uploads if upload.status.status.kind == Refused.__name__]
         if refused and (stamp := hf_home.token_stamp(os.environ)) != self._token_stamp:
             self._token_stamp = stamp
+            self.live.token_changed()
             for backoff in (self.branch.pacing, *(upload.sending.backoff for upload in refused)):
                 backoff.hold(Step(0.0))
+
+    def _live(self, at_work: Iterable[RunUpload]) -> None:
+        """The next step of the live lane."""
+        wanting = [upload for upload in at_work if upload in self.uploads and upload.live.bucket]
+        for upload in wanting:
+            self._guarded(upload, upload.live.look, self._clock())
+        with wanting[0].logging() if wanting else contextlib.nullcontext():  # what the push prints goes there, too
+            self.live.tick([upload.live for upload in wanting])
 
     def _act(self, at_work: list[RunUpload]) -> bool:
         """Do for each run what is next, then start one push for all; whether the next tick follows at once."""
@@ -339,6 +353,7 @@ class Uploader:
         if self._meeting is not None:
             self._meeting.close()
         self.branch.let_go()
+        self.live.close()
 
     def serve(self, meeting: Meeting | None = None) -> None:
         """Work until no run is left."""

@@ -46,6 +46,7 @@ from hf_mpwriter.system.directory import identity
 from hf_mpwriter.uploader import folders
 from hf_mpwriter.uploader.branch import Branch, Parcel, Result
 from hf_mpwriter.uploader.decision import Situation, abandoned_for
+from hf_mpwriter.uploader.live import LiveRun
 from hf_mpwriter.uploader.meeting import Descriptors
 from hf_mpwriter.uploader.peers import Peers
 from hf_mpwriter.uploader.requests import Requests
@@ -108,6 +109,7 @@ class RunUpload(loop.Holder[StartRecord]):
         # first what the disk may refuse: nothing is sent before it is known what was in flight
         self.peers = Peers(self._spool, self.host, self.status, self._clocks)
         self.sending = Sending(self._spool, self.host, self._start, self.status, self.peers, self.requests, self.branch)
+        self.live = LiveRun(self._spool, self.sending, self.peers, self.status)
         self.status.change(elsewhere=None)
         # those of other hosts name their parents from here on, or we see their records
         self.sending.publish("idle")
@@ -187,7 +189,8 @@ class RunUpload(loop.Holder[StartRecord]):
     def situation(self) -> Situation:
         """What `decide` may know."""
         sealing = self._seals.are_pending(self.peers.here)
-        return self.sending.situation(is_abandoned=self._is_abandoned(), sealing=sealing)
+        found = self.sending.situation(is_abandoned=self._is_abandoned(), sealing=sealing)
+        return dataclasses.replace(found, undecided=found.undecided or self.live.is_behind)
 
     def _is_abandoned(self) -> bool:
         """Whether it is long ago that a member was last seen alive, the Hub last took something, or a wait was over.

@@ -236,6 +236,7 @@ class WriterArguments(TypedDict, total=False):
     exit_timeout: float | None
     memory_limit: int | None
     system_metrics: bool | None
+    live: bool | str | None
     rank: int | None
     comment: str
     max_queue: int

@@ -30,6 +30,7 @@ from hf_mpwriter.base.settings import (
     Environment,
     Settings,
     check_repo_id,
+    live_bucket,
 )
 from hf_mpwriter.base.storage import normalised_logdir
 from hf_mpwriter.delivery.status import Status
@@ -114,6 +115,8 @@ class SummaryWriter(TrialMethods):
         memory_limit: bytes of records that this process keeps in memory while the disk refuses them, for all its
             writers together. What exceeds it is dropped and counted. Default: 16 MiB.
         system_metrics: whether a process logs what this machine does. None for HF_MPWRITER_SYSTEM_METRICS, or no.
+        live: True, or the id of a bucket of the Hub: what is logged is there within seconds, beside the commits. True
+            is the bucket `<repo_id>-live`. None for HF_MPWRITER_LIVE, or no.
         rank: global rank of this process, also of an actor of your own; None for that of the launcher, or of
             torch.distributed.
 
@@ -150,6 +153,7 @@ class SummaryWriter(TrialMethods):
         exit_timeout: float | None = None,
         memory_limit: int | None = None,
         system_metrics: bool | None = None,
+        live: bool | str | None = None,
         rank: int | None = None,
     ) -> None:
         """Build a writer; the arguments and errors stand at the class."""
@@ -160,6 +164,12 @@ class SummaryWriter(TrialMethods):
         tell_environment(self._rank, disabled=environment.disabled)
         logdir = normalised_logdir(logdir or log_dir or role.default_logdir(comment or ""))
         timeout = environment.exit_timeout if exit_timeout is None else exit_timeout
+        self._destination: Destination | None = None
+        if repo_id is not None:
+            above = text_or_none("path_in_repo", path_in_repo) or ""
+            folder = "/".join(filter(None, [above.strip("/"), os.path.basename(logdir)]))
+            endpoint, kind, branch = environment.endpoint, repo_type or "model", repo_revision or "main"
+            self._destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
         allow = None if repo_allow_patterns is None else patterns("repo_allow_patterns", repo_allow_patterns)
         self._settings = Settings(
             commit_every=commit_every,
@@ -169,13 +179,8 @@ class SummaryWriter(TrialMethods):
             ignore_patterns=patterns("repo_ignore_patterns", repo_ignore_patterns),
             exit_timeout=DEFAULT_EXIT_TIMEOUT if timeout is None else timeout,
             system_metrics=environment.system_metrics if system_metrics is None else system_metrics,
+            live=live_bucket(environment.live if live is None else live, self._destination),
         ).within(environment.exit_timeout)
-        self._destination: Destination | None = None
-        if repo_id is not None:
-            above = text_or_none("path_in_repo", path_in_repo) or ""
-            folder = "/".join(filter(None, [above.strip("/"), os.path.basename(logdir)]))
-            endpoint, kind, branch = environment.endpoint, repo_type or "model", repo_revision or "main"
-            self._destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
         self._uploads = self._destination is not None and not environment.disabled
         self._token, self._memory_limit = token_or_none(token), check_memory_limit(memory_limit)
         filename_suffix = check_suffix(filename_suffix, lambda: disk.longest_name(logdir))

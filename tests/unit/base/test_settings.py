@@ -22,6 +22,7 @@ from hf_mpwriter.base.settings import (
     Environment,
     Settings,
     check_repo_id,
+    live_bucket,
     normalised_endpoint,
     typed_repo_id,
 )
@@ -241,3 +242,26 @@ def test_a_variable_that_does_not_exist_is_found():
     """One of another program is not ours."""
     environ = {"HF_MPWRITER_NODES": "5", "HF_MPWRITER_repo_id": "me/run", "HF_TOKEN": "x", "MY_HF_MPWRITER_GRACE": "5"}
     assert settings.unknown_variables(environ) == ["HF_MPWRITER_repo_id"]
+
+
+@pytest.mark.parametrize(
+    ("live", "kind", "branch", "bucket"),
+    [
+        (None, "model", "main", ""),
+        (False, "model", "main", ""),
+        (True, "model", "main", "me/run-live"),
+        (True, "dataset", "main", "me/run-dataset-live"),
+        (True, "model", "feature/x--y", "me/run-feature-x-y-live"),
+        ("team/board", "dataset", "other", "team/board"),
+    ],
+)
+def test_a_live_bucket_has_a_name_of_its_own_for_each_kind_and_branch(live, kind, branch, bucket):
+    """Buckets of an account have one namespace."""
+    assert live_bucket(live, Destination("https://hub", "me/run", kind, branch)) == bucket
+
+
+def test_a_run_without_a_repository_has_no_live_bucket():
+    """The bucket is beside a repository; a name that no bucket can have is refused."""
+    assert live_bucket(True, None) == ""
+    with pytest.raises(SettingsError):
+        live_bucket("no name", Destination("https://hub", "me/run"))

@@ -1,0 +1,274 @@
+"""The live lane: what is in event files goes to a bucket within seconds, beside the commits, which stay the record.
+
+    each run that asks for it --look--> what the bucket lacks --due--> one round for all runs of a bucket --> a push
+    Done       the run knows what the bucket holds
+    Refused    told once, as is what fails three times; tried again later each time, and when the token changes
+
+A file goes when its oldest bytes that the bucket lacks are ROUND old, and the round is worth it: Xet sends the last
+chunk of a file again, so few new bytes wait, for AT_LEAST at most. Rounds take no more than SHARE of a core.
+
+Invariants:
+- The bucket is a hint, the repository is the record: the lane delays no commit, and no failure of it is one of the
+  upload. It begins once it is known whether the repository is private.
+- Of one writer's files in a directory one goes only after all earlier ones are there whole, as a reader never reads an
+  earlier one again. A batch is not transactional, so at most one file of a writer goes in a round.
+- A file is only ever replaced by more of it. A late round may make one shorter for a while: the next one mends that.
+- Only files of workers of ours go, which the patterns allow; nothing that the Hub has refused, and nothing pulled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.names import is_ours
+from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
+from hf_mpwriter.base.words import sentence
+from hf_mpwriter.daemon.status_file import StatusFile
+from hf_mpwriter.push.handle import PushHandle
+from hf_mpwriter.push.job import Job, deadline
+from hf_mpwriter.snapshot.event_files import EventFileScan, pending, writer_of
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.spool.pulled import pulled_files
+from hf_mpwriter.system import filesystem, launch
+from hf_mpwriter.system.process import usage
+from hf_mpwriter.uploader.pacing import Backoff, Clocks
+from hf_mpwriter.uploader.peers import Peers
+from hf_mpwriter.uploader.sending import Sending
+
+logger = logging.getLogger("hf_mpwriter")
+
+ROUND = 3.0  # seconds that bytes wait for others
+AT_LEAST = 30.0  # seconds after which they go, however few they are
+CHUNK = 64 << 10  # bytes of a file that Xet sends again, on average; measured with hf_xet 1.8.0
+TIMES = 20  # so many times the new bytes may be sent
+CALL_BYTES = 16 << 20  # of the files of one round: all of each is read and cut into chunks
+MOST_RUNS = 100  # in one round, see `branch`
+SHARE = 0.05  # of a core
+MEMORY = 128 << 20  # bytes of a process, from which on the next round has a new one
+LINGER = 60  # seconds that its process waits for the next round
+ASK_EVERY = 3600.0  # seconds between two comparisons of the visibility
+LASTS = 3  # failures in a row of which the user is told
+
+
+def is_due(waited: float, new: int, *, is_last: bool) -> bool:
+    """Whether a file goes: its oldest new bytes have waited so many seconds; `is_last`: nobody logs any more."""
+    return is_last or waited >= AT_LEAST or (waited >= ROUND and TIMES * new >= CHUNK)
+
+
+class LiveRun:
+    """What a bucket has of one run, and what it lacks."""
+
+    def __init__(self, spool: Spool, sending: Sending, peers: Peers, status: StatusFile) -> None:
+        self._spool, self.sending, self._peers, self._status = spool, sending, peers, status
+        self._scan = EventFileScan(spool.run, sending.ledger.length)
+        self.is_compared = False  # whether it was read back what the bucket holds
+        self._held = dict[str, int]()  # bytes that the bucket holds, per path
+        self._since = dict[str, float]()  # monotonic seconds when more of a file was seen first
+        self.waiting: list[LocalFile] = []  # as of the last look
+        self.has_failed = False
+
+    @property
+    def bucket(self) -> str:
+        """The bucket, "" if the run asks for none, or none may be named yet."""
+        ledger = self.sending.ledger
+        asked = self.sending.events.settings.live
+        if not asked or ledger.private is None or not ledger.repo_id:
+            return ""
+        return asked if "/" in asked else f"{ledger.repo_id.rpartition('/')[0]}/{asked}".lstrip("/")
+
+    def look(self, now: float) -> None:
+        """See what the bucket lacks, and tell how far behind it is. OSError if the disk refuses."""
+        settings, peers, ledger = self.sending.events.settings, self._peers, self.sending.ledger
+        sends = lambda path: is_ours(os.path.basename(path)) and settings.allows(path) and peers.takes(path)  # noqa: E731
+        files = self._scan.files(sends, peers.members.growing, 0, peers.members.named(self._held))
+        theirs = pulled_files(self._spool)
+        files = [file for file in files if file.path not in theirs]
+        first = dict[tuple[str, str], LocalFile]()
+        for file in pending(files, lambda file: file.length <= self.held(file.path), ledger.quarantined.keys()):
+            first.setdefault(writer_of(file.path), file)
+        self.waiting = list(first.values())
+        self._since = {file.path: self._since.get(file.path, now) for file in self.waiting}
+        lacks = sum(max(0, file.length - self.held(file.path)) for file in files)
+        self._status.change(live=dataclasses.replace(self._status.status.live, bucket=self.bucket, lacks=lacks))
+
+    def held(self, path: str) -> int:
+        """Bytes that the bucket holds of a file, as far as is known."""
+        return self._held.get(path, 0)
+
+    def due(self, now: float) -> list[LocalFile]:
+        """The files that go now."""
+        requests = self.sending.requests
+        is_last = requests.is_ending or not self._peers.works or requests.any_urgent(self._peers.here)
+        return [
+            file
+            for file in self.waiting
+            if is_due(now - self._since[file.path], file.length - self.held(file.path), is_last=is_last)
+        ]
+
+    def conclude(self, verdict: Verdict, now: float) -> None:
+        """Take in a verdict; what the bucket is known to hold never becomes less."""
+        self.has_failed = not isinstance(verdict, Done)
+        if isinstance(verdict, Done):
+            self.is_compared = True
+            for path, sent in verdict.files.items():
+                self._held[path] = max(self.held(path), sent.length)
+                self._since.pop(path, None)
+        why = "" if isinstance(verdict, Done) else getattr(verdict, "reason", "")
+        at = self._status.status.live.at if self.has_failed else now
+        self._status.change(live=dataclasses.replace(self._status.status.live, at=at, why=why))
+
+    def tell(self, text: str) -> None:
+        """Tell the user."""
+        self._status.notify([text])
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a round is to come before the uploader may leave; not after one that has failed."""
+        return bool(self.bucket and self.waiting) and not self.has_failed
+
+
+class Pause:
+    """One bucket: when the next round may start."""
+
+    def __init__(self, clocks: Clocks) -> None:
+        self.backoff, self.asked_at, self.next_round = Backoff(clocks), -math.inf, 0.0
+        self.told = ""  # the refusal that was told
+
+
+class LiveLane:
+    """The rounds of an uploader, one at a time."""
+
+    def __init__(self, clocks: Clocks, wall_clock: Callable[[], float] = time.time) -> None:
+        self._clocks, self._wall_clock = clocks, wall_clock
+        self._buckets: dict[str, Pause] = {}
+        self._push: PushHandle | None = None
+        self._lingering: PushHandle | None = None
+        self._going: list[LiveRun] = []
+        self._to = ""  # the bucket of the round that is under way
+        self._began_with = 0.0  # seconds of processor that its process had used before
+
+    def tick(self, runs: Sequence[LiveRun]) -> None:
+        """Take in what a round has led to, or start one."""
+        if self._push is not None:
+            _, verdicts = self._push.listen()
+            if verdicts:
+                self._conclude(verdicts)
+            return
+        if self._lingering is not None and self._lingering.has_ended():
+            self._let_go()
+        now = self._clocks.now()
+        for name in dict.fromkeys(run.bucket for run in runs if run.bucket):
+            bucket = self._buckets.setdefault(name, Pause(self._clocks))
+            if now < max(bucket.backoff.next_try, bucket.next_round):
+                continue
+            if chosen := _chosen([run for run in runs if run.bucket == name], now):
+                self._start(name, bucket, chosen)
+                return
+
+    def _start(self, name: str, bucket: Pause, chosen: Sequence[tuple[LiveRun, tuple[LocalFile, ...]]]) -> None:
+        self._going, self._to = [run for run, _ in chosen], name
+        now, ledger = self._clocks.now(), chosen[0][0].sending.ledger
+        asks = now >= bucket.asked_at + ASK_EVERY
+        job = Job(
+            destination=dataclasses.replace(ledger.resolved, path_in_repo=""),
+            parts=tuple(
+                run.sending.in_flight.part(Batch(0, files), private=None, is_trusted=run.is_compared)
+                for run, files in chosen
+            ),
+            private=None,
+            squash=False,
+            own_head=None,
+            fenced=False,
+            xet=True,
+            create=False,
+            was_private=any(run.sending.ledger.private for run in self._going),
+            bucket=name,
+            asks_bucket=asks,
+        )
+        bucket.asked_at = now if asks else bucket.asked_at
+        spools = [run.sending.in_flight.spool for run in self._going]
+        try:
+            self._push = self._begin(job, spools)
+        except OSError as error:
+            self._conclude([Retry(filesystem.explained(error, "cannot start a push"))] * len(self._going))
+
+    def _begin(self, job: Job, spools: Sequence[Spool]) -> PushHandle:
+        lingering, self._lingering = self._lingering, None
+        if lingering is not None:
+            self._began_with = usage(lingering.pid).seconds
+            if lingering.take(job, deadline(job), spools):
+                return lingering
+            lingering.let_go()
+        self._began_with = 0.0
+        return PushHandle(job, deadline(job), spools, LINGER)
+
+    def _conclude(self, verdicts: Sequence[Verdict]) -> None:
+        bucket, now = self._buckets[self._to], self._clocks.now()
+        took = 0.0
+        if self._push is not None:
+            used = usage(self._push.pid)
+            took = used.seconds - self._began_with
+            if self._push.lingers and not self._push.has_ended() and all(isinstance(one, Done) for one in verdicts):
+                self._lingering = self._push
+                if used.memory > MEMORY:
+                    self._let_go()
+        self._push, going, self._going = None, self._going, []
+        bucket.next_round = now + max(0.0, took) / SHARE
+        for run, verdict in zip(going, verdicts, strict=False):
+            run.conclude(verdict, self._wall_clock())
+        failed = next((one for one in verdicts if not isinstance(one, Done)), None)
+        if failed is None:
+            bucket.backoff.succeeded()
+            bucket.told = ""
+            return
+        bucket.backoff.failed(failed)
+        bucket.asked_at = -math.inf  # whatever was found out of it
+        reason = getattr(failed, "reason", "").rstrip(".")
+        logger.info("a round of %s failed: %s", self._to, reason)
+        if reason != bucket.told and (isinstance(failed, Refused) or bucket.backoff.attempts >= LASTS):
+            bucket.told = reason
+            hint = getattr(failed, "hint", "")
+            helps = f" {sentence(hint)}" if hint else ""
+            for run in going:
+                run.tell(f"not live: {reason}.{helps} The upload goes on without it")
+
+    def token_changed(self) -> None:
+        """What was refused is tried again."""
+        for bucket in self._buckets.values():
+            bucket.backoff.succeeded()
+
+    def forget(self, run: LiveRun) -> None:
+        """A run is not served any more: nothing of it may be under way."""
+        if run in self._going and self._push is not None:
+            self._push.end(launch.GRACE)
+            self._push, self._going = None, []
+
+    def _let_go(self) -> None:
+        if self._lingering is not None:
+            self._lingering.let_go()
+        self._lingering = None
+
+    def close(self) -> None:
+        """End what waits for this process."""
+        self._let_go()
+
+
+def _chosen(runs: Iterable[LiveRun], now: float) -> list[tuple[LiveRun, tuple[LocalFile, ...]]]:
+    """What goes in one round: the files that are due, as far as there is room; one at least."""
+    left, chosen = CALL_BYTES, list[tuple[LiveRun, tuple[LocalFile, ...]]]()
+    for run in runs:
+        files = list[LocalFile]()
+        for file in run.due(now):
+            if file.length <= left or not (chosen or files):
+                files.append(file)
+                left -= file.length
+        if files and len(chosen) < MOST_RUNS:
+            chosen.append((run, tuple(files)))
+    return chosen

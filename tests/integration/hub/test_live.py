@@ -1,0 +1,102 @@
+"""The live lane: what is logged is in a bucket within seconds, beside the commits."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import BucketNotFoundError
+from programs import wait_for
+from runs import LOG_FOR_EVER, acknowledged, check_oracle, finished, run, uploader_pid
+
+from hf_mpwriter.delivery.sinks import HubSink
+from hf_mpwriter.spool.layout import Spool
+
+BUCKET = "me/run-live"
+LOGS = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=60, live=True").replace("0.002", "0.01")
+PRIVATE = LOGS.replace("live=True", "live=True, repo_private=True")
+
+
+def in_bucket(hub, bucket=BUCKET):
+    """Bytes of the files in a bucket, {} if there is none."""
+    try:
+        found = list(HfApi(endpoint=hub.endpoint).list_bucket_tree(bucket, recursive=True))
+    except BucketNotFoundError:
+        return {}
+    return {one.path: one.size for one in found if hasattr(one, "size")}
+
+
+def on_disk(run_dir):
+    """The same of the event files of a run, by the paths that they have in the repository."""
+    found = (path for path in run_dir.rglob("*tfevents*") if path.is_file())
+    return {f"tensorboard/{run_dir.name}/{path.relative_to(run_dir)}": path.stat().st_size for path in found}
+
+
+def told(run_dir):
+    """What the uploader has told of the bucket."""
+    notices = HubSink(Spool(str(run_dir))).status().notices
+    return [notice.line for notice in notices if notice.line.startswith("not live")]
+
+
+def end(worker, run_dir):
+    """Kill the worker, and wait until the uploader has left."""
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+
+
+def test_what_is_logged_grows_in_the_bucket_between_two_commits(hub, run_dir, tmp_path, start):
+    """One commit an hour; the bucket follows the file within seconds, and equals it at the end. So does `status`."""
+    worker = start(LOGS, run_dir, tmp_path / "journals")
+    wait_for(lambda: in_bucket(hub), "a first round")
+    first = in_bucket(hub)
+    wait_for(lambda: all(in_bucket(hub)[path] > size for path, size in first.items()), "a second round")
+    assert f"in {BUCKET}, " in run("status", run_dir).output
+    end(worker, run_dir)
+    check_oracle(run_dir, hub, tmp_path / "journals")
+    assert in_bucket(hub) == on_disk(run_dir)
+    assert f"all in {BUCKET}" in run("status", run_dir).output
+
+
+def test_a_successor_goes_on_where_the_bucket_is(hub, run_dir, tmp_path, start):
+    """A killed uploader leaves nothing that holds its successor up, which knows the bucket from its listing alone."""
+    worker = start(LOGS, run_dir, tmp_path / "journals")
+    wait_for(lambda: in_bucket(hub), "a first round")
+    os.kill(killed := uploader_pid(run_dir), signal.SIGKILL)
+    before = in_bucket(hub)
+    wait_for(lambda: uploader_pid(run_dir) not in (0, killed), "a successor")
+    wait_for(lambda: all(in_bucket(hub)[path] > size for path, size in before.items()), "its round")
+    end(worker, run_dir)
+    assert in_bucket(hub) == on_disk(run_dir)
+
+
+def test_a_public_bucket_gets_nothing_of_a_private_repository(hub, run_dir, tmp_path, start):
+    """It is told in one line with what helps, and the upload goes on."""
+    HfApi(endpoint=hub.endpoint).create_bucket(BUCKET, private=False)
+    worker = start(PRIVATE, run_dir, tmp_path / "journals")
+    (line,) = wait_for(lambda: told(run_dir), "it is told")
+    assert line.startswith(f"not live: the bucket {BUCKET} is public, and me/run is private. Make it private")
+    end(worker, run_dir)
+    check_oracle(run_dir, hub, tmp_path / "journals")
+    assert (in_bucket(hub), told(run_dir)) == ({}, [line])
+
+
+def test_the_bucket_of_a_private_repository_is_made_private(hub, run_dir, tmp_path, start):
+    """Nobody else reads what only the owner of the repository may."""
+    worker = start(PRIVATE, run_dir, tmp_path / "journals")
+    wait_for(lambda: in_bucket(hub), "a first round")
+    assert HfApi(endpoint=hub.endpoint).bucket_info(BUCKET).private
+    end(worker, run_dir)
+
+
+@pytest.mark.parametrize("answer", ["404", "403", "501"])
+def test_an_account_without_buckets_is_told_so_and_uploads_as_ever(hub, run_dir, tmp_path, start, answer):
+    """One line, whatever the refusal; commits come, and the uploader leaves."""
+    hub.fault(f"/api/buckets/ {answer} times=0")
+    worker = start(LOGS, run_dir, tmp_path / "journals")
+    (line,) = wait_for(lambda: told(run_dir), "it is told")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    end(worker, run_dir)
+    check_oracle(run_dir, hub, tmp_path / "journals")
+    assert told(run_dir) == [line]
