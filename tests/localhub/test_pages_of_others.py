@@ -20,6 +20,7 @@ from hf_mpwriter.localhub.endpoints.app import ROUTES, STYLE_PATH
 
 SAMPLES = {  # of a part of a path, by its kind
     "api": "models/me/r",
+    "bucket": "me/r",
     "cas": "0" * 12,
     "hash": "0" * 64,
     "part": "main",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_the_beginning_of_a_file_of_another_machine_holds_nothing_up_and_replace
     size, there = ((place / segment).stat().st_size for place in (two.here, run_dir))
     shown = two.run("verify")
     assert f"{segment}: beginning of another machine's file, {size} of {there} bytes here" in shown
-    assert "Whole on the Hub: 2 files" in shown
+    assert re.search(r"^Whole on the Hub: \d+ files", shown, re.MULTILINE), shown  # B may have sealed one by time
     assert "(beginning of another machine's file)" in two.run("status")
 
     two.run("sync")
