@@ -40,6 +40,7 @@ REPO = "demo/digits"
 RANKS = 4
 STEPS = 160  # of each rank
 PACE = 0.1  # seconds between two steps
+LOOK_EVERY = 0.05  # seconds between two looks for uploaders
 UPLOADER_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL of the uploader
 PATIENCE = 10.0  # seconds to wait for the end of a process that was killed
 
@@ -152,13 +153,18 @@ class Stage:
                 signal.signal(number, handler)
 
     def _end_uploaders(self) -> None:
+        """End the uploaders, and one that a killed rank was about to start: that one holds the lock before its name."""
         deadline = time.monotonic() + UPLOADER_PATIENCE
-        while uploaders := processes.left_behind(self.place.run_dir, "uploader"):
+        while True:
+            uploaders, is_over = processes.left_behind(self.place.run_dir, "uploader"), time.monotonic() >= deadline
+            if not uploaders and (is_over or not self.view.is_alive()):
+                return
             for pid in uploaders:
                 with contextlib.suppress(psutil.Error):
                     uploader = psutil.Process(pid)
-                    uploader.terminate() if time.monotonic() < deadline else uploader.kill()
+                    uploader.kill() if is_over else uploader.terminate()
                     psutil.wait_procs([uploader], timeout=1)
+            time.sleep(LOOK_EVERY)
 
     def uploader(self) -> int:
         """Pid of the living uploader of this run, 0 if there is none."""
