@@ -86,7 +86,7 @@ from hf_mpwriter.uploader import folders
 from hf_mpwriter.worker.looking import is_staged, prepare, publish_record
 
 if TYPE_CHECKING:
-    from hf_mpwriter.pull import Pulled
+    from hf_mpwriter.pull.repository import Pulled
     from hf_mpwriter.push.client import Hub
     from hf_mpwriter.push.clock import Clock
 
@@ -218,7 +218,7 @@ def pull_into(
     `begins` is called when it is known what comes.
     """
     prepare_client(destination.endpoint)
-    from hf_mpwriter.pull import ask, is_of_disk, pull
+    from hf_mpwriter.pull.repository import ask, is_of_disk, pull
     from hf_mpwriter.push.classify import explained
     from hf_mpwriter.push.client import Hub
     from hf_mpwriter.push.clock import Clock

@@ -15,7 +15,7 @@ from strange_servers import Asked, StrangeServer, answered, as_hub
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli import pull as cli_pull
-from hf_mpwriter.pull import everything
+from hf_mpwriter.pull.repository import everything
 from hf_mpwriter.push.client import Hub
 
 NAME = "events.out.tfevents.1000000000.there.1.0123abcd"
