@@ -247,7 +247,7 @@ class Inputs:
     def __init__(self, run: Directory, host: str = "") -> None:
         self._run, self._host = run, host
         self._files: dict[str, _File] = {}
-        self.starts: list[int] = []  # steps of START records that were met, and that nobody has asked for yet
+        self.starts: list[int] = []  # steps of START records that were met, and not asked for yet
 
     def look(self) -> None:
         """See which files there are, and how long they are."""

@@ -116,7 +116,7 @@ def _without_zeros(fd: int) -> int:
 
 
 def owners(run: Directory) -> set[int]:
-    """The users to whom what this user makes in a run directory may belong.
+    """The users that may own what this user makes in a run directory.
 
     A filesystem may know him by another number, that of the spool. A run directory is its owner's.
     """

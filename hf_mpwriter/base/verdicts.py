@@ -61,7 +61,7 @@ class Sent:
     sha256: str  # of these bytes, hex; "" where it is not known
     blob_id: str = ""  # git's id of these bytes, by which the Hub knows small regular files; "" where it is not needed
     foreign: bool = False  # others sent these bytes. An attachment of others is not replaced
-    deleted: bool = False  # somebody has deleted it there, from a repository that lives on: it is not sent again
+    deleted: bool = False  # others have deleted it there, from a repository that lives on: it is not sent again
 
     @property
     def is_gone(self) -> bool:

@@ -5,7 +5,7 @@
     used less than `--older-than` days ago          kept
     not all of it, byte by byte, in its logdir      kept
     not known to be on the Hub, if it goes there    kept
-    records were lost, and nobody has seen it       kept
+    records were lost, and no person has seen it    kept
     anything else                                   removed: after the next start it comes back from the logdir
 
 Invariants:

@@ -107,7 +107,7 @@ class RunFacts:
     visibility: str = "unknown"  # of the repository: public, private or unknown, as it was seen last
     last_commit: LastCommit | None = None  # None before the first
     quarantined: Mapping[str, str] = field(default_factory=dict)  # what the Hub does not get: the reason, per path
-    deleted: tuple[str, ...] = ()  # what somebody has deleted on the Hub: it is not sent again unasked
+    deleted: tuple[str, ...] = ()  # what others have deleted on the Hub: it is not sent again unasked
     uploader: UploaderStatus = field(default_factory=UploaderStatus)  # as it last described itself
     uploader_is_alive: bool = False  # whether one holds the uploader lock
     to: str = ""  # the logdir to which a staged run is brought, "" for any other
@@ -120,7 +120,7 @@ class RunFacts:
     notices: tuple[str, ...] = ()  # what the uploaders of all hosts have found out, the newest last
     damage: tuple[Damage, ...] = ()  # what is behind the last whole record of event files
     left_out: tuple[str, ...] = ()  # what others have put there and was not looked at, see `snapshot/search`
-    lost: tuple[Loss, ...] = ()  # what the disk has refused for good, and nobody has seen
+    lost: tuple[Loss, ...] = ()  # what the disk has refused for good, and no person has seen
     apart: tuple[str, ...] = ()  # other run directories of it on this host that have something which is nowhere else
 
     @property

@@ -272,7 +272,7 @@ def _tell_whole(found: _Uploaded, spool: Spool, logdir: str, lost: str) -> None:
     if found.damaged:
         text = f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged or left out is not{lost}"
         raise failure(text, damaged=True)
-    but = f" but {counted(found.deleted, 'file')} that somebody has deleted there" if found.deleted else ""
+    but = f" but {counted(found.deleted, 'file')} that others have deleted there" if found.deleted else ""
     click.echo(printable(f"All {size} of {spool.run_dir}{but} are on the Hub: {found.delivery.to}"))
     if found.deleted:
         click.echo(printable(f"To send again what was deleted: {command_line('sync', logdir, '--again')}"), err=True)

@@ -233,7 +233,7 @@ class HubSink:
         return self.missing(wanted | sizes(self._spool.run, allows))
 
     def deleted(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """Bytes per path of what somebody has deleted there, and what is not missing for that."""
+        """Bytes per path of what others have deleted there: that is not missing."""
         ledger = self.ledger()
         return {path: lengths[path] for path in ledger.deleted.intersection(lengths)} if ledger else {}
 

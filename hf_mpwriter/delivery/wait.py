@@ -1,4 +1,4 @@
-"""The wait for sinks, which all that waits has in common. It calls nobody: who waits loops over the looks.
+"""The wait for sinks, which all that waits has in common. It calls no one: who waits loops over the looks.
 
     for look in wait_for(wanted, until):
         if look.is_due:

@@ -206,7 +206,7 @@ def scalars(values: Iterable[tuple[str, float]]) -> bytes:
 
 
 def version_event(wall_time: float, mark: str = "") -> bytes:
-    """Payload of the first record of every file; `mark`: what tells of whom it is, as the name of the writer."""
+    """Payload of the first record of every file; `mark`: goes into it as the name of its writer."""
     return b"\x09" + _DOUBLE.pack(wall_time) + b"\x1a\x0dbrain.Event:2" + _source_metadata(mark)
 
 

@@ -120,7 +120,7 @@ class _Feed:
     """The newest batches of one bucket, for all who follow it."""
 
     def __init__(self, floor: int) -> None:
-        self.floor = floor  # whoever has seen less than this has missed what is no longer here
+        self.floor = floor  # a follower that has seen less has missed what is no longer here
         self.batches: deque[BucketChange] = deque()
         self.deleted = False
         self._changed = asyncio.Event()

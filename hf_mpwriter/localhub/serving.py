@@ -4,7 +4,7 @@
     ROOT/secret           64 random hex digits
 
 A server empties the root's `tmp/` when it starts, so it must hold the lock before that. The secret signs upload URLs
-and Xet access tokens, and whoever can read it may control the Hub. It is on disk so that they stay valid after a crash.
+and Xet access tokens, and its readers may control the Hub. It is on disk so that they stay valid after a crash.
 
 Invariant: other users read nothing of the root: it is 0700 and of this user, or refused, and all in it is private.
 """

@@ -318,7 +318,7 @@ class Mirror(loop.Daemon[MirrorStart]):
         return bool(attachments.sizes(self._spool.run, lambda path: not (is_embedding(path) or is_loss(path))))
 
     def is_over(self) -> bool:
-        """Whether nobody works, and nobody has come or gone since the last scan."""
+        """Whether no worker is left, and none has come or gone since the last scan."""
         members = self._members.all()
         over = self._is_ending or self._is_abandoned
         return over or (members == self._seen and not any(member.works for member in members))

@@ -17,7 +17,7 @@ Invariants:
 - A copy that is not ours to replace, though the head is a commit of ours, is downloaded and compared before that is
   believed: a Hub may tell today's sizes at each revision.
 - A repository is not created again unasked after it took something.
-- What somebody has deleted from a repository that lives on is not sent again unasked. A repository that was made anew
+- What others have deleted from a repository that lives on is not sent again unasked. A repository that was made anew
   gets everything: the Hub tells of each when it was created; where it does not, the history has our last commit or not.
 - The parts of a job are compared at one commit and sent in one. What is wrong with the files, the disk or the copies of
   one run is a verdict on its part alone.
@@ -65,7 +65,7 @@ from hf_mpwriter.system.directory import Place
 
 MOVED_TRIES = 3  # times that a push reads the head again after 412
 NOTHING = Sent(0, "")  # what the Hub holds of a path that it does not have
-DELETED = Sent(0, "", deleted=True)  # the same, where somebody has deleted it from a repository that lives on
+DELETED = Sent(0, "", deleted=True)  # the same, where others have deleted it from a repository that lives on
 FOREIGN = "the Hub has a file there that this run has not sent; remove it there, or choose another path_in_repo"
 IGNORED = "the repository's .gitignore leaves it out"
 

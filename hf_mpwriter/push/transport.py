@@ -163,7 +163,7 @@ class Transport:
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    """Whom a URL addresses."""
+    """The server that a URL addresses."""
     port = url.port or {"http": 80, "https": 443}.get(url.scheme)
     return url.scheme, url.host, port
 

@@ -4,7 +4,7 @@
     {"destination": {...}, "repo_id": "me/run", "private": true,    visibility; null until a push has seen it
      "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "commit": "...", "time": 1795236610.0,
                                              "blob_id": "", "foreign": false, "stamp": [], "generation": 0,
-                                             "deleted": false}},       there, by somebody: it is not sent again
+                                             "deleted": false}},       there, by others: it is not sent again
      "created_at": "2026-11-24 22:13:09+00:00",                     the repository; a new one of its name differs
      "quarantined": {"events.out...": {"reason": "...", "refusals": 1, "tried": 1795236610.0}},
      "settings": {...},                                             of the last worker, for `sync`
@@ -63,7 +63,7 @@ class Held:
     foreign: bool = False  # others have sent these bytes
     stamp: tuple[int, ...] = ()  # inode, size, mtime and ctime (ns) of the attachment that was last seen to have them
     generation: int = 0  # how often the path has lost or replaced something
-    deleted: bool = False  # somebody has deleted it there
+    deleted: bool = False  # others have deleted it there
 
     @property
     def sent(self) -> Sent:
@@ -176,7 +176,7 @@ class Ledger:
 
     @property
     def deleted(self) -> set[str]:
-        """What somebody has deleted from the Hub: it is not sent again unasked."""
+        """What others have deleted from the Hub: it is not sent again unasked."""
         return {path for path, held in self.files.items() if held.deleted}
 
     def send_again(self) -> bool:

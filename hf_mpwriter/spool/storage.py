@@ -17,7 +17,7 @@ Invariants:
   the network may hang. Of a logdir nothing is asked but its status.
 - No directory is made but the staging directory, and that one only where it is needed; a note may need a second one.
 - A staging directory is used only if no other user may enter it, as it is found (`private` of `system/directory`):
-  nobody else can have put there what is in it. One that is refused is named, and the next place is taken.
+  no other user can have put there what is in it. One that is refused is named, and the next place is taken.
 - A run that stands in one of the places goes on there, whichever comes first by now. TMPDIR is another one in each job:
   so the first place that does not depend on the job has notes of where the run stands. No process writes or removes
   the note of another place, unless nothing stands there: two that start at the same time lose none.

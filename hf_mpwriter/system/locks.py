@@ -73,7 +73,7 @@ class taking:  # noqa: N801 - a block
         self._before = _table.copy()
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Close what nobody knows of."""
+        """Close the descriptors that no owner knows of."""
         for fd, lock in [] if kind is None else [*_table.items()]:
             if lock.thread == threading.get_ident() and self._before.get(fd) is not lock:
                 release(fd)
@@ -134,7 +134,7 @@ def release(fd: int) -> None:
 
 
 def free(fd: int) -> None:
-    """Free a lock, whoever has a duplicate of its descriptor: for the one process that acts by it."""
+    """Free a lock, duplicates of its descriptor or not: for the one process that acts by it."""
     with fork_mutex:
         if fd in _table and process.is_still(fd, _table[fd].file):
             with suppress(OSError):

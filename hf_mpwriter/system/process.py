@@ -189,7 +189,7 @@ def links_are_protected() -> bool:
 
 
 def places_of_the_current_folder() -> set[str]:
-    """The working directory at the start, and what PYTHONPATH names below it: whoever may write there names modules."""
+    """The working directory at the start, and what PYTHONPATH names below it: who may write there names modules."""
     entries = ("", *os.environ.get("PYTHONPATH", "").split(os.pathsep))
     return {os.path.normpath(os.path.join(start_directory(), entry)) for entry in entries if not os.path.isabs(entry)}
 

@@ -8,7 +8,7 @@
 Invariants:
 - A folder is used only if it and the one above are this user's alone, see `private` of `system/directory`.
 - Without it all goes on: where it cannot be made, is a stranger's or is damaged, OSError says so.
-- Nobody waits for the lock; who holds it does so for some milliseconds, unless it was stopped.
+- No process waits for the lock; its holder has it for some milliseconds, unless it was stopped.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ def stands(run: str, beside: str) -> bool | None:
 
 
 def owners_of(destination: Destination, environ: Mapping[str, str] = os.environ) -> Owners:
-    """The owners of the folders of a branch, as far as they can be read; nothing is made and nobody waits."""
+    """The owners of the folders of a branch, as far as they can be read; nothing is made, and no process waits."""
     folder, name = _place_of(destination, environ)
     return state.read(Registry, folder / name).owners
 

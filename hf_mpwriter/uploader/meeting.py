@@ -88,7 +88,7 @@ T = TypeVar("T")
 
 
 class Descriptors(NamedTuple):
-    """What an uploader has of a run; whoever has it closes it."""
+    """What an uploader has of a run; its holder closes it."""
 
     lock: int
     run_dir: int

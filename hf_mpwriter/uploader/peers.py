@@ -1,4 +1,4 @@
-"""Who uploads here, and whom this uploader answers for.
+"""Who uploads here, and the workers that this uploader answers for.
 
     locks reach from host to host     one uploader: all members are here
     they do not                       one for each host: of the others, those are here whose uploader has been silent

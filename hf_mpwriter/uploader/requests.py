@@ -45,7 +45,7 @@ class Requests:
         return True
 
     def keep(self, members: list[Member]) -> None:
-        """Forget the members that have no file any more, and what nobody waits for."""
+        """Forget the members that have no file any more, and requests that no process waits for."""
         self.asks = self.asks and any(is_worker(member.name.worker) and member.alive for member in members)
         self._noted.keep(members)
         self._satisfied.keep(members)

@@ -252,7 +252,7 @@ class Sending:
         sent = [path for path, held in known if path.startswith(folders) and not held.is_gone]
         if sent:
             what = f"{counted(len(sent), 'file')} of them that were uploaded before, such as {printable(min(sent))},"
-            self._status.notify([f"{what} stay at {self.ledger.resolved.url} until somebody deletes them there"])
+            self._status.notify([f"{what} stay at {self.ledger.resolved.url} until you delete them there"])
 
     def _satisfy(self) -> None:
         died = self.requests.satisfy(self.events.batches, self.ledger, self._peers.members)

@@ -220,7 +220,7 @@ class RunUpload(loop.Holder[StartRecord]):
         return super().leave()
 
     def is_over(self) -> bool:
-        """Whether nobody works, and nobody asks for more."""
+        """Whether no worker is left, and none asks for more."""
         over = self.requests.is_ending or self._is_abandoned()
         self.peers.look()
         return over or not (self.peers.works or self.requests.any_urgent(self.peers.here))

@@ -16,7 +16,7 @@ Invariants:
 - It counts what this process has logged in this run directory, by whichever writer.
 - A push that says so has asked the Hub within its last seconds, by its uploader: others may have changed what it has.
   One that does not wait has no answer yet: that to an earlier one of this process counts, see `Asks`.
-  What somebody has deleted there is not to be there, so it is not missing; but `status` does not count it as there.
+  What others have deleted there is not to be there, so it is not missing; but `status` does not count it as there.
 """
 
 from __future__ import annotations

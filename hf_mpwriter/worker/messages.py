@@ -215,7 +215,7 @@ class Messages:
             (logger.warning if lacks else logger.info)("%s%s", self._reporter.label, text)
 
     def tell_lost(self) -> None:
-        """Tell what the run has lost, in this attempt or an earlier one, if nobody has seen it."""
+        """Tell what the run has lost, in this attempt or an earlier one, unless a person has seen it."""
         found = losses(self._spool)
         told, self._lost = self._lost, sum(loss.records for loss in found)
         if self._lost > told:

@@ -42,7 +42,7 @@ LAST_SECOND = 1 << 40  # unix time, of a loss, which can be printed
 
 @dataclass(frozen=True)
 class Loss:
-    """What one worker has lost, and nobody has seen."""
+    """What one worker has lost, and no person has seen."""
 
     file: str  # name of its member file
     worker: str
@@ -71,7 +71,7 @@ class SeenLosses:
 
 
 def losses(spool: Spool, members: Iterable[Member] | None = None) -> list[Loss]:
-    """What was lost and nobody has seen; `members` as they were just read."""
+    """What was lost and no person has seen; `members` as they were just read."""
     seen = _seen(spool)
     found = _all(spool, Members(spool).all() if members is None else members)
     unseen = (replace(loss, records=loss.records - seen.get(name, 0)) for name, loss in sorted(found.items()))

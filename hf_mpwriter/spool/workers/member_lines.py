@@ -92,7 +92,7 @@ class FirstLine:
     rank: int | None = None  # of the worker, or from which it descends; None if there is none
     is_daemon: bool = False  # whether it is ended with the process that has started it
     task: int | None = None  # its array task, None outside of an array
-    is_late: bool = False  # whether it joined at the end of its process: nobody closes its files any more
+    is_late: bool = False  # whether it joined at the end of its process: no worker closes its files any more
     says_again: str = ""  # the first member file of those whose counts this one repeats, "" if it does not
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from hanging import hanging, why_not
-from programs import wait_for
+from programs import DEADLINE, wait_for
 from runs import LOG_AND_EXIT, check_oracle, kill_uploaders, living_uploader, no_uploader, run
 
 
@@ -71,7 +71,9 @@ def test_a_command_opens_no_run_but_the_one_that_it_is_asked_about(hub, tmp_path
         env = os.environ | {"XDG_STATE_HOME": str(state), "HF_HUB_OFFLINE": "1"}
         commands = [("status",), ("clean",), *((name, str(run_dir)) for name in ("status", "doctor", "logs", "stop"))]
         asked = ([sys.executable, "-m", "hf_mpwriter", *command] for command in commands)
-        return [subprocess.run(one, env=env, cwd=run_dir.parent, timeout=100, check=False).returncode for one in asked]
+        return [
+            subprocess.run(one, env=env, cwd=run_dir.parent, timeout=DEADLINE, check=False).returncode for one in asked
+        ]
 
     expected = codes()
     try:

@@ -157,7 +157,7 @@ def test_what_a_user_has_deleted_stays_deleted_until_it_is_asked_for(hub, run_di
     assert (len(second), second & first) == (1, set())
     plain, shown = run("sync", run_dir), run("status", run_dir)
     assert plain.exit_code == shown.exit_code == 0, plain.output + shown.output
-    assert "but 2 files that somebody has deleted there" in plain.output
+    assert "but 2 files that others have deleted there" in plain.output
     assert "deleted on the Hub: weights.bin. To send it again: hf-mpwriter sync" in shown.output
     assert "deleted at" not in shown.output, "a later uploader has it from the ledger"
     assert names_there(hub) == second
@@ -203,7 +203,7 @@ def commits_there(api) -> int:
 
 
 def test_a_push_without_new_data_asks_the_hub(hub, run_dir, api):
-    """Nothing is committed for that; files that somebody has deleted there are not counted as there, nor as missing.
+    """Nothing is committed for that; files that others have deleted there are not counted as there, nor as missing.
 
     A repository that is gone is a failure; one that was made anew gets everything.
     """

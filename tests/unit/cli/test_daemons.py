@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from programs import DEADLINE
 from runs import run
 
 from hf_mpwriter.cli.daemons import LINES
@@ -62,7 +63,7 @@ def test_a_log_that_no_daemon_has_written_shows_its_last_bytes(own_spool):
     mirror = Path(own_spool.host(host_id()).daemon("mirror").log)
     mirror.symlink_to("/dev/zero")
     command = [sys.executable, "-m", "hf_mpwriter", "logs", own_spool.run_dir]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True).stdout
     assert shown.endswith("\nthe last line\n")
     assert len(shown) < 100_000
 
