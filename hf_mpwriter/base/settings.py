@@ -68,13 +68,13 @@ _REPO_ID = re.compile(r"(?:\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
 _UNNAMEABLE = re.compile(r"[^\w.]+|\.\.+", re.ASCII)  # what no name has
 
 
-def check_repo_id(repo_id: object) -> str:
-    """Check a repository id; the same id."""
+def check_repo_id(repo_id: object, name: str = "repo_id") -> str:
+    """Check the id of a repository, or of a bucket, which has another name; the same id."""
     if not isinstance(repo_id, str):
-        raise SettingsError(f"repo_id is {repo_id!r}, but must be a string.", hint="Use 'name' or 'namespace/name'.")
+        raise SettingsError(f"{name} is {repo_id!r}, but must be a string.", hint="Use 'name' or 'namespace/name'.")
     if not _REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
         raise SettingsError(
-            f"repo_id {repo_id!r} is not valid.",
+            f"{name} {repo_id!r} is not valid.",
             hint="Use 'name' or 'namespace/name' of letters, digits, '-', '_' and '.', at most 96 characters, "
             "without '--', '..' or '.git' at the end.",
         )
@@ -289,14 +289,22 @@ def _on_or_name(text: str) -> bool | str:
 
 
 def live_bucket(live: bool | str | None, destination: Destination | None) -> str:
-    """The bucket that a run asks for, "" for none: buckets of an account have one namespace, whatever they are for."""
+    """The bucket that a run asks for, "" for none."""
     if not live or destination is None:
         return ""
-    if live is not True:
-        return check_repo_id(live)
+    return check_repo_id(default_bucket(destination) if live is True else live, "live")
+
+
+def default_bucket(destination: Destination) -> str:
+    """The bucket of a run that names none: those of an account have one namespace, whatever they are for."""
     kind = "" if destination.repo_type == "model" else f"-{destination.repo_type}"
     branch = "" if destination.revision == "main" else f"-{_UNNAMEABLE.sub('-', destination.revision).strip('-.')}"
-    return check_repo_id(f"{destination.repo_id}{kind}{branch}-live")
+    return f"{destination.repo_id}{kind}{branch}-live"
+
+
+def full_bucket(live: str, repo_id: str) -> str:
+    """The full name of the bucket that a run asks for, by the full name of its repository."""
+    return live if "/" in live or not live else f"{repo_id.rpartition('/')[0]}/{live}"
 
 
 def is_on(text: str) -> bool:

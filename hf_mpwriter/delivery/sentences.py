@@ -3,6 +3,7 @@
 While training runs:
 
     the Hub has taken a push    uploading runs/exp1 to https://huggingface.co/me/run/tree/main/tensorboard/exp1 (public)
+    the run asks for a bucket   the same; live in me/run-live: hf-mpwriter pull ./live/exp1 --repo-id me/run --follow
     it has not yet              runs/exp1 goes to https://huggingface.co/me/run/tree/main/tensorboard/exp1
     an outage begins            not uploading: token refused (401): run `hf auth login`; log: PATH
     the logdir gets nothing     s3://bucket/exp1: REASON. What is on disk (PATH) stays there, and all is tried again
@@ -44,7 +45,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hf_mpwriter.base.names import is_event_file, is_ours
-from hf_mpwriter.base.settings import OFFLINE, Destination
+from hf_mpwriter.base.settings import OFFLINE, Destination, default_bucket, full_bucket
 from hf_mpwriter.base.verdicts import Retry, Unknown
 from hf_mpwriter.base.words import command_line, counted, sentence, size_text
 from hf_mpwriter.delivery.sinks import Carrier, Delivery
@@ -143,12 +144,26 @@ def _lack(what: str, delivery: Delivery, because: str) -> str:
 # while training runs
 
 
-def beginning(logdir: str, destination: Destination, status: UploaderStatus) -> str:
-    """Where a run goes, and who can read it there; that it is uploaded once an uploader has done so."""
+def beginning(logdir: str, destination: Destination, status: UploaderStatus, live: str = "") -> str:
+    """Where a run goes, and who can read it there; that it is uploaded once an uploader has done so.
+
+    `live`: the bucket that it asks for; it is named with the command that follows it, unless it is refused already.
+    """
     to = destination.resolved(status.repo_id)
     place = to.url if "/" in to.repo_id else f"the repository {to.repo_id} of your account"  # a link has to open
     goes = f"uploading {shown(logdir)} to" if status.reaches_hub else f"{shown(logdir)} goes to"
-    return printable(f"{goes} {place}{_readers(status.private)}")
+    is_live = live and "/" in to.repo_id and (status.live.at or not status.live.why)
+    return printable(f"{goes} {place}{_readers(status.private)}{_follow(to, live) if is_live else ''}")
+
+
+def _follow(to: Destination, live: str) -> str:
+    """The bucket of a run, and what follows it from anywhere: into a folder that is no logdir of its writers."""
+    bucket, (above, name) = full_bucket(live, to.repo_id), os.path.split(to.path_in_repo)
+    options = ["--repo-id", to.typed_repo_id]
+    options += ["--revision", to.revision] * (to.revision != "main")
+    options += ["--path-in-repo", above] * (above != "tensorboard")
+    options += ["--live", bucket] * (bucket != default_bucket(to))
+    return f"; live in {bucket}: {command_line('pull', f'live/{name}', *options, '--follow')}"
 
 
 def _readers(private: bool | None) -> str:

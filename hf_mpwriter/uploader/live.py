@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
+from hf_mpwriter.base.settings import full_bucket
 from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
 from hf_mpwriter.base.words import sentence
 from hf_mpwriter.daemon.status_file import StatusFile
@@ -78,10 +79,9 @@ class LiveRun:
     def bucket(self) -> str:
         """The bucket, "" if the run asks for none, or none may be named yet."""
         ledger = self.sending.ledger
-        asked = self.sending.events.settings.live
-        if not asked or ledger.private is None or not ledger.repo_id:
+        if ledger.private is None or not ledger.repo_id:
             return ""
-        return asked if "/" in asked else f"{ledger.repo_id.rpartition('/')[0]}/{asked}".lstrip("/")
+        return full_bucket(self.sending.events.settings.live, ledger.repo_id)
 
     def look(self, now: float) -> None:
         """See what the bucket lacks, and tell how far behind it is. OSError if the disk refuses."""

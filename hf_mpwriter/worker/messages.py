@@ -158,8 +158,7 @@ class Messages:
             return
         if begins and self._reporter.reports:  # who does not report may have to tell it later
             self._has_begun, record = True, replace(record, start=now)
-            to = self._spool.destination_of(destination)
-            lines.append((logger.info, beginning(self._spool.logdir, to, status)))
+            lines.append((logger.info, self._beginning(destination, status)))
         if fails:
             record, self.told = replace(record, outage=now, why=status.why), status.why
             lines.append((logger.warning, outage(status, log_of(self._spool, status))))
@@ -187,7 +186,11 @@ class Messages:
         record, self._has_begun = ToldRecord.read(self._spool.told), True
         if record.start < self._started_at:
             replace(record, start=self._clock()).save(self._spool.told)
-            logger.info("%s", beginning(self._spool.logdir, self._spool.destination_of(destination), status))
+            logger.info("%s", self._beginning(destination, status))
+
+    def _beginning(self, asked: Destination, status: UploaderStatus) -> str:
+        to, live = self._spool.destination_of(asked), self._membership.settings.live
+        return beginning(self._spool.logdir, to, status, live)
 
     def done(self, ledger: Ledger, left_at: float) -> None:
         """Tell that all is there, once: the last member has left, at a unix time."""

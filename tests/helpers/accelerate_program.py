@@ -65,7 +65,7 @@ def after(accelerator: Accelerator, network: Any, step: int) -> None:
 def equal() -> None:
     """Run the same training with their tracker and with ours, by its name."""
     train("tensorboard", "theirs")
-    accelerator = train("hf_mpwriter", "ours", repo_id="me/equal")
+    accelerator = train("hf_mpwriter", "ours", repo_id="me/equal", live="me/board")
     print(json.dumps(["equal", isinstance(accelerator.get_tracker("hf_mpwriter", unwrap=True), SummaryWriter)]))
 
 

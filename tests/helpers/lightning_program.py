@@ -149,6 +149,7 @@ def fabric() -> None:
     for first in (0, 3):
         beside = CSVLogger("csv", "digits", first, flush_logs_every_n_steps=1)
         options: dict[str, Any] = {"sub_dir": "a/b", "purge_step": first or None, "repo_id": "me/fabric"}
+        options["live"] = "me/board"
         ours = HubTensorBoardLogger("fabric", "digits", 0, **options)
         using = L.Fabric(accelerator="cpu", loggers=[ours, beside])
         for step in range(first, 6):

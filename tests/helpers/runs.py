@@ -118,6 +118,12 @@ def acknowledged(run_dir) -> int:
     return sum(held.length for held in ledger.files.values()) if ledger else 0
 
 
+def bucket_of(run_dir) -> str:
+    """The live bucket that the writers of a run have asked for."""
+    ledger = HubSink(Spool(str(run_dir))).ledger()
+    return ledger.settings.live if ledger and ledger.settings else ""
+
+
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 
 

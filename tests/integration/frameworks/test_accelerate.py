@@ -7,7 +7,7 @@ import re
 import pytest
 from frameworks import common, frameworks, logged, needs, shown, together, train, train_once  # noqa: F401 - fixtures among them
 from repository import HELPERS
-from runs import check_oracle
+from runs import bucket_of, check_oracle
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import Summary
 
@@ -52,6 +52,7 @@ def test_everything_is_logged_as_by_accelerates_own_tracker(trained):
     assert together(top / "ours" / RUN) == [{"loss", "first", "tensor"}] * 6, "the scalars of a step are one record"
     assert ["equal", True] in printed, "get_tracker() unwraps the writer"
     check_oracle(top / "ours" / RUN, hub, repo="me/equal", folder=f"tensorboard/{RUN}")
+    assert bucket_of(top / "ours" / RUN) == "me/board"
 
 
 def test_the_configuration_is_stored_as_by_accelerates_own_tracker(trained):

@@ -9,7 +9,7 @@ import sys
 import pytest
 from frameworks import common, frameworks, logged, needs, shown, together, train, train_once  # noqa: F401 - fixtures among them
 from repository import HELPERS
-from runs import check_oracle
+from runs import bucket_of, check_oracle
 from supervised import Supervised
 from support import events
 
@@ -132,6 +132,7 @@ def test_fabric_logs_to_two_loggers_and_goes_on_at_the_purge_step(trained):
     assert points["loss"] == [(step, step + 0.5) for step in range(6)]
     assert points["first"] == [(step, 3.0 if step >= 3 else 0.0) for step in range(6)]
     check_oracle(run_dir, hub, repo="me/fabric", folder=f"tensorboard/{RUN}/a/b")
+    assert bucket_of(run_dir) == "me/board"
     with open(top / "csv" / "digits" / "version_0" / "metrics.csv", encoding="utf-8") as file:
         assert [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]] == [step + 0.5 for step in range(6)]
 

@@ -8,7 +8,7 @@ import subprocess
 
 from frameworks import command, frameworks, logged, needs, running, shown, together, train
 from programs import wait_for
-from runs import check_oracle, no_uploader
+from runs import bucket_of, check_oracle, no_uploader
 
 pytestmark = needs("transformers", "optuna", "sklearn", "tensorboard")
 __all__ = ["frameworks"]  # a fixture
@@ -91,7 +91,7 @@ def steady(events):
 
 
 RUNS = """
-ours = HubTensorBoardCallback("me/run")
+ours = HubTensorBoardCallback("me/run", live="me/board")
 it = trainer("out", ours)
 it.train()
 it.evaluate()
@@ -155,6 +155,7 @@ def check_runs(hub, top):
     for run in (trained, evaluated, *searched):
         report = oracle_report(hub, run)
         assert all("/" not in path for path in report.files)
+    assert bucket_of(trained) == "me/board"
     seen = shown(trained)["."]
     assert [step for step, _ in seen["train/loss"]] == [*range(1, 21)]
     assert [step for step, _ in seen["eval/loss"]] == [10, 20, 20]

@@ -263,5 +263,5 @@ def test_a_live_bucket_has_a_name_of_its_own_for_each_kind_and_branch(live, kind
 def test_a_run_without_a_repository_has_no_live_bucket():
     """The bucket is beside a repository; a name that no bucket can have is refused."""
     assert live_bucket(True, None) == ""
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError, match=r"live 'no name' is not valid"):
         live_bucket("no name", Destination("https://hub", "me/run"))

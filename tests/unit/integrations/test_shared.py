@@ -8,6 +8,7 @@ from pathlib import Path
 
 import programs
 import pytest
+from runs import bucket_of
 from support import events
 
 import hf_mpwriter
@@ -88,10 +89,12 @@ def test_the_writer_of_the_environment_takes_what_torch_s_and_tensorboardx_s_tak
     local.add_scalar("loss", 1.0, 1)
     local.close()
     monkeypatch.setenv("HF_MPWRITER_REPO_ID", "me/run")
+    monkeypatch.setenv("HF_MPWRITER_LIVE", "me/board")
     with EnvironmentWriter(log_dir=str(tmp_path / "exp")) as writer:
         writer.add_scalar("loss", 1.0, 1)
     tree = hub.store.tree("model", "me/run", "main")
     assert [path.rpartition("/")[0] for path in tree if "tfevents" in path] == ["tensorboard/exp"]
+    assert bucket_of(tmp_path / "exp") == "me/board"
     assert len(list((tmp_path / "local").glob("*.tfevents.*.x"))) == 1
 
 

@@ -20,7 +20,7 @@ from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.delivery.sentences import beginning, done, shown
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
+from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, LiveStatus, UploaderStatus
 from hf_mpwriter.system import disk, filesystem
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id
@@ -64,7 +64,7 @@ class Told:
     def worker(self, started_at: float = NOW - 10, now: float = NOW, to: Destination = TO) -> Messages:
         """A worker that keeps house now."""
         reporter = SimpleNamespace(reports=True, watch=self.spool.told)
-        membership = SimpleNamespace(spool=self.spool, destination=to, has_logged=True)
+        membership = SimpleNamespace(spool=self.spool, destination=to, has_logged=True, settings=Settings())
         return Messages(membership, reporter, started_at, lambda: now)
 
     def by(self, worker: Messages, *, reports: bool = True) -> list[str]:
@@ -112,6 +112,28 @@ def test_no_link_is_given_that_does_not_open():
     assert beginning("exp1", to, HERE) == "exp1 goes to the repository run of your account"
     known = dataclasses.replace(WORKS, private=True)
     assert beginning("exp1", to, known) == f"uploading exp1 to {LINK} (private)"
+
+
+@pytest.mark.parametrize(
+    ("to", "live", "command"),
+    [
+        (TO, "me/run-live", "pull ./live/exp1 --repo-id me/run --follow"),
+        (TO, "team/board", "pull ./live/exp1 --repo-id me/run --live team/board --follow"),
+        (
+            dataclasses.replace(TO, repo_type="dataset", revision="a b", path_in_repo="logs/x/exp1"),
+            "run-dataset-a-b-live",
+            "pull ./live/exp1 --repo-id datasets/me/run --revision 'a b' --path-in-repo logs/x --follow",
+        ),
+    ],
+)
+def test_the_first_line_names_the_bucket_with_the_command_that_follows_it(told, to, live, command):
+    """The one of this run, also where it is not a model at main; none that is refused already."""
+    mine, known = told.worker(to=to), dataclasses.replace(WORKS, live=LiveStatus(why="it is public"))
+    bucket = live if "/" in live else f"me/{live}"
+    mine._membership.settings = Settings(live=live)
+    told.publish(WORKS)
+    assert told.by(mine)[0].endswith(f" (public); live in {bucket}: hf-mpwriter {command}")
+    assert beginning("exp1", to, known, live).endswith(" (public)")
 
 
 @pytest.mark.parametrize(
