@@ -207,7 +207,7 @@ class HubState:
     def __post_init__(self) -> None:
         """Prepare what depends on the other fields; no board starts before it is asked for."""
         self.quota = Quota(self.config)
-        self.boards = Boards(self.store)
+        self.boards = Boards(self.store.disk)
         self.feeds = Feeds(self.config.feed_kept, self.config.feed_ping)
 
     def sign(self, *words: object) -> str:

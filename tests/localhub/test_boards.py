@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 from pathlib import Path
 
 import psutil
 import pytest
-from hub_clients import ask, commit, file
+from hub_clients import ask, client, commit, file
 from programs import wait_for
 from tensorboardX.event_file_writer import EventFileWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.errors import RepoNotFound
-from hf_mpwriter.localhub.pages.boards import MOST_BOARDS, BoardError, Boards, Checkout
-from hf_mpwriter.localhub.store import TreeEntry, WritableStore
+from hf_mpwriter.localhub.pages.boards import MOST_BOARDS, BoardError, Boards, Checkout, Content
+from hf_mpwriter.localhub.store import WritableStore
 
 RUN = "runs/a/events.out.tfevents.1"
 BOARD = "/local-user/r/tensorboard/board"
@@ -39,36 +39,30 @@ def events(directory: Path, *steps: int) -> bytes:
 @pytest.fixture
 def files(tmp_path):
     """A checkout, and a function that makes it follow contents by path."""
-
-    def blob(entry: TreeEntry) -> str:
-        return str(tmp_path / entry.sha256)
-
-    checkout = Checkout(str(tmp_path / "logdir"), blob)
+    checkout = Checkout(str(tmp_path / "logdir"))
 
     def follow(**contents: str) -> bool:
-        for content in contents.values():
-            (tmp_path / f"sha-{content}").write_text(content)
-        tree = {f"run/{name}": TreeEntry(len(text), text, f"sha-{text}") for name, text in contents.items()}
-        return checkout.follow(tree)
+        return checkout.follow(
+            {
+                f"run/{name}": Content(len(text), text, lambda text=text: io.BytesIO(text.encode()))
+                for name, text in contents.items()
+            }
+        )
 
     return follow, tmp_path / "logdir" / "run"
 
 
-def test_the_head_is_read_by_one_request_at_a_time(tmp_path, monkeypatch):
+def test_the_head_is_read_by_one_request_at_a_time(tmp_path):
     """Or one that has read an older head could show it after another has shown a newer one."""
-    store = WritableStore(tmp_path)
-    boards, held = Boards(store), []
-    read = store.tree
-    monkeypatch.setattr(store, "tree", lambda *repo: (held.append(boards._lock.locked()), read(*repo))[1])
-    with pytest.raises(RepoNotFound):
-        boards.open(("model", "me/none"), "/x")
-    assert held == [True]
+    boards = Boards(WritableStore(tmp_path).disk)
+    with pytest.raises(ZeroDivisionError):
+        boards.open(("model", "me/none"), "/x", lambda: {"x": 1 / (not boards._lock.locked())})
 
 
 def test_files_of_a_checkout_grow_in_place(files):
-    """A reader that holds one open reads on; other files than event files are not there."""
+    """A reader that holds one open reads on."""
     follow, run = files
-    assert follow(tfevents1="abc", notes="x")
+    assert follow(tfevents1="abc")
     assert os.listdir(run) == ["tfevents1"]
     with (run / "tfevents1").open() as reader:
         assert reader.read() == "abc"
@@ -134,17 +128,41 @@ def test_the_board_that_was_used_longest_ago_makes_room(tmp_path):
     store = WritableStore(tmp_path)
     store.prepare()
     names = [("model", f"me/r{number}") for number in range(MOST_BOARDS + 1)]
-    for name in names:
-        store.create_repo(*name, private=False, author="me", files={})
-    boards = Boards(store)
+    boards = Boards(store.disk)
     try:
-        started = [boards.open(name, "/") for name in names[:-1]]
-        assert boards.open(names[0], "/") is started[0]
-        started.append(boards.open(names[-1], "/"))
+        started = [boards.open(name, "/", dict) for name in names[:-1]]
+        assert boards.open(names[0], "/", dict) is started[0]
+        started.append(boards.open(names[-1], "/", dict))
         assert [psutil.pid_exists(board.pid) for board in started] == [True, False, True, True, True]
     finally:
         boards.end()
     assert [board.pid for board in started if psutil.pid_exists(board.pid)] == []
     assert os.listdir(store.disk.tmp) == []
     with pytest.raises(BoardError):
-        boards.open(names[0], "/")
+        boards.open(names[0], "/", dict)
+
+
+def test_a_board_shows_what_a_live_bucket_has_beyond_the_head(tmp_path):
+    """It grows between two commits in the same TensorBoard; a public page shows nothing of a private bucket."""
+    whole = events(tmp_path / "events", 1, 2, 3, 4)
+    length = {last: len(events(tmp_path / "events", *range(1, last + 1))) for last in (2, 3, 4)}
+
+    def batch(last: int) -> None:
+        put = """
+        api.create_bucket("r-live", exist_ok=True)
+        api.batch_bucket_files("local-user/r-live", add=[(CONTENT, PATH)])
+        """
+        code = put.replace("CONTENT", repr(whole[: length[last]])).replace("PATH", repr(RUN))
+        client(hub, tmp_path, code, xet=True)
+
+    with LocalHub(tmp_path / "hub") as hub:
+        assert ask(hub, "POST", "/api/repos/create", {"name": "r"})[0] == 200
+        assert commit(hub, file("notes", b"x"), file(RUN, whole[: length[2]]))[0] == 200
+        batch(3)
+        wait_for(lambda: steps_of(hub) == [1, 2, 3], "the bucket is shown")
+        (board,) = boards_of(hub)
+        batch(4)
+        wait_for(lambda: steps_of(hub) == [1, 2, 3, 4], "a second round is shown")
+        assert boards_of(hub) == [board]
+        assert ask(hub, "PUT", "/api/buckets/local-user/r-live/settings", {"private": True})[0] == 200
+        wait_for(lambda: steps_of(hub) == [1, 2], "the head alone is shown")

@@ -24,7 +24,7 @@ from hf_mpwriter.localhub import buckets
 from hf_mpwriter.localhub.buckets import iso
 from hf_mpwriter.localhub.endpoints.routing import Call, raw_path
 from hf_mpwriter.localhub.errors import EntryNotFound, NotFound, Refusal
-from hf_mpwriter.localhub.pages.boards import Board, is_event_file
+from hf_mpwriter.localhub.pages.boards import Board, Tree, event_files
 from hf_mpwriter.localhub.store import BUCKET, MAIN, REPO_TYPES, Commit, TreeEntry, last_changes
 
 CARD = "README.md"
@@ -83,7 +83,11 @@ def frame(call: Call, tab: str, revision: str = MAIN) -> dict[str, Any]:
 
 def shows_metrics(call: Call) -> bool:
     """Return whether a repository has the tab: the real Hub shows it for models with event files."""
-    return call.repo[0] == "model" and any(map(is_event_file, call.hub.store.tree(*call.repo)))
+    return call.repo[0] == "model" and bool(_event_files(call))
+
+
+def _event_files(call: Call) -> Tree:
+    return event_files(call.hub.store, call.hub.xet, call.repo)
 
 
 def card(call: Call) -> Response:
@@ -162,7 +166,7 @@ def metrics(call: Call) -> Response:
 
 
 def _open(call: Call) -> Board:
-    return call.hub.boards.open(call.repo, Links(*call.repo).board)
+    return call.hub.boards.open(call.repo, Links(*call.repo).board, lambda: _event_files(call))
 
 
 def board(call: Call) -> Response:
