@@ -13,7 +13,7 @@ As root on Linux the run directories are on disks that can be full, read-only or
 mount of files that dies and returns, or whose open files become stale, each third one staged for a mount of objects,
 with another TMPDIR after each end of all; elsewhere these faults are skipped. Half of the runs are gentle: nothing of a
 rank is killed or damaged, but it has little memory for what the disk refuses. There each lost record has to be told,
-and none that is not lost.
+and none that is not lost. Half of the runs are live: at the end their bucket has each event file, byte for byte.
 
 What other users do to our files on the Hub is taken out of the history before the oracle judges it; what they delete
 has to be there again at the end. Some ranks have few descriptors or small files, and the clock of every process jumps.
@@ -141,7 +141,7 @@ class Lane:
                 run.drain()
                 summary = run.check()
                 on = self._kind if place.disk else "a plain directory"
-                kind = f"{place.kind} {on}{', gentle' * run.is_gentle}"
+                kind = f"{place.kind} {on}{', gentle' * run.is_gentle}{', live' * run.is_live}"
                 self._log(f"{run.name}, {kind}: {summary}")
                 self.outcome.runs += 1
                 again = self._rng.random() < 0.5 and time.monotonic() < self._ends and not self._is_decided()
@@ -201,7 +201,7 @@ def table(total: Outcome) -> list[str]:
     kills = sum(count for name, count in total.tally.items() if name.startswith("SIGKILL"))
     kills += total.tally["failpoints kill"]
     wire = sum(count for name, count in total.tally.items() if name.startswith("wire "))
-    wire -= total.tally["wire late commit"]  # each is a `wire hang` as well
+    wire -= total.tally["wire late commit"] + total.tally["wire late batch"]  # each is a `wire hang` as well
     disk = sum(count for name, count in total.tally.items() if name.startswith(("failpoints e", "disk ", "power cut")))
     rows = [f"{total.tally[name]:8}  {name}" for name in names]
     slow, never = total.tally["wire slow"], [name for name in names if not total.tally[name]]

@@ -15,6 +15,7 @@ WEIGHTS = {  # other than 1; a late commit takes as long as ten other cards
     "failpoints enospc": 4,
     "power cut": 2,
     "wire late commit": 1,
+    "wire late batch": 1,
 }
 ROUGH = (  # not in gentle runs: a rank that is killed has told what it lost until its last housekeeping, no more
     *(f"{signal} worker" for signal in ("SIGKILL", "SIGTERM")),

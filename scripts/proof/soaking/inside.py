@@ -27,6 +27,7 @@ HUB = "HF_MPWRITER_SOAK_HUB"  # names the directory of the Hub
 TOUCHED, FINDINGS, CLOCK, SAID = "touched", "findings", "clock", "said"  # control files
 CLOCK_EVERY = 0.2  # seconds until a process looks at the clock file again
 REPO = "soak/run"
+BUCKET = f"{REPO}-live"
 MEMORY, LITTLE_MEMORY = 16 << 20, 4 << 10  # bytes of records that may wait in a rank, and in one of a gentle run
 ENDING = 20.0  # seconds that a rank may wait for the Hub at its end
 
@@ -58,6 +59,7 @@ HASTE: dict[str, dict[str, dict[str, float]]] = {
             "MOVED_LIMIT": 2,
         },
         "uploader.in_flight": {"SETTLE_TIME": 20.0},
+        "uploader.live": {"ROUND": 0.5, "AT_LEAST": 3.0, "SHARE": 1.0, "LINGER": 6, "ASK_EVERY": 10.0},
     },
     "push": {
         "push.commit": {"MOVED_TRIES": 1},

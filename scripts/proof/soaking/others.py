@@ -157,9 +157,9 @@ class Forgiving(View):
 
     def __init__(self, run: Run, *, to_the_end: bool) -> None:
         recorded = run.spool.destination()  # another folder if the run was moved before anything of it had arrived
-        folder = recorded.path_in_repo if recorded else f"tensorboard/{run.name}"
-        super().__init__(run.hub.store, REPO, folder)
-        start = f"{folder}/"
+        self.folder = recorded.path_in_repo if recorded else f"tensorboard/{run.name}"
+        super().__init__(run.hub.store, REPO, self.folder)
+        start = f"{self.folder}/"
         self._damage = {path.removeprefix(start): bad for path, bad in run.damage.items() if path.startswith(start)}
         self._good: dict[str, TreeEntry] = {}
         self._head = next(iter(self.commits()), "") if to_the_end else ""

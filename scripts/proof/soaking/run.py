@@ -16,6 +16,8 @@ import re
 import shutil
 import signal
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from lib.waiting import becomes_true
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.cli.output import DAMAGED
 from hf_mpwriter.delivery.sinks import HubSink, LogdirSink
+from hf_mpwriter.events.framing import whole_length
 from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
@@ -96,6 +99,7 @@ class Run:
         self.limits: dict[int, dict[str, int]] = {}  # of the next life of a rank, per rank: see `inside`
         self.uploader_terminated = False  # whether an uploader got SIGTERM since the last drain
         self.is_gentle = rng.random() < 0.5  # whether nothing is done after which a loss may be untold
+        self.is_live = rng.random() < 0.5  # whether it asks for a bucket; it gets none where the Hub has no Xet
         self.records = self.lost = self._told = 0
 
     @property
@@ -124,7 +128,7 @@ class Run:
         """Start the Hub and all ranks."""
         self.hub.start()
         os.environ |= {"HF_ENDPOINT": self.hub.endpoint, inside.CONTROL: str(self.control)}
-        os.environ[inside.HUB] = str(self.hub.root)
+        os.environ |= {inside.HUB: str(self.hub.root), "HF_MPWRITER_LIVE": str(int(self.is_live))}
         self._take_staging()
         self.revive()
 
@@ -236,7 +240,7 @@ class Run:
         is found by the next start. The same holds for an uploader that is leaving because of SIGTERM.
         """
         killed = self._end(kill=self._rng.random() < 0.5)
-        if (killed or self.uploader_terminated) and self._is_missing():
+        if ((killed or self.uploader_terminated) and self._is_missing()) or self._bucket_faults():
             self._end(kill=False)
         self.uploader_terminated = False
         missing = self.missing()
@@ -318,6 +322,7 @@ class Run:
         wait_for(lambda: not processes.left_behind(self.run_dir), 60.0)  # an uploader ends after it releases its lock
         self.findings += [f"left behind: process {pid}" for pid in processes.left_behind(self.run_dir)]
         self.findings += [f"left in the spool: {path}" for path in remnants(self.run_dir)]
+        self.findings += self._bucket_faults()
         lost, counted = self._lost(), self._told_losses()
         told = counted | self._said_losses(lost)
         if self.is_gentle:
@@ -377,7 +382,34 @@ class Run:
     def check_meanwhile(self) -> None:
         """Let the oracle judge what must hold at any time; no process may run."""
         report = check(self.run_dir, self._view(to_the_end=False), read_journals(self.journals), drained=False)
-        self.findings += [f"before the end: {problem}" for problem in [*report.problems, *self._own_findings()]]
+        found = [*report.problems, *self._own_findings(), *self._bucket_faults(drained=False)]
+        self.findings += [f"before the end: {problem}" for problem in found]
+
+    def _bucket_faults(self, *, drained: bool = True) -> list[str]:
+        """Return where the bucket has no whole-record beginning of an event file; of a drained run all of each."""
+        found = []
+        for file in files_of(self.run_dir) if self.is_live and self.hub.config.xet else ():
+            path, there = os.path.join(self.run_dir, file.path), self._in_bucket(file.path)
+            with open(path, "rb") as local:
+                here = local.read(file.length)
+                is_whole = whole_length(local.fileno(), 0, len(there)) == len(there)
+            is_right = there == here or (here.startswith(there) and is_whole and not drained)
+            if not is_right and not (self.may_be_damaged and there.startswith(here)):  # the disk has lost the rest
+                how = "a beginning" if here.startswith(there) else "no beginning"
+                found.append(f"the bucket has {how} of {file.path}, {len(there)} of {len(here)} bytes")
+        return found
+
+    def _in_bucket(self, path: str) -> bytes:
+        """Return a file of the bucket; no fault matches the path of the request."""
+        folder, bucket = self._view(to_the_end=False).folder, inside.BUCKET.replace("live", "%6Cive")
+        url = f"{self.hub.endpoint}/buckets/{bucket}/resolve/{folder}/{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310 - http, of the local Hub
+                return answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return b""
 
     def _view(self, *, to_the_end: bool) -> View:
         from soaking.others import Forgiving

@@ -137,7 +137,7 @@ class Storage:
         """
         assert self._disk is not None  # noqa: S101 - as above
         self._schedule.run_all()
-        self._wire.wait_for_commit()
+        self._wire.wait_for_next()
         self._victims.end_all()
         self._run.check_meanwhile()  # what is missing now, the cut did not take
         self._disk.cut()

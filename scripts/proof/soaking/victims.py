@@ -28,7 +28,7 @@ class Victims:
 
     def cards(self) -> Iterator[Card]:
         """Yield all kinds of faults."""
-        for kind in ("worker", "uploader", "push"):
+        for kind in ("worker", "uploader", "push", "live push"):
             yield Card(f"SIGKILL {kind}", lambda kind=kind: self.kill(kind))
             yield Card(f"SIGSTOP {kind}", lambda kind=kind: self._stop(kind))
         yield Card("SIGTERM worker", lambda: self._terminate("worker"))
@@ -41,9 +41,9 @@ class Victims:
     def _find(self, kind: str) -> int:
         if kind == "worker":
             return self._run.ranks[self._rng.randrange(RANKS)].pid or 0
-        find = processes.uploader if kind == "uploader" else processes.push
+        find = {"uploader": processes.uploader, "push": processes.push, "live push": _live_push}[kind]
         wait_for(lambda: find(self._run.run_dir), SEARCH)
-        if kind == "push":
+        if kind.endswith("push"):
             time.sleep(self._rng.uniform(0.0, PUSH))
         return find(self._run.run_dir)
 
@@ -91,3 +91,7 @@ class Victims:
     def _restart(self) -> bool:
         self.end_all()
         return True
+
+
+def _live_push(run_dir: str) -> int:
+    return next((pid for pid in processes.left_behind(run_dir, "push") if pid != processes.push(run_dir)), 0)

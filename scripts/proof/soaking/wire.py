@@ -10,12 +10,13 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from hf_mpwriter.localhub import buckets
 from hf_mpwriter.localhub.endpoints.api import file_json
 from hf_mpwriter.localhub.errors import Refusal, RepoNotFound
 from hf_mpwriter.localhub.faults import Fault, Kind, When
 from hf_mpwriter.testing import processes
 from soaking.deck import Card, Schedule
-from soaking.inside import REPO
+from soaking.inside import BUCKET, REPO
 from soaking.others import Others
 from soaking.run import Run, send, wait_for
 from soaking.victims import STOPPED
@@ -29,6 +30,8 @@ REQUESTS = {  # method and path; the requests of other users take another path, 
     "info": ("", "/revision/|/paths-info/"),
     "LFS": ("", "/objects/batch$|/objects/verify$|^/lfs/"),
     "Xet": ("", "^/xet/|/xet-write-token/"),
+    "batch": ("POST", "/batch$"),
+    "bucket": ("", "^/api/buckets/"),
     "any": ("", "/(?!-)[^%]*$"),
 }
 STATUSES = (400, 401, 403, 404, 409, 412, 413, 429, 500, 502, 503, 504)
@@ -51,7 +54,8 @@ class Wire:
         """Yield all kinds of faults."""
         yield from (Card(f"wire {status}", self._fault("status", status)) for status in STATUSES)
         yield from (Card(f"wire {kind}", self._fault(kind)) for kind in BREAKS)
-        yield Card("wire late commit", self._late_commit)
+        yield Card("wire late commit", lambda: self._late("commit"))
+        yield Card("wire late batch", lambda: self._run.is_live and self._late("batch"))
         yield Card("SIGKILL Hub", self._kill)
         yield Card("SIGSTOP Hub", self._stop)
         yield Card("wire HTML", self._html)
@@ -102,6 +106,11 @@ class Wire:
 
     # requests
 
+    def _some(self) -> tuple[str, str]:
+        """Some of the requests that there are: method and path."""
+        unused = {"LFS" if self._run.hub.config.xet else "Xet", *(("batch", "bucket") if not self._run.is_live else ())}
+        return REQUESTS[self._rng.choice([name for name in REQUESTS if name not in unused])]
+
     def _fault(self, kind: Kind, status: int = 0) -> Callable[[], bool]:
         def play() -> bool:
             if not self._answers() or self._standing() >= STANDING:
@@ -111,8 +120,7 @@ class Wire:
                 when.remove("before")
             if status and status < 500:  # a Hub does not refuse what it has done
                 when.remove("after")
-            unused = "LFS" if self._run.hub.config.xet else "Xet"
-            method, where = REQUESTS[self._rng.choice([name for name in REQUESTS if name != unused])]
+            method, where = self._some()
             self._run.hub.fault(
                 Fault(
                     where,
@@ -134,8 +142,7 @@ class Wire:
         """Let something on the way answer in the Hub's place, or after it, with a page."""
         if not self._answers() or self._standing() >= STANDING:
             return False
-        unused = "LFS" if self._run.hub.config.xet else "Xet"
-        method, where = REQUESTS[self._rng.choice([name for name in REQUESTS if name != unused])]
+        method, where = self._some()
         status = self._rng.choice(HTML_STATUSES)
         when: When = "after" if status == 200 and self._rng.random() < 0.5 else "before"
         headers = (("Content-Type", "text/html"),)
@@ -182,38 +189,37 @@ class Wire:
         self._run.hub.clear_faults()
         return left
 
-    def _late_commit(self) -> bool:
-        """Hold a commit, kill its push, and release the commit after the next one, if there may be a next one."""
+    def _late(self, what: str) -> bool:
+        """Hold a commit or batch, kill its push, and release it after the next one, if there may be a next one."""
         if not self._answers():
             return False
-        method, where = REQUESTS["commit"]
+        method, where = REQUESTS[what]
         self._schedule.run_all()
         left = self._clear()
         self._run.hub.fault(Fault(where, "hang", method, "before", seconds=LATEST))
-        held = wait_for(self._holds_commit, LATEST)
-        if held and send(processes.push(self._run.run_dir), signal.SIGKILL):
+        held = wait_for(lambda: self._holds(where), LATEST)
+        if held and sum([send(pid, signal.SIGKILL) for pid in processes.left_behind(self._run.run_dir, "push")]):
             self._tally["SIGKILL push"] += 1
-            self._tally["wire late commit"] += 1
-            self.wait_for_commit()
+            self._tally[f"wire late {what}"] += 1
+            self.wait_for_next(what)
         self._clear()
         for fault in left:
             self._run.hub.fault(fault)
         return held
 
-    def wait_for_commit(self) -> None:
-        """Wait until the Hub has a new commit, but not for long."""
-        before = self._head()
-        wait_for(lambda: self._head() != before, LATEST)
+    def wait_for_next(self, what: str = "commit") -> None:
+        """Wait until the Hub has a new commit or batch, but not for long."""
+        before = self._newest(what)
+        wait_for(lambda: self._newest(what) != before, LATEST)
 
-    def _head(self) -> str:
+    def _newest(self, what: str) -> str | int:
         with contextlib.suppress(RepoNotFound):
-            return self._run.hub.store.resolve("model", REPO, "main")
+            store = self._run.hub.store
+            return store.resolve("model", REPO, "main") if what == "commit" else buckets.read(store, BUCKET).updated
         return ""
 
-    def _holds_commit(self) -> bool:
-        return any(
-            standing.held and standing.fault.where == REQUESTS["commit"][1] for standing in self._run.hub.faults()
-        )
+    def _holds(self, where: str) -> bool:
+        return any(standing.held and standing.fault.where == where for standing in self._run.hub.faults())
 
 
 def _kind(fault: Fault) -> str:
