@@ -254,7 +254,7 @@ def ending(fd: int, start: int = 0, end: int | None = None) -> WholeEnd:
     position = start
     while True:
         chunk = os.pread(fd, CHUNK if end is None else min(CHUNK, end - position), position)
-        used, needed = _whole_records(chunk)
+        used, needed = whole_records(chunk)
         if used == 0 and needed > len(chunk) and (end is None or position + needed <= end):
             used, needed = _long_record(fd, needed, position)
         if used == 0:
@@ -269,7 +269,7 @@ def whole_length(fd: int, start: int = 0, end: int | None = None) -> int:
 
 def announced(fd: int, position: int) -> int:
     """Bytes of the record there, as its header says; 0 if that is not whole."""
-    return _whole_records(os.pread(fd, HEADER_SIZE, position))[1]
+    return whole_records(os.pread(fd, HEADER_SIZE, position))[1]
 
 
 def count(data: bytes) -> int:
@@ -283,11 +283,11 @@ def count(data: bytes) -> int:
 
 def holds(chunk: bytes) -> bool:
     """Whether all checksums in a part of a file hold that starts with a record; its last record may be cut off."""
-    return _whole_records(chunk)[1] != _DAMAGED
+    return whole_records(chunk)[1] != _DAMAGED
 
 
 def _long_record(fd: int, size: int, position: int) -> tuple[int, int]:
-    """As `_whole_records`, of one record, which is read in pieces."""
+    """As `whole_records`, of one record, which is read in pieces."""
     if position + size > os.fstat(fd).st_size:
         return 0, size
     crc, at, last = 0, position + HEADER_SIZE, position + size - FOOTER_SIZE
@@ -300,7 +300,7 @@ def _long_record(fd: int, size: int, position: int) -> tuple[int, int]:
     return (size, 0) if _U32.unpack(footer)[0] == _masked(crc) else (0, _DAMAGED)
 
 
-def _whole_records(chunk: bytes) -> tuple[int, int]:
+def whole_records(chunk: bytes) -> tuple[int, int]:
     """Bytes of whole records at the start of `chunk`, and the size of the record after them.
 
     The size is 0 if there is none or its header is cut off, _DAMAGED if a checksum does not hold, or if it is too long.
@@ -331,13 +331,13 @@ def records(fd: int, start: int, end: int, size: int = CHUNK) -> tuple[list[tupl
     Of a record longer than HELD, the payload is cut after BEGINNING bytes.
     """
     chunk = os.pread(fd, min(size, end - start, HELD), start)
-    used, needed = _whole_records(chunk)
+    used, needed = whole_records(chunk)
     if not used and len(chunk) < needed <= end - start:
         if needed > HELD:
             used, _ = _long_record(fd, needed, start)
             return [(start, chunk[HEADER_SIZE : HEADER_SIZE + BEGINNING])] if used else [], start + used
         chunk = os.pread(fd, min(needed, HELD), start)
-        used, _ = _whole_records(chunk)
+        used, _ = whole_records(chunk)
     return [(start + at, payload) for at, payload in _payloads(chunk, used)], start + used
 
 

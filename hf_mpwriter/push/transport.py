@@ -36,6 +36,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
 
 import httpx2
@@ -99,6 +100,16 @@ class Transport:
         response = get_session().get(url, headers=build_hf_headers(), timeout=timeout)
         hf_raise_for_status(response)
         return response.content
+
+    def read_range(self, url: str, start: int, length: int) -> bytes:
+        """A range of the content at a URL of the Hub, as far as it goes; a server may ignore that it is one."""
+        headers = build_hf_headers() | {"range": f"bytes={start}-{start + length - 1}", "accept-encoding": "identity"}
+        response = get_session().get(url, headers=headers)
+        if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return b""
+        hf_raise_for_status(response)
+        first = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else start
+        return response.content[first : first + length]
 
     def question(self) -> None:
         """Begin a question: what follows answers it."""

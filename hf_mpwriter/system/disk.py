@@ -360,8 +360,8 @@ def open_anew(place: Place, flags: int) -> int:
         return open_ours(place, flags)
 
 
-def open_beneath(place: Place) -> int:
-    """Open a user's regular file for reading; no part of its name may be a link.
+def open_beneath(place: Place, flags: int = os.O_RDONLY) -> int:
+    """Open a user's regular file; no part of its name may be a link.
 
     A second name is a user's own affair: Linux lets a stranger make one only of files that he may read and write. Where
     it does not, a file with several names is refused if others may write into its directory.
@@ -369,7 +369,7 @@ def open_beneath(place: Place) -> int:
     fd = -1
     try:
         with place.held() as (where, name):
-            fd = open_above(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=where)
+            fd = open_above(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=where)
             _check_regular(fd, place)
             if not links_are_protected() and os.fstat(where).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 check_names(fd, place)

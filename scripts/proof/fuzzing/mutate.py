@@ -238,7 +238,7 @@ class Mutator:
 
     def records(self, data: bytes) -> bytes:
         """Return what has become of an event file; most of its checksums hold."""
-        found = [payload for _, payload in framing._payloads(data, framing._whole_records(data)[0])]  # noqa: SLF001
+        found = [payload for _, payload in framing._payloads(data, framing.whole_records(data)[0])]  # noqa: SLF001
         if not found:
             return self._bytes(data)
         at = self._rng.randrange(len(found))
