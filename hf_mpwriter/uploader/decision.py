@@ -3,10 +3,11 @@
     situation                                                                   action
     workers are gone and there was no progress for as long as it stays          LEAVE
     workers are gone, and a sampler is about to seal its file                   WAIT
-    after SIGTERM or `stop` no try is allowed, or the last one is made, no orphan LEAVE
+    after SIGTERM or `stop` no try is allowed, or the last one is made, no orphan LEAVE; WAIT for a live bucket
     event files are wanted: they wait, are due, or SIGTERM asks for a last try  SCAN or PUSH; WAIT if no try is allowed
     attachments are due, no commit without a parent may be under way            ATTACH
-    workers are gone, nothing is left, no refused path is to be tried soon      LEAVE
+    workers are gone, nothing is left, no refused path is to be tried soon,
+      a live bucket has all                                                     LEAVE
     any other                                                                   WAIT
 
 PUSH sends batches that are up to date, halves of a refused batch, and what waits while a commit may be under way. In
@@ -76,20 +77,23 @@ class Situation:
     undecided: bool = False  # whether the Hub has refused a path, but not often enough to be believed
     # whether workers are gone, and a sampler is about to seal its file: what is sent is to have it whole
     sealing: bool = False
+    bucket_is_behind: bool = False  # whether a live bucket lacks something that may still get there
 
 
 def decide(s: Situation) -> Action:
     """The next action."""
-    if _must_leave(s):
+    if not s.living and s.is_abandoned:
         return Action.LEAVE
+    if _is_at_the_end(s):
+        return Action.WAIT if s.bucket_is_behind else Action.LEAVE
     if s.sealing and s.ending is Ending.NOT_ASKED:
         return Action.WAIT
     if _is_wanted(s):
         return _send(s) if s.may_try else Action.WAIT
     if s.attached in (Attached.DUE, Attached.STARVED) and not s.settling and s.may_try:
         return Action.ATTACH
-    over = not s.living and not s.settling and not s.undecided and s.attached is Attached.OVER
-    return Action.LEAVE if over else Action.WAIT
+    is_open = s.settling or s.undecided or s.bucket_is_behind or s.attached is not Attached.OVER
+    return Action.WAIT if s.living or is_open else Action.LEAVE
 
 
 def abandoned_for(now: float, since: float, waited_until: float) -> float:
@@ -107,9 +111,8 @@ def pause(least: float, look_took: float, until_push: float | None) -> float:
     return max(least, min(LONGEST_PAUSE, look_took / SHARE))
 
 
-def _must_leave(s: Situation) -> bool:
-    if not s.living and s.is_abandoned:
-        return True
+def _is_at_the_end(s: Situation) -> bool:
+    """Whether SIGTERM or `stop` has asked for the end, and no try is left."""
     if s.ending is Ending.NOT_ASKED:
         return False
     as_it_is = s.settling or s.outgoing is Outgoing.SPLIT

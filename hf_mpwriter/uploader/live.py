@@ -73,7 +73,9 @@ class LiveRun:
         self._held = dict[str, int]()  # bytes that the bucket holds, per path
         self._since = dict[str, float]()  # monotonic seconds when more of a file was seen first
         self.waiting: list[LocalFile] = []  # as of the last look
-        self.has_failed = False
+        self._failed: Verdict | None = None  # of the last round, None if it went well
+        self._tries = 0  # rounds that have failed in a row, anew at the end
+        self._is_ending = self._begins_to_end = False
 
     @property
     def bucket(self) -> str:
@@ -85,6 +87,9 @@ class LiveRun:
 
     def look(self, now: float) -> None:
         """See what the bucket lacks, and tell how far behind it is. OSError if the disk refuses."""
+        if self.sending.is_last_chance and not self._is_ending:
+            self._tries, self._begins_to_end = 0, not isinstance(self._failed, Refused)
+        self._is_ending = self.sending.is_last_chance
         settings, peers, ledger = self.sending.events.settings, self._peers, self.sending.ledger
         sends = lambda path: is_ours(os.path.basename(path)) and settings.allows(path) and peers.takes(path)  # noqa: E731
         files = self._scan.files(sends, peers.members.growing, 0, peers.members.named(self._held))
@@ -104,24 +109,23 @@ class LiveRun:
 
     def due(self, now: float) -> list[LocalFile]:
         """The files that go now."""
-        requests = self.sending.requests
-        is_last = requests.is_ending or not self._peers.works or requests.any_urgent(self._peers.here)
         return [
             file
             for file in self.waiting
-            if is_due(now - self._since[file.path], file.length - self.held(file.path), is_last=is_last)
+            if is_due(now - self._since[file.path], file.length - self.held(file.path), is_last=self._is_ending)
         ]
 
     def conclude(self, verdict: Verdict, now: float) -> None:
         """Take in a verdict; what the bucket is known to hold never becomes less."""
-        self.has_failed = not isinstance(verdict, Done)
+        self._failed = None if isinstance(verdict, Done) else verdict
+        self._tries = self._tries + 1 if self._failed else 0
         if isinstance(verdict, Done):
             self.is_compared = True
             for path, sent in verdict.files.items():
                 self._held[path] = max(self.held(path), sent.length)
                 self._since.pop(path, None)
         why = "" if isinstance(verdict, Done) else getattr(verdict, "reason", "")
-        at = self._status.status.live.at if self.has_failed else now
+        at = self._status.status.live.at if self._failed else now
         self._status.change(live=dataclasses.replace(self._status.status.live, at=at, why=why))
 
     def tell(self, text: str) -> None:
@@ -130,8 +134,19 @@ class LiveRun:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a round is to come before the uploader may leave; not after one that has failed."""
-        return bool(self.bucket and self.waiting) and not self.has_failed
+        """Whether a round is to come before the uploader may leave: the bucket is not refused, and has not failed."""
+        fails = isinstance(self._failed, Refused) or self._tries >= (1 if self.sending.requests.is_ending else LASTS)
+        return bool(self.bucket and self.waiting) and not fails
+
+    def begins_to_end(self) -> bool:
+        """Whether its end has begun since this was asked: then a round waits for no failure to be over."""
+        begins, self._begins_to_end = self._begins_to_end, False
+        return begins
+
+    @property
+    def is_pressing(self) -> bool:
+        """Whether a round is not to wait for what rounds may cost: the run ends."""
+        return self._is_ending and self.is_behind
 
 
 class Pause:
@@ -166,9 +181,14 @@ class LiveLane:
         now = self._clocks.now()
         for name in dict.fromkeys(run.bucket for run in runs if run.bucket):
             bucket = self._buckets.setdefault(name, Pause(self._clocks))
-            if now < max(bucket.backoff.next_try, bucket.next_round):
+            wanting = [run for run in runs if run.bucket == name]
+            ends = [run.begins_to_end() for run in wanting]
+            if any(ends):
+                bucket.backoff.end_wait(now)
+            is_pressing = any(run.is_pressing for run in wanting)
+            if now < bucket.backoff.next_try or (now < bucket.next_round and not is_pressing):
                 continue
-            if chosen := _chosen([run for run in runs if run.bucket == name], now):
+            if chosen := _chosen(wanting, now):
                 self._start(name, bucket, chosen)
                 return
 

@@ -258,6 +258,11 @@ class Sending:
         died = self.requests.satisfy(self.events.batches, self.ledger, self._peers.members)
         self._status.remember(died)
 
+    @property
+    def is_last_chance(self) -> bool:
+        """Whether the run ends, as far as is known: what is not sent now may be lost with this machine."""
+        return self._is_last() or self._is_asked_for_all()
+
     def _is_asked_for_all(self) -> bool:
         here = self._peers.here
         return self.requests.any_urgent(one for one in here if one.alive and one.name.worker in ASK_FOR_ALL)

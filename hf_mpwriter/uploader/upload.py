@@ -190,7 +190,7 @@ class RunUpload(loop.Holder[StartRecord]):
         """What `decide` may know."""
         sealing = self._seals.are_pending(self.peers.here)
         found = self.sending.situation(is_abandoned=self._is_abandoned(), sealing=sealing)
-        return dataclasses.replace(found, undecided=found.undecided or self.live.is_behind)
+        return dataclasses.replace(found, bucket_is_behind=self.live.is_behind)
 
     def _is_abandoned(self) -> bool:
         """Whether it is long ago that a member was last seen alive, the Hub last took something, or a wait was over.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import BucketNotFoundError
 from programs import wait_for
-from runs import LOG_FOR_EVER, acknowledged, check_oracle, finished, run, uploader_pid
+from runs import LOG_FOR_EVER, acknowledged, check_oracle, finished, no_uploader, run, uploader_pid
 
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
@@ -68,6 +70,22 @@ def test_a_successor_goes_on_where_the_bucket_is(hub, run_dir, tmp_path, start):
     wait_for(lambda: uploader_pid(run_dir) not in (0, killed), "a successor")
     wait_for(lambda: all(in_bucket(hub)[path] > size for path, size in before.items()), "its round")
     end(worker, run_dir)
+    assert in_bucket(hub) == on_disk(run_dir)
+
+
+def test_an_uploader_that_is_ended_while_no_commit_is_allowed_brings_all_to_the_bucket_first(
+    hub, run_dir, tmp_path, start
+):
+    """The Hub has asked for an hour: the bucket is where the records are, if this machine goes now."""
+    worker = start(LOGS, run_dir, tmp_path / "journals")
+    wait_for(lambda: in_bucket(hub), "a first round")
+    hub.fault("/commit/ 429 header=Retry-After:3600 times=0")
+    sync = subprocess.Popen([sys.executable, "-m", "hf_mpwriter", "sync", run_dir, "--timeout", "1"])
+    wait_for(lambda: HubSink(Spool(str(run_dir))).status().blocked_for, "the Hub has asked for a wait")
+    sync.wait()
+    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(uploader_pid(run_dir), signal.SIGTERM)
+    wait_for(lambda: no_uploader(run_dir), "it has left")
     assert in_bucket(hub) == on_disk(run_dir)
 
 

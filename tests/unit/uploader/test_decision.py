@@ -154,6 +154,14 @@ def test_a_terminating_uploader_tries_once():
             assert decide(replace(s, orphaned=True)) is expected
 
 
+def test_a_bucket_that_is_behind_holds_up_the_end_and_nothing_else():
+    """The uploader waits for it where it would leave, unless nothing has gone forward for long."""
+    for s in ALL:
+        action = decide(s)
+        waits = action is Action.LEAVE and (s.living or not s.is_abandoned)
+        assert decide(replace(s, bucket_is_behind=True)) is (Action.WAIT if waits else action)
+
+
 @pytest.mark.parametrize(
     ("look_took", "until_push", "expected"),
     [
