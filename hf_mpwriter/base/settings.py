@@ -304,7 +304,7 @@ def default_bucket(destination: Destination) -> str:
 
 def full_bucket(live: str, repo_id: str) -> str:
     """The full name of the bucket that a run asks for, by the full name of its repository."""
-    return live if "/" in live or not live else f"{repo_id.rpartition('/')[0]}/{live}"
+    return live if "/" in live or not live else f"{repo_id.rpartition('/')[0]}/{live}".lstrip("/")
 
 
 def is_on(text: str) -> bool:

@@ -82,6 +82,7 @@ class Done:
     private: bool | None = None  # visibility of the repository, None if it was not seen
     parent: str = ""  # the head of the branch at which the copies were compared
     created_at: str = ""  # when the repository was created, as the Hub tells it; "" if it was not seen
+    bucket_size: int = 0  # bytes of a live bucket after this round, 0 if it was not asked
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,16 @@ from dataclasses import dataclass, field, replace
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.names import event_host, event_second, is_attachment, is_of_no_worker, is_worker, worker_of
-from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.names import (
+    event_host,
+    event_second,
+    is_attachment,
+    is_of_no_worker,
+    is_ours,
+    is_worker,
+    worker_of,
+)
+from hf_mpwriter.base.settings import Destination, full_bucket
 from hf_mpwriter.base.state import DamagedError
 from hf_mpwriter.base.verdicts import Cause, Refused
 from hf_mpwriter.base.words import command_line
@@ -109,6 +117,7 @@ class RunFacts:
     quarantined: Mapping[str, str] = field(default_factory=dict)  # what the Hub does not get: the reason, per path
     deleted: tuple[str, ...] = ()  # what others have deleted on the Hub: it is not sent again unasked
     uploader: UploaderStatus = field(default_factory=UploaderStatus)  # as it last described itself
+    bucket: str = ""  # the live bucket that its writers ask for, "" for none
     uploader_is_alive: bool = False  # whether one holds the uploader lock
     to: str = ""  # the logdir to which a staged run is brought, "" for any other
     mirror: MirrorStatus = field(default_factory=MirrorStatus)  # as it last described itself
@@ -122,6 +131,12 @@ class RunFacts:
     left_out: tuple[str, ...] = ()  # what others have put there and was not looked at, see `snapshot/search`
     lost: tuple[Loss, ...] = ()  # what the disk has refused for good, and no person has seen
     apart: tuple[str, ...] = ()  # other run directories of it on this host that have something which is nowhere else
+
+    @property
+    def unsafe(self) -> int:
+        """Bytes of event files of our writers that the live bucket is not known to hold."""
+        ours = sum(file.bytes for file in self.files if not file.pulled and is_ours(os.path.basename(file.path)))
+        return max(0, ours - self.uploader.live.safe)
 
     @property
     def logged(self) -> int:
@@ -205,7 +220,8 @@ def _gather(spool: Spool) -> RunFacts:
         raise unusable(spool.directory / RUN_JSON, DamagedError("it is empty, or ends too soon"))
     all_members, hub, there = Members(spool), HubSink(spool), LogdirSink(spool)
     members, ledger, mirrored = all_members.all(), hub.ledger(), there.mirrored()
-    allows = Share(spool).of(newest_settings(members, ledger).allows)
+    settings = newest_settings(members, ledger)
+    allows = Share(spool).of(settings.allows)
     named = all_members.named(ledger.files if ledger else ())
     # what the Hub has is not read again
     attached, now = Attachments(spool.run, _as_sent(ledger)).scan(allows, named), time.time()
@@ -235,6 +251,7 @@ def _gather(spool: Spool) -> RunFacts:
         quarantined=attached.refused | (ledger.reasons if ledger else {}),
         deleted=tuple(file.path for file in files if file.path in deleted),
         uploader=_as_seen_here(hub.status()),
+        bucket=full_bucket(settings.live, ledger.repo_id if ledger else ""),
         uploader_is_alive=hub.is_alive(),
         to=there.to,
         mirror=there.status(),

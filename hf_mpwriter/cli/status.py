@@ -21,7 +21,17 @@ from typing import Any, NamedTuple
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.words import ago, as_argument, command_line, counted, sentence, size_text, span, with_cure
+from hf_mpwriter.base.words import (
+    ago,
+    as_argument,
+    command_line,
+    counted,
+    duration,
+    sentence,
+    size_text,
+    span,
+    with_cure,
+)
 from hf_mpwriter.cli.facts import FileFacts, Judgement, RunFacts, RunHealth, WorkerFacts, gather, judge
 from hf_mpwriter.cli.runs import examples, existing_spool, named, others_below, runs_below
 from hf_mpwriter.delivery.sentences import BEGINNING
@@ -135,7 +145,7 @@ def to_json(run: SeenRun) -> dict[str, Any]:
         "visibility": facts.visibility,
         "workers": [asdict(worker) for worker in facts.workers],
         "bytes": {"logged": facts.logged, "on_hub": facts.on_hub, "waiting": facts.waiting},
-        "live": asdict(uploader.live) if uploader.live.bucket else None,
+        "live": {**asdict(uploader.live), "bucket": facts.bucket} if facts.bucket else None,
         "lag": facts.lag,
         "last_commit": facts.last_commit and asdict(facts.last_commit),
         "uploader": {
@@ -279,8 +289,8 @@ def _rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:
         yield "in memory", f"{counted(facts.in_memory, 'record')}, because the disk refuses them"
     if facts.destination:
         yield "on the Hub", _on_hub(facts)
-    if facts.uploader.live.bucket:
-        yield "live", _live(facts)
+    if facts.bucket:
+        yield "safe", _safe(facts)
     if facts.to:
         yield from _logdir_rows(facts, logdir)
     if (last := facts.last_commit) is not None:
@@ -290,12 +300,16 @@ def _rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:
     yield from _daemon_rows(facts)
 
 
-def _live(facts: RunFacts) -> str:
-    """What the live bucket has, as of the last heartbeat."""
-    live = facts.uploader.live
-    has = f"all but {size_text(live.lacks)}" if live.lacks else "all"
+def _safe(facts: RunFacts) -> str:
+    """What the live bucket is known to have, as the uploader has seen it last."""
+    live, bucket = facts.uploader.live, facts.bucket
+    if not live.at and not live.safe:
+        return f"nothing is known to be in {bucket}{f': {live.why}' if live.why else ' yet'}"
+    has = f"; {size_text(facts.unsafe)} not yet" if facts.unsafe else ", everything"
     seen = f", {ago(facts.now - live.at)}" if live.at else ""
-    return f"{has} in {live.bucket}{seen}" if live.at or not live.why else f"not in {live.bucket}: {live.why}"
+    rest = f"; a round every {duration(live.interval)}" if live.interval and facts.uploader_is_alive else ""
+    size = f"; {size_text(live.size)} in the bucket" if live.size else ""
+    return f"{size_text(live.safe)}{has}, in {bucket}{seen}{f'; then: {live.why}' if live.why else rest}{size}"
 
 
 def _logdir_rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,8 @@ At the end of a process, when a wait takes long (`announcement`) and when it is 
 | no process carries it          | when the last one left; the command                                                 |
 | that process does not work     | what lets it go on; the command, for then                                           |
 | it ends with this process      | that it does; the command, for the next start                                       |
+| it waits for its turn, but a   | safe in me/run-live, on the Hub at 14:05; how to wait for that                      |
+|   live bucket has all          |                                                                                     |
 | it lives                       | when it tries again, and until when at least; how to wait for that                  |
 
 The reason that was announced, or told of an outage before, is not repeated. The command is: it ends the last line.
@@ -129,6 +131,17 @@ def trouble(delivery: Delivery) -> str:
     """What keeps something from a sink, as a sentence; "" if nothing is known, or nothing is missing."""
     found = (why(delivery) or delivery.carrier.stillness).rstrip(".") if delivery.missing else ""
     return f"{delivery.to}: {found}." if found else ""
+
+
+def safety(delivery: Delivery, now: float, *, goes_on: bool) -> str:
+    """The live bucket that has all that a sink lacks, and when the sink is to have it; "" if none has.
+
+    `goes_on`: whether what brings it there outlives this process.
+    """
+    due, carrier = delivery.carrier.next_try, delivery.carrier
+    waits = goes_on and carrier.is_alive and carrier.outlook.turn_in > 0 and due > now
+    when = f", {delivery.place} at {_clock(due, now)}" if waits else ""
+    return f"safe in {delivery.safe_in}{when}" if delivery.safe_in else ""
 
 
 def _is_offline(delivery: Delivery) -> bool:
@@ -277,6 +290,9 @@ def _outlook(delivery: Delivery, ending: ProcessEnd) -> str:
     stays = "What is on disk stays there"
     if ending.logdir != ending.run_dir:
         stays = f"What is on disk ({ending.run_dir}) stays there"
+    safe = safety(delivery, ending.at, goes_on=not ending.ends_with)
+    if safe:
+        stays = f"What is on disk is {safe}"
     if _is_offline(delivery):
         return f"{stays}; without it, this uploads it: {command}"
     if is_refused_whole(delivery):
@@ -290,7 +306,8 @@ def _outlook(delivery: Delivery, ending: ProcessEnd) -> str:
         return f"{stays}; the {carrier.name} ends with {ending.ends_with}. To finish: {command}"
     until = f", until {_clock(carrier.until, ending.at)} at least" if carrier.until else ""
     lead = WAIT if ending.is_short else "then"
-    return f"{stays}, and {_article(carrier)} {_goes_on(carrier, ending.at)}{until}; {lead}: {command}"
+    goes_on = f", and {_article(carrier)} {_goes_on(carrier, ending.at)}{until}"
+    return f"{stays}{'' if f', {delivery.place} at ' in safe else goes_on}; {lead}: {command}"
 
 
 def _article(carrier: Carrier) -> str:
@@ -362,6 +379,8 @@ def _unfinished(end: RunEnd, late: list[Delivery], *, is_first: bool) -> str:
     text = " ".join([text, *(_lack(amount(other.missing), other, reasons(other)) for other in others)])
     name = first.carrier.name
     finish = command_line("sync", end.logdir or end.run_dir)
+    if safe := safety(first, time.time(), goes_on=not is_first):
+        text = f"{text} They are {safe}."
     if is_first:
         return f"{text} The {name} ends with this process, the first of its container. Keep the disk; then: {finish}"
     if first.carrier.is_alive:

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from hf_mpwriter.base.errors import SpoolFormatError
-from hf_mpwriter.base.names import is_attachment, is_embedding
+from hf_mpwriter.base.names import is_attachment, is_embedding, is_ours
 from hf_mpwriter.base.settings import OFFLINE, Destination, Settings, is_offline
 from hf_mpwriter.base.verdicts import Cause, Refused, Retry, Unknown
 from hf_mpwriter.base.words import with_cure
@@ -37,7 +38,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import NOWHERE, Ledger, Quarantined, load
 from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.spool.staging import Mirrored, MirrorRecord, MirrorStatus, mirrored_place
-from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.status import LiveStatus, UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.interrupts import ours, suppress
@@ -71,6 +72,7 @@ class Outlook(NamedTuple):
     unanswered: float = 0.0  # seconds since it has asked a Hub that has not answered yet
     turn_in: float = 0.0  # seconds until it may try
     in_line: bool = False  # whether it waits because the repository has got many commits in a short time
+    safe_soon: bool = False  # whether a live bucket is about to get all that is missing
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Delivery:
     is_compared: bool = True  # whether that is an answer to the question
     is_final: bool = False  # whether nothing of it comes by itself soon
     comes_in: float = 0.0  # seconds, before which nothing comes
+    safe_in: str = ""  # the live bucket that has all that is missing, "" if none has
     step: tuple[object, ...] = ()  # another one after each progress
     carrier: Carrier = field(default_factory=Carrier)
 
@@ -286,6 +289,10 @@ class HubSink:
         is_refused = carrier.is_refused and carrier.failed_at >= question.at
         # no commit is needed for an answer
         is_asked = carrier.outlook.in_line and not self.missing(lengths, dataclasses.replace(question, asked=NEVER))
+        is_live = bool(status.live.bucket) and self._may_be_live(status, missing)
+        is_safe = is_live and self._is_safe(status.live, missing)
+        if is_live and not is_safe and carrier.is_alive and not status.live.why:
+            carrier = dataclasses.replace(carrier, outlook=carrier.outlook._replace(safe_soon=True))
         return Delivery(
             to=self.page,
             total=sum(lengths.values()),
@@ -293,10 +300,22 @@ class HubSink:
             refused=refused,
             is_compared=is_compared,
             is_final=is_refused or _is_hopeless(missing, refused, is_compared=is_compared),
-            comes_in=0.0 if is_asked else carrier.outlook.turn_in,
+            comes_in=0.0 if is_asked or carrier.outlook.safe_soon else carrier.outlook.turn_in,
+            safe_in=status.live.bucket if is_safe else "",
             step=(missing, status.process, status.push, status.commits),
             carrier=carrier,
         )
+
+    def _may_be_live(self, status: UploaderStatus, missing: Mapping[str, int]) -> bool:
+        """Whether all that is missing is to be in a live bucket, too, and this uploader is to bring it there."""
+        return bool(missing) and status.elsewhere == () and all(is_ours(os.path.basename(path)) for path in missing)
+
+    def _is_safe(self, live: LiveStatus, missing: Mapping[str, int]) -> bool:
+        """Whether it is there: the bucket lacked nothing when that was seen, and nothing was logged since."""
+        try:
+            return not live.lacks and all((self._spool.run / path).stat().st_mtime < live.seen for path in missing)
+        except ours(OSError):
+            return False
 
     def _carrier(self, status: UploaderStatus, question: Question) -> Carrier:
         now, is_alive, stillness = time.time(), self.is_alive(), status.stillness(time.time())

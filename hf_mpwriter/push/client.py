@@ -36,6 +36,7 @@ from urllib.parse import quote
 import httpx2
 from huggingface_hub import (
     BucketFile,
+    BucketInfo,
     CommitOperationAdd,
     HfApi,
     ModelCard,
@@ -315,10 +316,10 @@ class Hub:
 
     # a bucket
 
-    def bucket_is_private(self, bucket: str) -> bool | None:
-        """Whether a bucket is private, None if there is none."""
+    def bucket(self, bucket: str) -> BucketInfo | None:
+        """What a bucket is, None if there is none."""
         try:
-            return bool(self._api.bucket_info(bucket).private)
+            return self._api.bucket_info(bucket)
         except HfHubHTTPError as error:
             if error.response is not None and error.response.status_code == HTTPStatus.NOT_FOUND:
                 return None

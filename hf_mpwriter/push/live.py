@@ -62,18 +62,20 @@ def _round(job: Job, loads: Sequence[Load], hub: Hub) -> Verdict:
         held = load.seen.found
         if source.target not in failed:
             held[source.file.path] = Sent(source.file.length, "")
+    now_there = hub.bucket(job.bucket) if job.asks_bucket else None
+    size = now_there.size if now_there else 0
     for load in loads:
-        load.verdict = load.verdict or Done("", own=False, repo_id=job.bucket, files=load.seen.found)
+        load.verdict = load.verdict or Done("", own=False, repo_id=job.bucket, files=load.seen.found, bucket_size=size)
     return Retry(next(iter(failed.values()), "nothing was sent"))
 
 
 def _unfit(job: Job, hub: Hub) -> Verdict | None:
     """Why nothing may go to a bucket, which is made if it is missing; None if it is fit."""
-    private = hub.bucket_is_private(job.bucket)
-    if private is None:
+    found = hub.bucket(job.bucket)
+    if found is None:
         hub.create_bucket(job.bucket, private=job.was_private)
-        private = hub.bucket_is_private(job.bucket)
-    if job.was_private and not private:
+        found = hub.bucket(job.bucket)
+    if job.was_private and not (found and found.private):
         reason = f"the bucket {job.bucket} is public, and {job.destination.typed_repo_id} is private"
         return Refused(reason, PUBLIC, Cause.VISIBILITY)
     return None

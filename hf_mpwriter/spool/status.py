@@ -5,7 +5,8 @@
      "waiting": 0, "push": 0, "commits": 3, "serves": 1, "blocked_until": 0.0, "in_line": false, "blocked_for": 0.0,
      "next_in": 271.0, "elsewhere": [], "asked_at": 0.0, "is_answered": false, "kind": "Retry", "cause": "hub",
      "reason": "...", "hint": "", "failures": 2, "failed_at": ..., "failing_since": ...,
-     "live": {"bucket": "me/run-live", "lacks": 0, "at": 1795236621.3, "why": ""},         of a live bucket
+     "live": {"bucket": "me/run-live", "safe": 4711, "lacks": 0, "seen": 1795236622.0, "interval": 3.1, "size": 9422,
+              "at": 1795236621.3, "why": ""},                                              of a live bucket
      "succeeded_at": ..., "repo_id": "me/run", "private": false,                          "" and 0 without a failure
      "starts": {"boot": "...", "count": 4, "last": 90.6},
      "notices": [{"number": 1795236610123, "time": 1795236610.1, "text": "created https://..."}, ...],
@@ -192,7 +193,11 @@ class LiveStatus:
     """What a live bucket has of the run."""
 
     bucket: str = ""  # "" if the run asks for none
+    safe: int = 0  # bytes of event files that it has, whatever request may still come late
     lacks: int = 0  # bytes of event files that it has not got
+    seen: float = 0.0  # unix time when that was seen; it may lack what was logged later. 0 before the first look
+    interval: float = 0.0  # seconds between the last two rounds, 0 before the second one
+    size: int = 0  # bytes of the whole bucket, as of the last answer; 0 if that is not known
     at: float = 0.0  # unix time of the last round that went well, 0 if none has
     why: str = ""  # why the last round failed, "" if it went well
 

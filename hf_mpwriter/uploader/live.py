@@ -12,7 +12,8 @@ Invariants:
   upload. It begins once it is known whether the repository is private.
 - Of one writer's files in a directory one goes only after all earlier ones are there whole, as a reader never reads an
   earlier one again. A batch is not transactional, so at most one file of a writer goes in a round.
-- A file is only ever replaced by more of it. A late round may make one shorter for a while: the next one mends that.
+- A file is only ever replaced by more of it. A round whose outcome is not known may come late, and make one shorter for
+  a while: until the settle time is over, only what the bucket had before counts as safe. Then it is listed anew.
 - Only files of workers of ours go, which the patterns allow; nothing that the Hub has refused, and nothing pulled.
 """
 
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import full_bucket
-from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
+from hf_mpwriter.base.verdicts import Done, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.base.words import sentence
 from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.push.handle import PushHandle
@@ -39,6 +40,7 @@ from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.system import filesystem, launch
 from hf_mpwriter.system.process import usage
+from hf_mpwriter.uploader.in_flight import SETTLE_TIME
 from hf_mpwriter.uploader.pacing import Backoff, Clocks
 from hf_mpwriter.uploader.peers import Peers
 from hf_mpwriter.uploader.sending import Sending
@@ -66,8 +68,16 @@ def is_due(waited: float, new: int, *, is_last: bool) -> bool:
 class LiveRun:
     """What a bucket has of one run, and what it lacks."""
 
-    def __init__(self, spool: Spool, sending: Sending, peers: Peers, status: StatusFile) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        sending: Sending,
+        peers: Peers,
+        status: StatusFile,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._spool, self.sending, self._peers, self._status = spool, sending, peers, status
+        self._wall_clock = wall_clock
         self._scan = EventFileScan(spool.run, sending.ledger.length)
         self.is_compared = False  # whether it was read back what the bucket holds
         self._held = dict[str, int]()  # bytes that the bucket holds, per path
@@ -76,6 +86,9 @@ class LiveRun:
         self._failed: Verdict | None = None  # of the last round, None if it went well
         self._tries = 0  # rounds that have failed in a row, anew at the end
         self._is_ending = self._begins_to_end = False
+        self._before_late: dict[str, int] | None = None  # what it held before a round that may still come late
+        self._late_until = 0.0  # monotonic seconds
+        self._files: list[LocalFile] = []  # as of the last look
 
     @property
     def bucket(self) -> str:
@@ -90,6 +103,9 @@ class LiveRun:
         if self.sending.is_last_chance and not self._is_ending:
             self._tries, self._begins_to_end = 0, not isinstance(self._failed, Refused)
         self._is_ending = self.sending.is_last_chance
+        if self._before_late is not None and now >= self._late_until:
+            self._held, self._before_late, self.is_compared = self._before_late, None, False
+        at = self._wall_clock()
         settings, peers, ledger = self.sending.events.settings, self._peers, self.sending.ledger
         sends = lambda path: is_ours(os.path.basename(path)) and settings.allows(path) and peers.takes(path)  # noqa: E731
         files = self._scan.files(sends, peers.members.growing, 0, peers.members.named(self._held))
@@ -100,8 +116,13 @@ class LiveRun:
             first.setdefault(writer_of(file.path), file)
         self.waiting = list(first.values())
         self._since = {file.path: self._since.get(file.path, now) for file in self.waiting}
-        lacks = sum(max(0, file.length - self.held(file.path)) for file in files)
-        self._status.change(live=dataclasses.replace(self._status.status.live, bucket=self.bucket, lacks=lacks))
+        sure = self._held if self._before_late is None else self._before_late
+        safe = sum(min(file.length, sure.get(file.path, 0)) for file in files)
+        lacks = sum(file.length for file in files) - safe
+        live = dataclasses.replace(self._status.status.live, bucket=self.bucket, safe=safe, lacks=lacks)
+        if live != self._status.status.live or files != self._files:
+            self._status.change(live=dataclasses.replace(live, seen=at))
+        self._files = files
 
     def held(self, path: str) -> int:
         """Bytes that the bucket holds of a file, as far as is known."""
@@ -116,17 +137,22 @@ class LiveRun:
         ]
 
     def conclude(self, verdict: Verdict, now: float) -> None:
-        """Take in a verdict; what the bucket is known to hold never becomes less."""
+        """Take in a verdict, at monotonic seconds; what the bucket is known to hold never becomes less."""
         self._failed = None if isinstance(verdict, Done) else verdict
         self._tries = self._tries + 1 if self._failed else 0
-        if isinstance(verdict, Done):
-            self.is_compared = True
-            for path, sent in verdict.files.items():
-                self._held[path] = max(self.held(path), sent.length)
-                self._since.pop(path, None)
-        why = "" if isinstance(verdict, Done) else getattr(verdict, "reason", "")
-        at = self._status.status.live.at if self._failed else now
-        self._status.change(live=dataclasses.replace(self._status.status.live, at=at, why=why))
+        live = self._status.status.live
+        if not isinstance(verdict, Done):
+            if isinstance(verdict, Unknown):
+                self._before_late, self._late_until = self._before_late or dict(self._held), now + SETTLE_TIME
+            self._status.change(live=dataclasses.replace(live, why=getattr(verdict, "reason", "")))
+            return
+        self.is_compared, new, at = True, 0, self._wall_clock()
+        for path, sent in verdict.files.items():
+            new += max(0, sent.length - self.held(path))
+            self._held[path] = max(self.held(path), sent.length)
+            self._since.pop(path, None)
+        size, interval = verdict.bucket_size or live.size + new, at - live.at if live.at else 0.0
+        self._status.change(live=dataclasses.replace(live, at=at, why="", size=size, interval=interval))
 
     def tell(self, text: str) -> None:
         """Tell the user."""
@@ -160,8 +186,8 @@ class Pause:
 class LiveLane:
     """The rounds of an uploader, one at a time."""
 
-    def __init__(self, clocks: Clocks, wall_clock: Callable[[], float] = time.time) -> None:
-        self._clocks, self._wall_clock = clocks, wall_clock
+    def __init__(self, clocks: Clocks) -> None:
+        self._clocks = clocks
         self._buckets: dict[str, Pause] = {}
         self._push: PushHandle | None = None
         self._lingering: PushHandle | None = None
@@ -242,7 +268,7 @@ class LiveLane:
         self._push, going, self._going = None, self._going, []
         bucket.next_round = now + max(0.0, took) / SHARE
         for run, verdict in zip(going, verdicts, strict=False):
-            run.conclude(verdict, self._wall_clock())
+            run.conclude(verdict, now)
         failed = next((one for one in verdicts if not isinstance(one, Done)), None)
         if failed is None:
             bucket.backoff.succeeded()

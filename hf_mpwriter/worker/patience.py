@@ -10,7 +10,7 @@ In seconds; the first row that fits; no row exceeds `exit_timeout`:
     it is the last time    any, but below `hf-mpwriter run` one that  `exit_timeout`    any
                              waits in line
     any other              may push only later than SOON, or waits    0                 any
-                             in line for longer than RETRY
+                             in line for longer than RETRY            (SOON while a live bucket is to get the rest)
                            fails                                      RETRY             any
                            stands                                     SOON              any
                            asks a Hub that has not answered for SOON  0                 any
@@ -88,7 +88,7 @@ def patience(terms: Terms, outlook: Outlook) -> Patience:
 
 def _while_it_helps(longest: float, outlook: Outlook) -> float:
     if outlook.turn_in > (RETRY if outlook.in_line else SOON) or outlook.unanswered >= SOON:
-        return 0.0
+        return SOON if outlook.safe_soon else 0.0
     return RETRY if outlook.fails else SOON if outlook.stands else longest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from huggingface_hub.errors import BucketNotFoundError
 from programs import wait_for
 from runs import LOG_FOR_EVER, acknowledged, check_oracle, finished, no_uploader, run, uploader_pid
 
+from hf_mpwriter.base.words import size_text
 from hf_mpwriter.delivery.sinks import HubSink
 from hf_mpwriter.spool.layout import Spool
 
@@ -58,7 +60,8 @@ def test_what_is_logged_grows_in_the_bucket_between_two_commits(hub, run_dir, tm
     end(worker, run_dir)
     check_oracle(run_dir, hub, tmp_path / "journals")
     assert in_bucket(hub) == on_disk(run_dir)
-    assert f"all in {BUCKET}" in run("status", run_dir).output
+    size = size_text(sum(in_bucket(hub).values()))
+    assert re.search(rf"safe +{size}, everything, in {BUCKET}, .*; {size} in the bucket", run("status", run_dir).output)
 
 
 def test_a_successor_goes_on_where_the_bucket_is(hub, run_dir, tmp_path, start):
@@ -87,6 +90,25 @@ def test_an_uploader_that_is_ended_while_no_commit_is_allowed_brings_all_to_the_
     os.kill(uploader_pid(run_dir), signal.SIGTERM)
     wait_for(lambda: no_uploader(run_dir), "it has left")
     assert in_bucket(hub) == on_disk(run_dir)
+
+
+def test_an_end_says_what_is_safe_and_when_it_is_on_the_hub(hub, run_dir, tmp_path):
+    """The commit has to wait for an hour: the process, and `run`, tell it in the same words."""
+    go, options = tmp_path / "go", ["--grace", "15", "--"]
+    program = [sys.executable, "-c", LOGS.replace("while True", "import os\nwhile not os.path.exists(sys.argv[3])")]
+    command = [sys.executable, "-m", "hf_mpwriter", "run", *options, *program, run_dir, tmp_path / "journals", go]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as training:
+        wait_for(lambda: in_bucket(hub), "a first round")
+        hub.fault("/commit/ 429 header=Retry-After:3600 times=0")
+        assert run("sync", run_dir, "--timeout", "1").exit_code
+        go.touch()
+        told = training.communicate()[1].splitlines()
+    safe = rf"safe in {BUCKET}, on the Hub at \d\d:\d\d"
+    (end, report) = [line for line in told if "not on the Hub yet" in line]
+    assert re.search(rf"What is on disk is {safe}; then: hf-mpwriter sync ", end), told
+    assert re.search(rf"They are {safe}\. An uploader goes on", report), told
+    assert in_bucket(hub) == on_disk(run_dir)
+    os.kill(uploader_pid(run_dir), signal.SIGTERM)
 
 
 def test_a_public_bucket_gets_nothing_of_a_private_repository(hub, run_dir, tmp_path, start):

@@ -17,13 +17,21 @@ from hf_mpwriter.cli.facts import WorkerFacts, judge
 from hf_mpwriter.cli.status import SeenRun, as_text, daemon_text, workers_text
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Held, Ledger
-from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.status import LiveStatus, UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 
 UNKNOWN = "runs, it has not said yet what it does"
 ODD = "\x1b]0;mine\x07"
 DOWN = dataclasses.replace(RUNNING, kind="Retry", reason="the Hub cannot be reached", failures=3, next_in=15.0)
+
+
+OURS = dataclasses.replace(FILE, path="events.out.tfevents.1795233002.vm.7.0123abcd")
+
+
+def in_bucket(**fields: object) -> UploaderStatus:
+    """The status of an uploader that brings the run to a live bucket, too."""
+    return dataclasses.replace(RUNNING, live=LiveStatus(bucket="me/b", **fields))
 
 
 @pytest.fixture
@@ -106,6 +114,19 @@ def test_workers_are_counted_and_named_while_they_are_few():
         (
             {"files": HALF, "uploader": dataclasses.replace(DOWN, hint="wait.")},
             "  error        the Hub cannot be reached (3 times in a row). Wait",
+        ),
+        ({"bucket": "me/b"}, "  safe         nothing is known to be in me/b yet"),
+        (
+            {"bucket": "me/b", "uploader": in_bucket(why="me/b is public")},
+            "  safe         nothing is known to be in me/b: me/b is public",
+        ),
+        (
+            {"bucket": "me/b", "files": HALF, "uploader": in_bucket(safe=7, at=NOW - 5, interval=4.0, size=9)},
+            "  safe         7 B, everything, in me/b, 5 s ago; a round every 4 s; 9 B in the bucket",
+        ),
+        (
+            {"bucket": "me/b", "files": (OURS,), "uploader": in_bucket(safe=7, at=NOW - 5, interval=4.0, why="503")},
+            "  safe         7 B; 93 B not yet, in me/b, 5 s ago; then: 503",
         ),
         ({"destination": None}, "exp1 -> local only"),
         ({"destination": None}, f"  {'100 B':>9}  {FILE.path}"),

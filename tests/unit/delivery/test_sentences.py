@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
 import pytest
 
 from hf_mpwriter.base.settings import OFFLINE
-from hf_mpwriter.delivery.sentences import SEVERAL, ProcessEnd, announcement, message, mirror_trouble, shown, unsent
-from hf_mpwriter.delivery.sinks import Carrier, Delivery
+from hf_mpwriter.delivery.sentences import (
+    SEVERAL,
+    ProcessEnd,
+    RunEnd,
+    announcement,
+    message,
+    mirror_trouble,
+    report,
+    shown,
+    unsent,
+)
+from hf_mpwriter.delivery.sinks import Carrier, Delivery, Outlook
 from hf_mpwriter.delivery.status import Logged
 from hf_mpwriter.spool.staging import MirrorStatus
 
@@ -121,6 +132,36 @@ def test_what_was_announced_is_not_repeated(before, after, text):
     what = f"waiting up to 58 s until 1.2 kB in 2 files of /runs/exp1 are on the Hub{why}."
     assert told == f"{what} Ctrl-C ends the wait and nothing else; if this process is killed before: {SYNC}"
     assert message(after, before) == text
+
+
+TURN = {"reason": "the next commit is due at about 08:05.", "next_try": NOW + 1230, "outlook": Outlook(turn_in=1230.0)}
+SAFE = late(carrier=TURN, safe_in="me/run-live")
+IS_DUE = f"{MISSING} yet: the next commit is due at about 08:05. What is on disk is safe in me/run-live"
+
+
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [
+        (SAFE, f"{IS_DUE}, on the Hub at 08:05; then: {SYNC}"),
+        (
+            replace(SAFE, ends_with="the SLURM job"),
+            f"{IS_DUE}; the uploader ends with the SLURM job. To finish: {SYNC}",
+        ),
+        (late(safe_in="me/run-live"), f"{MISSING}{DOWN} What is on disk is safe in me/run-live{GOES_ON}{SYNC}"),
+    ],
+)
+def test_the_end_says_what_is_safe_and_when_it_is_on_the_hub(end, text):
+    """A time only where the commit waits for its turn, and what brings it outlives this process."""
+    assert message(end) == text
+
+
+@pytest.mark.parametrize(("is_first", "when"), [(False, r", on the Hub at \d\d:\d\d"), (True, "")])
+def test_so_does_the_report_of_a_program(is_first, when):
+    """In the same words."""
+    turn = TURN | {"next_try": time.time() + 1230}
+    found = RunEnd("/runs/exp1", deliveries=late(carrier=turn, safe_in="me/run-live").deliveries, is_known=True)
+    told = report(found, is_first=is_first, is_quiet=False)
+    assert re.search(rf"08:05\. They are safe in me/run-live{when}\. ", told)
 
 
 def test_what_waits_in_memory_is_told_although_all_files_are_on_the_hub():

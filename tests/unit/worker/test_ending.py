@@ -124,6 +124,7 @@ UNANSWERED, ASKED = Outlook(unanswered=10.0), Outlook(unanswered=9.9)
         (Terms(60, is_last=True), IN_LINE, 0, math.inf),
         (Terms(60, is_last=True), TURN_IS_NEAR._replace(in_line=True), 0, math.inf),
         (Terms(60, is_last=True), Outlook(turn_in=2.9, in_line=True), 60, math.inf),
+        (Terms(60), Outlook(turn_in=10.1, safe_soon=True), 10, math.inf),
         (Terms(60, is_last=True, is_asked=True), IN_LINE, 60, math.inf),
         (Terms(60, is_last=True, ends_with="this container"), IN_LINE, 60, math.inf),
         (Terms(60, failed=True), WORKS, 60, math.inf),
