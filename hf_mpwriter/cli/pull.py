@@ -8,9 +8,10 @@
     the Hub refuses      exit code 1       a line that names the consequence; the program starts
     another destination  exit code 1       exit code 1, before anything starts
 
-A run is there if the Hub has any file of it, or this disk an event file. Where it is not, the line names the runs that
-are there, and the command that pulls the one that was probably meant. For `run --pull` a run has begun if this disk or
-its logdir has an event file, or the logdir does not answer: a program that began while the Hub was down goes on.
+A run is there if the repository or its live bucket has any file of it, or this disk an event file. Where it is not, the
+line names the runs that are there, and the command that pulls the one that was probably meant. For `run --pull` a run
+has begun if this disk or its logdir has an event file, or the logdir does not answer: a program that began while the
+Hub was down goes on.
 
 `run --pull` brings what the ranks of a node need:
 
@@ -57,7 +58,7 @@ import click
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.job import TORCHRUN, nodes_of, number, rank_of, world_size_of
 from hf_mpwriter.base.names import is_event_file, rank_of_directory
-from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline, typed_repo_id
+from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline, typed_repo_id
 from hf_mpwriter.base.words import command_line, counted, sentence, size_text
 from hf_mpwriter.cli.forked import Forked
 from hf_mpwriter.cli.output import UploadBar
@@ -140,18 +141,20 @@ class BelongsError(NotFoundError):
     metavar="NAME",
     help="Pull the files of this worker and its children only: main, rank_00003; repeatable.",
 )
+@click.option("--live", default="", metavar="BUCKET", help="The live bucket, if it is not that of the repository.")
 @endpoint_option
 def pull_run(
     logdir: str,
     workers: tuple[str, ...],
     endpoint: str | None,
+    live: str,
     *,
     place: RepoPlace | None,
 ) -> None:
     """Bring the run of LOGDIR back from the Hub.
 
     Where event files are kept on a local disk, as LOGDIR is a URL or a mount of an object store, what is in LOGDIR
-    comes first; without a repository only that.
+    comes first; without a repository only that. What a live bucket has in addition comes last.
 
     To continue it on another machine, run this before training starts. Every file is verified by its digest. What is
     here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted keeps
@@ -177,7 +180,7 @@ def pull_run(
     if is_offline():
         raise click.ClickException(f"{OFFLINE}: nothing was pulled. Unset it to pull.")
     wanted = (lambda worker: worker in workers) if workers else lambda _: True
-    report = pull_into(spool, destination, wanted, UploadBar(0, 0, "pulled"))
+    report = pull_into(spool, destination, wanted, UploadBar(0, 0, "pulled"), live=live)
     _show(report, spool.destination() or destination, spool, logdir, workers)
 
 
@@ -212,11 +215,14 @@ def pull_into(
     bar: UploadBar,
     by_hand: str = "",
     begins: Callable[[], object] = lambda: None,
+    *,
+    live: str = "",
 ) -> Pulled:
     """Pull; where `by_hand` says how a user would do it, a program waits, and nothing of another run directory comes.
 
-    `begins` is called when it is known what comes.
+    `begins` is called when it is known what comes. `live`: the bucket, "" for the one that the environment names.
     """
+    named = Environment.read().live
     prepare_client(destination.endpoint)
     from hf_mpwriter.pull.repository import ask, is_of_disk, pull
     from hf_mpwriter.push.classify import explained
@@ -239,6 +245,7 @@ def pull_into(
                 hub,
                 wanted,
                 asked=None if asked == destination.path_in_repo else asked,
+                live=live or (named if isinstance(named, str) else ""),
                 begins=begins,
                 progress=bar.show,
             )
@@ -344,20 +351,24 @@ def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, w
     if report.left:
         again = command_line("pull", logdir)
         raise click.ClickException(f"{len(report.left)} of {len(report.sizes)} files were not pulled. Again: {again}")
-    if report.workers and not report.sizes:
+    if report.workers and not report.sizes and not report.live:
         there = named(nearest_first(workers[0], report.workers))
         raise NotFoundError(printable(f"{destination.url} has nothing of {named(workers)}, but: {there}."))
-    click.echo(printable(_summary(report, destination, spool)), err=not report.sizes)
+    for path, reason in report.unlike.items():
+        click.echo(printable(f"{path}: {reason}"), err=True)
+    click.echo(printable(_summary(report, destination, spool)), err=not (report.sizes or report.live))
     if lost := lost_text(losses(spool), logdir):
         click.echo(printable(lost), err=True)
 
 
 def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
     """What came; the Hub may have nothing of a run that is here."""
+    text = f"{destination.url} has nothing of this run yet."
     if report.sizes:
         came = f"{counted(len(report.fetched), 'file')} ({size_text(sum(report.fetched.values()))}) came"
-        return f"All {size_text(sum(report.sizes.values()))} of {destination.url} are in {spool.run_dir}: {came}."
-    return f"{destination.url} has nothing of this run yet."
+        text = f"All {size_text(sum(report.sizes.values()))} of {destination.url} are in {spool.run_dir}: {came}."
+    more = size_text(sum(report.live.values()))
+    return f"{text} {more} more came from the bucket {report.bucket}." if report.live else text
 
 
 def pull_before(
@@ -433,6 +444,8 @@ def _bring(
     except Exception as error:  # noqa: BLE001 - of the Hub, the disk or the client: training does not fail of it
         tell(f"{spool.run_dir} was not pulled: {type(error).__name__}: {error}. {CONSEQUENCE}")
     else:
+        for path, reason in report.unlike.items():
+            tell(f"{path}: {reason}")
         for path, reason in report.left.items():
             tell(f"{path} was not pulled: {reason}")
         if not is_quiet and not report.left:

@@ -9,6 +9,7 @@
     the folder is that of another run           nothing; it is named
 
     Hub --the client's download--> .hf_mpwriter/pulling/... --digest fits--> synced, and renamed to its path
+    bucket --ranges--> appended to that, or to what is here, record by record, see `pull/bucket`
 
 The client continues a file whose connection broke. It never continues one that another process began, so what a pull
 that was killed has left in `pulling/` is removed.
@@ -18,7 +19,8 @@ last commit is foreign there: it came, and is never replaced. The next segments 
 what was pulled: their names do, whatever the clocks say.
 
 Invariants:
-- Nothing stands at a path but what was there, or the whole content, durable, with the digest that the Hub tells.
+- Nothing stands at a path but what was there, or the whole content, durable, with the digest that the Hub tells; after
+  that, and in what only the bucket has, records whose checksums hold.
 - A file that is here is replaced only by one that begins with all of it.
 - Two pulls into one run directory come one after the other.
 - The ledger is written under the uploader lock. If an uploader holds it, that one reads back what the Hub has.
@@ -39,9 +41,10 @@ from typing import TypeVar
 
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import continues, digest, feed, git_hasher
-from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.settings import Destination, default_bucket, full_bucket
 from hf_mpwriter.base.verdicts import Refused, Sent, Split
-from hf_mpwriter.push.classify import classify
+from hf_mpwriter.pull.bucket import UnfitError, extend
+from hf_mpwriter.push.classify import classify, text_of
 from hf_mpwriter.push.client import Hub, Remote
 from hf_mpwriter.push.clock import Clock
 from hf_mpwriter.snapshot.search import other_run_above
@@ -55,6 +58,7 @@ from hf_mpwriter.system.process import host_id
 
 PULLING = "pulling"  # directory in the spool of the file that is on its way
 LOCK_POLL = 0.2  # seconds between two tries to take the lock of the pulls
+NO_BUCKET = (401, 403, 404, 501)  # statuses that tell that there is none for this token
 TRIES = 3  # of a question; in each of them, the client takes up a broken connection five times
 LONGEST_PAUSE = 16.0  # seconds between two of them; the first one is a second
 LONGEST_NAME = 255 - len(".metadata")  # bytes of a file name; the client appends that to it on the way
@@ -62,9 +66,11 @@ CORRUPT = "what came does not have the digest that the Hub tells, and was thrown
 DIFFERS = "it differs from the Hub's copy, and is left as it is; to have the Hub's, move it away"
 UNSAFE = "its name leads out of the run directory, or no file here can have it"
 OF_OTHER = "its folder is another run here, which goes elsewhere"
+UNLIKE = "the bucket {} has another file of this name: the repository's stays, or what is here"
 IN_USE = "a worker that lives writes beside it; pull before training starts"
 
 Answer = TypeVar("Answer")
+_IN_ITS_PLACE = (*disk.NOT_REGULAR, errno.ENOTDIR, errno.EACCES, errno.EPERM)  # something that is not ours
 
 
 @dataclass
@@ -76,6 +82,9 @@ class Pulled:
     fetched: dict[str, int] = field(default_factory=dict)  # bytes that came, per path
     left: dict[str, str] = field(default_factory=dict)  # the reason, per path that could not be had
     workers: list[str] = field(default_factory=list)  # of which the Hub has files, whether they were asked for or not
+    bucket: str = ""  # full name of the live bucket
+    live: dict[str, int] = field(default_factory=dict)  # bytes that came from there, per path
+    unlike: dict[str, str] = field(default_factory=dict)  # the reason, per path of which nothing came from there
     beside: list[str] = field(default_factory=list)  # names of the other runs there, where it has nothing of this one
 
 
@@ -91,12 +100,14 @@ def pull(
     wanted: Callable[[str], bool] = everything,
     *,
     asked: str | None = None,
+    live: str = "",
     begins: Callable[[], object] = lambda: None,
     progress: Callable[[int, int], object] = lambda *_: None,
 ) -> Pulled:
     """Bring a run back from the Hub, by the clock of `hub`.
 
-    `asked`: the folder that its writers ask for, if it is another one. `begins` is called when it is known what comes.
+    `asked`: the folder that its writers ask for, if it is another one. `live`: the bucket that continues the
+    repository, "" for the one of a run that names none. `begins` is called when it is known what comes.
     """
     report = Pulled()
     head = ask(hub.head, hub.clock)
@@ -106,8 +117,12 @@ def pull(
     there = ask(lambda: hub.tree(head), hub.clock)
     tree = {path: remote for path, remote in sorted(there.items()) if _is_wanted(path, wanted)}
     report.sizes = {path: remote.size for path, remote in tree.items()}
-    report.workers = sorted({names.worker_of(path) for path in there if _is_wanted(path, everything)})
-    if not tree:
+    report.bucket = full_bucket(live or default_bucket(destination), hub.repo_id)
+    live_files = _live_files(hub, report, destination.path_in_repo)
+    beyond = {path: size for path, size in live_files.items() if size > report.sizes.get(path, 0)}
+    report.workers = sorted({names.worker_of(path) for path in (*there, *beyond) if _is_wanted(path, everything)})
+    beyond = {path: size for path, size in beyond.items() if _is_wanted(path, wanted)}
+    if not tree and not beyond:
         return report
     attachments = list(filter(names.is_attachment, tree))
     pushed = ask(lambda: hub.pushed(attachments, head), hub.clock) if attachments else set[str]()
@@ -117,8 +132,21 @@ def pull(
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of each connection that breaks
     with _locked(spool):
         disk.remove_tree(spool.directory / PULLING)
-        _Pull(spool, hub, report, tree, pushed, progress).run()
+        _Pull(spool, hub, report, tree, pushed, progress, destination).run(beyond)
     return report
+
+
+def _live_files(hub: Hub, report: Pulled, folder: str) -> dict[str, int]:
+    """Bytes of the event files in the live bucket; {} if there is none, or it does not answer, which is noted."""
+    try:
+        found = hub.bucket_sizes(report.bucket, folder)
+    except Exception as error:
+        if is_of_disk(error):
+            raise
+        if getattr(getattr(error, "response", None), "status_code", 0) not in NO_BUCKET:
+            report.unlike[report.bucket] = f"the bucket refuses: {text_of(error)}"
+        return {}
+    return {path: size for path, size in sorted(found.items()) if names.is_event_file(os.path.basename(path))}
 
 
 def _is_wanted(path: str, wanted: Callable[[str], bool]) -> bool:
@@ -180,15 +208,16 @@ class _Pull:
         tree: dict[str, Remote],
         pushed: set[str],
         progress: Callable[[int, int], object],
+        destination: Destination,
     ) -> None:
         self._spool, self._hub, self._report, self._tree, self._pushed = spool, hub, report, tree, pushed
-        self._progress = progress
+        self._progress, self._destination = progress, destination
         self._left = self._total = sum(report.sizes.values())  # bytes that are neither here nor given up
         self._here: set[str] = set()  # paths of which the Hub has a beginning, or all
         self._begun: set[str] = set()  # paths of which less than the Hub's copy is here, of the same file or another
 
-    def run(self) -> None:
-        """Compare all files, fetch what is not here, record what is."""
+    def run(self, beyond: dict[str, int]) -> None:
+        """Compare all files, fetch what is not here, record what is; then take what the bucket has beyond that."""
         try:
             in_use = set(map(os.path.dirname, Members(self._spool).growing()))
             lacking = [path for path in self._tree if not self._settle(path, self._obstacle(path, in_use))]
@@ -199,6 +228,9 @@ class _Pull:
             for path, size in sizes.items():
                 if self._settle(path, self._fetch(path)) and path in self._here:
                     self._report.fetched[path] = size
+            for path, size in beyond.items():
+                if path not in self._report.left:
+                    self._read_on(path, size, in_use)
         finally:
             if (lock := locks.try_exclusive(self._spool.uploader_lock)) is not None:
                 try:
@@ -223,10 +255,8 @@ class _Pull:
 
     def _obstacle(self, path: str, in_use: set[str]) -> str | None:
         """What keeps a file from being fetched, "" if it is here; `in_use`: where living members have a file open."""
-        if not _can_be_here(path):
-            return UNSAFE
-        if other_run_above(self._spool.run, os.path.dirname(path)):
-            return OF_OTHER
+        if why := self._unfit(path):
+            return why
         remote = self._tree[path]
         try:
             fd = disk.open_beneath(self._spool.run / path)
@@ -246,6 +276,37 @@ class _Pull:
             finally:
                 os.close(fd)
         return IN_USE if os.path.dirname(path) in in_use else None
+
+    def _unfit(self, path: str) -> str:
+        """Why nothing may stand at a path, else ""."""
+        if not _can_be_here(path):
+            return UNSAFE
+        return OF_OTHER if other_run_above(self._spool.run, os.path.dirname(path)) else ""
+
+    def _read_on(self, path: str, size: int, in_use: set[str]) -> None:
+        """Append what the bucket has of a file in addition, if it continues what is here."""
+        if why := self._unfit(path) or (IN_USE if os.path.dirname(path) in in_use else ""):
+            self._report.unlike[path] = why
+            return
+        place, bucket, target = self._spool.run / path, self._report.bucket, self._destination.path(path)
+        before = place.stat().st_size if place.exists() else 0
+        read = lambda start, length: ask(lambda: self._hub.read_bucket(bucket, target, start, length), self._hub.clock)  # noqa: E731
+        try:
+            disk.make_dirs(place.parent, 0o777)
+            if not before:
+                note_pulled(self._spool, {path: size})
+            end = extend(place, size, read)
+        except (UnfitError, OSError) as error:
+            if isinstance(error, OSError) and is_of_disk(error) and error.errno not in _IN_ITS_PLACE:
+                raise
+            self._report.unlike[path], end = f"not all that the bucket has came: {error}", 0
+        if end is None:
+            self._report.unlike[path] = UNLIKE.format(bucket)
+        elif place.exists() and (came := place.stat().st_size - before) > 0:
+            disk.fsync_path(place, "pull.file")
+            disk.fsync_dir(place.parent, "pull.file")
+            note_pulled(self._spool, {path: before + came})
+            self._report.live[path] = came
 
     def _fetch(self, path: str) -> str:
         """Bring one file; the reason if it does not come, else ""."""
