@@ -33,6 +33,7 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.names import is_attachment, is_embedding, is_loss
 from hf_mpwriter.base.storage import searched_directories
 from hf_mpwriter.base.words import command_line, counted, size_text
+from hf_mpwriter.cli.clean_live import clean_bucket
 from hf_mpwriter.cli.runs import examples, staged_runs
 from hf_mpwriter.cli.verify import compare_logdir
 from hf_mpwriter.delivery.sentences import lost_text
@@ -53,16 +54,22 @@ from hf_mpwriter.system.redaction import printable
 DAY = 86_400.0  # seconds
 
 
-@click.command("clean", epilog=examples("clean --dry-run", "clean --older-than 7"))
+@click.command("clean", epilog=examples("clean --dry-run", "clean --older-than 7", "clean --live me/run"))
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option("--older-than", type=float, default=1.0, show_default=True, metavar="DAYS", help="Keep what is newer.")
-def clean_staging(*, dry_run: bool, older_than: float) -> None:
+@click.option("--live", "repository", metavar="NAME", help="Delete from its live bucket what this repository has.")
+def clean_staging(*, dry_run: bool, older_than: float, repository: str | None) -> None:
     """Remove local copies of staged runs that are whole elsewhere.
 
     A run whose logdir is an object store or a URL is kept on a local disk first. What a run there has left is removed
     if no process works on it, if its logdir has the same, byte by byte, and if all of it is known to be on the Hub. The
     rest is kept, with the reason.
+
+    With --live, event files of which a repository has as much are deleted from its live bucket, and nothing here.
     """
+    if repository is not None:
+        clean_bucket(repository, dry_run=dry_run)
+        return
     removed = kept = size = 0
     for rest in () if dry_run else staged_leftovers():
         disk.remove_tree(at(rest))

@@ -346,6 +346,11 @@ class Hub:
             return {str(one.get("path")): str(one.get("error")) for one in error.failures}
         return {}
 
+    def delete_from_bucket(self, bucket: str, targets: Sequence[str]) -> None:
+        """Delete files of a bucket."""
+        if targets:
+            self._api.batch_bucket_files(bucket, delete=list(targets))
+
     def read_bucket(self, bucket: str, target: str, start: int, length: int) -> bytes:
         """A range of a file of a bucket: fewer bytes where it ends."""
         url = f"{self._destination.endpoint}/buckets/{bucket}/resolve/{quote(target, safe='')}"

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import BucketNotFoundError
 from programs import wait_for
-from runs import LOG_AND_EXIT, LOG_FOR_EVER, check_oracle, living_uploader, run
+from runs import LOG_AND_EXIT, LOG_FOR_EVER, check_oracle, finished, living_uploader, run
 from support import event_file
 
 from hf_mpwriter.spool.layout import Spool
@@ -117,3 +117,33 @@ def test_a_pull_without_a_bucket_is_as_ever(hub, run_dir, stored, status):
     assert result.exit_code == 0, result.output
     assert ("refuses" in result.output) == (status == 400)
     assert "came from the bucket" not in result.output
+
+
+def test_clean_deletes_from_the_bucket_what_the_repository_has(hub, run_dir, stored):
+    """What it has less of, or not at all, stays, and so does what a dry run names."""
+    stored(NAME, 9, 3)
+    stored(f"rank_00001/{NAME}", 3, 9)
+    before = in_bucket(hub)
+    shown = run("clean", "--live", "me/run", "--dry-run")
+    assert (shown.exit_code, in_bucket(hub)) == (0, before), shown.output
+    done = run("clean", "--live", "me/run")
+    assert done.output.replace("Deleted", "Would delete") == shown.output
+    assert "Deleted 1 file (" in done.output
+    assert "Kept 1 file: 1 of which me/run has less." in done.output
+    assert in_bucket(hub).keys() == {f"rank_00001/{NAME}"}
+    assert run("clean", "--live", "me/run").output.startswith("Deleted nothing of me/run-live")
+    assert "Nothing was deleted: " in run("clean", "--live", "me/other").output
+
+
+def test_clean_leaves_the_bucket_of_a_run_that_is_logged_alone(hub, run_dir, tmp_path, start):
+    """Its next round goes on from there. After its end nothing keeps the files."""
+    some = LOGS.replace("while True", "while step < 50") + "\ntime.sleep(1000)"
+    worker = start(some, run_dir, tmp_path / "journals")
+    wait_for(lambda: in_bucket(hub), "a first round")
+    assert run("sync", run_dir).exit_code == 0
+    wait_for(lambda: "1 of runs that are logged here" in run("clean", "--live", "me/run").output, "both have all")
+    assert in_bucket(hub)
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    assert run("clean", "--live", "me/run").exit_code == 0
+    assert in_bucket(hub) == {}
