@@ -89,6 +89,7 @@ class LiveRun:
         self._before_late: dict[str, int] | None = None  # what it held before a round that may still come late
         self._late_until = 0.0  # monotonic seconds
         self._files: list[LocalFile] = []  # as of the last look
+        self._seen = 0.0  # unix time when they were seen so first
 
     @property
     def bucket(self) -> str:
@@ -116,13 +117,17 @@ class LiveRun:
             first.setdefault(writer_of(file.path), file)
         self.waiting = list(first.values())
         self._since = {file.path: self._since.get(file.path, now) for file in self.waiting}
+        if files != self._files:
+            self._files, self._seen = files, at
+        self._publish()
+
+    def _publish(self, **changes: object) -> None:
+        """Change what is told of the bucket, as of the last look at the files."""
         sure = self._held if self._before_late is None else self._before_late
-        safe = sum(min(file.length, sure.get(file.path, 0)) for file in files)
-        lacks = sum(file.length for file in files) - safe
-        live = dataclasses.replace(self._status.status.live, bucket=self.bucket, safe=safe, lacks=lacks)
-        if live != self._status.status.live or files != self._files:
-            self._status.change(live=dataclasses.replace(live, seen=at))
-        self._files = files
+        safe = sum(min(file.length, sure.get(file.path, 0)) for file in self._files)
+        lacks = sum(file.length for file in self._files) - safe
+        found = {"bucket": self.bucket, "safe": safe, "lacks": lacks, "seen": self._seen}
+        self._status.change(live=dataclasses.replace(self._status.status.live, **found, **changes))  # type: ignore[arg-type]
 
     def held(self, path: str) -> int:
         """Bytes that the bucket holds of a file, as far as is known."""
@@ -143,8 +148,9 @@ class LiveRun:
         live = self._status.status.live
         if not isinstance(verdict, Done):
             if isinstance(verdict, Unknown):
-                self._before_late, self._late_until = self._before_late or dict(self._held), now + SETTLE_TIME
-            self._status.change(live=dataclasses.replace(live, why=getattr(verdict, "reason", "")))
+                self._late_until = now + SETTLE_TIME
+                self._before_late = dict(self._held) if self._before_late is None else self._before_late
+            self._publish(why=getattr(verdict, "reason", ""))
             return
         self.is_compared, new, at = True, 0, self._wall_clock()
         for path, sent in verdict.files.items():
@@ -152,7 +158,7 @@ class LiveRun:
             self._held[path] = max(self.held(path), sent.length)
             self._since.pop(path, None)
         size, interval = verdict.bucket_size or live.size + new, at - live.at if live.at else 0.0
-        self._status.change(live=dataclasses.replace(live, at=at, why="", size=size, interval=interval))
+        self._publish(at=at, why="", size=size, interval=interval)
 
     def tell(self, text: str) -> None:
         """Tell the user."""
