@@ -240,7 +240,10 @@ class Run:
         is found by the next start. The same holds for an uploader that is leaving because of SIGTERM.
         """
         killed = self._end(kill=self._rng.random() < 0.5)
-        if ((killed or self.uploader_terminated) and self._is_missing()) or self._bucket_faults():
+        interrupted, lacking = killed or self.uploader_terminated, self._bucket_faults()
+        if not interrupted and not HubSink(self.spool).status().live.why:
+            self.findings += [f"the uploader left, and {fault}" for fault in lacking]
+        if (interrupted and self._is_missing()) or lacking:
             self._end(kill=False)
         self.uploader_terminated = False
         missing = self.missing()
