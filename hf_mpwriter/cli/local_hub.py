@@ -68,9 +68,9 @@ def run_demo(directory: Path | None, *, stay: bool) -> None:
     """Train against a local Hub, crash, resume, and count every event.
 
     Starts a Hub on this machine and trains a small network on scikit-learn's handwritten digits in four processes.
-    Each has a learning rate of its own and logs scalars, histograms, images and text. Half-way, kills one worker and
-    the uploader with SIGKILL and starts the worker again. At the end, checks every event against the Hub. Nothing
-    leaves this machine.
+    Each has a learning rate of its own and logs scalars, histograms, images and text. Kills one worker and the
+    uploader with SIGKILL and starts the worker again. Then loses a machine with its disk, and goes on from what the
+    live bucket has. At the end, checks every event against the Hub. Nothing leaves this machine.
     """
     try:
         from hf_mpwriter.demo.story import run

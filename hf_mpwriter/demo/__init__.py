@@ -1,4 +1,4 @@
-"""The demo: four processes train against a local Hub, are killed half-way, resume, and lose nothing.
+"""The demo: four processes train against a local Hub, are killed, lose their machine, and nothing but its last seconds.
 
 | module | responsibility |
 |---|---|

@@ -7,11 +7,11 @@ Invariant: when the stage is left, all of them end, whatever happened. Ranks end
 SIGTERM, after which it may push once more, and after UPLOADER_PATIENCE by SIGKILL. The Hub ends last.
 
     DIRECTORY/
-      runs/digits/              run directory
+      runs/digits/              run directory, of one machine after the other
       hub/                      data of the local Hub
       journals/                 which calls returned, noted by each rank
       checkpoints/rank_2.npz    weights and step of a rank
-      logs/rank_2.log           output of a rank, all its lives in one file
+      logs/rank_2.log           output of a rank, all its lives in one file; rank_4.log of the pull
       hf_home/, cache/          HF_HOME and XDG_CACHE_HOME of all processes
 
 The user's caches and tokens are neither read nor written.
@@ -20,18 +20,23 @@ The user's caches and tokens are neither read nor written.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Self
 
 import psutil
+from tensorboardX.proto.event_pb2 import Event
 
 from hf_mpwriter.base.timing import VARIABLE
 from hf_mpwriter.delivery.sinks import HubSink
-from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.events import framing
+from hf_mpwriter.localhub import LocalHub, buckets
+from hf_mpwriter.localhub.errors import RepoNotFound
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system.launch import Child
 from hf_mpwriter.testing import processes
@@ -126,7 +131,6 @@ class Stage:
         self.hub = LocalHub(place.hub)
         self.env: dict[str, str] = {}  # of the demo's processes
         self.ranks: list[Rank] = []  # by number
-        self.view = HubSink(spool_of(find(place.run_dir)))  # the progress of the run, from its spool
 
     def __enter__(self) -> Self:
         """Start the Hub and the ranks."""
@@ -146,15 +150,15 @@ class Stage:
         try:
             for rank in self.ranks:
                 rank.kill()
-            self._end_uploaders()
+            self._end_uploaders(UPLOADER_PATIENCE)
             self.hub.stop()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _end_uploaders(self) -> None:
+    def _end_uploaders(self, patience: float) -> None:
         """End the uploaders, and one that a killed rank was about to start: that one holds the lock before its name."""
-        deadline = time.monotonic() + UPLOADER_PATIENCE
+        deadline = time.monotonic() + patience
         while True:
             uploaders, is_over = processes.left_behind(self.place.run_dir, "uploader"), time.monotonic() >= deadline
             if not uploaders and (is_over or not self.view.is_alive()):
@@ -166,6 +170,33 @@ class Stage:
                     psutil.wait_procs([uploader], timeout=1)
             time.sleep(LOOK_EVERY)
 
+    @property
+    def view(self) -> HubSink:
+        """The progress of the run, from its spool."""
+        return HubSink(spool_of(find(self.place.run_dir)))
+
+    def records(self) -> dict[Path, list[float]]:
+        """When the records that are here were logged, in unix seconds, per event file."""
+        files = [path for path in Path(self.place.run_dir).rglob("*tfevents*") if path.is_file()]
+        return {
+            path: [Event.FromString(payload).wall_time for payload in framing.payloads(str(path))] for path in files
+        }
+
+    def lose_machine(self) -> dict[Path, list[float]]:
+        """End all processes of the run by SIGKILL, and remove its disk; the records that were on it."""
+        for rank in self.ranks:
+            rank.kill()
+        self._end_uploaders(0.0)
+        records = self.records()
+        shutil.rmtree(self.place.run_dir)
+        return records
+
+    def pull(self) -> Child:
+        """Begin to bring the run to another machine."""
+        words = ["pull", self.place.run_dir, "--repo-id", REPO]
+        with Path(self.place.log(RANKS)).open("ab") as log:
+            return Child("elsewhere", json.dumps(words).encode(), self.place.root, {2: log.fileno()}, env=self.env)
+
     def uploader(self) -> int:
         """Pid of the living uploader of this run, 0 if there is none."""
         return processes.uploader(self.place.run_dir)
@@ -174,3 +205,9 @@ class Stage:
         """Bytes of the event files that the Hub acknowledged."""
         ledger = self.view.ledger()
         return sum(held.length for held in ledger.files.values()) if ledger else 0
+
+    def live(self) -> int:
+        """Bytes in the live bucket."""
+        with contextlib.suppress(RepoNotFound):
+            return buckets.read(self.hub.store, f"{REPO}-live").size
+        return 0

@@ -1,16 +1,18 @@
 """The story of the demo: what happens, in order, what is shown of it, and what counts as a failure.
 
     start     the local Hub starts, four ranks train, one of them starts the uploader
-    kill      half-way one rank gets SIGKILL; the uploader pushes at once, and is killed in the middle of that push
+    kill      one rank gets SIGKILL; the uploader pushes at once, and is killed in the middle of that push
     resume    the rank starts again from its checkpoint; a rank finds the uploader lock free and starts a new uploader
+    loss      all ranks and the uploader are killed, and their disk is removed: another machine pulls the run from the
+              Hub, where the live bucket has all but the last seconds, and the ranks start again from their checkpoints
     finish    each rank ends when its events are on the Hub, and the uploader leaves
     verdict   the oracle compares the run with the Hub, in a process of its own
     open      if the user wants it, the Hub and its pages stay until Ctrl-C
 
 The demo fails if a rank fails by itself, a limit below is exceeded, or anything is missing on the Hub.
 
-    [   7 s] killed rank 2 (pid 4711) after step 81              an event, on stdout
-    [  10 s]   steps 88, 90, 81, 89 of 160; 20.1 kB on the Hub   progress, on stderr, every LINE_EVERY seconds
+    [   7 s] killed rank 2 (pid 4711) after step 41       an event, on stdout
+    [  10 s]   steps 48, 50, 41, 49 of 160; 20.1 kB on the Hub, 35.8 kB live   progress, on stderr, every LINE_EVERY
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ from pathlib import Path
 import psutil
 
 from hf_mpwriter.base.words import as_path, size_text, typed
-from hf_mpwriter.demo.stage import PATIENCE, REPO, STEPS, Folder, Stage
+from hf_mpwriter.demo.stage import PATIENCE, RANKS, REPO, STEPS, Folder, Stage
 from hf_mpwriter.system.launch import Child
+from hf_mpwriter.testing.losses import forget_lost
 
 VICTIM = 2  # the rank that is killed
+KILLED, LOST = STEPS // 4, STEPS * 3 // 4  # steps after which it is, and those after which the machine is lost
 POLL = 0.05  # seconds between two checks of a condition
 LINE_EVERY = 5.0  # seconds between two lines of progress
 LIMIT = 150.0  # seconds that an act and the verdict take at most: it ends a hang
@@ -70,18 +74,22 @@ def run(directory: Path | None, *, stay: bool = False) -> int:
 
 def _verdict(stage: Stage) -> int:
     """The exit code of the verdict: a process of its own, which knows the folder and the Hub only."""
-    verdict = Child("verdict", b"", stage.place.root, {2: 2}, limit=LIMIT, env=stage.env)
+    return _code(Child("verdict", b"", stage.place.root, {2: 2}, limit=LIMIT, env=stage.env), "verdict")
+
+
+def _code(child: Child, what: str) -> int:
+    """The exit code of a process, when it has ended; what it prints is shown."""
     try:
         has_ended = False
         while not has_ended:
-            verdict.wait(LINE_EVERY)
-            lines, has_ended = verdict.hear()
+            child.wait(LINE_EVERY)
+            lines, has_ended = child.hear()
             print(*(line.decode() + "\n" for line in lines), sep="", end="", flush=True)
     finally:
-        verdict.end(PATIENCE)
-    if verdict.has_hung:
-        raise DemoError(f"the verdict {verdict.how_it_ended}")
-    return verdict.code or 0
+        child.end(PATIENCE)
+    if child.has_hung:
+        raise DemoError(f"the {what} {child.how_it_ended}")
+    return child.code or 0
 
 
 def _keep_open(stage: Stage) -> None:
@@ -89,7 +97,8 @@ def _keep_open(stage: Stage) -> None:
     page = f"{stage.hub.endpoint}/{REPO}"
     print("\nOpen in a browser on this machine; Ctrl-C ends the Hub:")
     print(f"  {page}/tensorboard      training metrics")
-    print(f"  {page}/tree/main        files and commits", flush=True)
+    print(f"  {page}/tree/main        files and commits")
+    print(f"  {stage.hub.endpoint}/buckets/{REPO}-live      the live bucket", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while stage.hub.pid is not None:
             time.sleep(POLL)
@@ -109,12 +118,14 @@ class _Story:
         self._show(f"everything is in {self._stage.place.root}")
         self._show(f"a local Hub is at {self._stage.hub.endpoint}; four ranks begin to train")
         victim = self._stage.ranks[VICTIM]
-        self._until(lambda: victim.step > STEPS // 2, "half of the training")
+        self._until(lambda: victim.step > KILLED, "a part of the training")
         self._until(self._stage.uploader, "an uploader")
         victim.kill()
         self._show(f"killed rank {VICTIM} (pid {victim.process.pid}) after step {victim.step}")
         dead = self._kill_uploader()
         self._resume(dead)
+        self._until(lambda: max(rank.step for rank in self._stage.ranks) > LOST, "most of the training")
+        self._lose_machine()
         self._finish()
 
     def _show(self, text: str) -> None:
@@ -125,7 +136,8 @@ class _Story:
         if now >= self._shown_at + LINE_EVERY:
             self._shown_at = now
             steps = ", ".join(str(rank.step) for rank in self._stage.ranks)
-            line = f"steps {steps} of {STEPS}; {size_text(self._stage.there())} on the Hub"
+            there, live = size_text(self._stage.there()), size_text(self._stage.live())
+            line = f"steps {steps} of {STEPS}; {there} on the Hub, {live} live"
             print(f"[{now - self._started_at:4.0f} s]   {line}", file=sys.stderr, flush=True)
 
     def _until(self, condition: Callable[[], object], what: str) -> None:
@@ -163,6 +175,21 @@ class _Story:
         self._show(f"rank {VICTIM} resumed at step {victim.first_steps()[-1]} (pid {victim.process.pid})")
         self._until(lambda: self._stage.uploader() not in (0, dead), "a new uploader")
         self._show(f"uploader {self._stage.uploader()} has taken the uploader lock")
+
+    def _lose_machine(self) -> None:
+        """Lose a machine with its disk, and go on from what the Hub has, on another one."""
+        stage, died_at = self._stage, time.time()
+        before = stage.lose_machine()
+        self._show("lost the machine: the ranks and the uploader are killed, their disk is removed")
+        if _code(stage.pull(), "pull"):
+            raise DemoError(f"the pull failed; its log is {stage.place.log(RANKS)}")
+        forget_lost(stage.place.journals, stage.place.run_dir)
+        after = stage.records()
+        lost = [when for path, times in before.items() for when in times[len(after.get(path, ())) :]]
+        seconds = died_at - min(lost, default=died_at)
+        self._show(f"pulled the run on another machine: {len(lost)} records are lost, of the last {seconds:.1f} s")
+        for rank in stage.ranks:
+            rank.start()
 
     def _finish(self) -> None:
         """Wait until all ranks have ended, each with its events on the Hub, and the uploader has left."""

@@ -25,7 +25,7 @@ from hf_mpwriter.system import launch
 from hf_mpwriter.testing import Journal
 
 LEARNING_RATES = (0.02, 0.1, 0.5, 1.0)  # by rank
-COMMIT_EVERY = 0.1  # minutes between two commits
+COMMIT_EVERY = 1.0  # minutes between two commits; what is live goes every few seconds
 EXIT_TIMEOUT = 120.0  # seconds that the end of a rank may wait for the Hub
 CHECKPOINT_EVERY = 25  # steps between two checkpoints
 EVALUATE_EVERY = 20  # steps between two evaluations, with an image, a histogram and a text
@@ -89,7 +89,12 @@ def train(place: Folder, rank: int) -> None:
     first = network.resume(place.checkpoint(rank))
     print(f"begins at step {first}", flush=True)
     with HFSummaryWriter(
-        REPO, logdir=place.run_dir, commit_every=COMMIT_EVERY, purge_step=first or None, exit_timeout=EXIT_TIMEOUT
+        REPO,
+        logdir=place.run_dir,
+        commit_every=COMMIT_EVERY,
+        live=True,
+        purge_step=first or None,
+        exit_timeout=EXIT_TIMEOUT,
     ) as writer:
         journal = Journal(place.journals)
         for step in range(first, STEPS):

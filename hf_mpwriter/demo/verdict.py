@@ -69,6 +69,6 @@ def judge(directory: str) -> int:
     if report.problems:
         print("Problems:", *report.problems, sep="\n  ", file=sys.stderr)
     else:
-        print("Every event is on the Hub, once. Nothing shrank on the way.")
+        print("Every event that no disk took away is on the Hub, once. Nothing shrank on the way.")
     print(commands(place, destination))
     return 1 if report.problems else 0

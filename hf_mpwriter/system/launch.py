@@ -82,6 +82,7 @@ KINDS = DAEMONS | {  # the module of each kind of process; its `main` is the pro
     "copy": "hf_mpwriter.mirror.copy",
     "ranks": "hf_mpwriter.cli.ranks",
     "rank": "hf_mpwriter.demo.training",
+    "elsewhere": "hf_mpwriter.cli.elsewhere",
     "verdict": "hf_mpwriter.demo.verdict",
 }
 UNSIGNALLED = (*DAEMONS, "ranks", "rank")  # they get a session of their own, which no terminal signals

@@ -3,6 +3,7 @@
 | module | responsibility |
 |---|---|
 | `journal` | the calls that are known to have returned |
+| `losses` | takes what a lost disk has taken out of the journals |
 | `oracle` | compares a run directory with the Hub |
 | `processes` | finds the processes of a run |
 

@@ -36,7 +36,7 @@ def main() -> None:
         demo = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         wait_for(lambda: demo.poll() is not None or "Ctrl-C ends" in said.read_text(), "the demo is open")
-        metrics, files = re.findall(r"^  (http://\S+) ", said.read_text(), re.MULTILINE)
+        metrics, files, _ = re.findall(r"^  (http://\S+) ", said.read_text(), re.MULTILINE)
         take(metrics, files)
     finally:
         demo.send_signal(signal.SIGTERM)

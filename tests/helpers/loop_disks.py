@@ -9,9 +9,9 @@ from repository import PROOF
 
 sys.path.append(str(PROOF))
 
-from power_cut_disk import LoopDisk, forget_lost, has_power, why_not
+from power_cut_disk import LoopDisk, has_power, why_not
 
-__all__ = ["KINDS", "LoopDisk", "forget_lost", "has_power"]
+__all__ = ["KINDS", "LoopDisk", "has_power"]
 
 KINDS = [
     pytest.param(kind, marks=[pytest.mark.root, pytest.mark.skipif(bool(why_not(kind)), reason=why_not(kind) or "-")])

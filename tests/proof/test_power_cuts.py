@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
-from loop_disks import KINDS, LoopDisk, forget_lost, has_power
+from loop_disks import KINDS, LoopDisk, has_power
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, at
 from hf_mpwriter.testing import Journal, read_journals
+from hf_mpwriter.testing.losses import forget_lost
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,9 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from power_cut_disk import forget_lost
-
 from hf_mpwriter.testing import processes
+from hf_mpwriter.testing.losses import forget_lost
 from soaking.deck import Card, Schedule
 from soaking.run import Place, Run, wait_for
 from soaking.victims import Victims

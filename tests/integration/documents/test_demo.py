@@ -19,6 +19,8 @@ from traps import Trap
 from hf_mpwriter.demo.stage import STEPS
 from hf_mpwriter.testing import read_journals
 
+LOSES = 30.0  # seconds that a lost machine may take with it: CI is slow
+
 
 def start_demo(directory: Path, cwd: Path | None = None) -> subprocess.Popen[str]:
     """Start the demo, with a directory for all that it keeps."""
@@ -66,8 +68,10 @@ def journals_of(directory: Path) -> list[Path]:
 
 
 @pytest.mark.timeout(600)
-def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo, trap):
+def test_the_demo_loses_nothing_but_the_last_seconds_of_a_lost_machine(demo, trap):
     """Exit code 0, a table without losses, two kills, a resume and a new uploader, and nothing is left running.
+
+    What the machine takes with it is told: where its disk is gone, the bucket has all but the last seconds.
 
     No process imports a module from the folder where it was started. The same verdict fails when one record more is
     claimed than was written.
@@ -77,7 +81,9 @@ def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo
     assert process.returncode == 0, out + err
     assert lost(out) == 0
     counts = re.findall(r"^rank \d +(\d) +(\d+) +(\d+)$", out, re.MULTILINE)
-    assert [lives for lives, here, there in counts if here == there] == ["1", "1", "2", "1"]
+    assert [here for _, here, there in counts if here != there] == []
+    assert sum(int(lives) for lives, _, _ in counts) >= 2 * len(counts) == 8
+    assert float(re.search(r"\d+ records are lost, of the last (\d+\.\d) s", out)[1]) < LOSES
     rank, pid = re.search(r"killed rank (\d) \(pid (\d+)\)", out).groups()
     uploader = re.search(r"killed the uploader \(pid (\d+)\)", out)[1]
     assert int(re.search(rf"rank {rank} resumed at step (\d+)", out)[1]) <= STEPS

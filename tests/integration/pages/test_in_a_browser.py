@@ -78,7 +78,7 @@ def commit_one_more(endpoint: str, store: Store, logged: bytes) -> None:
     """Commit rank 0's file with more at its end, as an uploader does."""
     from huggingface_hub import HfApi
 
-    (path,) = [path for path in store.tree(*REPO) if re.fullmatch(rf"{RUN}/[^/]*tfevents[^/]*", path)]
+    path = max(path for path in store.tree(*REPO) if re.fullmatch(rf"{RUN}/[^/]*tfevents[^/]*", path))
     grown = store.read_blob(*REPO, path) + logged
     HfApi(endpoint=endpoint).upload_file(path_or_fileobj=grown, path_in_repo=path, repo_id=REPO[1])
 
@@ -100,9 +100,11 @@ def test_the_demo_is_seen_with_all_its_workers_and_what_arrives_later_too(demo, 
     process, directory, said = demo
     wait_for(lambda: process.poll() is not None or "Ctrl-C ends" in said.read_text(), "the demo is open")
     links = re.findall(r"^  (http://\S+) ", said.read_text(), re.MULTILINE)
-    assert len(links) == 2, said.read_text()
-    metrics, files = links
+    assert len(links) == 3, said.read_text()
+    metrics, files, bucket = links
     with browser() as driver:
+        driver.get(bucket)
+        assert len(driver.find_elements("css selector", ".list tr")) >= 4
         driver.get(files)
         assert [link.text for link in driver.find_elements("css selector", "nav a.open")] == ["Files and versions"]
         driver.find_element("link text", "tensorboard/").click()
