@@ -115,3 +115,36 @@ class UploadBar:
     def close(self) -> None:
         """Leave the bar on the screen as it is."""
         self._bar.close()
+
+
+class LiveLine:
+    """One line on a terminal that says what is now; elsewhere a line a minute, and fewer while it stays the same."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        is_off = is_on(os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", ""))
+        self._is_drawn, self._has_lines = not is_off and sys.stderr.isatty(), not is_off
+        self._clock, self._pause, self._shown, self._at = clock, LINE_EVERY, "", -math.inf
+
+    def show(self, text: str) -> None:
+        """Show what is now."""
+        text, now = printable(text), self._clock()
+        if self._is_drawn:
+            print(
+                f"\r{text[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]}\x1b[K",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+        elif self._has_lines and now - self._at >= (LINE_EVERY if text != self._shown else self._pause):
+            self._pause = LINE_EVERY if text != self._shown else min(2 * self._pause, SELDOM)
+            print(text, file=sys.stderr, flush=True)
+            self._at, self._shown = now, text
+
+    def say(self, text: str) -> None:
+        """Print a line of its own."""
+        print(f"\r{printable(text)}\x1b[K" if self._is_drawn else printable(text), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave what is shown."""
+        if self._is_drawn:
+            print(file=sys.stderr, flush=True)

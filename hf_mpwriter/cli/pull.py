@@ -130,6 +130,7 @@ class BelongsError(NotFoundError):
         "pull runs/exp1 --repo-id me/run    the first time here",
         "pull runs/exp1                     later",
         "pull runs/exp1 --worker rank_00003",
+        "pull live/exp1 --repo-id me/run --follow --open",
     ),
 )
 @logdir_argument
@@ -141,6 +142,9 @@ class BelongsError(NotFoundError):
     metavar="NAME",
     help="Pull the files of this worker and its children only: main, rank_00003; repeatable.",
 )
+@click.option("--follow", "follows", is_flag=True, help="Go on with what the live bucket gets, until Ctrl-C.")
+@click.option("--until-quiet", type=click.FloatRange(min=0), metavar="SECONDS", help="With --follow: end without news.")
+@click.option("--open", "opens", is_flag=True, help="With --follow: show it in a TensorBoard in the browser.")
 @click.option("--live", default="", metavar="BUCKET", help="The live bucket, if it is not that of the repository.")
 @endpoint_option
 def pull_run(
@@ -148,8 +152,11 @@ def pull_run(
     workers: tuple[str, ...],
     endpoint: str | None,
     live: str,
+    until_quiet: float | None,
     *,
     place: RepoPlace | None,
+    follows: bool,
+    opens: bool,
 ) -> None:
     """Bring the run of LOGDIR back from the Hub.
 
@@ -160,9 +167,13 @@ def pull_run(
     here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted keeps
     the files that came.
 
+    With --follow what is logged comes from the run's live bucket within seconds, until Ctrl-C or the run is quiet.
+
     Exit code 0: all that the Hub has of the run is here; 1: it is not; 4: there is no such run, worker, repository or
     branch. Then the message names what is there.
     """
+    if not follows and (opens or until_quiet is not None):
+        raise click.UsageError("--open and --until-quiet go with --follow.")
     spool = spool_at(logdir)
     check_ownership(spool.directory)
     spool.check_format()
@@ -181,6 +192,15 @@ def pull_run(
         raise click.ClickException(f"{OFFLINE}: nothing was pulled. Unset it to pull.")
     wanted = (lambda worker: worker in workers) if workers else lambda _: True
     report = pull_into(spool, destination, wanted, UploadBar(0, 0, "pulled"), live=live)
+    if follows and report.commit:
+        from hf_mpwriter.cli.follow import follow
+
+        for path, reason in report.left.items():
+            click.echo(printable(f"{path}: {reason}"), err=True)
+        bar = UploadBar(0, 0, "pulled", drawn=False, lines=False)
+        again = functools.partial(pull_into, spool, destination, wanted, bar, live=live, follows=True)
+        follow(spool, destination, wanted, again, report.bucket, until_quiet, opens=opens)
+        return
     _show(report, spool.destination() or destination, spool, logdir, workers)
 
 
@@ -217,6 +237,7 @@ def pull_into(
     begins: Callable[[], object] = lambda: None,
     *,
     live: str = "",
+    follows: bool = False,
 ) -> Pulled:
     """Pull; where `by_hand` says how a user would do it, a program waits, and nothing of another run directory comes.
 
@@ -248,6 +269,7 @@ def pull_into(
                 live=live or (named if isinstance(named, str) else ""),
                 begins=begins,
                 progress=bar.show,
+                follows=follows,
             )
         except (HfMpWriterError, BelongsError):
             raise

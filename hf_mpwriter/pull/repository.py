@@ -40,10 +40,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hf_mpwriter.base import names
+from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import continues, digest, feed, git_hasher
 from hf_mpwriter.base.settings import Destination, default_bucket, full_bucket
 from hf_mpwriter.base.verdicts import Refused, Sent, Split
-from hf_mpwriter.pull.bucket import UnfitError, extend
+from hf_mpwriter.pull.bucket import LONGEST, UnfitError, extend
 from hf_mpwriter.push.classify import classify, text_of
 from hf_mpwriter.push.client import Hub, Remote
 from hf_mpwriter.push.clock import Clock
@@ -53,10 +54,11 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.pulled import note_pulled
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.directory import at
+from hf_mpwriter.system.directory import Place, at
 from hf_mpwriter.system.process import host_id
 
 PULLING = "pulling"  # directory in the spool of the file that is on its way
+LOCK = "follow.lock"  # in the spool, of the one who brings a run back for as long as it goes on
 LOCK_POLL = 0.2  # seconds between two tries to take the lock of the pulls
 NO_BUCKET = (401, 403, 404, 501)  # statuses that tell that there is none for this token
 TRIES = 3  # of a question; in each of them, the client takes up a broken connection five times
@@ -67,6 +69,7 @@ DIFFERS = "it differs from the Hub's copy, and is left as it is; to have the Hub
 UNSAFE = "its name leads out of the run directory, or no file here can have it"
 OF_OTHER = "its folder is another run here, which goes elsewhere"
 UNLIKE = "the bucket {} has another file of this name: the repository's stays, or what is here"
+FOLLOWED = "A follower works in {}: nothing was pulled, as it brings the run by itself. To pull, end it first."
 IN_USE = "a worker that lives writes beside it; pull before training starts"
 
 Answer = TypeVar("Answer")
@@ -103,11 +106,13 @@ def pull(
     live: str = "",
     begins: Callable[[], object] = lambda: None,
     progress: Callable[[int, int], object] = lambda *_: None,
+    follows: bool = False,
 ) -> Pulled:
     """Bring a run back from the Hub, by the clock of `hub`.
 
     `asked`: the folder that its writers ask for, if it is another one. `live`: the bucket that continues the
-    repository, "" for the one of a run that names none. `begins` is called when it is known what comes.
+    repository, "" for the one of a run that names none. `begins` is called when it is known what comes. `follows`:
+    whether this process holds the lock of followers; files that are here grow in their place.
     """
     report = Pulled()
     head = ask(hub.head, hub.clock)
@@ -130,9 +135,11 @@ def pull(
     spool.create()
     spool.record_destination(destination, asked)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of each connection that breaks
-    with _locked(spool):
+    with locked(spool):
+        if not follows and locks.is_held(spool.directory / LOCK):
+            raise HfMpWriterError(FOLLOWED.format(spool.run_dir))
         disk.remove_tree(spool.directory / PULLING)
-        _Pull(spool, hub, report, tree, pushed, progress, destination).run(beyond)
+        _Pull(spool, hub, report, tree, pushed, progress, destination, follows=follows).run(beyond)
     return report
 
 
@@ -154,7 +161,7 @@ def _is_wanted(path: str, wanted: Callable[[str], bool]) -> bool:
     return names.SPOOL_NAME not in path.split("/") and wanted(names.worker_of(path))
 
 
-def _can_be_here(path: str) -> bool:
+def can_be_here(path: str) -> bool:
     """Whether this is a path of a run directory that any kind of filesystem can have."""
     try:
         parts = os.fsencode(path).split(b"/")
@@ -187,7 +194,7 @@ def is_of_disk(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(spool: Spool) -> Iterator[None]:
+def locked(spool: Spool) -> Iterator[None]:
     """Hold the lock of the pulls; another pull brings the same files."""
     while (fd := locks.try_exclusive(spool.directory / "pull.lock")) is None:
         time.sleep(LOCK_POLL)
@@ -209,9 +216,11 @@ class _Pull:
         pushed: set[str],
         progress: Callable[[int, int], object],
         destination: Destination,
+        *,
+        follows: bool,
     ) -> None:
         self._spool, self._hub, self._report, self._tree, self._pushed = spool, hub, report, tree, pushed
-        self._progress, self._destination = progress, destination
+        self._progress, self._destination, self._follows = progress, destination, follows
         self._left = self._total = sum(report.sizes.values())  # bytes that are neither here nor given up
         self._here: set[str] = set()  # paths of which the Hub has a beginning, or all
         self._begun: set[str] = set()  # paths of which less than the Hub's copy is here, of the same file or another
@@ -279,7 +288,7 @@ class _Pull:
 
     def _unfit(self, path: str) -> str:
         """Why nothing may stand at a path, else ""."""
-        if not _can_be_here(path):
+        if not can_be_here(path):
             return UNSAFE
         return OF_OTHER if other_run_above(self._spool.run, os.path.dirname(path)) else ""
 
@@ -336,8 +345,21 @@ class _Pull:
             if other_run_above(self._spool.run, os.path.dirname(path)):  # since it was asked for
                 return OF_OTHER
             disk.make_dirs(place.parent, 0o777)
-            disk.move(copy, place, "pull.file")
+            if not (self._follows and path in self._begun and self._continue(copy, place)):
+                disk.move(copy, place, "pull.file")
         return ""
+
+    @staticmethod
+    def _continue(copy: Place, place: Place) -> bool:
+        """Append what a copy has in addition: a reader keeps its place in an open file; False if not all is records."""
+        fd = disk.open_beneath(copy)
+        try:
+            size = os.fstat(fd).st_size
+            return extend(place, size, lambda start, length: os.pread(fd, min(length, LONGEST), start)) == size
+        except UnfitError:
+            return False
+        finally:
+            os.close(fd)
 
     def _save_ledger(self) -> None:
         destination = self._spool.destination()

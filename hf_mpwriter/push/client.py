@@ -336,6 +336,23 @@ class Hub:
         files = (one for one in found if isinstance(one, BucketFile) and one.path.startswith(below))
         return {one.path.removeprefix(below): one.size for one in files}
 
+    @property
+    def pause(self) -> float:
+        """Seconds between two requests of one kind, for half of what the account has left of them."""
+        return self._transport.pause
+
+    @contextlib.contextmanager
+    def bucket_events(self, bucket: str, cursor: str, clock: Clock) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """A block with the feed of a bucket, by a clock of its own: its status, 0 if it is no feed, and what comes.
+
+        For a thread of its own: it goes beside all other requests.
+        """
+        query = f"?cursor={quote(cursor, safe='')}" if cursor else ""
+        url = f"{self._destination.endpoint}/api/buckets/{quote(bucket)}/events{query}"
+        with Transport(self._destination.endpoint, clock, is_shared=False).stream(url) as answer:
+            is_feed = answer.headers.get("content-type", "").startswith("text/event-stream")
+            yield answer.status_code if is_feed or answer.status_code != HTTPStatus.OK else 0, answer.iter_raw()
+
     def put_into_bucket(self, bucket: str, sources: Sequence[Source]) -> dict[str, str]:
         """Put the snapshot's lengths of these files into a bucket; why some were refused, per target."""
         if not sources:

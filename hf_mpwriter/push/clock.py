@@ -14,7 +14,7 @@ Invariants:
 - The clock never has more than its limit: what has come quickly pays for no stop.
 - The resolver of the system obeys no clock, and is asked by a thread that is left behind.
 
-Nothing here reads a stream of events: the client asks for none.
+A stream of events has a clock of its own, which each of its lines winds up again (`pull/feed`).
 """
 
 from __future__ import annotations

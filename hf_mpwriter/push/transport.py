@@ -33,6 +33,7 @@ import contextlib
 import functools
 import os
 import ssl
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ from typing import Any
 import httpx2
 from huggingface_hub import constants, get_session, set_client_factory
 from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_hook
+from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_hook, parse_ratelimit_headers
 
 from hf_mpwriter.push.classify import AnswerError, BusyError, ClientError, UnansweredError, wished_wait
 from hf_mpwriter.push.clock import QUESTION, Clock, TimedNetwork
@@ -69,16 +70,25 @@ class Transport:
     """The HTTP client that huggingface_hub uses in this process, for one endpoint."""
 
     def __init__(
-        self, endpoint: str, clock: Clock, *, is_impatient: bool = False, contact: Contact = lambda _: None
+        self,
+        endpoint: str,
+        clock: Clock,
+        *,
+        is_impatient: bool = False,
+        contact: Contact = lambda _: None,
+        is_shared: bool = True,
     ) -> None:
+        """`is_shared`: whether huggingface_hub goes by it, in this process."""
         self.commits_sent, self._is_impatient = 0, is_impatient
         self._origin, self._clock = _origin(httpx2.URL(endpoint)), clock
         self._contact, self._contacts = contact, set[bool]()
+        self.pause = 0.0  # seconds between two such requests as the last one, for half of what the account has left
         # called before each of them; what it raises ends the call of the client, and nothing is sent
         self.before_commit: Callable[[], object] = lambda: None
         self._content_limit, self._left = 0, QUESTION_LIMIT
         constants.HF_HUB_DISABLE_TELEMETRY = True
-        set_client_factory(self._client)
+        if is_shared:
+            set_client_factory(self._client)
 
     def _client(self) -> httpx2.Client:
         hooks: dict[str, list[Callable[..., object]]] = {
@@ -111,6 +121,17 @@ class Transport:
         first = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else start
         return response.content[first : first + length]
 
+    @contextlib.contextmanager
+    def stream(self, url: str) -> Iterator[httpx2.Response]:
+        """A block with an answer that need not end, over a connection of its own: only the clock bounds it."""
+        headers = build_hf_headers() | {"accept": "text/event-stream"}
+        with (
+            self.expecting(sys.maxsize),
+            self._client() as client,
+            client.stream("GET", url, headers=headers) as opened,
+        ):
+            yield opened
+
     def question(self) -> None:
         """Begin a question: what follows answers it."""
         self._left = QUESTION_LIMIT
@@ -133,6 +154,8 @@ class Transport:
     def _note_answer(self, response: httpx2.Response) -> None:
         if response.status_code in (408, 429) or response.status_code >= 500:
             self._clock.fail()
+        if limit := parse_ratelimit_headers(response.headers):
+            self.pause = 2 * limit.reset_in_seconds / max(1, limit.remaining)
         if response.status_code < 500 and response.status_code != 429:
             self._note(answered=True)
 

@@ -13,6 +13,7 @@
         told.json                                     what the user was told             the reporter
         ranks.lock                                    lock of `hf-mpwriter ranks`        no process (empty)
         pull.lock                                     lock of the pulls                  no process (empty)
+        follow.lock                                   that of `pull --follow`            no process (empty)
         pulled.json                                   what came from the Hub             the holder of that lock
         pulling/                                      the file on its way from the Hub   the holder of that lock
         hosts/<host>/<kind>_status.json               heartbeat, starts, notices, deaths the holder of that lock

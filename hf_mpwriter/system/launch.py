@@ -84,6 +84,7 @@ KINDS = DAEMONS | {  # the module of each kind of process; its `main` is the pro
     "rank": "hf_mpwriter.demo.training",
     "elsewhere": "hf_mpwriter.cli.elsewhere",
     "verdict": "hf_mpwriter.demo.verdict",
+    "board": "hf_mpwriter.cli.follow",
 }
 UNSIGNALLED = (*DAEMONS, "ranks", "rank")  # they get a session of their own, which no terminal signals
 _BEGIN = (
