@@ -77,6 +77,7 @@ class Done:
     own: bool  # whether this push made that commit
     repo_id: str  # full name of the repository
     files: dict[str, Sent]  # what is new about the Hub's copies, per path; see `Sent.is_gone`
+    left: dict[str, str] = field(default_factory=dict)  # why a bucket refused a file, per path
     checked: bool = False  # whether all known copies were read back
     asked: bool = False  # whether the Hub was asked for the head, or took a commit that names it: no other one is there
     private: bool | None = None  # visibility of the repository, None if it was not seen

@@ -30,7 +30,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -72,6 +72,7 @@ CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
 LARGEST_FILE = 50 << 30  # bytes that the Hub takes in one file
 PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
 ANSWER_TIMEOUT = 3.0  # seconds for all that `Account` asks
+FoundT = TypeVar("FoundT")
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
 
 
@@ -197,13 +198,9 @@ class Hub:
 
     def head(self) -> str | None:
         """The commit at the head of the branch, None if the repository or the branch does not exist."""
-        try:
-            info = self._api.repo_info(**self._where, revision=self._destination.revision)
-        except HfHubHTTPError as error:  # some Hubs give no code that says what was not found
-            is_missing = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
-            if is_missing or (error.response is not None and error.response.status_code == HTTPStatus.NOT_FOUND):
-                return None
-            raise
+        info = _if_there(lambda: self._api.repo_info(**self._where, revision=self._destination.revision))
+        if info is None:
+            return None
         self._where["repo_id"], self.private = info.id or self._where["repo_id"], info.private
         self.created_at = str(getattr(info, "created_at", None) or "")
         return info.sha
@@ -318,12 +315,7 @@ class Hub:
 
     def bucket(self, bucket: str) -> BucketInfo | None:
         """What a bucket is, None if there is none."""
-        try:
-            return self._api.bucket_info(bucket)
-        except HfHubHTTPError as error:
-            if error.response is not None and error.response.status_code == HTTPStatus.NOT_FOUND:
-                return None
-            raise
+        return _if_there(lambda: self._api.bucket_info(bucket))
 
     def create_bucket(self, bucket: str, *, private: bool | None) -> None:
         """Make a bucket where it is missing."""
@@ -461,6 +453,17 @@ def _without_xet() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_DISABLE_XET = before
+
+
+def _if_there(ask: Callable[[], FoundT]) -> FoundT | None:
+    """What the Hub tells of something, None if that is not there."""
+    try:
+        return ask()
+    except HfHubHTTPError as error:  # some Hubs give no code that says what was not found
+        is_missing = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
+        if is_missing or (error.response is not None and error.response.status_code == HTTPStatus.NOT_FOUND):
+            return None
+        raise
 
 
 def _telling(came: Callable[[int], object]) -> Any:

@@ -2,7 +2,7 @@
 
     PushHandle(job, limit)      the process is started, and finds the job with descriptors of its runs in a socket
     listen                      its notices; its verdicts once it has ended, or has done a job and lingers
-    take                        the next job for one that lingers
+    take                        the next job for one that lingers; `Spare` keeps that one
     kill, wait, let_go          end it; wait until it says something; end one that lingers
 
 Invariants:
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Done, Unknown, Verdict
-from hf_mpwriter.push.job import Contact, Job, Notice, from_line
+from hf_mpwriter.push.job import Contact, Job, Notice, deadline, from_line
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch
 from hf_mpwriter.system.launch import Child
@@ -118,6 +118,40 @@ class PushHandle(Child):
             self._more.close()
             self._more = None
         super().kill()
+
+
+class Spare:
+    """The push that has gone well, or was prepared, and may take the next job; there may be none."""
+
+    def __init__(self) -> None:
+        self._push: PushHandle | None = None
+
+    def __bool__(self) -> bool:
+        return self._push is not None
+
+    def begin(self, job: Job, spools: Sequence[Spool], linger: int) -> PushHandle:
+        """Hand a job to it, else to a new one that lingers for so many seconds; OSError of the system."""
+        spare, self._push = self._push, None
+        if spare is not None:
+            if spare.take(job, deadline(job), spools):
+                return spare
+            spare.let_go()
+        return PushHandle(job, deadline(job), spools, linger)
+
+    def keep(self, push: PushHandle) -> None:
+        """Keep one for the next job."""
+        self._push = push
+
+    def let_go(self) -> None:
+        """End it, if there is one."""
+        if self._push is not None:
+            self._push.let_go()
+        self._push = None
+
+    def reap(self) -> None:
+        """Collect it, if it has ended."""
+        if self._push is not None and self._push.has_ended():
+            self.let_go()
 
 
 def _reads_many(job: Job) -> bool:

@@ -28,8 +28,8 @@ from typing import NamedTuple
 from hf_mpwriter.base.files import BATCH_BYTES, BATCH_IN_MEMORY
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Cause, Done, Quarantine, Refused, Retry, Split, Unknown, Verdict
-from hf_mpwriter.push.handle import PushHandle
-from hf_mpwriter.push.job import Job, deadline
+from hf_mpwriter.push.handle import PushHandle, Spare
+from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.system import filesystem
 from hf_mpwriter.uploader.in_flight import InFlight
@@ -74,7 +74,7 @@ class Branch:
         self.serves = 0  # runs
         self._explained = set[str]()  # what the user was told of the rate limit
         self.push: PushHandle | None = None  # the push that runs, None while there is none
-        self._lingering: PushHandle | None = None  # has gone well, or was prepared, and may take the next job
+        self.spare = Spare()
         self._began_at = self._ended_at = -math.inf  # when the last push began, and when it ended
         # the last commit of this uploader; None if there is none, or if it may have been overtaken
         self.own_head: str | None = None
@@ -166,11 +166,11 @@ class Branch:
 
         Where that fails, the push itself tells why.
         """
-        if self.push is None and self._lingering is None:
+        if self.push is None and not self.spare:
             with contextlib.suppress(OSError):
                 part = run.part(Batch(0, ()), private=None, is_trusted=False)
                 job = dataclasses.replace(self._job([], squash=False), parts=(part,), prepares=True)
-                self._lingering = PushHandle(job, deadline(job), [run.spool], LINGER)
+                self.spare.keep(self.spare.begin(job, [run.spool], LINGER))
 
     def _job(self, parcels: Sequence[Parcel], *, squash: bool) -> Job:
         runs = [parcel.run for parcel in parcels]
@@ -193,26 +193,9 @@ class Branch:
         )
 
     def _begin(self, job: Job) -> PushHandle:
-        """Hand a job to the push that lingers or was prepared, else to a new one."""
-        lingering, self._lingering = self._lingering, None
-        spools = [parcel.run.spool for parcel in self._sent]
-        if lingering is not None:
-            if lingering.take(job, deadline(job), spools):
-                return lingering
-            lingering.let_go()
         closely = self.clocks.now() - self._ended_at < CLOSELY * LINGER
-        return PushHandle(job, deadline(job), spools, CLOSELY * LINGER if closely else LINGER)
-
-    def let_go(self) -> None:
-        """End the push that lingers, if there is one."""
-        if self._lingering is not None:
-            self._lingering.let_go()
-        self._lingering = None
-
-    def reap(self) -> None:
-        """Collect the push that lingered, if it has ended."""
-        if self._lingering is not None and self._lingering.has_ended():
-            self.let_go()
+        spools = [parcel.run.spool for parcel in self._sent]
+        return self.spare.begin(job, spools, CLOSELY * LINGER if closely else LINGER)
 
     # its outcome
 
@@ -228,7 +211,7 @@ class Branch:
         """Take in the verdicts on what was under way."""
         done = [verdict for verdict in verdicts if isinstance(verdict, Done)]
         if self.push is not None and self.push.lingers and len(done) == len(verdicts):
-            self._lingering = self.push
+            self.spare.keep(self.push)
         sent, self._sent, self.push, self._ended_at = self._sent, [], None, self.clocks.now()
         outcomes = list(zip(sent, verdicts, strict=True))
         for parcel, verdict in outcomes:

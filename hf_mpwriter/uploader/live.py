@@ -3,6 +3,7 @@
     each run that asks for it --look--> what the bucket lacks --due--> one round for all runs of a bucket --> a push
     Done       the run knows what the bucket holds
     Refused    told once, as is what fails three times; tried again later each time, and when the token changes
+    a file     that is refused, or that Done has left out, waits for itself, and is told in the same way
 
 A file goes when its oldest bytes that the bucket lacks are ROUND old, and the round is worth it: Xet sends the last
 chunk of a file again, so few new bytes wait, for AT_LEAST at most. Rounds take no more than SHARE of a core.
@@ -24,16 +25,17 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import full_bucket
-from hf_mpwriter.base.verdicts import Done, Refused, Retry, Unknown, Verdict
+from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.base.words import sentence
 from hf_mpwriter.daemon.status_file import StatusFile
-from hf_mpwriter.push.handle import PushHandle
-from hf_mpwriter.push.job import Job, deadline
+from hf_mpwriter.push.handle import PushHandle, Spare
+from hf_mpwriter.push.job import Job
 from hf_mpwriter.snapshot.event_files import EventFileScan, pending, writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
@@ -58,6 +60,7 @@ MEMORY = 128 << 20  # bytes of a process, from which on the next round has a new
 LINGER = 60  # seconds that its process waits for the next round
 ASK_EVERY = 3600.0  # seconds between two comparisons of the visibility
 LASTS = 3  # failures in a row of which the user is told
+ANOTHER = "Name another bucket: live='NAME', or another folder: path_in_repo='FOLDER'."
 
 
 def is_due(waited: float, new: int, *, is_last: bool) -> bool:
@@ -90,6 +93,7 @@ class LiveRun:
         self._late_until = 0.0  # monotonic seconds
         self._files: list[LocalFile] = []  # as of the last look
         self._seen = 0.0  # unix time when they were seen so first
+        self._left = defaultdict[str, Backoff](lambda: Backoff(peers.clocks))  # of files that were left out, per path
 
     @property
     def bucket(self) -> str:
@@ -115,7 +119,8 @@ class LiveRun:
         first = dict[tuple[str, str], LocalFile]()
         for file in pending(files, lambda file: file.length <= self.held(file.path), ledger.quarantined.keys()):
             first.setdefault(writer_of(file.path), file)
-        self.waiting = list(first.values())
+        wait = {path: backoff.next_try for path, backoff in self._left.items()}
+        self.waiting = [file for file in first.values() if now >= wait.get(file.path, now)]
         self._since = {file.path: self._since.get(file.path, now) for file in self.waiting}
         if files != self._files:
             self._files, self._seen = files, at
@@ -143,26 +148,42 @@ class LiveRun:
 
     def conclude(self, verdict: Verdict, now: float) -> None:
         """Take in a verdict, at monotonic seconds; what the bucket is known to hold never becomes less."""
-        self._failed = None if isinstance(verdict, Done) else verdict
+        self._failed = None if isinstance(verdict, (Done, Quarantine)) else verdict
         self._tries = self._tries + 1 if self._failed else 0
         live = self._status.status.live
         if not isinstance(verdict, Done):
             if isinstance(verdict, Unknown):
                 self._late_until = now + SETTLE_TIME
                 self._before_late = dict(self._held) if self._before_late is None else self._before_late
-            self._publish(why=getattr(verdict, "reason", ""))
+            paths = verdict.paths if isinstance(verdict, Quarantine) else {}
+            why = self._leave_out(paths, Refused, ANOTHER) or getattr(verdict, "reason", "")
+            self._publish(why=why)
             return
         self.is_compared, new, at = True, 0, self._wall_clock()
         for path, sent in verdict.files.items():
             new += max(0, sent.length - self.held(path))
             self._held[path] = max(self.held(path), sent.length)
             self._since.pop(path, None)
+            self._left.pop(path, None)
+        why = self._leave_out(verdict.left, Retry)
         size, interval = verdict.bucket_size or live.size + new, at - live.at if live.at else 0.0
-        self._publish(at=at, why="", size=size, interval=interval)
+        self._publish(at=at, why=why, size=size, interval=interval)
 
-    def tell(self, text: str) -> None:
-        """Tell the user."""
-        self._status.notify([text])
+    def _leave_out(self, paths: Mapping[str, str], sort: type[Retry | Refused], hint: str = "") -> str:
+        """Let files wait that were left out, and tell of those that are so for good; why the first one was."""
+        told = dict[str, None]()
+        for path, why in paths.items():
+            self._left[path].failed(sort(why))
+            if self._left[path].attempts == (1 if sort is Refused else LASTS):
+                told[why] = None
+        for why in told:
+            self.tell(why, hint)
+        return next(iter(paths.values()), "")
+
+    def tell(self, reason: str, hint: str) -> None:
+        """Tell the user why something is not live."""
+        helps = f" {sentence(hint)}" if hint else ""
+        self._status.notify([f"not live: {reason.rstrip('.')}.{helps} The upload goes on without it"])
 
     @property
     def is_behind(self) -> bool:
@@ -196,7 +217,7 @@ class LiveLane:
         self._clocks = clocks
         self._buckets: dict[str, Pause] = {}
         self._push: PushHandle | None = None
-        self._lingering: PushHandle | None = None
+        self.spare = Spare()
         self._going: list[LiveRun] = []
         self._to = ""  # the bucket of the round that is under way
         self._began_with = 0.0  # seconds of processor that its process had used before
@@ -208,8 +229,7 @@ class LiveLane:
             if verdicts:
                 self._conclude(verdicts)
             return
-        if self._lingering is not None and self._lingering.has_ended():
-            self._let_go()
+        self.spare.reap()
         now = self._clocks.now()
         for name in dict.fromkeys(run.bucket for run in runs if run.bucket):
             bucket = self._buckets.setdefault(name, Pause(self._clocks))
@@ -247,19 +267,10 @@ class LiveLane:
         bucket.asked_at = now if asks else bucket.asked_at
         spools = [run.sending.in_flight.spool for run in self._going]
         try:
-            self._push = self._begin(job, spools)
+            self._push = self.spare.begin(job, spools, LINGER)
+            self._began_with = usage(self._push.pid).seconds
         except OSError as error:
             self._conclude([Retry(filesystem.explained(error, "cannot start a push"))] * len(self._going))
-
-    def _begin(self, job: Job, spools: Sequence[Spool]) -> PushHandle:
-        lingering, self._lingering = self._lingering, None
-        if lingering is not None:
-            self._began_with = usage(lingering.pid).seconds
-            if lingering.take(job, deadline(job), spools):
-                return lingering
-            lingering.let_go()
-        self._began_with = 0.0
-        return PushHandle(job, deadline(job), spools, LINGER)
 
     def _conclude(self, verdicts: Sequence[Verdict]) -> None:
         bucket, now = self._buckets[self._to], self._clocks.now()
@@ -268,14 +279,14 @@ class LiveLane:
             used = usage(self._push.pid)
             took = used.seconds - self._began_with
             if self._push.lingers and not self._push.has_ended() and all(isinstance(one, Done) for one in verdicts):
-                self._lingering = self._push
+                self.spare.keep(self._push)
                 if used.memory > MEMORY:
-                    self._let_go()
+                    self.spare.let_go()
         self._push, going, self._going = None, self._going, []
         bucket.next_round = now + max(0.0, took) / SHARE
         for run, verdict in zip(going, verdicts, strict=False):
             run.conclude(verdict, now)
-        failed = next((one for one in verdicts if not isinstance(one, Done)), None)
+        failed = next((one for one in verdicts if not isinstance(one, (Done, Quarantine))), None)
         if failed is None:
             bucket.backoff.succeeded()
             bucket.told = ""
@@ -286,10 +297,8 @@ class LiveLane:
         logger.info("a round of %s failed: %s", self._to, reason)
         if reason != bucket.told and (isinstance(failed, Refused) or bucket.backoff.attempts >= LASTS):
             bucket.told = reason
-            hint = getattr(failed, "hint", "")
-            helps = f" {sentence(hint)}" if hint else ""
             for run in going:
-                run.tell(f"not live: {reason}.{helps} The upload goes on without it")
+                run.tell(reason, getattr(failed, "hint", ""))
 
     def token_changed(self) -> None:
         """What was refused is tried again."""
@@ -301,15 +310,6 @@ class LiveLane:
         if run in self._going and self._push is not None:
             self._push.end(launch.GRACE)
             self._push, self._going = None, []
-
-    def _let_go(self) -> None:
-        if self._lingering is not None:
-            self._lingering.let_go()
-        self._lingering = None
-
-    def close(self) -> None:
-        """End what waits for this process."""
-        self._let_go()
 
 
 def _chosen(runs: Iterable[LiveRun], now: float) -> list[tuple[LiveRun, tuple[LocalFile, ...]]]:

@@ -113,7 +113,7 @@ class Uploader:
         self._live(at_work)
         self._end_overdue()
         if self.branch.push is None:
-            self.branch.reap()
+            self.branch.spare.reap()
             self._notice_token()
             is_hurried = self._act([upload for upload in at_work if upload in self.uploads])
         else:
@@ -352,8 +352,8 @@ class Uploader:
         """End what waits for this process."""
         if self._meeting is not None:
             self._meeting.close()
-        self.branch.let_go()
-        self.live.close()
+        self.branch.spare.let_go()
+        self.live.spare.let_go()
 
     def serve(self, meeting: Meeting | None = None) -> None:
         """Work until no run is left."""

@@ -28,6 +28,7 @@ from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.rewind import Rewind
 from hf_mpwriter.worker.role import Attempt
 
+FEW = 32  # segments of a worker, up to which they are small where a bucket follows them
 SEGMENT_OF_ONE = 4 << 20  # bytes of the smallest segments, for each rank; at most SEGMENT_MIN
 CHECKED_AT_ONCE = 100  # files of which one housekeeping sees whether they are there: each of 5,000 in 150 seconds
 
@@ -92,9 +93,12 @@ class WorkerFiles:
         """Bytes that the smallest segments have.
 
         Each push reads the open segment from its start, so small ones cost less to upload. TensorBoard's default reader
-        keeps a descriptor for each file of a run, so where many ranks write, segments are larger.
+        keeps a descriptor for each file of a run, so where many ranks write, segments are larger. A round of a live
+        bucket reads the open one, too, every few seconds.
         """
         role = self._membership.role
+        if self._membership.settings.live and len(self._past.sealed) < FEW:
+            return SEGMENT_OF_ONE
         ranks = 1 if role.rank is None else role.world
         return SEGMENT_MIN if ranks is None or role.child is not None else min(SEGMENT_MIN, ranks * SEGMENT_OF_ONE)
 

@@ -32,7 +32,7 @@ from hf_mpwriter.base.verdicts import Verdict
 from hf_mpwriter.daemon import loop as daemon_loop
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.events import framing
-from hf_mpwriter.push import commit
+from hf_mpwriter.push import commit, handle
 from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
@@ -41,7 +41,7 @@ from hf_mpwriter.spool.workers import members, peers
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.uploader import branch, loop, pacing
+from hf_mpwriter.uploader import loop, pacing
 from hf_mpwriter.uploader.upload import HeldRun
 
 SETTINGS = Settings(commit_every=0.1)
@@ -158,7 +158,7 @@ class Durability(RuleBasedStateMachine):
             mock.patch.object(loop.logger, "exception", raise_again),
             mock.patch.object(daemon_loop, "Process", me),
             mock.patch.object(loop.RateLimit, "_update", return_value=0.0),
-            mock.patch.object(branch, "PushHandle", lambda job, *_: Push(self, job)),
+            mock.patch.object(handle, "PushHandle", lambda job, *_: Push(self, job)),
             mock.patch.object(peers, "OTHERS_SILENCE", 0.0),  # one uploader at a time, on whatever host
             mock.patch.object(pacing, "MOVED_LIMIT", 1),
             mock.patch.object(members, "_numbers", itertools.count(1)),  # these two: the same names in every run

@@ -15,12 +15,12 @@ from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Sent, Unknown, Verdict
 from hf_mpwriter.daemon.starts import StartRecord
 from hf_mpwriter.daemon.status_file import StatusFile
+from hf_mpwriter.push import handle
 from hf_mpwriter.push.job import Job, Notice
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.uploader import branch
 from hf_mpwriter.uploader.loop import Uploader
 from hf_mpwriter.uploader.sending import Sending
 from hf_mpwriter.uploader.upload import HeldRun, RunUpload
@@ -115,7 +115,7 @@ class Started:
         self.now = 1000.0
         self.jobs: list[Job] = []
         self.pushes: list[SilentPush] = []
-        monkeypatch.setattr(branch, "PushHandle", self._start)
+        monkeypatch.setattr(handle, "PushHandle", self._start)
 
     def _start(self, job: Job, _limit: float, _spools: Sequence[Spool], linger: int) -> SilentPush:
         self.jobs.append(job)

@@ -122,6 +122,19 @@ def test_a_public_bucket_gets_nothing_of_a_private_repository(hub, run_dir, tmp_
     assert (in_bucket(hub), told(run_dir)) == ({}, [line])
 
 
+def test_a_bucket_with_another_run_in_the_same_folder_gets_nothing(hub, run_dir, tmp_path, start):
+    """It is told once, and what is there stays as it is; the upload goes on."""
+    api, theirs = HfApi(endpoint=hub.endpoint), f"tensorboard/{run_dir.name}/events.out.tfevents.1.elsewhere.7.0"
+    api.create_bucket(BUCKET)
+    api.batch_bucket_files(BUCKET, add=[(b"theirs", theirs)])
+    worker = start(LOGS, run_dir, tmp_path / "journals")
+    (line,) = wait_for(lambda: told(run_dir), "it is told")
+    assert f"the bucket {BUCKET} has event files of another run in tensorboard/{run_dir.name}" in line
+    end(worker, run_dir)
+    check_oracle(run_dir, hub, tmp_path / "journals")
+    assert (in_bucket(hub), told(run_dir)) == ({theirs: 6}, [line])
+
+
 def test_the_bucket_of_a_private_repository_is_made_private(hub, run_dir, tmp_path, start):
     """Nobody else reads what only the owner of the repository may."""
     worker = start(PRIVATE, run_dir, tmp_path / "journals")

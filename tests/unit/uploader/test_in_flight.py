@@ -357,7 +357,7 @@ def test_an_uploader_that_leaves_ends_the_push_that_lingers(site):
         one.push_events()
         site.pushes[-1].lingers, site.pushes[-1].ended = True, ends
         one.conclude(has())
-        one.branch.reap()
+        one.branch.spare.reap()
         assert site.pushes[-1].let_gone is ends
     one.upload.leave()
     one.close()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from support import event_file
 from uploaders import EVENT_FILE, uploader
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Done, Sent, Unknown
+from hf_mpwriter.base.verdicts import Done, Quarantine, Sent, Unknown
 from hf_mpwriter.uploader.in_flight import SETTLE_TIME
-from hf_mpwriter.uploader.live import AT_LEAST, CHUNK, ROUND, TIMES, is_due
+from hf_mpwriter.uploader.live import AT_LEAST, CHUNK, LASTS, ROUND, TIMES, is_due
 
 WORTH_IT = CHUNK // TIMES + 1
 
@@ -54,3 +56,29 @@ def test_only_what_no_late_request_can_take_away_is_safe(own_spool):
     assert (len(live.waiting), live.is_compared) == (1, False), "it is listed anew"
     after = round_at(2.0 + SETTLE_TIME)
     assert (after.safe > before.safe, after.lacks) == (True, 0)
+
+
+def test_a_file_that_the_bucket_refuses_waits_alone_and_is_told_once(sweep):
+    """Others go meanwhile; it is tried again, later each time. One that belongs to nobody here is told at once."""
+    upload = sweep.add("a")
+    live, refused = upload.live, f"sub/{EVENT_FILE}"
+    event_file(Path(upload.run_dir, refused), 1)
+    for _ in range(LASTS):
+        sweep.now += 600
+        live.look(sweep.now)
+        assert refused in {file.path for file in live.waiting}
+        sent = {EVENT_FILE: Sent(1, "")}
+        live.conclude(Done("", own=False, repo_id="me/b", files=sent, left={refused: "no"}), sweep.now)
+        assert not told(upload) or _ == LASTS - 1
+        sweep.log(upload)
+        sweep.now += 1
+        live.look(sweep.now)
+    assert [file.path for file in live.waiting] == [EVENT_FILE]
+    assert told(upload) == ["not live: no. The upload goes on without it"]
+    live.conclude(Quarantine({EVENT_FILE: "of others"}), sweep.now)
+    assert told(upload)[1].startswith("not live: of others. Name another bucket")
+
+
+def told(upload):
+    """What the user is told."""
+    return [notice.text for notice in upload.status.status.notices]

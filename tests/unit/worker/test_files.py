@@ -9,6 +9,7 @@ import pytest
 from support import scalar
 
 from hf_mpwriter.base.job import LAUNCHERS, SLURM
+from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.events import series
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
@@ -47,6 +48,21 @@ def test_segments_are_small_where_few_processes_write(worker, role, ranks, expec
     """A push reads the open one from its start; but a reader of all ranks keeps a descriptor for each file."""
     worker.membership.role = dataclasses.replace(role, world=ranks)
     assert worker.files.segment_min == expected * MIB
+
+
+def test_segments_are_small_where_a_bucket_follows_them_while_they_are_few(worker, monkeypatch, tmp_path):
+    """A round reads the open one from its start; but a reader keeps a descriptor for each file."""
+    monkeypatch.setattr(files, "SEGMENT_OF_ONE", 1000)
+    monkeypatch.setattr(files, "FEW", 3)
+    worker.membership.settings = Settings(live="me/run-live")
+    file = worker.files.open("", "", None)
+    for step in range(1, 300):
+        file.append(scalar(step))
+        worker.membership.role = Role(0, None, world=64)
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "exp1").glob("events*"))
+    assert len(sizes) == 4
+    assert sizes[2] < 2000
+    assert sizes[3] > 4000
 
 
 def test_a_segment_of_a_lone_process_is_sealed_at_its_size(worker, monkeypatch, tmp_path):
