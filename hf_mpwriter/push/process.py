@@ -46,6 +46,7 @@ DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the
     "HF_HUB_VERBOSITY": "error",
     "HF_XET_CLIENT_READ_TIMEOUT": "60s",
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3",
+    "RUST_LOG": "error",  # else hf_xet writes 30 kB of each batch into a file in HF_HOME that never rotates
 }
 READERS = {"HF_XET_DATA_MAX_CONCURRENT_FILE_INGESTION": "4"}  # of large files; of small ones each waits for answers
 
