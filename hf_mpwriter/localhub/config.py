@@ -47,6 +47,8 @@ class HubConfig:
     long_ids: bool = False  # Whether new commits have ids of 64 hex digits
     commits_per_hour: int = 0  # Limit per repository, 0 for unlimited
     commit_window: float = HOUR  # Seconds that count as the hour of that limit
+    requests: int = 0  # Limit of API requests of the account in a window, told in every answer; 0 for unlimited
+    request_window: float = 300.0  # Seconds of such a window
     feed_kept: int = 256  # Batches that the feed of a bucket keeps for followers that come back
     feed_ping: float = 30.0  # Seconds of silence after which it sends a comment
 

@@ -151,12 +151,32 @@ def _load_secret(store: WritableStore) -> bytes:
 
 
 class Quota:
-    """Commits per hour and repository, as the real Hub limits them; a refused commit does not count."""
+    """Commits per hour and repository, and requests of the account, as the real Hub limits them.
+
+    A refused commit does not count.
+    """
 
     def __init__(self, config: HubConfig) -> None:
         self._limits = config
         self._guard = threading.Lock()
         self._commits: dict[tuple[str, str], list[float]] = defaultdict(list)  # times of the last hour, by repository
+        self._requests, self._window_ends = 0, 0.0
+
+    def request(self, now: float) -> dict[str, str]:
+        """Count a request, in the event loop; the headers that tell of the limit. RateLimited above it."""
+        if not (limit := self._limits.requests):
+            return {}
+        if now >= self._window_ends:
+            self._requests, self._window_ends = 0, now + self._limits.request_window
+        self._requests += 1
+        left, ends = max(0, limit - self._requests), math.ceil(self._window_ends - now)
+        policy = f'"fixed window";"api";q={limit};w={self._limits.request_window:.0f}'
+        headers = {"RateLimit": f'"api";r={left};t={ends}', "RateLimit-Policy": policy}
+        if self._requests > limit:
+            refusal = RateLimited()
+            refusal.headers = headers
+            raise refusal
+        return headers
 
     @contextlib.contextmanager
     def commit(self, repo: tuple[str, str], now: float) -> Iterator[None]:

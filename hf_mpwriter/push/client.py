@@ -61,6 +61,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.clock import PERSON_LIMIT, PUSH_LIMIT, Clock
+from hf_mpwriter.push.job import Quota
 from hf_mpwriter.push.transport import Contact, Transport
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import at
@@ -177,6 +178,11 @@ class Hub:
     def commits_sent(self) -> int:
         """Requests for a commit that were sent; only these can have an unknown outcome."""
         return self._transport.commits_sent
+
+    @property
+    def quota(self) -> Quota | None:
+        """What is left of the requests of the account, None if the Hub does not tell."""
+        return self._transport.quota
 
     def create(self, *, private: bool | None) -> None:
         """Create the repository and the branch where they are missing."""

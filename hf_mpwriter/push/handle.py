@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Done, Unknown, Verdict
-from hf_mpwriter.push.job import Contact, Job, Notice, deadline, from_line
+from hf_mpwriter.push.job import Contact, Job, Notice, Quota, deadline, from_line
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch
 from hf_mpwriter.system.launch import Child
@@ -38,6 +38,7 @@ class PushHandle(Child):
 
     def __init__(self, job: Job, limit: float, spools: Sequence[Spool], linger: int = 0) -> None:
         self._more: socket.socket | None = None
+        self.quota: Quota | None = None  # what it was told last of the requests of the account
         self._linger, self._client, self._reads_many = linger, _client_of(job), _reads_many(job)
         take_standard()
         with contextlib.ExitStack() as stack:
@@ -74,6 +75,8 @@ class PushHandle(Child):
             elif isinstance(message, Contact):
                 self.asked_at, self.is_answered = self.asked_at or time.time(), message.answered
                 self.allow(self._limit)
+            elif isinstance(message, Quota):
+                self.quota = message
             elif message is not None:
                 self._verdicts.append(message)
         if ended:

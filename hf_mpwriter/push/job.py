@@ -2,6 +2,7 @@
 
     uploader  --Job, and descriptors of its runs-->    push      by a socket, one message for each job
     uploader  <--lines, on the standard output--       push      Contact {"answered": false}          any number
+                                                                 Quota {"left": 998, ...}             before the last
                                                                  Notice {"text": "created ..."}       any number
                                                                  Done {"commit": "...", ...}          last, of a part
 
@@ -15,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -112,7 +114,18 @@ class Contact:
     answered: bool
 
 
-Message = Contact | Notice | Verdict
+@dataclass(frozen=True)
+class Quota:
+    """The requests that the account may make, as the last answer has told."""
+
+    left: int = 1000  # as of `at`; these defaults are the smallest limit of an account
+    seconds: float = 300.0  # from `at` until all are allowed again
+    limit: int = 1000
+    window: float = 300.0  # seconds
+    at: float = -math.inf  # monotonic seconds, which all processes of a host count alike
+
+
+Message = Contact | Notice | Quota | Verdict
 _KINDS: tuple[type[Message], ...] = typing.get_args(Message)
 
 

@@ -148,8 +148,12 @@ def _verdicts(tell: Tell, job: Job, spools: list[Spool], home: Place, refused: M
 
     hub = Hub(job.destination, Clock(sends=contact), contact=lambda answered: contact(answered=answered))
     if job.bucket:
-        return carry_live(job, spools, hub, refused)
-    return carry(job, spools, hub, tell, random.Random(), refused)  # noqa: S311 - jitter, no secret
+        verdicts = carry_live(job, spools, hub, refused)
+    else:
+        verdicts = carry(job, spools, hub, tell, random.Random(), refused)  # noqa: S311 - jitter, no secret
+    if hub.quota is not None:
+        tell(hub.quota)
+    return verdicts
 
 
 def _set_environment(job: Job, cache: str) -> None:

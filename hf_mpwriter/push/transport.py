@@ -47,6 +47,7 @@ from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_ho
 
 from hf_mpwriter.push.classify import AnswerError, BusyError, ClientError, UnansweredError, wished_wait
 from hf_mpwriter.push.clock import QUESTION, Clock, TimedNetwork
+from hf_mpwriter.push.job import Quota
 
 CONNECT_TIMEOUT = 15.0  # seconds
 REQUEST_TIMEOUT = 120.0  # seconds; the Hub itself cuts a commit at 60 s
@@ -86,6 +87,7 @@ class Transport:
         # called before each of them; what it raises ends the call of the client, and nothing is sent
         self.before_commit: Callable[[], object] = lambda: None
         self._content_limit, self._left = 0, QUESTION_LIMIT
+        self.quota: Quota | None = None  # what is left of the requests of the account, None if the Hub does not tell
         constants.HF_HUB_DISABLE_TELEMETRY = True
         if is_shared:
             set_client_factory(self._client)
@@ -152,6 +154,10 @@ class Transport:
             self._contact(answered)
 
     def _note_answer(self, response: httpx2.Response) -> None:
+        told = parse_ratelimit_headers(response.headers) if _origin(response.request.url) == self._origin else None
+        if told is not None and told.resource_type == "api" and told.limit and told.window_seconds:
+            seconds = float(told.reset_in_seconds)
+            self.quota = Quota(told.remaining, seconds, told.limit, float(told.window_seconds), time.monotonic())
         if response.status_code in (408, 429) or response.status_code >= 500:
             self._clock.fail()
         if limit := parse_ratelimit_headers(response.headers):

@@ -29,7 +29,7 @@ from hf_mpwriter.base.files import BATCH_BYTES, BATCH_IN_MEMORY
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Cause, Done, Quarantine, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.push.handle import PushHandle, Spare
-from hf_mpwriter.push.job import Job
+from hf_mpwriter.push.job import Job, Quota
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.system import filesystem
 from hf_mpwriter.uploader.in_flight import InFlight
@@ -75,6 +75,7 @@ class Branch:
         self._explained = set[str]()  # what the user was told of the rate limit
         self.push: PushHandle | None = None  # the push that runs, None while there is none
         self.spare = Spare()
+        self.quota = Quota()  # requests of the account
         self._began_at = self._ended_at = -math.inf  # when the last push began, and when it ended
         # the last commit of this uploader; None if there is none, or if it may have been overtaken
         self.own_head: str | None = None
@@ -204,6 +205,7 @@ class Branch:
         if self.push is None:
             return [], None
         notices, verdicts = self.push.listen()
+        self.quota = self.push.quota or self.quota
         told = [(self._sent[one.part], one.text) for one in notices if one.part < len(self._sent)]
         return told, self.end(verdicts) if verdicts else None
 

@@ -6,7 +6,8 @@
     a file     that is refused, or that Done has left out, waits for itself, and is told in the same way
 
 A file goes when its oldest bytes that the bucket lacks are ROUND old, and the round is worth it: Xet sends the last
-chunk of a file again, so few new bytes wait, for AT_LEAST at most. Rounds take no more than SHARE of a core.
+chunk of a file again, so few new bytes wait, for AT_LEAST at most. Rounds take no more than SHARE of a core, and
+less than half of the requests of the account, which the nodes of a job divide.
 
 Invariants:
 - The bucket is a hint, the repository is the record: the lane delays no commit, and no failure of it is one of the
@@ -32,16 +33,17 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import full_bucket
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
-from hf_mpwriter.base.words import sentence
+from hf_mpwriter.base.words import duration, sentence
 from hf_mpwriter.daemon.status_file import StatusFile
 from hf_mpwriter.push.handle import PushHandle, Spare
-from hf_mpwriter.push.job import Job
+from hf_mpwriter.push.job import Job, Quota
 from hf_mpwriter.snapshot.event_files import EventFileScan, pending, writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.pulled import pulled_files
 from hf_mpwriter.system import filesystem, launch
 from hf_mpwriter.system.process import usage
+from hf_mpwriter.uploader.branch import Branch
 from hf_mpwriter.uploader.in_flight import SETTLE_TIME
 from hf_mpwriter.uploader.pacing import Backoff, Clocks
 from hf_mpwriter.uploader.peers import Peers
@@ -59,13 +61,30 @@ SHARE = 0.05  # of a core
 MEMORY = 128 << 20  # bytes of a process, from which on the next round has a new one
 LINGER = 60  # seconds that its process waits for the next round
 ASK_EVERY = 3600.0  # seconds between two comparisons of the visibility
+REQUESTS = 2  # of a round: a token of Xet, and the batch
+OF_OTHERS = 0.6  # of the requests of the account in a window, which the lane leaves to commits and to others
+SLOWEST = 60.0  # seconds between two rounds; where they were more, the lane is off
 LASTS = 3  # failures in a row of which the user is told
+SELDOM = "{} requests of the account in {} are too few for a round each minute{} and for others"
 ANOTHER = "Name another bucket: live='NAME', or another folder: path_in_repo='FOLDER'."
 
 
 def is_due(waited: float, new: int, *, is_last: bool) -> bool:
     """Whether a file goes: its oldest new bytes have waited so many seconds; `is_last`: nobody logs any more."""
     return is_last or waited >= AT_LEAST or (waited >= ROUND and TIMES * new >= CHUNK)
+
+
+def interval(quota: Quota, now: float, nodes: float, requests: int = REQUESTS) -> float:
+    """Seconds from a round of so many requests to the next, of so many nodes; infinite if there is none to spare.
+
+    It is no shorter than in a window that nobody has used: at the end of one, all nodes would come at once.
+    """
+    spare_of_all = quota.limit * (1 - OF_OTHERS)
+    is_over = now >= quota.at + quota.seconds
+    spare = spare_of_all if is_over else quota.left - quota.limit * OF_OTHERS
+    if spare <= 0:
+        return math.inf
+    return nodes * requests * max(quota.window / spare_of_all, 0.0 if is_over else quota.seconds / spare)
 
 
 class LiveRun:
@@ -93,6 +112,7 @@ class LiveRun:
         self._late_until = 0.0  # monotonic seconds
         self._files: list[LocalFile] = []  # as of the last look
         self._seen = 0.0  # unix time when they were seen so first
+        self.is_off, self._is_told = False, False  # whether rounds would come too seldom, and whether that was told
         self._left = defaultdict[str, Backoff](lambda: Backoff(peers.clocks))  # of files that were left out, per path
 
     @property
@@ -180,7 +200,7 @@ class LiveRun:
             self.tell(why, hint)
         return next(iter(paths.values()), "")
 
-    def tell(self, reason: str, hint: str) -> None:
+    def tell(self, reason: str, hint: str = "") -> None:
         """Tell the user why something is not live."""
         helps = f" {sentence(hint)}" if hint else ""
         self._status.notify([f"not live: {reason.rstrip('.')}.{helps} The upload goes on without it"])
@@ -189,7 +209,15 @@ class LiveRun:
     def is_behind(self) -> bool:
         """Whether a round is to come before the uploader may leave: the bucket is not refused, and has not failed."""
         fails = isinstance(self._failed, Refused) or self._tries >= (1 if self.sending.requests.is_ending else LASTS)
-        return bool(self.bucket and self.waiting) and not fails
+        return bool(self.bucket and self.waiting) and not (fails or self.is_off)
+
+    def turn_off(self, why: str) -> None:
+        """No round comes for now; that is told once."""
+        self.is_off = True
+        self._publish(why=why)
+        if not self._is_told:
+            self._is_told = True
+            self.tell(why)
 
     def begins_to_end(self) -> bool:
         """Whether its end has begun since this was asked: then a round waits for no failure to be over."""
@@ -205,21 +233,22 @@ class LiveRun:
 class Pause:
     """One bucket: when the next round may start."""
 
-    def __init__(self, clocks: Clocks) -> None:
-        self.backoff, self.asked_at, self.next_round = Backoff(clocks), -math.inf, 0.0
+    def __init__(self, clocks: Clocks, next_round: float) -> None:
+        self.backoff, self.asked_at, self.next_round = Backoff(clocks), -math.inf, next_round
         self.told = ""  # the refusal that was told
 
 
 class LiveLane:
     """The rounds of an uploader, one at a time."""
 
-    def __init__(self, clocks: Clocks) -> None:
-        self._clocks = clocks
+    def __init__(self, branch: Branch) -> None:
+        self._branch, self._clocks = branch, branch.clocks
         self._buckets: dict[str, Pause] = {}
         self._push: PushHandle | None = None
         self.spare = Spare()
         self._going: list[LiveRun] = []
         self._to = ""  # the bucket of the round that is under way
+        self._requests = 0  # that it takes
         self._began_with = 0.0  # seconds of processor that its process had used before
 
     def tick(self, runs: Sequence[LiveRun]) -> None:
@@ -231,8 +260,17 @@ class LiveLane:
             return
         self.spare.reap()
         now = self._clocks.now()
-        for name in dict.fromkeys(run.bucket for run in runs if run.bucket):
-            bucket = self._buckets.setdefault(name, Pause(self._clocks))
+        every, nodes, quota = self._every(REQUESTS), self._branch.limit.rule.nodes, self._branch.quota
+        on_each = f" on each of {nodes:g} nodes" if nodes > 1 else ""
+        for run in runs:
+            run.is_off = False
+            if every > SLOWEST:
+                run.turn_off(SELDOM.format(quota.limit, duration(quota.window), on_each))
+        for name in dict.fromkeys(run.bucket for run in runs if run.bucket and not run.is_off):
+            if name not in self._buckets:  # the nodes of a job begin together
+                wait = self._clocks.rng.uniform(0, every) if nodes > 1 else 0.0
+                self._buckets[name] = Pause(self._clocks, now + wait)
+            bucket = self._buckets[name]
             wanting = [run for run in runs if run.bucket == name]
             ends = [run.begins_to_end() for run in wanting]
             if any(ends):
@@ -244,8 +282,13 @@ class LiveLane:
                 self._start(name, bucket, chosen)
                 return
 
+    def _every(self, requests: int) -> float:
+        """Seconds from a round of so many requests to the next, at least."""
+        return interval(self._branch.quota, self._clocks.now(), self._branch.limit.rule.nodes, requests)
+
     def _start(self, name: str, bucket: Pause, chosen: Sequence[tuple[LiveRun, tuple[LocalFile, ...]]]) -> None:
         self._going, self._to = [run for run, _ in chosen], name
+        self._requests = REQUESTS + sum(not run.is_compared for run in self._going)
         now, ledger = self._clocks.now(), chosen[0][0].sending.ledger
         asks = now >= bucket.asked_at + ASK_EVERY
         job = Job(
@@ -265,6 +308,7 @@ class LiveLane:
             asks_bucket=asks,
         )
         bucket.asked_at = now if asks else bucket.asked_at
+        self._requests += 3 * asks
         spools = [run.sending.in_flight.spool for run in self._going]
         try:
             self._push = self.spare.begin(job, spools, LINGER)
@@ -276,6 +320,7 @@ class LiveLane:
         bucket, now = self._buckets[self._to], self._clocks.now()
         took = 0.0
         if self._push is not None:
+            self._branch.quota = self._push.quota or self._branch.quota
             used = usage(self._push.pid)
             took = used.seconds - self._began_with
             if self._push.lingers and not self._push.has_ended() and all(isinstance(one, Done) for one in verdicts):
@@ -283,7 +328,7 @@ class LiveLane:
                 if used.memory > MEMORY:
                     self.spare.let_go()
         self._push, going, self._going = None, self._going, []
-        bucket.next_round = now + max(0.0, took) / SHARE
+        bucket.next_round = now + max(took / SHARE, min(SLOWEST, self._every(self._requests)))
         for run, verdict in zip(going, verdicts, strict=False):
             run.conclude(verdict, now)
         failed = next((one for one in verdicts if not isinstance(one, (Done, Quarantine))), None)

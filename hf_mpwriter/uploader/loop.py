@@ -70,7 +70,7 @@ class Uploader:
         )
         self._clock, self._timing = clock, timing
         self.branch = Branch(start.destination, limit, Clocks(clock, time.time, rng, timing))
-        self.live = LiveLane(self.branch.clocks)
+        self.live = LiveLane(self.branch)
         self.uploads: list[RunUpload] = []
         self._token_stamp = hf_home.token_stamp(os.environ)
         self._refused = set[RunUpload]()  # whose disk has refused something in this round

@@ -71,7 +71,7 @@ class Driven(Uploader):
 class SilentPush:
     """A push that says nothing until it is killed."""
 
-    pid, asked_at, is_answered = 1, 0.0, False
+    pid, asked_at, is_answered, quota = 1, 0.0, False, None
 
     def __init__(self, linger: int, parts: int = 1) -> None:
         self.linger, self.parts = linger, parts

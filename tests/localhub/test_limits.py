@@ -184,6 +184,25 @@ def test_commits_above_the_quota_get_the_text_of_the_real_hub(tmp_path):
         assert hub.store.read_blob(*REPO, "x") == b"2"
 
 
+def test_the_requests_of_an_account_are_told_and_limited(tmp_path):
+    """Every answer tells what is left; above it 429, with the time until the window ends."""
+    with LocalHub(tmp_path / "hub", xet=False, requests=2) as hub:
+        seen = client(
+            hub,
+            tmp_path / "home",
+            """
+            from huggingface_hub import get_session
+            from huggingface_hub.utils import parse_ratelimit_headers
+            seen["answers"] = []
+            for _ in range(3):
+                answer = get_session().get(api.endpoint + "/api/whoami-v2")
+                info = parse_ratelimit_headers(answer.headers)
+                seen["answers"].append([answer.status_code, info.remaining, info.limit, info.window_seconds])
+            """,
+        )
+        assert seen["answers"] == [[200, 1, 2, 300], [200, 0, 2, 300], [429, 0, 2, 300]]
+
+
 def test_the_command_line_sets_fields_of_the_hub(tmp_path):
     """What waits for the next commit can be rehearsed in minutes; what is no field, value or fault is one line."""
     for option, word, told in (

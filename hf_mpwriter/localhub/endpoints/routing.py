@@ -27,6 +27,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -239,6 +240,8 @@ class Endpoint:
 
     async def _answer(self, call: Call) -> ASGIApp:
         try:
+            if raw_path(call.scope).startswith("/api/"):
+                call.scope["limit"] = call.hub.quota.request(time.monotonic())
             try:
                 self._admit(call)
             except Refusal:
@@ -344,5 +347,6 @@ async def in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def _marked(answer: Response, call: Call) -> Response:
+    answer.headers.update(call.scope.get("limit", {}))
     answer.headers.setdefault("X-Request-Id", call.headers.get("x-amzn-trace-id") or str(uuid.uuid4()))
     return answer

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from hub_clients import requests_of
 from huggingface_hub import HfApi
 from huggingface_hub.errors import BucketNotFoundError
 from programs import wait_for
@@ -16,6 +17,7 @@ from runs import LOG_FOR_EVER, acknowledged, check_oracle, finished, no_uploader
 
 from hf_mpwriter.base.words import size_text
 from hf_mpwriter.delivery.sinks import HubSink
+from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
 
 BUCKET = "me/run-live"
@@ -153,3 +155,16 @@ def test_an_account_without_buckets_is_told_so_and_uploads_as_ever(hub, run_dir,
     end(worker, run_dir)
     check_oracle(run_dir, hub, tmp_path / "journals")
     assert told(run_dir) == [line]
+
+
+def test_where_the_account_may_ask_too_seldom_it_is_off_and_says_so_once(tmp_path, run_dir, start, monkeypatch):
+    """Commits go first: they come, and the bucket gets no request."""
+    with LocalHub(tmp_path / "hub", requests=25) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        worker = start(LOGS, run_dir, tmp_path / "journals")
+        wait_for(lambda: acknowledged(run_dir), "a commit")
+        (line,) = wait_for(lambda: told(run_dir), "it is told")
+        assert line.startswith("not live: 25 requests of the account in 5 min are too few")
+        end(worker, run_dir)
+        assert told(run_dir) == [line]
+        assert not [one for one in requests_of(hub) if "/buckets/" in one["path"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from uploaders import EVENT_FILE, uploader
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Done, Quarantine, Sent, Unknown
+from hf_mpwriter.push.job import Quota
 from hf_mpwriter.uploader.in_flight import SETTLE_TIME
-from hf_mpwriter.uploader.live import AT_LEAST, CHUNK, LASTS, ROUND, TIMES, is_due
+from hf_mpwriter.uploader.live import AT_LEAST, CHUNK, LASTS, REQUESTS, ROUND, SLOWEST, TIMES, interval, is_due
 
 WORTH_IT = CHUNK // TIMES + 1
 
@@ -82,3 +84,28 @@ def test_a_file_that_the_bucket_refuses_waits_alone_and_is_told_once(sweep):
 def told(upload):
     """What the user is told."""
     return [notice.text for notice in upload.status.status.notices]
+
+
+@pytest.mark.parametrize(
+    ("limit", "nodes", "is_on"),
+    [(1000, 1, True), (1000, 2, True), (1000, 30, True), (1000, 50, False), (1000, 1000, False), (6000, 1000, False)],
+)
+@pytest.mark.parametrize("others", [0, 200])
+def test_all_nodes_of_an_account_use_less_than_half_of_its_requests(limit, nodes, is_on, others):
+    """Each knows only what its last answer has told, and its first round takes more. Beyond a minute it is off."""
+    rng, window = random.Random(1), 300
+    heard, due, first = [Quota(limit, limit=limit)] * nodes, [0.0] * nodes, [True] * nodes
+    due = [rng.uniform(0, interval(heard[0], 0.0, nodes)) for _ in range(nodes)]
+    for start in range(0, 4 * window, window):
+        left, ours = limit, 0
+        for now in range(start, start + window):
+            left -= others // window + (now % window < others % window)
+            for node in range(nodes):
+                if now < due[node] or interval(heard[node], now, nodes) > SLOWEST:
+                    continue
+                requests = REQUESTS + 4 * first[node]
+                ours, left, first[node] = ours + requests, left - requests, False
+                heard[node] = Quota(left, start + window - now, limit, window, now)
+                due[node] = now + max(ROUND, min(SLOWEST, interval(heard[node], now, nodes, requests)))
+        assert ours < limit / 2
+        assert (ours > 0) is is_on
