@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+import webbrowser
 
 import pytest
 from programs import wait_for
@@ -179,6 +182,21 @@ def test_without_a_bucket_the_repository_is_pulled_and_one_line_says_so(hub, api
     result = follow_here(there)
     assert (result.exit_code, result.output.count("is not there, or this token")) == (0, 1), result.output
     assert contents(there) == {NAMES[0]: (tmp_path / "made").read_bytes()}
+
+
+def test_a_board_shows_what_comes_and_ends_with_the_follower(put, there, tmp_path, monkeypatch):
+    """The browser gets its address, which answers; later nobody listens there."""
+    browser, seen = tmp_path / "browser", tmp_path / "seen"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
+    browser.chmod(0o755)
+    monkeypatch.setattr(webbrowser, "open", webbrowser.GenericBrowser([str(browser), "%s"]).open)
+    put({NAMES[0]: 3})
+    result = follow_here(there, "--open")
+    assert result.exit_code == 0, result.output
+    url = seen.read_text().strip()
+    assert f"TensorBoard: {url}" in result.output
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(url, timeout=10)  # noqa: S310 - http of this machine
 
 
 def test_options_of_a_follower_need_follow(there):
