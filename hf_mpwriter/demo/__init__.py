@@ -3,7 +3,7 @@
 | module | responsibility |
 |---|---|
 | `story` | what happens, in order, what is shown of it, and what counts as a failure |
-| `stage` | the folder, and the processes: the Hub, the four ranks, the uploader; all of them end with it |
+| `stage` | the folder, and the processes: the Hub, the four ranks, the uploader, a follower; all end with it |
 | `training` | one rank: a small network on scikit-learn's handwritten digits, and what it logs |
 | `verdict` | the result: the oracle, a table, and commands to look at the run |
 

@@ -8,10 +8,11 @@ SIGTERM, after which it may push once more, and after UPLOADER_PATIENCE by SIGKI
 
     DIRECTORY/
       runs/digits/              run directory, of one machine after the other
+      followed/digits/          what another one follows
       hub/                      data of the local Hub
       journals/                 which calls returned, noted by each rank
       checkpoints/rank_2.npz    weights and step of a rank
-      logs/rank_2.log           output of a rank, all its lives in one file; rank_4.log of the pull
+      logs/rank_2.log           output of a rank, all its lives in one file; rank_4.log of both pulls
       hf_home/, cache/          HF_HOME and XDG_CACHE_HOME of all processes
 
 The user's caches and tokens are neither read nor written.
@@ -59,6 +60,7 @@ class Folder:
     def __init__(self, root: str) -> None:
         self.root = root  # absolute path
         self.run_dir = os.path.join(root, "runs", "digits")
+        self.followed = os.path.join(root, "followed", "digits")
         self.hub = os.path.join(root, "hub")
         self.journals = os.path.join(root, "journals")
 
@@ -131,6 +133,7 @@ class Stage:
         self.hub = LocalHub(place.hub)
         self.env: dict[str, str] = {}  # of the demo's processes
         self.ranks: list[Rank] = []  # by number
+        self.follower: Child | None = None
 
     def __enter__(self) -> Self:
         """Start the Hub and the ranks."""
@@ -150,6 +153,8 @@ class Stage:
         try:
             for rank in self.ranks:
                 rank.kill()
+            if self.follower is not None:
+                self.follower.end(PATIENCE)
             self._end_uploaders(UPLOADER_PATIENCE)
             self.hub.stop()
         finally:
@@ -191,11 +196,24 @@ class Stage:
         shutil.rmtree(self.place.run_dir)
         return records
 
-    def pull(self) -> Child:
-        """Begin to bring the run to another machine."""
-        words = ["pull", self.place.run_dir, "--repo-id", REPO]
+    def pull(self, *options: str) -> Child:
+        """Begin to bring the run to another machine, or to one that follows it."""
+        words = ["pull", self.place.followed if options else self.place.run_dir, "--repo-id", REPO, *options]
         with Path(self.place.log(RANKS)).open("ab") as log:
             return Child("elsewhere", json.dumps(words).encode(), self.place.root, {2: log.fileno()}, env=self.env)
+
+    def follow(self) -> None:
+        """Follow the run, until the stage is left."""
+        self.follower = self.pull("--follow")
+
+    def is_followed(self) -> bool:
+        """Whether the follower has all event files."""
+        here, there = Path(self.place.run_dir), Path(self.place.followed)
+        files = [path.relative_to(here) for path in here.rglob("*tfevents*") if path.is_file()]
+        return all(
+            (there / file).exists() and (there / file).read_bytes().startswith((here / file).read_bytes())
+            for file in files
+        )
 
     def uploader(self) -> int:
         """Pid of the living uploader of this run, 0 if there is none."""

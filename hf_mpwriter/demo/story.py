@@ -5,7 +5,7 @@
     resume    the rank starts again from its checkpoint; a rank finds the uploader lock free and starts a new uploader
     loss      all ranks and the uploader are killed, and their disk is removed: another machine pulls the run from the
               Hub, where the live bucket has all but the last seconds, and the ranks start again from their checkpoints
-    finish    each rank ends when its events are on the Hub, and the uploader leaves
+    finish    each rank ends when its events are on the Hub, the uploader leaves, and the follower has all
     verdict   the oracle compares the run with the Hub, in a process of its own
     open      if the user wants it, the Hub and its pages stay until Ctrl-C
 
@@ -175,10 +175,13 @@ class _Story:
         self._show(f"rank {VICTIM} resumed at step {victim.first_steps()[-1]} (pid {victim.process.pid})")
         self._until(lambda: self._stage.uploader() not in (0, dead), "a new uploader")
         self._show(f"uploader {self._stage.uploader()} has taken the uploader lock")
+        self._until(self._stage.there, "a run to follow")
+        self._stage.follow()
+        self._show("another process follows the run")
 
     def _lose_machine(self) -> None:
         """Lose a machine with its disk, and go on from what the Hub has, on another one."""
-        stage, died_at = self._stage, time.time()
+        stage = self._stage
         before = stage.lose_machine()
         self._show("lost the machine: the ranks and the uploader are killed, their disk is removed")
         if _code(stage.pull(), "pull"):
@@ -186,6 +189,7 @@ class _Story:
         forget_lost(stage.place.journals, stage.place.run_dir)
         after = stage.records()
         lost = [when for path, times in before.items() for when in times[len(after.get(path, ())) :]]
+        died_at = max(when for times in before.values() for when in times)
         seconds = died_at - min(lost, default=died_at)
         self._show(f"pulled the run on another machine: {len(lost)} records are lost, of the last {seconds:.1f} s")
         for rank in stage.ranks:
@@ -198,4 +202,5 @@ class _Story:
         self._show("all ranks have trained; each ends when its events are on the Hub")
         self._until(lambda: all(rank.process.has_ended() for rank in ranks), "the end of all ranks")
         self._until(lambda: not self._stage.view.is_alive(), "the uploader to leave")
-        self._show("all ranks have ended, the uploader has left")
+        self._until(self._stage.is_followed, "the follower to have all")
+        self._show("all ranks have ended, the uploader has left; the follower has all of it")
