@@ -235,7 +235,7 @@ class Follower:
             return
         place, before = self._spool.run / path, self._turns.here(path)
         scratch = self._spool.directory / PULLING / hashlib.sha256(os.fsencode(path)).hexdigest()
-        is_anew = path in self._anew
+        is_anew, known = path in self._anew, self._ends.get(path, 0)
         length = self._extend(path, scratch if is_anew else place)
         if length is None and (is_anew or not is_pulled):
             self._leave(path, DIFFERS)
@@ -249,6 +249,8 @@ class Follower:
             elif not is_pulled:
                 note_pulled(self._spool, {path: length})
             self._came(path, place, before, length)
+        elif length <= known:  # the bucket has less than it told
+            self._turns.came(path, before)
 
     def _extend(self, path: str, place: Place) -> int | None:
         """One range more of a file, at a place; where its whole records end then, None if it is another one there."""
