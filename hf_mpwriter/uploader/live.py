@@ -6,7 +6,7 @@
     a file     that is refused, or that Done has left out, waits for itself, and is told in the same way
 
 A file goes when its oldest bytes that the bucket lacks are ROUND old, and the round is worth it: Xet sends the last
-chunk of a file again, so few new bytes wait, for AT_LEAST at most. Rounds take no more than SHARE of a core, and
+chunk of a file again, so few new bytes wait, for AT_LEAST at most. Rounds take at most SHARE of a core in SPAN, and
 less than half of the requests of the account, which the nodes of a job divide.
 
 Invariants:
@@ -57,7 +57,8 @@ CHUNK = 64 << 10  # bytes of a file that Xet sends again, on average; measured w
 TIMES = 20  # so many times the new bytes may be sent
 CALL_BYTES = 16 << 20  # of the files of one round: all of each is read and cut into chunks
 MOST_RUNS = 100  # in one round, see `branch`
-SHARE = 0.05  # of a core
+SHARE = 0.05  # of a core that rounds may take
+SPAN = 60.0  # seconds over which they may: the first round imports the client
 MEMORY = 128 << 20  # bytes of a process, from which on the next round has a new one
 LINGER = 60  # seconds that its process waits for the next round
 ASK_EVERY = 3600.0  # seconds between two comparisons of the visibility
@@ -236,6 +237,13 @@ class Pause:
     def __init__(self, clocks: Clocks, next_round: float) -> None:
         self.backoff, self.asked_at, self.next_round = Backoff(clocks), -math.inf, next_round
         self.told = ""  # the refusal that was told
+        self._spent, self._at = 0.0, 0.0  # seconds of processor that count, as of monotonic seconds
+
+    def spent(self, seconds: float, now: float) -> float:
+        """Note what a round has taken of a core: the seconds until the next one may start for that."""
+        self._spent = max(0.0, self._spent - SHARE * (now - self._at)) + seconds
+        self._at = now
+        return max(0.0, self._spent / SHARE - SPAN)
 
 
 class LiveLane:
@@ -328,7 +336,7 @@ class LiveLane:
                 if used.memory > MEMORY:
                     self.spare.let_go()
         self._push, going, self._going = None, self._going, []
-        bucket.next_round = now + max(took / SHARE, min(SLOWEST, self._every(self._requests)))
+        bucket.next_round = now + max(bucket.spent(took, now), min(SLOWEST, self._every(self._requests)))
         for run, verdict in zip(going, verdicts, strict=False):
             run.conclude(verdict, now)
         failed = next((one for one in verdicts if not isinstance(one, (Done, Quarantine))), None)

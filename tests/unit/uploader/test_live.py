@@ -13,7 +13,21 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Done, Quarantine, Sent, Unknown
 from hf_mpwriter.push.job import Quota
 from hf_mpwriter.uploader.in_flight import SETTLE_TIME
-from hf_mpwriter.uploader.live import AT_LEAST, CHUNK, LASTS, REQUESTS, ROUND, SLOWEST, TIMES, interval, is_due
+from hf_mpwriter.uploader.live import (
+    AT_LEAST,
+    CHUNK,
+    LASTS,
+    REQUESTS,
+    ROUND,
+    SHARE,
+    SLOWEST,
+    SPAN,
+    TIMES,
+    Pause,
+    interval,
+    is_due,
+)
+from hf_mpwriter.uploader.pacing import Clocks
 
 WORTH_IT = CHUNK // TIMES + 1
 
@@ -32,6 +46,19 @@ WORTH_IT = CHUNK // TIMES + 1
 def test_a_file_goes_when_it_has_waited_and_is_worth_a_round(waited, new, is_last, goes):
     """What Xet sends again is at most TIMES what is new, unless it has waited for long, or nobody logs any more."""
     assert is_due(waited, new, is_last=is_last) is goes
+
+
+@pytest.mark.parametrize(("took", "waits"), [(0.1, False), (1.0, True)])
+def test_rounds_take_a_share_of_a_core_over_a_minute(took, waits):
+    """The first one, which imports the client, delays no second one; dear ones wait as long as they have to."""
+    pause, now, spent, longest = Pause(Clocks(lambda: 0.0, lambda: 0.0, random.Random(1)), 0.0), 0.0, 0.0, 0.0
+    assert pause.spent(2.0, now) == 0.0
+    while now < 1000.0:
+        spent += took
+        wait = pause.spent(took, now)
+        longest, now = max(longest, wait), now + max(ROUND, wait)
+    assert spent <= SHARE * (now + SPAN)
+    assert (longest > ROUND) is waits
 
 
 def test_only_what_no_late_request_can_take_away_is_safe(own_spool):
