@@ -150,7 +150,7 @@ def _load_secret(store: WritableStore) -> bytes:
         return secret
 
 
-class Quota:
+class RequestCount:
     """Commits per hour and repository, and requests of the account, as the real Hub limits them.
 
     A refused commit does not count.
@@ -220,13 +220,13 @@ class HubState:
     token: str | None = field(default=None, repr=False)
     xet: XetStore | None = None
     faults: Faults = field(default_factory=Faults)
-    quota: Quota = field(init=False)
+    quota: RequestCount = field(init=False)
     boards: Boards = field(init=False)
     feeds: Feeds = field(init=False)
 
     def __post_init__(self) -> None:
         """Prepare what depends on the other fields; no board starts before it is asked for."""
-        self.quota = Quota(self.config)
+        self.quota = RequestCount(self.config)
         self.boards = Boards(self.store.disk)
         self.feeds = Feeds(self.config.feed_kept, self.config.feed_ping)
 
