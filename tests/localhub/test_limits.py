@@ -18,7 +18,7 @@ from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.config import HOUR, HubConfig
 from hf_mpwriter.localhub.endpoints.routing import BODY_LIMIT
 from hf_mpwriter.localhub.errors import RateLimited, StaleParent
-from hf_mpwriter.localhub.serving import Quota
+from hf_mpwriter.localhub.serving import RequestCount
 
 WRITE, READ = "hf_write", "hf_write-read"  # tokens
 WHOAMI = "/api/whoami-v2"
@@ -236,14 +236,14 @@ def test_the_command_line_sets_fields_of_the_hub(tmp_path):
 
 def test_the_quota_is_that_of_the_last_hour():
     """The wait is until the oldest commit is an hour old; another repository has a quota of its own."""
-    short = Quota(HubConfig(commits_per_hour=1, commit_window=180.0))
+    short = RequestCount(HubConfig(commits_per_hour=1, commit_window=180.0))
     with short.commit(("model", "a"), 0.0):
         pass
     with pytest.raises(RateLimited, match="in about 3 minutes"), short.commit(("model", "a"), 1.0):
         pass
     with short.commit(("model", "a"), 180.0):
         pass
-    quota = Quota(HubConfig(commits_per_hour=2))
+    quota = RequestCount(HubConfig(commits_per_hour=2))
     repo, other = ("model", "a/r"), ("dataset", "a/r")
 
     def spend(name: tuple[str, str], now: float) -> str:
