@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from hf_mpwriter.pull.repository import NO_BUCKET
 from hf_mpwriter.push.client import Hub
 from hf_mpwriter.push.clock import Clock
+from hf_mpwriter.system.process_state import thread_condition
 
 SILENCE = 90.0  # seconds: the Hub sends something every 30
 LONGEST_LINE = 4 << 20  # bytes; an event of a batch of 1,000 files has a tenth of it
@@ -105,7 +106,7 @@ class Feed:
 
     def __init__(self, hub: Hub, bucket: str) -> None:
         self._hub, self._bucket, self._cursor = hub, bucket, ""
-        self._news = threading.Condition()
+        self._news = thread_condition()
         self._changed, self._has_gap = dict[str, int | None](), False
         self.is_up, self.is_none = False, False  # whether it tells what happens; whether there is none
         self._is_over, self._pause = False, FIRST_PAUSE

@@ -51,6 +51,11 @@ def thread_lock() -> threading.RLock:
     return lock
 
 
+def thread_condition() -> threading.Condition:
+    """What a thread of this process waits for, with such a lock."""
+    return threading.Condition(thread_lock())
+
+
 def is_held_here(lock: threading.RLock) -> bool:
     """Whether this thread holds a lock."""
     return bool(lock._is_owned())  # type: ignore[attr-defined] # noqa: SLF001 - as threading.Condition does

@@ -13,7 +13,7 @@ import urllib.request
 import webbrowser
 
 import pytest
-from programs import wait_for
+from programs import DEADLINE, wait_for
 from runs import LOG_FOR_EVER, finished, run
 from support import event_file
 
@@ -44,6 +44,7 @@ def there(tmp_path):
 def follow(there):
     """Start the command; what runs at the end is killed."""
     started = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background of a shell
 
     def begin(*options):
         command = [sys.executable, "-m", "hf_mpwriter", "pull", str(there), "--repo-id", "me/run", "--follow", *options]
@@ -52,6 +53,7 @@ def follow(there):
         return started[-1]
 
     yield begin
+    signal.signal(signal.SIGINT, before)
     for process in started:
         process.kill()
         process.communicate()
@@ -113,7 +115,7 @@ def test_what_is_logged_is_elsewhere_within_seconds_whatever_is_killed(
     wait_for(lambda: finished(run_dir), "the end")
     wait_for(lambda: contents(there) == contents(run_dir), "all of it")
     follower.send_signal(signal.SIGINT)
-    out, err = follower.communicate(timeout=60)
+    out, err = follower.communicate(timeout=DEADLINE)
     assert (follower.returncode, "came, in" in out, "Traceback" in err) == (0, True, False), err
     assert contents(there).keys() == pulled_files(Spool(str(there))).keys(), "no uploader takes them for its own"
 
@@ -128,7 +130,7 @@ def test_without_a_feed_it_goes_by_listing(hub, put, follow, there, fault):
     both = put({NAMES[0]: 9, NAMES[1]: 2})
     wait_for(lambda: contents(there) == both, "both")
     follower.send_signal(signal.SIGTERM)
-    assert follower.communicate(timeout=60)[0].count("in 2 files") == 1
+    assert follower.communicate(timeout=DEADLINE)[0].count("in 2 files") == 1
 
 
 def test_a_late_request_and_a_deleted_file_take_nothing_away(put, there):
