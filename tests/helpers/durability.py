@@ -67,6 +67,7 @@ class Push:
     lingers = False
     asked_at = 0.0
     is_answered = False
+    quota = None
 
     def __init__(self, machine: Durability, job: Job) -> None:
         self._machine = machine
