@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import click
 
-from hf_mpwriter.base.settings import Destination, Environment, default_bucket, full_bucket, typed_repo_id
+from hf_mpwriter.base.settings import Destination, Environment, full_bucket, typed_repo_id
 from hf_mpwriter.base.words import counted, sentence, size_text
 from hf_mpwriter.cli.pull import LIMIT
-from hf_mpwriter.cli.runs import prepare_client
+from hf_mpwriter.cli.runs import named_bucket, prepare_client
 from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.redaction import printable
@@ -28,8 +28,7 @@ from hf_mpwriter.uploader import folders
 def clean_bucket(repository: str, *, dry_run: bool) -> None:
     """Delete what a repository has from its live bucket, and say what stays."""
     kind, repo_id = typed_repo_id(repository)
-    environment = Environment.read()
-    destination = Destination(environment.endpoint, repo_id, kind)
+    destination = Destination(Environment.read().endpoint, repo_id, kind)
     prepare_client(destination.endpoint)
     from hf_mpwriter.push.classify import explained
     from hf_mpwriter.push.client import Hub
@@ -39,8 +38,7 @@ def clean_bucket(repository: str, *, dry_run: bool) -> None:
     try:
         head = hub.head()
         destination = destination.resolved(hub.repo_id)
-        named = environment.live if isinstance(environment.live, str) else default_bucket(destination)
-        bucket = full_bucket(named, hub.repo_id)
+        bucket = full_bucket(named_bucket(destination), hub.repo_id)
         there, live = hub.tree(head) if head else {}, hub.bucket_sizes(bucket, "")
         used = tuple(f"{folder}/" for folder in _folders_in_use(destination, repo_id))
         whole = {path for path, size in live.items() if path in there and there[path].size >= size}

@@ -44,6 +44,26 @@ def show_damage(damage: Iterable[Damage]) -> bool:
     return any(not one.is_incomplete for one in found)
 
 
+def _is_shown() -> bool:
+    """Whether progress is shown at all."""
+    return not is_on(os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", ""))
+
+
+class _Lines:
+    """When the next line of progress may be printed: one a minute, and fewer while nothing is new."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._pause, self._at = clock, LINE_EVERY, -math.inf
+
+    def is_due(self, *, is_new: bool) -> bool:
+        """Whether one is printed now."""
+        now = self._clock()
+        if now - self._at < (LINE_EVERY if is_new else self._pause):
+            return False
+        self._pause, self._at = LINE_EVERY if is_new else min(2 * self._pause, SELDOM), now
+        return True
+
+
 class UploadBar:
     """A progress bar of bytes that are where they should be; above it, the reason of a failed push, once each.
 
@@ -65,8 +85,8 @@ class UploadBar:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = f"{printable(name)}: " if name else ""
-        is_off = is_on(os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", ""))
-        self._is_drawn = drawn and not is_off and sys.stderr.isatty()
+        is_shown = _is_shown()
+        self._is_drawn = drawn and is_shown and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             unit="B",
@@ -77,8 +97,8 @@ class UploadBar:
             disable=not self._is_drawn,
         )
         self._total, self._held, self._what = total, total - missing, what
-        self._has_lines, self._pause = lines and not is_off, LINE_EVERY
-        self._clock, self._began_at, self._told, self._told_at = clock, clock(), -1, -math.inf
+        self._has_lines, self._lines = lines and is_shown, _Lines(clock)
+        self._clock, self._began_at, self._told = clock, clock(), -1
         self._last_failure = ""
 
     def show(self, total: int, missing: int) -> None:
@@ -93,15 +113,13 @@ class UploadBar:
             self._bar.n = self._held
             self._bar.refresh()
         elif self._has_lines:
-            self._print_line(self._clock())
+            self._print_line()
 
-    def _print_line(self, now: float) -> None:
-        has_come = self._held > self._told
-        if now - self._told_at < (LINE_EVERY if has_come else self._pause):
+    def _print_line(self) -> None:
+        if not self._lines.is_due(is_new=self._held > self._told):
             return
-        self._pause = LINE_EVERY if has_come else min(2 * self._pause, SELDOM)
-        self._told, self._told_at = self._held, now
-        spent = now - self._began_at
+        self._told = self._held
+        spent = self._clock() - self._began_at
         so_far = f", after {span(spent)}" if spent >= LINE_EVERY else ""
         text = f"{self._name}{self._what}: {size_text(self._held)} of {size_text(self._total)}{so_far}"
         print(text, file=sys.stderr, flush=True)
@@ -121,13 +139,12 @@ class LiveLine:
     """One line on a terminal that says what is now; elsewhere a line a minute, and fewer while it stays the same."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        is_off = is_on(os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", ""))
-        self._is_drawn, self._has_lines = not is_off and sys.stderr.isatty(), not is_off
-        self._clock, self._pause, self._shown, self._at = clock, LINE_EVERY, "", -math.inf
+        self._has_lines, self._lines, self._shown = _is_shown(), _Lines(clock), ""
+        self._is_drawn = self._has_lines and sys.stderr.isatty()
 
     def show(self, text: str) -> None:
         """Show what is now."""
-        text, now = printable(text), self._clock()
+        text = printable(text)
         if self._is_drawn:
             print(
                 f"\r{text[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]}\x1b[K",
@@ -135,10 +152,9 @@ class LiveLine:
                 file=sys.stderr,
                 flush=True,
             )
-        elif self._has_lines and now - self._at >= (LINE_EVERY if text != self._shown else self._pause):
-            self._pause = LINE_EVERY if text != self._shown else min(2 * self._pause, SELDOM)
+        elif self._has_lines and self._lines.is_due(is_new=text != self._shown):
             print(text, file=sys.stderr, flush=True)
-            self._at, self._shown = now, text
+            self._shown = text
 
     def say(self, text: str) -> None:
         """Print a line of its own."""

@@ -58,7 +58,7 @@ import click
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.job import TORCHRUN, nodes_of, number, rank_of, world_size_of
 from hf_mpwriter.base.names import is_event_file, rank_of_directory
-from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline, typed_repo_id
+from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline, typed_repo_id
 from hf_mpwriter.base.words import command_line, counted, sentence, size_text
 from hf_mpwriter.cli.forked import Forked
 from hf_mpwriter.cli.output import UploadBar
@@ -69,6 +69,7 @@ from hf_mpwriter.cli.runs import (
     has_event_files,
     logdir_argument,
     named,
+    named_bucket,
     nearest_first,
     place_options,
     prepare_client,
@@ -243,7 +244,6 @@ def pull_into(
 
     `begins` is called when it is known what comes. `live`: the bucket, "" for the one that the environment names.
     """
-    named = Environment.read().live
     prepare_client(destination.endpoint)
     from hf_mpwriter.pull.repository import ask, is_of_disk, pull
     from hf_mpwriter.push.classify import explained
@@ -265,8 +265,8 @@ def pull_into(
                 destination,
                 hub,
                 wanted,
+                live or named_bucket(destination),
                 asked=None if asked == destination.path_in_repo else asked,
-                live=live or (named if isinstance(named, str) else ""),
                 begins=begins,
                 progress=bar.show,
                 follows=follows,

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import click
 
 from hf_mpwriter.base.names import SPOOL_NAME, is_event_file
-from hf_mpwriter.base.settings import Destination, Environment, Settings, typed_repo_id
+from hf_mpwriter.base.settings import Destination, Environment, Settings, default_bucket, typed_repo_id
 from hf_mpwriter.base.storage import (
     Storage,
     is_staged_path,
@@ -283,6 +283,12 @@ def recorded_destination(
             f"may go there: {confirming}"
         )
     return recorded
+
+
+def named_bucket(destination: Destination) -> str:
+    """The live bucket that the environment names, else that of a run that names none."""
+    live = Environment.read().live
+    return live if isinstance(live, str) else default_bucket(destination)
 
 
 def prepare_client(endpoint: str) -> None:

@@ -40,17 +40,15 @@ from hf_mpwriter.pull.repository import (
     IN_USE,
     LOCK,
     NO_BUCKET,
-    OF_OTHER,
     PULLING,
-    UNSAFE,
-    can_be_here,
     is_of_disk,
+    is_wanted,
     locked,
+    unfit,
 )
 from hf_mpwriter.pull.turns import Turns
-from hf_mpwriter.push.classify import explained
+from hf_mpwriter.push.classify import explained, status_of
 from hf_mpwriter.push.client import Hub
-from hf_mpwriter.snapshot.search import other_run_above
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.pulled import note_pulled, pulled_files
 from hf_mpwriter.spool.workers.members import Members
@@ -152,7 +150,7 @@ class Follower:
         try:
             found = self._hub.bucket_sizes(self._bucket, self._below.rstrip("/"))
         except Exception as error:
-            self.seen.status = getattr(getattr(error, "response", None), "status_code", 0)
+            self.seen.status = status_of(error) or 0
             self.seen.has_bucket = self.seen.status not in NO_BUCKET
             raise
         self.seen.has_bucket, self._wants_list = True, False
@@ -161,13 +159,12 @@ class Follower:
             self._feed = Feed(self._hub, self._bucket)
 
     def _takes(self, path: str) -> bool:
-        is_event_file = names.is_event_file(os.path.basename(path))
-        return is_event_file and self._wanted(names.worker_of(path)) and names.SPOOL_NAME not in path.split("/")
+        return names.is_event_file(os.path.basename(path)) and is_wanted(path, self._wanted)
 
     def _wait(self) -> None:
         """Wait for news, or until it is time to look again."""
         is_resting = time.monotonic() < self._rest_until
-        timeout = TICK if is_resting or not self._turns.turn() else 0.0
+        timeout = TICK if is_resting or not self._turns.has_next else 0.0
         if self._feed is None or not self.seen.has_bucket:
             time.sleep(TICK)
             return
@@ -187,10 +184,10 @@ class Follower:
         """One range of each file that has grown, as long as this round lasts."""
         for path in self._turns.unknown():
             self._look(path)
+        if not (paths := self._turns.turn()):
+            return
         in_use = set(map(os.path.dirname, self._members.growing()))
-        paths = [
-            path for path in self._turns.turn() if os.path.dirname(path) not in in_use or self._leave(path, IN_USE)
-        ]
+        paths = [path for path in paths if os.path.dirname(path) not in in_use or self._leave(path, IN_USE)]
         ours = pulled_files(self._spool)
         note_pulled(self._spool, {path: 0 for path in paths if self._turns.is_new(path)})
         until = time.monotonic() + LONGEST_ROUND
@@ -213,8 +210,8 @@ class Follower:
 
     def _look(self, path: str) -> None:
         """See what is here of a file."""
-        if not can_be_here(path):
-            self._leave(path, UNSAFE)
+        if why := unfit(self._spool, path):
+            self._leave(path, why)
             return
         try:
             fd = disk.open_beneath(self._spool.run / path)
@@ -230,8 +227,8 @@ class Follower:
 
     def _read(self, path: str, *, is_pulled: bool) -> None:
         """Read on in a file."""
-        if other_run_above(self._spool.run, os.path.dirname(path)):
-            self._leave(path, OF_OTHER)
+        if why := unfit(self._spool, path):  # since it was looked for
+            self._leave(path, why)
             return
         place, before = self._spool.run / path, self._turns.here(path)
         scratch = self._spool.directory / PULLING / hashlib.sha256(os.fsencode(path)).hexdigest()

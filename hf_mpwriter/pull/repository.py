@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import random
@@ -42,10 +43,10 @@ from typing import TypeVar
 from hf_mpwriter.base import names
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import continues, digest, feed, git_hasher
-from hf_mpwriter.base.settings import Destination, default_bucket, full_bucket
+from hf_mpwriter.base.settings import Destination, full_bucket
 from hf_mpwriter.base.verdicts import Refused, Sent, Split
 from hf_mpwriter.pull.bucket import LONGEST, UnfitError, extend
-from hf_mpwriter.push.classify import classify, text_of
+from hf_mpwriter.push.classify import classify, status_of, text_of
 from hf_mpwriter.push.client import Hub, Remote
 from hf_mpwriter.push.clock import Clock
 from hf_mpwriter.snapshot.search import other_run_above
@@ -100,18 +101,18 @@ def pull(
     spool: Spool,
     destination: Destination,
     hub: Hub,
-    wanted: Callable[[str], bool] = everything,
+    wanted: Callable[[str], bool],
+    live: str,
     *,
     asked: str | None = None,
-    live: str = "",
     begins: Callable[[], object] = lambda: None,
     progress: Callable[[int, int], object] = lambda *_: None,
     follows: bool = False,
 ) -> Pulled:
     """Bring a run back from the Hub, by the clock of `hub`.
 
-    `asked`: the folder that its writers ask for, if it is another one. `live`: the bucket that continues the
-    repository, "" for the one of a run that names none. `begins` is called when it is known what comes. `follows`:
+    `live`: the bucket that continues the repository, with or without a namespace. `asked`: the folder that its writers
+    ask for, if it is another one. `begins` is called when it is known what comes. `follows`:
     whether this process holds the lock of followers; files that are here grow in their place.
     """
     report = Pulled()
@@ -120,13 +121,13 @@ def pull(
         return report
     report.commit = head
     there = ask(lambda: hub.tree(head), hub.clock)
-    tree = {path: remote for path, remote in sorted(there.items()) if _is_wanted(path, wanted)}
+    tree = {path: remote for path, remote in sorted(there.items()) if is_wanted(path, wanted)}
     report.sizes = {path: remote.size for path, remote in tree.items()}
-    report.bucket = full_bucket(live or default_bucket(destination), hub.repo_id)
+    report.bucket = full_bucket(live, hub.repo_id)
     live_files = _live_files(hub, report, destination.path_in_repo)
     beyond = {path: size for path, size in live_files.items() if size > report.sizes.get(path, 0)}
-    report.workers = sorted({names.worker_of(path) for path in (*there, *beyond) if _is_wanted(path, everything)})
-    beyond = {path: size for path, size in beyond.items() if _is_wanted(path, wanted)}
+    report.workers = sorted({names.worker_of(path) for path in (*there, *beyond) if is_wanted(path, everything)})
+    beyond = {path: size for path, size in beyond.items() if is_wanted(path, wanted)}
     if not tree and not beyond:
         return report
     attachments = list(filter(names.is_attachment, tree))
@@ -150,18 +151,18 @@ def _live_files(hub: Hub, report: Pulled, folder: str) -> dict[str, int]:
     except Exception as error:
         if is_of_disk(error):
             raise
-        if getattr(getattr(error, "response", None), "status_code", 0) not in NO_BUCKET:
+        if status_of(error) not in NO_BUCKET:
             report.unlike[report.bucket] = f"the bucket refuses: {text_of(error)}"
         return {}
     return {path: size for path, size in sorted(found.items()) if names.is_event_file(os.path.basename(path))}
 
 
-def _is_wanted(path: str, wanted: Callable[[str], bool]) -> bool:
+def is_wanted(path: str, wanted: Callable[[str], bool]) -> bool:
     """Whether to pull a file: never a spool, which others may have uploaded."""
     return names.SPOOL_NAME not in path.split("/") and wanted(names.worker_of(path))
 
 
-def can_be_here(path: str) -> bool:
+def _can_be_here(path: str) -> bool:
     """Whether this is a path of a run directory that any kind of filesystem can have."""
     try:
         parts = os.fsencode(path).split(b"/")
@@ -169,6 +170,13 @@ def can_be_here(path: str) -> bool:
         return False
     in_spool = names.SPOOL_NAME in path.lower().split("/")
     return names.is_run_path(path) and not in_spool and all(len(part) <= LONGEST_NAME for part in parts)
+
+
+def unfit(spool: Spool, path: str) -> str:
+    """Why nothing may stand at a path, "" if it may."""
+    if not _can_be_here(path):
+        return UNSAFE
+    return OF_OTHER if other_run_above(spool.run, os.path.dirname(path)) else ""
 
 
 def ask(question: Callable[[], Answer], clock: Clock) -> Answer:
@@ -264,7 +272,7 @@ class _Pull:
 
     def _obstacle(self, path: str, in_use: set[str]) -> str | None:
         """What keeps a file from being fetched, "" if it is here; `in_use`: where living members have a file open."""
-        if why := self._unfit(path):
+        if why := unfit(self._spool, path):
             return why
         remote = self._tree[path]
         try:
@@ -286,25 +294,19 @@ class _Pull:
                 os.close(fd)
         return IN_USE if os.path.dirname(path) in in_use else None
 
-    def _unfit(self, path: str) -> str:
-        """Why nothing may stand at a path, else ""."""
-        if not can_be_here(path):
-            return UNSAFE
-        return OF_OTHER if other_run_above(self._spool.run, os.path.dirname(path)) else ""
-
     def _read_on(self, path: str, size: int, in_use: set[str]) -> None:
         """Append what the bucket has of a file in addition, if it continues what is here."""
-        if why := self._unfit(path) or (IN_USE if os.path.dirname(path) in in_use else ""):
+        if why := unfit(self._spool, path) or (IN_USE if os.path.dirname(path) in in_use else ""):
             self._report.unlike[path] = why
             return
-        place, bucket, target = self._spool.run / path, self._report.bucket, self._destination.path(path)
+        place, bucket = self._spool.run / path, self._report.bucket
         before = place.stat().st_size if place.exists() else 0
-        read = lambda start, length: ask(lambda: self._hub.read_bucket(bucket, target, start, length), self._hub.clock)  # noqa: E731
+        source = functools.partial(self._hub.read_bucket, bucket, self._destination.path(path))
         try:
             disk.make_dirs(place.parent, 0o777)
             if not before:
                 note_pulled(self._spool, {path: size})
-            end = extend(place, size, read)
+            end = extend(place, size, lambda *span: ask(lambda: source(*span), self._hub.clock))
         except (UnfitError, OSError) as error:
             if isinstance(error, OSError) and is_of_disk(error) and error.errno not in _IN_ITS_PLACE:
                 raise

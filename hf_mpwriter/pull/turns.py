@@ -88,6 +88,11 @@ class Turns:
         """Bytes that the bucket has and that are not here."""
         return sum(max(0, self._there[path] - self._here.get(path, 0)) for path in self._there.keys() - self._left)
 
+    @property
+    def has_next(self) -> bool:
+        """Whether there is a file to read on with."""
+        return bool(self._candidates())
+
     def turn(self) -> list[str]:
         """The files to read on with, in this order; each counts as read when `serve` is told of it."""
         self._turn += 1

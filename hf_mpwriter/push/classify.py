@@ -121,7 +121,7 @@ def classify(error: BaseException) -> Verdict:
 
 def _cause(error: BaseException) -> Cause:
     """The cause of an outage, as the exception tells it."""
-    if (status := _status_of(error)) is not None:
+    if (status := status_of(error)) is not None:
         return _BY_STATUS.get(status, Cause.HUB)
     kinds = {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
     if found := next((cause for names, cause in _BY_KIND if kinds & set(names)), None):
@@ -274,7 +274,7 @@ def plain(error: BaseException, destination: Destination, environ: Mapping[str, 
         return dataclasses.replace(verdict, reason=reason, hint=causes.cure(verdict.cause, environ))
     if isinstance(verdict, Moved):
         return dataclasses.replace(verdict, reason=_reason(verdict, error, destination))
-    if isinstance(verdict, Split) and _status_of(error) is not None:
+    if isinstance(verdict, Split) and status_of(error) is not None:
         return dataclasses.replace(verdict, reason=_content(verdict, error, destination))
     return verdict
 
@@ -290,11 +290,11 @@ def _reason(verdict: Retry | Unknown | Refused | Moved, error: BaseException, de
         return _CLASS.sub("", verdict.reason)
     number = disk_error(error)
     detail = os.strerror(number) if verdict.cause is Cause.DISK and number else type(error).__name__
-    return causes.words(verdict.cause, destination, _status_of(error), detail)
+    return causes.words(verdict.cause, destination, status_of(error), detail)
 
 
 def _content(verdict: Split, error: BaseException, destination: Destination) -> str:
-    text = causes.words(verdict.cause, destination, _status_of(error))
+    text = causes.words(verdict.cause, destination, status_of(error))
     said = next(filter(None, (link.server_message for link in _chain(error) if isinstance(link, HfHubHTTPError))), "")
     said = redact_known(" ".join(said.split()))  # before it is cut: half of a token is not recognised
     if not said or verdict.cause is Cause.TOO_LARGE:
@@ -302,7 +302,7 @@ def _content(verdict: Split, error: BaseException, destination: Destination) -> 
     return printable(f"{text.removesuffix(')')}: {said:.{LONGEST_SAID}})")
 
 
-def _status_of(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
     """The HTTP status of an answer that has raised this, None if there is none."""
     response = _response_of(error)
     return None if response is None else response.status_code

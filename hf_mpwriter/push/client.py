@@ -59,7 +59,7 @@ from tqdm import tqdm
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, digest, feed, git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
-from hf_mpwriter.push.classify import classify
+from hf_mpwriter.push.classify import classify, status_of
 from hf_mpwriter.push.clock import PERSON_LIMIT, PUSH_LIMIT, Clock
 from hf_mpwriter.push.job import Quota
 from hf_mpwriter.push.transport import Contact, Transport
@@ -467,7 +467,7 @@ def _if_there(ask: Callable[[], FoundT]) -> FoundT | None:
         return ask()
     except HfHubHTTPError as error:  # some Hubs give no code that says what was not found
         is_missing = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
-        if is_missing or (error.response is not None and error.response.status_code == HTTPStatus.NOT_FOUND):
+        if is_missing or status_of(error) == HTTPStatus.NOT_FOUND:
             return None
         raise
 

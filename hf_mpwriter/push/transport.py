@@ -154,14 +154,14 @@ class Transport:
             self._contact(answered)
 
     def _note_answer(self, response: httpx2.Response) -> None:
-        told = parse_ratelimit_headers(response.headers) if _origin(response.request.url) == self._origin else None
-        if told is not None and told.resource_type == "api" and told.limit and told.window_seconds:
-            seconds = float(told.reset_in_seconds)
-            self.quota = Quota(told.remaining, seconds, told.limit, float(told.window_seconds), time.monotonic())
         if response.status_code in (408, 429) or response.status_code >= 500:
             self._clock.fail()
-        if limit := parse_ratelimit_headers(response.headers):
-            self.pause = 2 * limit.reset_in_seconds / max(1, limit.remaining)
+        if told := parse_ratelimit_headers(response.headers):
+            self.pause = 2 * told.reset_in_seconds / max(1, told.remaining)
+            is_of_account = told.resource_type == "api" and _origin(response.request.url) == self._origin
+            if is_of_account and told.limit and told.window_seconds:
+                seconds, window = float(told.reset_in_seconds), float(told.window_seconds)
+                self.quota = Quota(told.remaining, seconds, told.limit, window, time.monotonic())
         if response.status_code < 500 and response.status_code != 429:
             self._note(answered=True)
 

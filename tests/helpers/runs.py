@@ -124,6 +124,18 @@ def bucket_of(run_dir) -> str:
     return ledger.settings.live if ledger and ledger.settings else ""
 
 
+def in_bucket(hub, bucket="me/run-live"):
+    """Bytes of the files in a bucket, {} if there is none."""
+    from huggingface_hub import HfApi  # here: not every program of a test needs the client
+    from huggingface_hub.errors import BucketNotFoundError
+
+    try:
+        found = list(HfApi(endpoint=hub.endpoint).list_bucket_tree(bucket, recursive=True))
+    except BucketNotFoundError:
+        return {}
+    return {one.path: one.size for one in found if hasattr(one, "size")}
+
+
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 
 

@@ -11,9 +11,8 @@ import sys
 import pytest
 from hub_clients import requests_of
 from huggingface_hub import HfApi
-from huggingface_hub.errors import BucketNotFoundError
 from programs import wait_for
-from runs import LOG_FOR_EVER, acknowledged, check_oracle, finished, no_uploader, run, uploader_pid
+from runs import LOG_FOR_EVER, acknowledged, check_oracle, finished, in_bucket, no_uploader, run, uploader_pid
 
 from hf_mpwriter.base.words import size_text
 from hf_mpwriter.delivery.sinks import HubSink
@@ -23,15 +22,6 @@ from hf_mpwriter.spool.layout import Spool
 BUCKET = "me/run-live"
 LOGS = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=60, live=True").replace("0.002", "0.01")
 PRIVATE = LOGS.replace("live=True", "live=True, repo_private=True")
-
-
-def in_bucket(hub, bucket=BUCKET):
-    """Bytes of the files in a bucket, {} if there is none."""
-    try:
-        found = list(HfApi(endpoint=hub.endpoint).list_bucket_tree(bucket, recursive=True))
-    except BucketNotFoundError:
-        return {}
-    return {one.path: one.size for one in found if hasattr(one, "size")}
 
 
 def on_disk(run_dir):

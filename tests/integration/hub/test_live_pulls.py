@@ -8,9 +8,8 @@ import signal
 
 import pytest
 from huggingface_hub import HfApi
-from huggingface_hub.errors import BucketNotFoundError
 from programs import wait_for
-from runs import LOG_AND_EXIT, LOG_FOR_EVER, check_oracle, finished, living_uploader, run
+from runs import LOG_AND_EXIT, LOG_FOR_EVER, check_oracle, finished, in_bucket, living_uploader, run
 from support import event_file
 
 from hf_mpwriter.spool.layout import Spool
@@ -41,25 +40,21 @@ def stored(hub, api, tmp_path):
     return store
 
 
-def in_bucket(hub):
-    """Bytes of the files of the run in the bucket, {} if there is none."""
-    try:
-        found = list(HfApi(endpoint=hub.endpoint).list_bucket_tree(BUCKET, recursive=True))
-    except BucketNotFoundError:
-        return {}
-    return {one.path.removeprefix(f"{FOLDER}/"): one.size for one in found if hasattr(one, "size")}
-
-
 def here(run_dir):
     """Bytes of the event files here."""
     return {str(path.relative_to(run_dir)): path.stat().st_size for path in run_dir.rglob("events.out*")}
 
 
+def live(hub):
+    """The same of the bucket."""
+    return {path.removeprefix(f"{FOLDER}/"): size for path, size in in_bucket(hub).items()}
+
+
 def test_a_machine_that_is_lost_loses_no_more_than_the_bucket_lacks(hub, run_dir, tmp_path, start):
     """Its processes are killed, its disk is gone. The run goes on elsewhere, and the repository has all at its end."""
     worker = start(LOGS, run_dir, tmp_path / "journals")
-    committed = wait_for(lambda: in_bucket(hub), "a first round")
-    wait_for(lambda: all(size > committed[path] for path, size in in_bucket(hub).items()), "a second one")
+    committed = wait_for(lambda: live(hub), "a first round")
+    wait_for(lambda: all(size > committed[path] for path, size in live(hub).items()), "a second one")
     os.kill(uploader := living_uploader(run_dir), signal.SIGKILL)
     os.kill(worker.pid, signal.SIGKILL)
     worker.finish()
@@ -69,7 +64,7 @@ def test_a_machine_that_is_lost_loses_no_more_than_the_bucket_lacks(hub, run_dir
     result = run("pull", elsewhere, "--repo-id", "me/run")
     assert result.exit_code == 0, result.output
     assert f"more came from the bucket {BUCKET}." in result.output
-    assert here(elsewhere) == in_bucket(hub)
+    assert here(elsewhere) == live(hub)
     assert pulled_files(Spool(str(elsewhere))) == here(elsewhere)
     assert f"next: hf-mpwriter sync {elsewhere}" in run("status", elsewhere).output
     assert start(LOG_AND_EXIT, elsewhere, 5).finish()[0] == 0
@@ -123,14 +118,14 @@ def test_clean_deletes_from_the_bucket_what_the_repository_has(hub, run_dir, sto
     """What it has less of, or not at all, stays, and so does what a dry run names."""
     stored(NAME, 9, 3)
     stored(f"rank_00001/{NAME}", 3, 9)
-    before = in_bucket(hub)
+    before = live(hub)
     shown = run("clean", "--live", "me/run", "--dry-run")
-    assert (shown.exit_code, in_bucket(hub)) == (0, before), shown.output
+    assert (shown.exit_code, live(hub)) == (0, before), shown.output
     done = run("clean", "--live", "me/run")
     assert done.output.replace("Deleted", "Would delete") == shown.output
     assert "Deleted 1 file (" in done.output
     assert "Kept 1 file: 1 of which me/run has less." in done.output
-    assert in_bucket(hub).keys() == {f"rank_00001/{NAME}"}
+    assert live(hub).keys() == {f"rank_00001/{NAME}"}
     assert run("clean", "--live", "me/run").output.startswith("Deleted nothing of me/run-live")
     assert "Nothing was deleted: " in run("clean", "--live", "me/other").output
 
@@ -139,11 +134,11 @@ def test_clean_leaves_the_bucket_of_a_run_that_is_logged_alone(hub, run_dir, tmp
     """Its next round goes on from there. After its end nothing keeps the files."""
     some = LOGS.replace("while True", "while step < 50") + "\ntime.sleep(1000)"
     worker = start(some, run_dir, tmp_path / "journals")
-    wait_for(lambda: in_bucket(hub), "a first round")
+    wait_for(lambda: live(hub), "a first round")
     assert run("sync", run_dir).exit_code == 0
     wait_for(lambda: "1 of runs that are logged here" in run("clean", "--live", "me/run").output, "both have all")
-    assert in_bucket(hub)
+    assert live(hub)
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: finished(run_dir), "the end")
     assert run("clean", "--live", "me/run").exit_code == 0
-    assert in_bucket(hub) == {}
+    assert live(hub) == {}
